@@ -1,0 +1,94 @@
+"""The command line: `tsarch train`, `tsarch evaluate`, `tsarch schema`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tsarch.config_loading import config_schema, load_config
+from tsarch.errors import UserError
+
+app = typer.Typer(
+    name="tsarch",
+    help="Train a teacher and a student that share one embedding table, as two pipeline stages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Split(StrEnum):
+    """Splits of a data set."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class ModeName(StrEnum):
+    """Prediction modes."""
+
+    TEACHER = "teacher"
+    STUDENT = "student"
+    JOINT = "joint"
+    STUDENT_ALONE = "student_alone"
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.")],
+    overrides: Annotated[
+        list[str], typer.Option("--set", help="Change a key: --set schedule.epochs=3.")
+    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster to join (`auto` or HOST:PORT). Default: a local Ray."),
+    ] = None,
+) -> None:
+    """Train, and evaluate the test split before and after."""
+    from launch.training import run_training
+
+    run_training(load_config(config, overrides), address)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    split: Annotated[Split, typer.Option(help="Split to measure.")] = Split.TEST,
+    mode: Annotated[ModeName | None, typer.Option(help="One mode only. Default: all.")] = None,
+) -> None:
+    """Measure a run's best weights again, from its folder alone."""
+    from launch.evaluation import show_evaluation
+
+    show_evaluation(run, split.value, None if mode is None else mode.value)
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Argument(help="File to write. Default: print.")] = None,
+) -> None:
+    """Write the JSON Schema of the config file, for editors."""
+    if output is None:
+        typer.echo(config_schema(), nl=False)
+    else:
+        output.write_text(config_schema(), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; mistakes of the user end with a message and exit status 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except UserError as error:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        for mistake in error.mistakes:
+            console.print("[bold red]error[/bold red] ", end="")
+            console.print(str(mistake), markup=False)
+        sys.exit(2)

@@ -1,0 +1,22 @@
+"""`tsarch evaluate`: the final table of a run again, from its folder alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def show_evaluation(run: Path, split: str, mode: str | None) -> None:
+    """Print the metrics of a run on a split, of all modes or of one.
+
+    Raises:
+        UserError: the folder is not a complete run.
+    """
+    from launch.training import _quieten
+    from tsarch.run.preflight import main_metrics
+    from tsarch.run.progress import Reporter
+    from tsarch.run.saved_run import evaluate_run
+
+    _quieten()
+    config, evaluation = evaluate_run(run, split)
+    chosen = {m: v for m, v in evaluation.metrics.items() if mode in (None, m)}
+    Reporter().table(f"{split} split of {run}", {"": dict(chosen)}, main_metrics(config.task.name))

@@ -1,0 +1,90 @@
+"""`tsarch train`: check everything, gather the crew (here or on Ray), run the loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+from tsarch.config import Config
+
+
+def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
+    """Train a run; returns its summary.
+
+    Raises:
+        UserError: mistakes in the config or the data, found before Ray or a model starts.
+    """
+    _quieten()
+    from tsarch.run.preflight import check_run
+    from tsarch.run.progress import Reporter
+    from tsarch.run.run_folder import choose_folder
+
+    reporter = Reporter()
+    reporter.say("checking the config and the models")
+    check_run(config, own_ray=address is None)
+    path = choose_folder(config)
+    reporter.say("reading and tokenising the data (cached after the first time)")
+    from tsarch.run.loop import Trainer
+    from tsarch.run.prepare import prepare_data
+    from tsarch.run.run_folder import RunFolder
+
+    prepared = prepare_data(config)
+    _describe(reporter, prepared)
+    crew = _gather(config, prepared, address, path, reporter)
+    try:
+        with RunFolder(path, config) as folder:
+            reporter.say(f"run folder: {path}")
+            summary = Trainer(config, prepared, crew, folder, reporter).run()
+    finally:
+        crew.close()
+    _show(reporter, config, summary, path)
+    return summary
+
+
+def _gather(config: Config, prepared: Any, address: str | None, path: Any, reporter: Any) -> Any:
+    if config.topology.runner == "local":
+        from tsarch.run.crew import LocalCrew
+
+        reporter.say("building both models in this process")
+        return LocalCrew(config, prepared)
+    from cluster.group import RayCrew
+
+    return RayCrew.start(config, prepared, address, path / "logs", reporter.say)
+
+
+def _quieten() -> None:
+    """Keep libraries' chatter out of the terminal."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("datasets").setLevel(logging.ERROR)
+
+
+def _describe(reporter: Any, prepared: Any) -> None:
+    for name, split in prepared.splits.items():
+        reporter.say(
+            f"{name}: {split.num_contexts:,} contexts, {len(split.windows):,} windows, "
+            f"{len(split.token_ids):,} tokens, {split.num_words:,} words"
+        )
+    for note in prepared.notes:
+        reporter.say(f"note: {note}")
+
+
+def _show(reporter: Any, config: Config, summary: dict[str, Any], path: Any) -> None:
+    from tsarch.run.preflight import main_metrics
+
+    columns = {"after": summary["after"]}
+    if summary["before"] is not None:
+        columns = {"before": summary["before"], **columns}
+    reporter.table("test split", columns, main_metrics(config.task.name))
+    busy = summary["stage_busy_share"]
+    reporter.say(
+        f"{summary['steps']} steps in {summary['train_s']:.0f} s of training · "
+        f"{summary['tokens_per_s']:,.0f} tokens/s · busy: teacher {busy['teacher']:.0%}, "
+        f"student {busy['student']:.0%}"
+    )
+    reporter.say(f"weights, metrics and curves: {path}")

@@ -1,0 +1,333 @@
+"""The run's configuration: one strict pydantic model a section, every field documented below it.
+
+Defaults live here only. No torch: reading a config costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+Mode = Literal["teacher", "student", "joint", "student_alone"]
+MODES: tuple[Mode, ...] = ("teacher", "student", "joint", "student_alone")
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+class RunConfig(Section):
+    """What the run is called, where it writes, and its seed."""
+
+    name: str = Field(default="run", pattern=r"^[\w.-]+$")
+    """Name of the run: letters, digits, `_`, `.` and `-`."""
+    folder: str | None = None
+    """Folder the run writes, relative to the current folder. Default: `runs/NAME`."""
+    seed: NonNegativeInt = 0
+    """Seed of the weights, the batch order, dropout and `teacher_dropout`."""
+
+
+class ColumnsConfig(Section):
+    """Names of the columns of a data set that differ from tsarch's own."""
+
+    doc_id: str = "doc_id"
+    """Column that names the document of a sentence. Absent: every row is its own document."""
+    sent_id: str = "sent_id"
+    """Column with the sentence's place in its document. Absent: the order of the rows."""
+    tokens: str = "tokens"
+    """Column with the words of the sentence (a list of strings)."""
+    tags: str = "tags"
+    """Column with a tag for every word (strings, or class numbers that the set names)."""
+
+
+class DataConfig(Section):
+    """Where the data is and how it becomes batches."""
+
+    train: str | None = None
+    """Training file (JSON Lines, CoNLL, CSV, Parquet), relative to the config file's folder."""
+    validation: str | None = None
+    """Validation file: early stopping and the weight of `joint` are chosen on it."""
+    test: str | None = None
+    """Test file: the metrics before and after training."""
+    hub: str | None = None
+    """Hub name of a data set with train, validation and test splits, in place of the files."""
+    hub_config: str | None = None
+    """Configuration name of the hub data set."""
+    format: Literal["auto", "jsonl", "conll", "csv", "parquet"] = "auto"
+    """Format of the files; `auto` goes by the file name's ending."""
+    tag_scheme: Literal["iob2", "iob1"] = "iob2"
+    """Tag scheme of the files; `iob1` is converted to IOB2 when read."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Column names, where they differ."""
+    tokenizer: str | None = None
+    """Tokenizer (hub name, folder, `package:`). Default: the teacher's."""
+    cache_folder: str | None = None
+    """Folder of the tokenised data. Default: `~/.cache/tsarch`."""
+    batch_tokens: PositiveInt = 4096
+    """Padded teacher tokens of one step's global batch, over all replicas."""
+    num_buckets: PositiveInt = 8
+    """Number of length buckets; contexts of one bucket are batched together."""
+
+
+class TaskConfig(Section):
+    """What is learned."""
+
+    name: Literal["ner"] = "ner"
+    """Task; decides labels, heads and metrics."""
+
+
+class BackboneConfig(Section):
+    """A Hugging Face encoder: pretrained, or random from a config."""
+
+    model: str | None = None
+    """Hub name, local folder, or `package:NAME/FOLDER` inside an installed Python package."""
+    config: dict[str, Any] | None = None
+    """Hugging Face config (with `model_type`) for random weights, in place of `model`."""
+    max_tokens: Annotated[int, Field(ge=4)] = 512
+    """Tokens of one input, special tokens included: teacher context or student window."""
+    dropout: Probability = 0.1
+    """Dropout probability of hidden layers and of the head."""
+    attention_dropout: Probability = 0.0
+    """Dropout probability of attention weights. 0 lets PyTorch use its fast attention."""
+    freeze: Literal["none", "all_but_top_k", "all_but_head"] = "none"
+    """Which parameters stay as they are (the bridge always trains)."""
+    top_k: NonNegativeInt = 0
+    """Number of layers from the top that train under `freeze: all_but_top_k`."""
+
+
+class TeacherConfig(BackboneConfig):
+    """The larger model; it reads whole documents, up to `max_tokens` at a time."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give either `model` or `config`")
+        return self
+
+
+class StudentConfig(BackboneConfig):
+    """The smaller model; it reads windows of at most `max_tokens`, fed by the teacher."""
+
+    max_tokens: Annotated[int, Field(ge=4)] = 128
+    """Tokens of one student window."""
+    layers: list[NonNegativeInt] | None = None
+    """Layers of the teacher that start the student, in place of `model` and `config`."""
+    teacher_dropout: Fraction = 0.0
+    """Probability that a window's bridge term is dropped in training, so that the student
+    learns to work alone too."""
+    alone_weight: NonNegativeFloat = 0.0
+    """Weight of a second pass over every window without the bridge term. 0: no second pass."""
+    no_teacher: Literal["zero", "learned"] = "zero"
+    """What stands in for a dropped bridge term: nothing, or a learned vector."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [n for n in ("model", "config", "layers") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of `model`, `config`, `layers` (given: {given or 'none'})")
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise ValueError("`layers` must name at least one layer, and each only once")
+        return self
+
+
+class DistillationConfig(Section):
+    """Temperature-scaled KL from the teacher's to the student's prediction on the window."""
+
+    weight: NonNegativeFloat = 0.0
+    """Weight of the term; 0 switches it off. (Hinton et al. 2015, section 2)."""
+    temperature: PositiveFloat = 2.0
+    """Temperature; the term is multiplied by its square to keep gradients comparable."""
+    passes: Literal["all", "alone"] = "all"
+    """Which windows the term is for: all, or only those without the bridge term."""
+
+
+class EmbeddingConfig(Section):
+    """The tied embedding table, replicated on every rank of both stages."""
+
+    init: Literal["teacher", "student"] = "teacher"
+    """Whose pretrained table it starts from."""
+    frozen: bool = False
+    """Keep the table as it is."""
+    project: bool = True
+    """Allow a learned projection where a stage's embedding width differs from the table's."""
+    exchange: Literal["auto", "rows", "dense"] = "auto"
+    """What ranks exchange: rows that the step touched, the whole gradient, or what is less."""
+    check_every: NonNegativeInt = 50
+    """Steps between two checks that all replicas are bitwise equal. 0: only at the end."""
+
+
+class AlternationConfig(Section):
+    """m teacher updates, then n student updates, in a cycle of max(m, n) batches."""
+
+    teacher_steps: PositiveInt = 1
+    """Number of batches of a cycle, from its start, on which the teacher is updated."""
+    student_steps: PositiveInt = 1
+    """Number of batches of a cycle, from its end, on which the student is updated."""
+
+
+class ScheduleConfig(Section):
+    """How the stages' updates are ordered, and for how long."""
+
+    name: Literal["sequential", "overlapped"] = "overlapped"
+    """`sequential`: teacher, then student, on every batch. `overlapped`: both at once, the
+    student one batch behind."""
+    alternation: AlternationConfig = AlternationConfig()
+    """Ratio of teacher to student updates."""
+    micro_batches: PositiveInt = 1
+    """Micro-batches of a step on every rank; their gradients are accumulated."""
+    epochs: PositiveInt = 5
+    """Passes over the training data."""
+    max_steps: PositiveInt | None = None
+    """Stop after so many steps (batches), whatever the epochs say."""
+
+
+class OptimizerConfig(Section):
+    """Optimizer of both stages and of the tied embedding."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (Loshchilov & Hutter 2019) or plain SGD."""
+    teacher_learning_rate: PositiveFloat = 3e-4
+    """Peak learning rate of the teacher."""
+    student_learning_rate: PositiveFloat = 3e-4
+    """Peak learning rate of the student and the bridge."""
+    embedding_learning_rate: PositiveFloat = 3e-4
+    """Peak learning rate of the tied embedding."""
+    head_learning_rate_factor: PositiveFloat = 1.0
+    """Factor on the learning rate of heads, bridge and projections, which start from scratch."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay; not applied to biases, norms and the tied embedding."""
+    beta1: Probability = 0.9
+    """AdamW's decay of the first moment."""
+    beta2: Probability = 0.999
+    """AdamW's decay of the second moment."""
+    epsilon: PositiveFloat = 1e-8
+    """AdamW's denominator offset."""
+    momentum: Probability = 0.0
+    """SGD's momentum."""
+    clip_norm: NonNegativeFloat = 1.0
+    """Largest global gradient norm of a stage (and of the table); 0: no clipping."""
+
+
+class LearningRateConfig(Section):
+    """Shape of the learning rate over the run."""
+
+    warmup: Fraction = 0.1
+    """Share of all steps in which the rate rises linearly from zero to its peak."""
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls from its peak to zero at the last step."""
+
+
+class EvaluationConfig(Section):
+    """Validation, early stopping and which weights are kept."""
+
+    every_epochs: PositiveInt = 1
+    """Epochs between two validations."""
+    batch_tokens: PositiveInt = 8192
+    """Padded teacher tokens of one evaluation batch."""
+    monitor: Mode = "joint"
+    """Mode whose main metric on validation decides which weights are best."""
+    patience: PositiveInt | None = None
+    """Stop after so many validations without a better result. Default: never stop early."""
+    before: bool = True
+    """Also measure the test split before training."""
+
+
+class StageTopology(Section):
+    """Ranks of one stage."""
+
+    replicas: PositiveInt = 1
+    """Number of ranks (one device each) of the stage."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """DeepSpeed ZeRO stage inside the stage: 0 none, 1 optimizer state, 2 + gradients,
+    3 + parameters sharded."""
+
+
+class TopologyConfig(Section):
+    """Where the two stages run."""
+
+    runner: Literal["local", "ray"] = "ray"
+    """`ray`: one actor a rank, DeepSpeed inside each stage. `local`: both stages in this
+    process on one device, without Ray and DeepSpeed; replicas and ZeRO stages don't matter."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of every rank; `auto` is cuda where there is one."""
+    teacher: StageTopology = StageTopology()
+    """Ranks of the teacher stage."""
+    student: StageTopology = StageTopology()
+    """Ranks of the student stage."""
+    threads: PositiveInt | None = None
+    """CPU threads of a rank. Default: cores / ranks on a local Ray, all cores with `local`."""
+    cpus_per_rank: PositiveFloat = 1.0
+    """CPUs that Ray reserves for a rank; below 1, ranks share a core."""
+    timeout_s: PositiveFloat = 600.0
+    """Seconds after which a collective or a link message that never comes is an error."""
+
+
+class Config(Section):
+    """A complete run."""
+
+    run: RunConfig = RunConfig()
+    """Name, folder, seed."""
+    task: TaskConfig = TaskConfig()
+    """What is learned."""
+    data: DataConfig
+    """Data files and batching."""
+    teacher: TeacherConfig
+    """The teacher."""
+    student: StudentConfig
+    """The student."""
+    distillation: DistillationConfig = DistillationConfig()
+    """Distillation term of the student's loss."""
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    """The tied embedding."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Order and number of updates."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer."""
+    learning_rate: LearningRateConfig = LearningRateConfig()
+    """Learning-rate schedule."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Validation and early stopping."""
+    topology: TopologyConfig = TopologyConfig()
+    """Processes and devices."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of both stages; weights and optimizer state stay fp32."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.student.max_tokens > self.teacher.max_tokens:
+            raise ValueError(
+                f"student.max_tokens ({self.student.max_tokens}) must not exceed "
+                f"teacher.max_tokens ({self.teacher.max_tokens}): a window is a slice of a context"
+            )
+        if self.data.batch_tokens < self.teacher.max_tokens:
+            raise ValueError(
+                f"data.batch_tokens ({self.data.batch_tokens}) must be at least "
+                f"teacher.max_tokens ({self.teacher.max_tokens}), the size of one context"
+            )
+        if self.evaluation.batch_tokens < self.teacher.max_tokens:
+            raise ValueError(
+                f"evaluation.batch_tokens ({self.evaluation.batch_tokens}) must be at least "
+                f"teacher.max_tokens ({self.teacher.max_tokens})"
+            )
+        if (self.data.train is None) == (self.data.hub is None):
+            raise ValueError("give either data.train (with validation and test) or data.hub")
+        if self.data.train is not None and None in (self.data.validation, self.data.test):
+            raise ValueError("data.train needs data.validation and data.test beside it")
+        return self
+
+    @property
+    def run_folder(self) -> str:
+        """Folder that the run writes, relative to the current folder."""
+        return self.run.folder or f"runs/{self.run.name}"

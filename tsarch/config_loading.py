@@ -1,0 +1,152 @@
+"""From YAML and `--set key=value` to a `Config`: every mistake listed at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tsarch.config import Config
+from tsarch.errors import Mistake, UserError
+
+_PATH_FIELDS = ("train", "validation", "test")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and reads `1e-4` as a number (YAML 1.2)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key given twice: {', '.join(twice)}", node.start_mark
+            )
+        return cast(dict[Any, Any], super().construct_mapping(node, deep))
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read the YAML file `path`, apply `a.b=c` overrides and validate the whole.
+
+    Data paths become absolute (they are relative to the file's folder).
+
+    Raises:
+        UserError: the file can't be read, or holds mistakes; all of them are named.
+    """
+    file = Path(path)
+    raw = _read_mapping(file)
+    mistakes = [m for m in (_override(raw, text) for text in overrides) if m is not None]
+    if mistakes:
+        raise UserError(mistakes)
+    return parse_config(raw, str(path), base=file.resolve().parent)
+
+
+def parse_config(raw: dict[str, Any], source: str, base: Path | None = None) -> Config:
+    """Validate a mapping; `source` names it in messages, `base` resolves data paths.
+
+    Raises:
+        UserError: names every mistake, with the nearest right key for unknown ones.
+    """
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(_mistake(source, e) for e in error.errors()) from None
+    if base is None:
+        return config
+    resolved = {
+        name: str(base / value)
+        for name in _PATH_FIELDS
+        if (value := getattr(config.data, name)) is not None
+    }
+    return config.model_copy(update={"data": config.data.model_copy(update=resolved)})
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, in the order of the sections."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_schema() -> str:
+    """JSON Schema of the config file, as editors read it."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError.single(str(file), f"can't be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise UserError.single(str(file), "is not UTF-8 text.") from None
+    try:
+        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError.single(str(file), f"is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError.single(str(file), "must hold sections such as `data:` and `teacher:`.")
+    return raw
+
+
+def _override(raw: dict[str, Any], text: str) -> Mistake | None:
+    """Put `a.b=c` into `raw`; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    where = f"--set {text}"
+    if not equals or not key:
+        return Mistake(where, "is not of the form key=value.", "Example: --set run.seed=1")
+    node: Any = raw
+    *parents, last = key.strip().split(".")
+    for name in parents:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            return Mistake(where, f"`{name}` is a value, not a section.")
+    try:
+        node[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        return Mistake(where, f"has a value that is not valid YAML: {error}")
+    return None
+
+
+def _mistake(source: str, error: Any) -> Mistake:
+    location = ".".join(str(part) for part in error["loc"])
+    where = f"{source}: {location}" if location else source
+    if error["type"] == "extra_forbidden":
+        return Mistake(where, "is not a key.", _nearest(location))
+    if error["type"] == "missing":
+        return Mistake(where, "is missing.")
+    what = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
+    return Mistake(where, f"{what}{given}.")
+
+
+def _nearest(location: str) -> str:
+    """`Did you mean …?` with the valid key that is spelled most like `location`."""
+    keys = list(_keys(Config))
+    section, _, name = location.rpartition(".")
+    siblings = [key for key in keys if key.rpartition(".")[0] == section]
+    close = difflib.get_close_matches(location, siblings, n=1, cutoff=0.6)
+    close = close or [key for key in keys if key.rpartition(".")[2] == name][:1]
+    close = close or difflib.get_close_matches(location, keys, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean `{close[0]}`?"
+    return f"Keys here: {', '.join(key.rpartition('.')[2] for key in siblings)}."
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields of `model` and its sections."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")

@@ -1,0 +1,250 @@
+"""Sentences to teacher contexts and student windows, tokenised once and cached."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tsarch.data.corpus import Corpus
+from tsarch.data.tokenizer import tokenizer_digest
+from tsarch.records import IntArray, TokenizedSplit
+
+_FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A tokenised sentence; words stay whole where they fit."""
+
+    document: str
+    token_ids: list[int]
+    starts: list[int]
+    """Per token: the word (in the sentence) that starts here, or −1."""
+
+
+def tokenize_corpus(
+    corpus: Corpus,
+    tokenizer: Any,
+    teacher_max_tokens: int,
+    student_max_tokens: int,
+    cache_folder: str | None,
+) -> dict[str, TokenizedSplit]:
+    """Contexts and windows of every split.
+
+    Tokenising is cached in `cache_folder` (default `~/.cache/tsarch`) by the content of the data
+    and of the tokenizer.
+    """
+    label_ids = {label: index for index, label in enumerate(corpus.labels)}
+    prefix, suffix = special_tokens(tokenizer)
+    result = {}
+    for split, dataset in corpus.splits.items():
+        tokenized = _tokenized(dataset, tokenizer, cache_folder)
+        sentences = [
+            Sentence(row["doc_id"], row["token_ids"], row["starts"]) for row in tokenized
+        ]
+        labels = [[label_ids[tag] for tag in tags] for tags in dataset["tags"]]
+        result[split] = pack(
+            sentences, labels, prefix, suffix, teacher_max_tokens, student_max_tokens
+        )
+    return result
+
+
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokens that the tokenizer puts before and after a text."""
+    marker = tokenizer.convert_tokens_to_ids(tokenizer.tokenize("a"))[:1] or [0]
+    built = list(tokenizer.build_inputs_with_special_tokens(marker)) if hasattr(
+        tokenizer, "build_inputs_with_special_tokens"
+    ) else list(tokenizer("a")["input_ids"])
+    place = built.index(marker[0])
+    return built[:place], built[place + 1 :]
+
+
+def _tokenized(dataset: Any, tokenizer: Any, cache_folder: str | None) -> Any:
+    """The data set with token_ids and starts, from the cache if it is there."""
+    from datasets import load_from_disk
+
+    digest = hashlib.sha256(_FORMAT.encode() + tokenizer_digest(tokenizer).encode())
+    for tokens in dataset["tokens"]:
+        digest.update("\x1f".join(tokens).encode() + b"\x1e")
+    for doc_id in dataset["doc_id"]:
+        digest.update(doc_id.encode() + b"\x1e")
+    root = Path(cache_folder or "~/.cache/tsarch").expanduser() / "tokenized"
+    folder = root / digest.hexdigest()[:32]
+    if folder.is_dir():
+        return load_from_disk(str(folder))
+    result = dataset.map(
+        lambda rows: _tokenize(rows["tokens"], tokenizer),
+        batched=True,
+        remove_columns=["tokens", "tags"],
+        keep_in_memory=True,
+        desc=None,
+    )
+    _save(result, folder)
+    return result
+
+
+def _save(dataset: Any, folder: Path) -> None:
+    """Write aside and rename: other processes see the whole folder or none."""
+    import os
+    import shutil
+
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_to_disk(str(aside))
+    try:
+        aside.rename(folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _tokenize(rows: Sequence[list[str]], tokenizer: Any) -> dict[str, list[list[int]]]:
+    """token_ids and starts of sentences given as words."""
+    encoded = tokenizer(
+        list(rows), is_split_into_words=True, add_special_tokens=False, truncation=False,
+        verbose=False,
+    )
+    token_ids, starts = [], []
+    for place, words in enumerate(rows):
+        ids, own = _with_all_words(
+            encoded["input_ids"][place],
+            encoded.word_ids(place),
+            len(words),
+            tokenizer.unk_token_id or 0,
+        )
+        token_ids.append(ids)
+        starts.append(own)
+    return {"token_ids": token_ids, "starts": starts}
+
+
+def _with_all_words(
+    ids: list[int], word_ids: list[int | None], num_words: int, unknown: int
+) -> tuple[list[int], list[int]]:
+    """Give words without a token (such as a lone control character) the unknown token."""
+    by_word: list[list[int]] = [[] for _ in range(num_words)]
+    for token, word in zip(ids, word_ids):
+        if word is not None:
+            by_word[word].append(token)
+    result, starts = [], []
+    for word, tokens in enumerate(by_word):
+        tokens = tokens or [unknown]
+        result += tokens
+        starts += [word] + [-1] * (len(tokens) - 1)
+    return result, starts
+
+
+@dataclass
+class _Packer:
+    """Grows the flat arrays of a `TokenizedSplit`."""
+
+    prefix: list[int]
+    suffix: list[int]
+    teacher_max_tokens: int
+    student_max_tokens: int
+    token_ids: list[int] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    context_offsets: list[int] = field(default_factory=lambda: [0])
+    windows: list[tuple[int, int]] = field(default_factory=list)
+    window_offsets: list[int] = field(default_factory=lambda: [0])
+    num_cut_tokens: int = 0
+    is_open: bool = False
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit into the open context."""
+        used = len(self.token_ids) - self.context_offsets[-1] if self.is_open else len(self.prefix)
+        return self.teacher_max_tokens - used - len(self.suffix)
+
+    def add(self, token_ids: list[int], words: list[int]) -> None:
+        """Add a sentence; start a new context if it doesn't fit into the open one."""
+        whole = self.teacher_max_tokens - len(self.prefix) - len(self.suffix)
+        for ids, starts in self._pieces(token_ids, words, whole):
+            if self.is_open and len(ids) > self.room:
+                self.close()
+            if not self.is_open:
+                self._append(self.prefix, [-1] * len(self.prefix))
+                self.is_open = True
+            for window_ids, window_words in self._pieces(ids, starts, self.student_max_tokens):
+                begin = len(self.token_ids)
+                self._append(window_ids, window_words)
+                self.windows.append((begin, len(self.token_ids)))
+
+    def close(self) -> None:
+        """End the open context."""
+        if self.is_open:
+            self._append(self.suffix, [-1] * len(self.suffix))
+            self.context_offsets.append(len(self.token_ids))
+            self.window_offsets.append(len(self.windows))
+            self.is_open = False
+
+    def _append(self, token_ids: list[int], words: list[int]) -> None:
+        self.token_ids += token_ids
+        self.words += words
+
+    def _pieces(
+        self, token_ids: list[int], words: list[int], limit: int
+    ) -> list[tuple[list[int], list[int]]]:
+        """Cut at word boundaries into pieces of at most `limit` tokens, of about equal length."""
+        if len(token_ids) <= limit:
+            return [(token_ids, words)]
+        bounds = [place for place, word in enumerate(words) if word >= 0] + [len(words)]
+        target = -(-len(token_ids) // -(-len(token_ids) // limit))
+        pieces: list[tuple[list[int], list[int]]] = []
+        ids: list[int] = []
+        starts: list[int] = []
+        for begin, end in zip(bounds, bounds[1:]):
+            kept = min(end - begin, limit)
+            self.num_cut_tokens += end - begin - kept
+            if ids and (len(ids) + kept > limit or len(ids) >= target):
+                pieces.append((ids, starts))
+                ids, starts = [], []
+            ids = ids + token_ids[begin : begin + kept]
+            starts = starts + words[begin : begin + kept]
+        return [*pieces, (ids, starts)]
+
+
+def pack(
+    sentences: Sequence[Sentence],
+    labels: Sequence[Sequence[int]],
+    prefix: list[int],
+    suffix: list[int],
+    teacher_max_tokens: int,
+    student_max_tokens: int,
+) -> TokenizedSplit:
+    """Sentences of a document in order to contexts, cut at sentence boundaries; every sentence
+    to one window, or to several of about equal length if it exceeds `student_max_tokens`.
+
+    A sentence longer than a context becomes several contexts, cut at word boundaries; a word
+    longer than a window is cut, and counted. Special tokens belong to no window.
+    """
+    limit = min(student_max_tokens, teacher_max_tokens - len(prefix) - len(suffix))
+    packer = _Packer(prefix, suffix, teacher_max_tokens, limit)
+    num_words, document = 0, None
+    for sentence, own in zip(sentences, labels, strict=True):
+        if sentence.document != document:
+            packer.close()
+            document = sentence.document
+        packer.add(
+            sentence.token_ids, [num_words + w if w >= 0 else -1 for w in sentence.starts]
+        )
+        num_words += len(own)
+    packer.close()
+    lengths = [len(own) for own in labels]
+    return TokenizedSplit(
+        token_ids=_array(packer.token_ids),
+        words=_array(packer.words),
+        context_offsets=_array(packer.context_offsets),
+        windows=_array(packer.windows).reshape(-1, 2),
+        window_offsets=_array(packer.window_offsets),
+        labels=_array([label for own in labels for label in own]),
+        sentence_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        num_cut_tokens=packer.num_cut_tokens,
+    )
+
+
+def _array(values: Sequence[Any]) -> IntArray:
+    return np.array(values, dtype=np.int64)

@@ -1,0 +1,135 @@
+"""Who computes what of a step: contexts to teacher replicas, windows to student replicas, and
+the rows that travel between them. Pure, no torch: every rank derives the same plan by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from tsarch.records import IntArray, TokenizedSplit
+from tsarch.topology import Topology
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class WindowPass:
+    """One pass of the student over a window, with or without the teacher's hidden states."""
+
+    window: int
+    fed: bool
+    weight: float = 1.0
+    """Weight of the pass in the student's loss."""
+    second: bool = False
+    """The extra pass without the teacher (`student.alone_weight`)."""
+
+
+@dataclass(frozen=True)
+class MicroBatchPlan:
+    """Work of all replicas for one micro-batch."""
+
+    contexts: tuple[tuple[int, ...], ...]
+    """Contexts of each teacher replica."""
+    passes: tuple[tuple[WindowPass, ...], ...]
+    """Window passes of each student replica."""
+    routes: dict[tuple[int, int], tuple[int, ...]]
+    """(teacher replica, student replica) → windows whose rows travel, in order of sending."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Work of all replicas for one step, and the numbers that normalise its losses."""
+
+    micro_batches: tuple[MicroBatchPlan, ...]
+    num_labels: int
+    """Labelled words of the global batch."""
+    num_tokens: int
+    """Real (non-padding) tokens of the global batch's contexts."""
+    token_ids: IntArray
+    """Sorted distinct tokens of the contexts: the rows of the table that the step touches."""
+
+
+def balance(items: Iterable[Item], sizes: Iterable[int], num_bins: int) -> list[list[Item]]:
+    """Share items out so that the bins' sizes differ by at most the largest item.
+
+    Longest-processing-time rule (Graham 1969): largest item first, always to the emptiest bin.
+    The items of a bin keep their order.
+    """
+    numbered = [(size, place, item) for place, (item, size) in enumerate(zip(items, sizes))]
+    totals = [0] * num_bins
+    bins: list[list[tuple[int, Item]]] = [[] for _ in range(num_bins)]
+    for size, place, item in sorted(numbered, key=lambda entry: (-entry[0], entry[1])):
+        emptiest = totals.index(min(totals))
+        totals[emptiest] += size
+        bins[emptiest].append((place, item))
+    return [[item for _, item in sorted(b, key=lambda entry: entry[0])] for b in bins]
+
+
+def plan_step(
+    split: TokenizedSplit,
+    contexts: IntArray,
+    topology: Topology,
+    num_micro_batches: int,
+    passes: dict[int, tuple[WindowPass, ...]],
+    send_all: bool,
+) -> StepPlan:
+    """Share a global batch out over micro-batches and the replicas of both stages.
+
+    `passes` gives each window's passes; rows travel for windows with a fed pass, or for all
+    (`send_all`, when the teacher's predictions are needed too).
+    """
+    lengths = split.context_lengths
+    shares = balance(
+        contexts.tolist(), lengths[contexts].tolist(), num_micro_batches * topology.teacher_replicas
+    )
+    micro_batches = tuple(
+        _plan_micro_batch(split, shares[m::num_micro_batches], topology, passes, send_all)
+        for m in range(num_micro_batches)
+    )
+    tokens = np.concatenate([context_tokens(split, c) for c in contexts])
+    return StepPlan(
+        micro_batches,
+        num_labels=int((split.words[tokens] >= 0).sum()),
+        num_tokens=len(tokens),
+        token_ids=np.unique(split.token_ids[tokens]),
+    )
+
+
+def context_tokens(split: TokenizedSplit, context: int) -> IntArray:
+    """Places in `split.token_ids` of a context's tokens."""
+    return np.arange(split.context_offsets[context], split.context_offsets[context + 1])
+
+
+def context_windows(split: TokenizedSplit, context: int) -> range:
+    """Window numbers of a context."""
+    return range(int(split.window_offsets[context]), int(split.window_offsets[context + 1]))
+
+
+def _plan_micro_batch(
+    split: TokenizedSplit,
+    shares: list[list[int]],
+    topology: Topology,
+    passes: dict[int, tuple[WindowPass, ...]],
+    send_all: bool,
+) -> MicroBatchPlan:
+    owner = {w: t for t, own in enumerate(shares) for c in own for w in context_windows(split, c)}
+    windows = sorted(owner)
+    sizes = [int(np.diff(split.windows[w])[0]) * len(passes[w]) for w in windows]
+    received = balance(windows, sizes, topology.student_replicas)
+    routes = {
+        (t, s): tuple(
+            w
+            for w in received[s]
+            if owner[w] == t and (send_all or any(p.fed for p in passes[w]))
+        )
+        for t in range(topology.teacher_replicas)
+        for s in range(topology.student_replicas)
+    }
+    return MicroBatchPlan(
+        tuple(tuple(share) for share in shares),
+        tuple(tuple(p for w in own for p in passes[w]) for own in received),
+        {pair: own for pair, own in routes.items() if own},
+    )

@@ -1,0 +1,167 @@
+"""Padded arrays of one replica's work in one micro-batch, made from the step's plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from tsarch.data.partition import MicroBatchPlan, StepPlan, WindowPass, context_tokens
+from tsarch.records import IntArray, TokenizedSplit
+
+# A group of windows ends when the next window is shorter than this share of its longest, once it
+# has enough tokens to be worth a call of the model of its own.
+_GROUP_RATIO = 0.8
+_GROUP_MIN_TOKENS = 192
+
+
+@dataclass(frozen=True)
+class TeacherPart:
+    """What a teacher replica reads; an idle replica has one context of one masked-in token."""
+
+    rows: IntArray
+    """(batch, teacher_tokens) row of each token in the step's `token_ids`."""
+    mask: IntArray
+    """(batch, teacher_tokens) 1 at tokens, 0 at padding."""
+    words: IntArray
+    """(batch, teacher_tokens) word that starts at a token, −1 elsewhere."""
+    outgoing: dict[int, IntArray]
+    """Student replica → (num_rows,) flat positions (batch × teacher_tokens) to send it."""
+
+
+@dataclass(frozen=True)
+class WindowGroup:
+    """Windows of similar length, padded to the longest."""
+
+    rows: IntArray
+    """(windows, tokens) row of each token in the step's `token_ids`."""
+    mask: IntArray
+    """(windows, tokens) 1 at tokens, 0 at padding."""
+    words: IntArray
+    """(windows, tokens) word that starts at a token, −1 elsewhere."""
+    arrived: IntArray
+    """(windows, tokens) row of each token among the received ones; −1: none came."""
+    boundary: IntArray
+    """(windows, tokens) the same for passes that use the row; −1 for passes without it."""
+    fed: IntArray
+    """(windows,) 1 if the pass uses the teacher's hidden states."""
+    second: IntArray
+    """(windows,) 1 if the pass is the extra one without the teacher."""
+    weight: np.ndarray[tuple[int], np.dtype[np.float32]]
+    """(windows,) weight of the pass in the loss."""
+
+
+@dataclass(frozen=True)
+class StudentPart:
+    """What a student replica reads; an idle replica has one window of one masked-in token."""
+
+    groups: tuple[WindowGroup, ...]
+    incoming: dict[int, int]
+    """Teacher replica → number of rows that it sends, in the order of arrival."""
+
+
+def teacher_part(
+    split: TokenizedSplit, step: StepPlan, micro_batch: MicroBatchPlan, replica: int
+) -> TeacherPart:
+    """Arrays of teacher replica `replica` for one micro-batch."""
+    contexts = micro_batch.contexts[replica]
+    slices = [context_tokens(split, context) for context in contexts]
+    rows, mask, words = _pad(split, step, slices)
+    places = {context: place for place, context in enumerate(contexts)}
+    outgoing = {}
+    for (source, target), windows in sorted(micro_batch.routes.items()):
+        if source == replica:
+            flat = [_flat(split, window, places, rows.shape[1]) for window in windows]
+            outgoing[target] = np.concatenate(flat)
+    return TeacherPart(rows, mask, words, outgoing)
+
+
+def student_part(
+    split: TokenizedSplit, step: StepPlan, micro_batch: MicroBatchPlan, replica: int
+) -> StudentPart:
+    """Arrays of student replica `replica` for one micro-batch."""
+    starts: dict[int, int] = {}
+    incoming: dict[int, int] = {}
+    total = 0
+    for (source, target), windows in sorted(micro_batch.routes.items()):
+        if target == replica:
+            sizes = [_length(split, window) for window in windows]
+            offsets = [total, *accumulate(sizes, initial=total)][1:]
+            starts.update(zip(windows, offsets))
+            incoming[source] = sum(sizes)
+            total += sum(sizes)
+    passes = micro_batch.passes[replica]
+    groups = tuple(_group(split, step, group, starts) for group in _by_length(split, passes))
+    return StudentPart(groups, incoming)
+
+
+def _length(split: TokenizedSplit, window: int) -> int:
+    return int(split.windows[window, 1] - split.windows[window, 0])
+
+
+def _flat(
+    split: TokenizedSplit, window: int, places: dict[int, int], teacher_tokens: int
+) -> IntArray:
+    """Positions of a window's tokens in the flattened (batch × teacher_tokens) output."""
+    start, stop = split.windows[window]
+    context = int(np.searchsorted(split.window_offsets, window, side="right")) - 1
+    first = places[context] * teacher_tokens + start - split.context_offsets[context]
+    return np.arange(first, first + stop - start)
+
+
+def _by_length(split: TokenizedSplit, passes: Sequence[WindowPass]) -> list[list[WindowPass]]:
+    """Groups of similar length, longest first; one empty group if there is nothing to do."""
+    groups: list[list[WindowPass]] = [[]]
+    longest = num_tokens = 0
+    for item in sorted(passes, key=lambda p: -_length(split, p.window)):
+        length = _length(split, item.window)
+        if length < _GROUP_RATIO * longest and num_tokens >= _GROUP_MIN_TOKENS:
+            groups.append([])
+            longest = num_tokens = 0
+        longest = max(longest, length)
+        num_tokens += length
+        groups[-1].append(item)
+    return groups
+
+
+def _group(
+    split: TokenizedSplit, step: StepPlan, passes: Sequence[WindowPass], starts: dict[int, int]
+) -> WindowGroup:
+    slices = [np.arange(*split.windows[p.window]) for p in passes]
+    rows, mask, words = _pad(split, step, slices)
+    arrived = np.full_like(rows, -1)
+    for place, item in enumerate(passes):
+        if item.window in starts:
+            start = starts[item.window]
+            length = len(slices[place])
+            arrived[place, :length] = np.arange(start, start + length)
+    num = max(len(passes), 1)
+    fed = np.resize([int(p.fed) for p in passes] or [0], num)
+    return WindowGroup(
+        rows,
+        mask,
+        words,
+        arrived,
+        np.where(fed[:, None] == 1, arrived, -1),
+        fed,
+        np.resize([int(p.second) for p in passes] or [0], num),
+        np.resize(np.array([p.weight for p in passes] or [0.0], dtype=np.float32), num),
+    )
+
+
+def _pad(
+    split: TokenizedSplit, step: StepPlan, slices: Sequence[IntArray]
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Rows, mask and words of `slices`, padded; of one unlabelled token if there are none."""
+    shape = max(len(slices), 1), max((len(s) for s in slices), default=1)
+    rows = np.zeros(shape, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    words = np.full(shape, -1, dtype=np.int64)
+    for place, tokens in enumerate(slices):
+        rows[place, : len(tokens)] = np.searchsorted(step.token_ids, split.token_ids[tokens])
+        mask[place, : len(tokens)] = 1
+        words[place, : len(tokens)] = split.words[tokens]
+    mask[:, 0] = 1
+    return rows, mask, words

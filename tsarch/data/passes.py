@@ -1,0 +1,47 @@
+"""How often, and with or without the teacher, the student goes over each window of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tsarch.data.partition import WindowPass, context_windows
+from tsarch.records import IntArray, TokenizedSplit
+from tsarch.seeding import generator
+
+
+def training_passes(
+    split: TokenizedSplit,
+    contexts: IntArray,
+    seed: int,
+    step: int,
+    teacher_dropout: float,
+    alone_weight: float,
+) -> dict[int, tuple[WindowPass, ...]]:
+    """Passes of every window of a training batch (design, section 1: `teacher_dropout`).
+
+    A pure function of (seed, step): the same draws at any number of replicas.
+    """
+    windows = _windows(split, contexts)
+    draws = generator(seed, "teacher_dropout", step).random(len(windows))
+    return {
+        window: _passes(window, bool(draw >= teacher_dropout), alone_weight)
+        for window, draw in zip(windows, draws)
+    }
+
+
+def evaluation_passes(split: TokenizedSplit, contexts: IntArray) -> dict[int, tuple[WindowPass, ...]]:
+    """Every window once fed by the teacher and once alone."""
+    return {window: _passes(window, True, 1.0) for window in _windows(split, contexts)}
+
+
+def _windows(split: TokenizedSplit, contexts: Iterable[int]) -> list[int]:
+    return np.sort(np.concatenate([context_windows(split, c) for c in contexts])).tolist()
+
+
+def _passes(window: int, fed: bool, alone_weight: float) -> tuple[WindowPass, ...]:
+    first = WindowPass(window, fed)
+    if fed and alone_weight > 0:
+        return first, WindowPass(window, False, alone_weight, second=True)
+    return (first,)

@@ -1,0 +1,50 @@
+"""Mistakes of the user: collected, then shown together in plain words (exit status 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing to put right: where it is, what is wrong, what to do about it."""
+
+    where: str
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f" {self.hint}" if self.hint else "")
+
+
+class UserError(ValueError):
+    """Input that the user has to change; carries every mistake that was found."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        assert self.mistakes, "a UserError names at least one mistake"
+        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[tuple[Mistake, ...]]]:
+        return (UserError, (self.mistakes,))
+
+    @classmethod
+    def single(cls, where: str, what: str, hint: str = "") -> UserError:
+        """A `UserError` of one mistake."""
+        return cls([Mistake(where, what, hint)])
+
+
+class ReplicaDriftError(RuntimeError):
+    """Replicas of the tied embedding that are no longer bitwise equal."""
+
+    def __init__(self, step: int, ranks: list[str]) -> None:
+        self.step = step
+        self.ranks = ranks
+        super().__init__(
+            f"step {step}: the tied embedding of {', '.join(ranks)} differs from the other "
+            "replicas; every replica must be bitwise equal after each step"
+        )
+
+    def __reduce__(self) -> tuple[type[ReplicaDriftError], tuple[int, list[str]]]:
+        return (ReplicaDriftError, (self.step, self.ranks))

@@ -1,0 +1,39 @@
+"""Task heads on top of hidden states, and the linear maps between widths."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class TokenHead(nn.Module):
+    """Dropout and a linear layer: (…, width) → (…, num_labels)."""
+
+    def __init__(self, width: int, num_labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, num_labels)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits of every position."""
+        logits: Tensor = self.linear(self.dropout(hidden))
+        return logits
+
+
+def linear_map(source_width: int, target_width: int) -> nn.Linear:
+    """A linear layer that starts as the identity (or as an orthogonal map, if widths differ)."""
+    layer = nn.Linear(source_width, target_width)
+    with torch.no_grad():
+        if source_width == target_width:
+            nn.init.eye_(layer.weight)
+        else:
+            nn.init.orthogonal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def projection(table_width: int, width: int) -> nn.Module:
+    """From the tied table's width to a stage's embedding width; nothing if they are equal."""
+    return nn.Identity() if table_width == width else linear_map(table_width, width)

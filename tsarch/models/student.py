@@ -1,0 +1,58 @@
+"""The student: encoder and head over short windows, fed through the bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tsarch.models.backbone import Backbone
+from tsarch.models.heads import TokenHead, linear_map, projection
+
+
+class StudentModel(nn.Module):
+    """Reads `E[token] + bridge(h[position])` (design, section 1). Takes embeddings, never ids."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        table_width: int,
+        teacher_width: int,
+        num_labels: int,
+        dropout: float,
+        learned_no_teacher: bool = False,
+    ) -> None:
+        super().__init__()
+        width = backbone.embedding_width
+        self.projection = projection(table_width, width)
+        self.bridge = linear_map(teacher_width, width)
+        self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
+        self.backbone = backbone.model
+        self.head = TokenHead(backbone.hidden_width, num_labels, dropout)
+
+    def forward(
+        self,
+        embeds: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        boundary: Tensor,
+        places: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Logits (windows, tokens, num_labels) of each group of windows.
+
+        Args:
+            embeds: per group (windows, tokens, table_width).
+            masks: per group (windows, tokens), 0 at padding.
+            boundary: (rows, teacher_width) hidden states that came from the teacher.
+            places: per group (windows, tokens), row in `boundary`; −1: no teacher here.
+        """
+        bridged = torch.cat([self.bridge(boundary), self.no_teacher.unsqueeze(0)])
+        return [
+            self._group(self.projection(e) + bridged[place], mask)
+            for e, mask, place in zip(embeds, masks, places, strict=True)
+        ]
+
+    def _group(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        output = self.backbone(inputs_embeds=embeds, attention_mask=mask)
+        logits: Tensor = self.head(output.last_hidden_state)
+        return logits

@@ -1,0 +1,87 @@
+"""The one file that makes process groups: a world per stage, and groups across both stages.
+
+A stage's world is what DeepSpeed sees: an ordinary data-parallel job. The groups across stages
+(link, tied embedding) come from torch's experimental `_dist2`, wrapped here alone, each with a
+store of its own, so that no group's messages can be reordered against another's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch.distributed import _dist2
+
+ProcessGroup = Any
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a rendezvous store listens (on the first rank's host)."""
+
+    host: str
+    port: int
+
+
+def backend_for(device: torch.device) -> str:
+    """Communication backend of a device: nccl on GPUs, gloo elsewhere."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def choose_device(name: str) -> torch.device:
+    """Device of this process: `auto` takes the GPU that is visible to it, else the CPU."""
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        return torch.device("cuda", 0)
+    return torch.device("cpu")
+
+
+def free_port(host: str) -> int:
+    """A TCP port that is free on `host` now."""
+    with socket.socket() as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+def set_stage_environment(address: Address, stage_rank: int, replicas: int) -> None:
+    """Tell torch and DeepSpeed this process's place in its stage's world, for good.
+
+    `LOCAL_RANK` is 0: a rank sees one device only.
+    """
+    os.environ.update(_environment(address, stage_rank, replicas), LOCAL_RANK="0")
+
+
+def new_cross_group(
+    address: Address, rank: int, num_ranks: int, device: torch.device, timeout_s: float
+) -> ProcessGroup:
+    """A process group over all ranks of both stages. Every rank calls it, in the same order."""
+    with _temporary_environment(_environment(address, rank, num_ranks)):
+        return _dist2.new_group(backend_for(device), timedelta(seconds=timeout_s), device)
+
+
+def _environment(address: Address, rank: int, world_size: int) -> dict[str, str]:
+    return {
+        "MASTER_ADDR": address.host,
+        "MASTER_PORT": str(address.port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+    }
+
+
+@contextmanager
+def _temporary_environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

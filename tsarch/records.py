@@ -1,0 +1,100 @@
+"""All that crosses a border between files: tokenised splits, parts of batches, step reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """A split as flat arrays: contexts made of tokens, windows as slices of contexts.
+
+    Words are numbered 0 … num_words − 1 over the whole split, in the order of the rows.
+    """
+
+    token_ids: IntArray
+    """(num_tokens,) tokens of all contexts, one context after the other."""
+    words: IntArray
+    """(num_tokens,) number of the word that starts at a token; −1: no word starts here."""
+    context_offsets: IntArray
+    """(num_contexts + 1,) where each context starts in `token_ids`."""
+    windows: IntArray
+    """(num_windows, 2) start and stop of each window in `token_ids`, in order of contexts."""
+    window_offsets: IntArray
+    """(num_contexts + 1,) where the windows of each context start in `windows`."""
+    labels: IntArray
+    """(num_words,) label id of every word."""
+    sentence_offsets: IntArray
+    """(num_sentences + 1,) where each sentence (row) starts in `labels`."""
+    num_cut_tokens: int = 0
+    """Sub-tokens that were left out because one word alone exceeds a window or context."""
+
+    @property
+    def num_contexts(self) -> int:
+        """Number of teacher contexts."""
+        return len(self.context_offsets) - 1
+
+    @property
+    def num_words(self) -> int:
+        """Number of labelled words."""
+        return len(self.labels)
+
+    @property
+    def context_lengths(self) -> IntArray:
+        """(num_contexts,) tokens of each context."""
+        return np.diff(self.context_offsets)
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """This rank's share of the global mean losses; adding all ranks' shares gives the means."""
+
+    means: dict[str, float]
+
+    def __add__(self, other: LossParts) -> LossParts:
+        names = {**self.means, **other.means}
+        return LossParts({n: self.means.get(n, 0.0) + other.means.get(n, 0.0) for n in names})
+
+
+@dataclass
+class TickReport:
+    """What one rank did for one stage in one tick."""
+
+    stage: str
+    replica: int
+    tick: int
+    step: int | None
+    """Step (batch) that the stage worked on; None: it only took part in an exchange."""
+    losses: LossParts = field(default_factory=lambda: LossParts({}))
+    num_tokens: int = 0
+    """Real tokens of the step's *global* batch."""
+    grad_norm: float | None = None
+    """Global gradient norm of the stage before clipping; None: not updated."""
+    learning_rate_factor: float = 0.0
+    busy_s: float = 0.0
+    """Seconds of work, waiting left out."""
+    ended_s: float = 0.0
+    """Time of the end (seconds since the epoch)."""
+    link_bytes: int = 0
+    tied_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Label ids that one rank predicted for some words of a split."""
+
+    words: IntArray
+    """(n,) word numbers."""
+    teacher: IntArray
+    """(n,) from the teacher."""
+    student: IntArray
+    """(n,) from the student fed by the teacher."""
+    student_alone: IntArray
+    """(n,) from the student without the teacher."""
+    joint: IntArray
+    """(weights, n) from w·p_teacher + (1 − w)·p_student, for each weight w asked for."""

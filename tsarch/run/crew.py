@@ -1,0 +1,79 @@
+"""The crew: all ranks of both stages, as the driver sees them; and the crew of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from tsarch.config import Config
+from tsarch.records import Predictions, TickReport
+from tsarch.run.prepare import Prepared
+from tsarch.run.rank import Rank, RankStats, local_wiring
+from tsarch.topology import Stage, Topology
+
+
+class Crew(Protocol):
+    """Commands to all ranks; only numbers and label ids come back."""
+
+    topology: Topology
+
+    def train(self, start: int, stop: int) -> Iterator[list[TickReport]]:
+        """Train on the steps `start` … `stop` − 1; yields reports as they come in."""
+
+    def evaluate(self, split: str, joint_weights: list[float]) -> list[Predictions]:
+        """Predict a split on all ranks."""
+
+    def check_replicas(self, step: int) -> None:
+        """Raise `ReplicaDriftError` if replicas of the table differ."""
+
+    def save(self, folder: Path) -> None:
+        """Write the weights into an existing folder."""
+
+    def load(self, folder: Path) -> None:
+        """Put weights in for inference."""
+
+    def stats(self) -> dict[Stage, list[RankStats]]:
+        """Counts and peaks of the ranks of each stage."""
+
+    def close(self) -> None:
+        """End all that the crew started."""
+
+
+class LocalCrew:
+    """Both stages in this process."""
+
+    def __init__(self, config: Config, prepared: Prepared) -> None:
+        wiring = local_wiring(config)
+        self.topology = wiring.topology
+        self._rank = Rank(config, prepared, wiring)
+
+    def train(self, start: int, stop: int) -> Iterator[list[TickReport]]:
+        """One tick after the other."""
+        for _ in range(self._rank.begin(start, stop)):
+            yield self._rank.advance(1)
+
+    def evaluate(self, split: str, joint_weights: list[float]) -> list[Predictions]:
+        """Predict a split."""
+        predictions = self._rank.evaluate(split, joint_weights)
+        assert predictions is not None
+        return [predictions]
+
+    def check_replicas(self, step: int) -> None:
+        """There is one replica only."""
+
+    def save(self, folder: Path) -> None:
+        """Write the weights."""
+        self._rank.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Read weights."""
+        self._rank.load(folder)
+
+    def stats(self) -> dict[Stage, list[RankStats]]:
+        """The process's numbers, for both stages."""
+        own = self._rank.stats()
+        return {stage: [own] for stage in Stage}
+
+    def close(self) -> None:
+        """Nothing was started."""

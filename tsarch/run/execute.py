@@ -1,0 +1,257 @@
+"""The one executor: runs the stages' programs, of one stage on a rank or of both in a process.
+
+With both stages in one process it goes back and forth between them: whoever's next instruction
+can run without waiting for the other runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tsarch.data.feed import Feed
+from tsarch.parallel.link import Link
+from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.records import LossParts, TickReport
+from tsarch.schedule.instruction import (
+    Backward,
+    FinishTiedExchange,
+    Forward,
+    Instruction,
+    OptimizerStep,
+    Program,
+    RecvHidden,
+    SendHidden,
+    StartTiedExchange,
+)
+from tsarch.stage.student import StudentStage
+from tsarch.stage.teacher import TeacherStage
+from tsarch.topology import Stage
+
+Ticks = dict[Stage, tuple[Program, ...]]
+
+
+@dataclass
+class LocalStages:
+    """The stages that live in this process: one on a rank, both in one process."""
+
+    teacher: TeacherStage | None
+    student: StudentStage | None
+
+    @property
+    def names(self) -> tuple[Stage, ...]:
+        """The stages that are here."""
+        here = {Stage.TEACHER: self.teacher, Stage.STUDENT: self.student}
+        return tuple(stage for stage, value in here.items() if value is not None)
+
+
+class Executor:
+    """Runs ticks of instructions and reports what each stage did in each tick."""
+
+    def __init__(
+        self,
+        stages: LocalStages,
+        link: Link,
+        tied: TiedEmbedding,
+        learning_rate_factor: Callable[[int], float],
+    ) -> None:
+        self._stages = stages
+        self._link = link
+        self._tied = tied
+        self._learning_rate_factor = learning_rate_factor
+        self._received: dict[tuple[int, int], list[Tensor]] = {}
+        self._runs: dict[Stage, _StageRun] = {}
+        self._feed: Feed | None = None
+
+    def load(self, ticks: Ticks, feed: Feed, first_tick: int = 0) -> None:
+        """Take up new programs; nothing of the old ones may be left."""
+        assert all(run.is_done for run in self._runs.values()), "the pipeline is not empty"
+        self._feed = feed
+        self._runs = {
+            stage: _StageRun(stage, ticks[stage], first_tick) for stage in self._stages.names
+        }
+        for run in self._runs.values():
+            self._expect_next(run)
+
+    def advance(self, num_ticks: int) -> list[TickReport]:
+        """Run the next `num_ticks` ticks (or what is left of them)."""
+        for run in self._runs.values():
+            run.limit = min(run.limit + num_ticks, len(run.ticks))
+        reports: list[TickReport] = []
+        while not all(run.at_limit for run in self._runs.values()):
+            reports += self._sweep()
+        if all(run.is_done for run in self._runs.values()):
+            self._link.flush()
+        return reports
+
+    def _sweep(self) -> list[TickReport]:
+        """Let every stage here run until it has to wait for another one here."""
+        reports = []
+        moved = False
+        for run in self._runs.values():
+            while not run.at_limit and self._is_ready(run.next):
+                reports += self._run_next(run)
+                moved = True
+        assert moved, f"deadlock: {[run.next for run in self._runs.values() if not run.at_limit]}"
+        return reports
+
+    def _run_next(self, run: _StageRun) -> list[TickReport]:
+        instruction = run.next
+        started = time.perf_counter()
+        waited = self._tied.wait_s
+        if isinstance(instruction, RecvHidden):
+            self._receive(run, instruction)
+        else:
+            self._compute(run, instruction)
+            busy = time.perf_counter() - started - (self._tied.wait_s - waited)
+            run.report.busy_s += busy
+        finished = run.pass_on(self._stages)
+        if finished is None:
+            return []
+        finished.link_bytes, self._link.bytes_sent = self._link.bytes_sent, 0
+        finished.tied_bytes, self._tied.bytes_exchanged = self._tied.bytes_exchanged, 0
+        return [finished]
+
+    def _is_ready(self, instruction: Instruction) -> bool:
+        match instruction:
+            case RecvHidden(step, micro_batch):
+                student = self._student
+                return all(
+                    self._link.is_ready(message, teacher, student.replica)
+                    for teacher, message in student.incoming(self._require_feed, step, micro_batch)
+                )
+            case FinishTiedExchange(exchange):
+                return self._tied.is_started(exchange)
+        return True
+
+    def _compute(self, run: _StageRun, instruction: Instruction) -> None:
+        stage = self._teacher if run.stage is Stage.TEACHER else self._student
+        feed = self._require_feed
+        match instruction:
+            case Forward(step, micro_batch, update):
+                run.report.step = step
+                run.report.num_tokens = feed.plan(step).num_tokens
+                run.report.losses += self._forward(run.stage, step, micro_batch, update)
+            case Backward(step, micro_batch, last):
+                stage.backward(step, micro_batch, last)
+            case SendHidden(step, micro_batch):
+                for out in self._teacher.outgoing(step, micro_batch):
+                    self._link.send(out.message, out.rows, self._teacher.replica, out.student)
+            case OptimizerStep(step):
+                factor = self._learning_rate_factor(step)
+                run.report.learning_rate_factor = factor
+                run.report.grad_norm = stage.engine.step(factor)
+                stage.release(step)
+            case StartTiedExchange():
+                self._start_exchange(run.stage, instruction)
+            case FinishTiedExchange(exchange):
+                self._tied.finish(exchange)
+
+    def _forward(self, stage: Stage, step: int, micro_batch: int, update: bool) -> LossParts:
+        feed = self._require_feed
+        if stage is Stage.TEACHER:
+            return self._teacher.forward(feed, step, micro_batch, update)
+        received = self._received.pop((step, micro_batch))
+        return self._student.forward(feed, step, micro_batch, update, received)
+
+    def _start_exchange(self, stage: Stage, start: StartTiedExchange) -> None:
+        touched = self._require_feed.touched(tuple(step for _, step in start.contributions))
+        own = dict(start.contributions).get(stage)
+        local = self._teacher if stage is Stage.TEACHER else self._student
+        contribution = None if own is None else local.contribution(own)
+        factor = self._learning_rate_factor(start.learning_rate_step)
+        self._tied.start(start.exchange, touched, contribution, local.engine.grad_scale, factor)
+
+    def _receive(self, run: _StageRun, instruction: RecvHidden) -> None:
+        student, key = self._student, (instruction.step, instruction.micro_batch)
+        self._received[key] = [
+            self._link.receive(message, teacher, student.replica)
+            for teacher, message in student.incoming(self._require_feed, *key)
+        ]
+        self._expect_next(run)
+
+    def _expect_next(self, run: _StageRun) -> None:
+        """Post the receives of the next `RecvHidden`, so that rows arrive during other work."""
+        following = run.next_receive()
+        if following is None:
+            return
+        student = self._student
+        for teacher, message in student.incoming(
+            self._require_feed, following.step, following.micro_batch
+        ):
+            self._link.expect(message, student.engine.compute_dtype, teacher, student.replica)
+
+    @property
+    def _teacher(self) -> TeacherStage:
+        assert self._stages.teacher is not None
+        return self._stages.teacher
+
+    @property
+    def _student(self) -> StudentStage:
+        assert self._stages.student is not None
+        return self._stages.student
+
+    @property
+    def _require_feed(self) -> Feed:
+        assert self._feed is not None
+        return self._feed
+
+
+class _StageRun:
+    """Where a stage is in its program."""
+
+    def __init__(self, stage: Stage, ticks: tuple[Program, ...], first_tick: int) -> None:
+        self.stage = stage
+        self.ticks = ticks
+        self.limit = 0
+        self._first_tick = first_tick
+        self._tick = 0
+        self._place = 0
+        self._receives = [i for tick in ticks for i in tick if isinstance(i, RecvHidden)][::-1]
+        self._skip_empty()
+        self.report = self._new_report()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all ticks have run."""
+        return self._tick == len(self.ticks)
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether the ticks asked for so far have run."""
+        return self._tick >= self.limit
+
+    @property
+    def next(self) -> Instruction:
+        """The next instruction."""
+        return self.ticks[self._tick][self._place]
+
+    def next_receive(self) -> RecvHidden | None:
+        """The next `RecvHidden` not handed out before."""
+        return self._receives.pop() if self._receives else None
+
+    def pass_on(self, stages: LocalStages) -> TickReport | None:
+        """Go on to the next instruction; the report of the tick that this ends, if it does."""
+        self._place += 1
+        if self._place < len(self.ticks[self._tick]):
+            return None
+        here = stages.teacher if self.stage is Stage.TEACHER else stages.student
+        assert here is not None
+        self._place = 0
+        self._tick += 1
+        self._skip_empty()
+        finished = self.report
+        finished.replica = here.replica
+        finished.ended_s = time.time()
+        self.report = self._new_report()
+        return finished
+
+    def _skip_empty(self) -> None:
+        while self._tick < len(self.ticks) and not self.ticks[self._tick]:
+            self._tick += 1
+
+    def _new_report(self) -> TickReport:
+        return TickReport(self.stage.value, 0, self._first_tick + self._tick, None)

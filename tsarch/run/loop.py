@@ -1,0 +1,197 @@
+"""The run loop: evaluate, train epoch by epoch, keep the best weights, evaluate again.
+
+It only schedules and collects numbers; a `Crew` does the work, in one process or on a cluster.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsarch.config import Config, Mode
+from tsarch.run.crew import Crew
+from tsarch.run.evaluate import JOINT_WEIGHTS, Evaluation, choose_and_evaluate, evaluate_modes
+from tsarch.run.feeds import batch_plan, num_training_steps
+from tsarch.run.metrics import StepTable
+from tsarch.run.model_files import TaskFile, replace_folder, save_description, save_task
+from tsarch.run.prepare import Prepared
+from tsarch.run.progress import LiveNumbers, Reporter
+from tsarch.run.run_folder import RunFolder
+from tsarch.tasks.base import Metrics
+from tsarch.tasks.registry import make_task
+from tsarch.topology import Stage
+
+
+@dataclass
+class _Best:
+    """The best validation so far."""
+
+    evaluation: Evaluation
+    score: float
+    epoch: int
+    num_worse: int = 0
+
+
+class Trainer:
+    """One run from the first evaluation to `summary.json`."""
+
+    def __init__(
+        self, config: Config, prepared: Prepared, crew: Crew, folder: RunFolder, reporter: Reporter
+    ) -> None:
+        self._config = config
+        self._prepared = prepared
+        self._crew = crew
+        self._folder = folder
+        self._reporter = reporter
+        self._task = make_task(config.task.name, prepared.labels)
+        self._plan = batch_plan(config, prepared.splits["train"])
+        self._num_steps = num_training_steps(config, self._plan)
+        self._steps = StepTable(crew.topology)
+        self._best: _Best | None = None
+        self._started_s = time.time()
+
+    def run(self) -> dict[str, Any]:
+        """Train; returns what `summary.json` holds."""
+        before = self._before()
+        with self._reporter.training(self._num_steps):
+            for epoch, (start, stop) in enumerate(self._epochs()):
+                self._train(epoch, start, stop)
+                last = stop == self._num_steps
+                if last or (epoch + 1) % self._config.evaluation.every_epochs == 0:
+                    self._validate(epoch, stop)
+                if self._patience_is_over():
+                    self._reporter.say(f"no better result in {self._best_age} validations: stop")
+                    break
+        self._crew.check_replicas(self._num_steps)
+        stats = self._crew.stats()
+        after = self._after()
+        summary = self._summary(before, after, stats)
+        self._folder.write_summary(summary)
+        return summary
+
+    def _epochs(self) -> list[tuple[int, int]]:
+        """(first step, stop) of every epoch, up to the run's last step."""
+        bounds = zip(self._plan.epoch_starts, self._plan.epoch_starts[1:])
+        return [(a, min(b, self._num_steps)) for a, b in bounds if a < self._num_steps]
+
+    def _before(self) -> dict[Mode, Metrics] | None:
+        if not self._config.evaluation.before:
+            return None
+        self._reporter.say("measuring the test split before training")
+        predictions = self._crew.evaluate("test", [0.5])
+        split = self._prepared.splits["test"]
+        metrics = evaluate_modes(self._task, split, predictions, 0.5).metrics
+        self._folder.write_evaluation("test", 0, metrics)
+        return metrics
+
+    def _train(self, epoch: int, start: int, stop: int) -> None:
+        self._steps.start_span(time.time())
+        totals, topology = self._steps.totals, self._crew.topology
+        for reports in self._crew.train(start, stop):
+            for row in self._steps.add(reports, epoch):
+                self._folder.write_row(row)
+                shares = {s.value: totals.busy_share(s, topology) for s in Stage}
+                numbers = LiveNumbers(row, totals.tokens_per_s, shares)
+                self._reporter.step(numbers, totals.steps, self._num_steps)
+
+    def _validate(self, epoch: int, step: int) -> None:
+        predictions = self._crew.evaluate("validation", JOINT_WEIGHTS)
+        split = self._prepared.splits["validation"]
+        evaluation = choose_and_evaluate(self._task, split, predictions)
+        self._folder.write_evaluation("validation", step, evaluation.metrics)
+        name = self._task.main_metric
+        score = evaluation.metrics[self._config.evaluation.monitor][name]
+        better = self._best is None or score > self._best.score
+        values = " · ".join(f"{mode} {m[name]:.4f}" for mode, m in evaluation.metrics.items())
+        kept = " (best so far: kept)" if better else ""
+        self._reporter.say(f"epoch {epoch + 1}: validation {name} {values}{kept}")
+        if better:
+            self._best = _Best(evaluation, score, epoch + 1)
+            self._keep(evaluation.joint_weight)
+        else:
+            assert self._best is not None
+            self._best.num_worse += 1
+
+    def _keep(self, joint_weight: float) -> None:
+        """Write the weights aside, then put them in the place of `model/`."""
+        aside = self._folder.path / "model.new"
+        aside.mkdir(exist_ok=True)
+        self._crew.save(aside)
+        task = TaskFile(self._config.task.name, self._prepared.labels, joint_weight)
+        save_description(aside, self._config, task)
+        replace_folder(aside, self._model_folder)
+
+    @property
+    def _model_folder(self) -> Path:
+        return self._folder.path / "model"
+
+    @property
+    def _best_age(self) -> int:
+        return 0 if self._best is None else self._best.num_worse
+
+    def _patience_is_over(self) -> bool:
+        patience = self._config.evaluation.patience
+        return patience is not None and self._best_age >= patience
+
+    def _after(self) -> Evaluation:
+        """The test split with the best weights."""
+        assert self._best is not None
+        self._reporter.say(f"measuring the test split with the weights of epoch {self._best.epoch}")
+        self._crew.load(self._model_folder)
+        weight = self._best.evaluation.joint_weight
+        predictions = self._crew.evaluate("test", [weight])
+        result = evaluate_modes(self._task, self._prepared.splits["test"], predictions, weight)
+        self._folder.write_evaluation("test", self._steps.totals.steps, result.metrics)
+        return result
+
+    def _summary(
+        self, before: dict[Mode, Metrics] | None, after: Evaluation, stats: dict[Stage, list[Any]]
+    ) -> dict[str, Any]:
+        assert self._best is not None
+        totals, topology = self._steps.totals, self._crew.topology
+        steps = max(totals.steps, 1)
+        return {
+            "task": self._config.task.name,
+            "schedule": self._config.schedule.name,
+            "runner": self._config.topology.runner,
+            **{stage.value: self._stage_summary(stage, stats) for stage in Stage},
+            "embedding_parameters": stats[Stage.TEACHER][0].stage_parameters["embedding"],
+            "before": before,
+            "after": after.metrics,
+            "validation": self._best.evaluation.metrics,
+            "best_epoch": self._best.epoch,
+            "joint_weight": after.joint_weight,
+            "steps": totals.steps,
+            "tokens": totals.tokens,
+            "wall_s": time.time() - self._started_s,
+            "train_s": totals.train_s,
+            "tokens_per_s": totals.tokens_per_s,
+            "stage_busy_s": {s.value: totals.busy_s[s] / topology.replicas(s) for s in Stage},
+            "stage_busy_share": {s.value: totals.busy_share(s, topology) for s in Stage},
+            "bubble_fraction": totals.bubble_fraction(topology),
+            "link_bytes_per_step": totals.link_bytes / steps,
+            "tied_bytes_per_step": totals.tied_bytes / steps,
+            "tied_max_abs_diff": max(s.tied_max_abs_diff for own in stats.values() for s in own),
+            "peak_memory_bytes": {
+                stage.value: max(s.peak_memory_bytes for s in own) for stage, own in stats.items()
+            },
+            "num_cut_tokens": {n: s.num_cut_tokens for n, s in self._prepared.splits.items()},
+            "restarts": 0,
+        }
+
+    def _stage_summary(self, stage: Stage, stats: dict[Stage, list[Any]]) -> dict[str, Any]:
+        section = self._config.teacher if stage is Stage.TEACHER else self._config.student
+        topology = self._config.topology
+        local = topology.runner == "local"
+        own = topology.teacher if stage is Stage.TEACHER else topology.student
+        model: Any = section.model or section.config
+        if stage is Stage.STUDENT and self._config.student.layers is not None:
+            model = {"layers_of_teacher": self._config.student.layers}
+        return {
+            "model": model,
+            "parameters": stats[stage][0].stage_parameters[stage.value],
+            "replicas": self._crew.topology.replicas(stage),
+            "zero_stage": None if local else own.zero_stage,
+        }

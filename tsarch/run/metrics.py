@@ -1,0 +1,114 @@
+"""Numbers of a run: rows of steps put together from the ranks' reports, and totals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tsarch.records import LossParts, TickReport
+from tsarch.topology import Stage, Topology
+
+Row = dict[str, float | int | None]
+
+
+@dataclass
+class _Pending:
+    losses: LossParts = field(default_factory=lambda: LossParts({}))
+    num_reports: int = 0
+    num_tokens: int = 0
+    factor: float = 0.0
+    grad_norms: dict[str, float | None] = field(default_factory=dict)
+    busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in Stage})
+    link_bytes: int = 0
+    tied_bytes: int = 0
+    ended_s: float = 0.0
+
+
+class StepTable:
+    """Makes a row of every step as soon as all ranks of both stages have reported it."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self._pending: dict[int, _Pending] = {}
+        self._last_end_s = 0.0
+        self.totals = Totals()
+
+    def start_span(self, now_s: float) -> None:
+        """Training begins (again) now; time before does not count."""
+        self._last_end_s = now_s
+
+    def add(self, reports: list[TickReport], epoch: int) -> list[Row]:
+        """Take reports in; returns the rows that they complete, in order of steps."""
+        for report in reports:
+            self.totals.add(report)
+            if report.step is not None:
+                _merge(self._pending.setdefault(report.step, _Pending()), report)
+        complete = [
+            step
+            for step, pending in self._pending.items()
+            if pending.num_reports == self._topology.num_ranks
+        ]
+        return [self._row(step, epoch, self._pending.pop(step)) for step in sorted(complete)]
+
+    def _row(self, step: int, epoch: int, p: _Pending) -> Row:
+        wall_s = max(p.ended_s - self._last_end_s, 0.0)
+        self._last_end_s = p.ended_s
+        self.totals.steps += 1
+        self.totals.tokens += p.num_tokens
+        self.totals.train_s += wall_s
+        row: Row = {"step": step, "epoch": epoch}
+        row |= {f"loss_{name}": value for name, value in p.losses.means.items()}
+        row |= {f"grad_norm_{stage}": norm for stage, norm in p.grad_norms.items()}
+        row |= {"learning_rate_factor": p.factor, "tokens": p.num_tokens, "wall_s": wall_s}
+        row["tokens_per_s"] = p.num_tokens / wall_s if wall_s > 0 else None
+        for stage in Stage:
+            row[f"busy_{stage}_s"] = p.busy_s[stage.value] / self._topology.replicas(stage)
+        row |= {"link_bytes": p.link_bytes, "tied_bytes": p.tied_bytes}
+        return row
+
+
+def _merge(pending: _Pending, report: TickReport) -> None:
+    pending.losses += report.losses
+    pending.num_reports += 1
+    pending.num_tokens = report.num_tokens
+    pending.factor = max(pending.factor, report.learning_rate_factor)
+    if report.replica == 0:
+        pending.grad_norms[report.stage] = report.grad_norm
+    pending.busy_s[report.stage] += report.busy_s
+    pending.link_bytes += report.link_bytes
+    pending.tied_bytes += report.tied_bytes
+    pending.ended_s = max(pending.ended_s, report.ended_s)
+
+
+@dataclass
+class Totals:
+    """Sums over the run."""
+
+    steps: int = 0
+    tokens: int = 0
+    """Real tokens that both stages trained on."""
+    train_s: float = 0.0
+    busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in Stage})
+    """Seconds of work of each stage, summed over its ranks."""
+    link_bytes: int = 0
+    tied_bytes: int = 0
+
+    def add(self, report: TickReport) -> None:
+        """Count a tick of a rank."""
+        self.busy_s[report.stage] += report.busy_s
+        self.link_bytes += report.link_bytes
+        self.tied_bytes += report.tied_bytes
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Real training tokens per second of training."""
+        return self.tokens / self.train_s if self.train_s > 0 else 0.0
+
+    def busy_share(self, stage: Stage, topology: Topology) -> float:
+        """Share of the training time in which a rank of the stage works, averaged."""
+        available_s = self.train_s * topology.replicas(stage)
+        return self.busy_s[stage.value] / available_s if available_s > 0 else 0.0
+
+    def bubble_fraction(self, topology: Topology) -> float:
+        """Idle share of all ranks in the training time."""
+        available_s = self.train_s * topology.num_ranks
+        return max(1.0 - sum(self.busy_s.values()) / available_s, 0.0) if available_s else 0.0

@@ -1,0 +1,99 @@
+"""The `model/` folder of a run: weights as safetensors, and what is needed to build the models.
+
+    teacher.safetensors  student.safetensors  embedding.safetensors
+    teacher/config.json  student/config.json  tokenizer/  task.json
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tsarch.config import Config
+from tsarch.data.tokenizer import load_tokenizer
+from tsarch.models.backbone import shrink_config
+from tsarch.run.prepare import tokenizer_name
+from tsarch.stage.build import stage_config
+from tsarch.topology import STAGES, Stage
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """What a saved pair needs beside its weights."""
+
+    task: str
+    labels: tuple[str, ...]
+    joint_weight: float
+    """Weight of the teacher's probabilities in `joint`, chosen on validation."""
+
+
+def save_weights(folder: Path, stage: Stage, state: dict[str, Tensor]) -> None:
+    """Write a stage's weights."""
+    save_file(state, folder / f"{stage}.safetensors")
+
+
+def load_weights(folder: Path, stage: Stage) -> dict[str, Tensor]:
+    """Read a stage's weights."""
+    return load_file(folder / f"{stage}.safetensors")
+
+
+def save_table(folder: Path, table: Tensor) -> None:
+    """Write the tied embedding."""
+    save_file({"weight": table.detach().cpu().contiguous()}, folder / "embedding.safetensors")
+
+
+def load_table(folder: Path, table: nn.Parameter) -> None:
+    """Read the tied embedding into `table`."""
+    with torch.no_grad():
+        table.copy_(load_file(folder / "embedding.safetensors")["weight"])
+
+
+def save_description(folder: Path, config: Config, task: TaskFile) -> None:
+    """Write configs, tokenizer and `task.json` beside the weights."""
+    for stage in STAGES:
+        hf = stage_config(config, stage)
+        if stage is Stage.STUDENT and config.student.layers is not None:
+            shrink_config(hf, config.student.layers)
+        hf.save_pretrained(folder / stage.value)
+    load_tokenizer(tokenizer_name(config)).save_pretrained(folder / "tokenizer")
+    save_task(folder, task)
+
+
+def save_task(folder: Path, task: TaskFile) -> None:
+    """Write `task.json`."""
+    (folder / "task.json").write_text(json.dumps(asdict(task), indent=2) + "\n", encoding="utf-8")
+
+
+def load_task(folder: Path) -> TaskFile:
+    """Read `task.json`."""
+    raw = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    return TaskFile(raw["task"], tuple(raw["labels"]), float(raw["joint_weight"]))
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Put the complete folder `new` in the place of `old`."""
+    aside = old.with_name(old.name + ".old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def saved_config(config: Config, folder: Path) -> Config:
+    """The config changed so that models and tokenizer are built from `folder` alone."""
+    sections = {}
+    for stage in STAGES:
+        raw = json.loads((folder / stage.value / "config.json").read_text(encoding="utf-8"))
+        fields: dict[str, object] = {"model": None, "config": raw}
+        if stage is Stage.STUDENT:
+            fields["layers"] = None
+        sections[stage.value] = getattr(config, stage.value).model_copy(update=fields)
+    data = config.data.model_copy(update={"tokenizer": str(folder / "tokenizer")})
+    return config.model_copy(update={**sections, "data": data})

@@ -1,0 +1,181 @@
+"""Checks of a run before Ray or any model starts; every mistake is collected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from tsarch.config import Config
+from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
+from tsarch.errors import Mistake, UserError
+from tsarch.topology import Stage
+
+_TABLE_METRICS = {"ner": ("precision", "recall", "f1")}
+
+
+def main_metrics(task: str) -> tuple[str, ...]:
+    """Metrics of a task that the final table shows."""
+    return _TABLE_METRICS[task]
+
+
+def check_run(config: Config, own_ray: bool) -> None:
+    """Check models, tokenizers, widths and devices.
+
+    Raises:
+        UserError: names all mistakes.
+    """
+    mistakes = [*_devices(config, own_ray)]
+    configs, unreadable = _stage_configs(config)
+    mistakes += unreadable
+    mistakes += _tokenizers(config)
+    if not unreadable:
+        mistakes += _lengths(config, configs)
+        mistakes += _layers(config, configs)
+        mistakes += _tying(config, configs)
+    if mistakes:
+        raise UserError(mistakes)
+
+
+def count_devices(device: str) -> tuple[str, float]:
+    """(kind, number) of the devices of this machine."""
+    import torch
+
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return "GPU", float(torch.cuda.device_count())
+    return "CPU", float(len(os.sched_getaffinity(0)))
+
+
+def _devices(config: Config, own_ray: bool) -> Iterator[Mistake]:
+    topology = config.topology
+    kind, available = count_devices(topology.device)
+    if topology.runner == "local":
+        if kind == "GPU" and available < 1:
+            yield Mistake("topology.device: cuda", "this machine has no GPU that torch can use.")
+        return
+    if not own_ray:
+        return
+    ranks = topology.teacher.replicas + topology.student.replicas
+    needed = ranks * (topology.cpus_per_rank if kind == "CPU" else 1)
+    if needed > available:
+        hint = "Use fewer replicas or join a larger cluster with --address."
+        if kind == "CPU":
+            hint = "Use fewer replicas, a larger cluster (--address), or a smaller " + (
+                "topology.cpus_per_rank so that ranks share a core."
+            )
+        yield Mistake(
+            "topology",
+            f"{topology.teacher.replicas} teacher + {topology.student.replicas} student replicas "
+            f"need {needed:g} {kind}s, this machine has {available:g}.",
+            hint,
+        )
+
+
+def _stage_configs(config: Config) -> tuple[dict[Stage, Any], list[Mistake]]:
+    from tsarch.stage.build import stage_config
+
+    configs, mistakes = {}, []
+    for stage in Stage:
+        try:
+            configs[stage] = stage_config(config, stage)
+        except UserError as error:
+            mistakes += error.mistakes
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            section = config.teacher if stage is Stage.TEACHER else config.student
+            key = "model" if section.model else "config"
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            mistakes.append(
+                Mistake(
+                    f"{stage}.{key}",
+                    f"no model can be read from {getattr(section, key)!r}: {reason}",
+                )
+            )
+    return configs, list(dict.fromkeys(mistakes))
+
+
+def _tokenizers(config: Config) -> Iterator[Mistake]:
+    name = config.data.tokenizer or config.teacher.model
+    if name is None:
+        yield Mistake(
+            "data.tokenizer", "is missing.", "A teacher from `config` has no tokenizer of its own."
+        )
+        return
+    try:
+        tokenizer = load_tokenizer(name)
+        for stage, model in (("teacher", config.teacher.model), ("student", config.student.model)):
+            if model is None or model == name or not _has_tokenizer(model):
+                continue
+            difference = tokenizers_differ(tokenizer, load_tokenizer(model))
+            if difference is not None:
+                yield Mistake(
+                    f"{stage}.model",
+                    f"its tokenizer differs from {name}'s: {difference}.",
+                    "Teacher and student share one embedding table, so they need one tokenizer.",
+                )
+    except UserError as error:
+        yield from error.mistakes
+
+
+def _has_tokenizer(model: str) -> bool:
+    """Whether a local folder holds a tokenizer; a hub name is taken to."""
+    path = resolve_model_path(model)
+    if not os.path.isdir(path):
+        return True
+    return any(name.startswith(("tokenizer", "vocab", "spiece")) for name in os.listdir(path))
+
+
+def _lengths(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
+    for stage, section in ((Stage.TEACHER, config.teacher), (Stage.STUDENT, config.student)):
+        limit = getattr(configs[stage], "max_position_embeddings", None)
+        if limit is not None and configs[stage].model_type in ("roberta", "xlm-roberta", "camembert"):
+            limit -= 2  # positions start after the padding index
+        if limit is not None and section.max_tokens > limit:
+            yield Mistake(
+                f"{stage}.max_tokens",
+                f"is {section.max_tokens}, the model has {limit} positions.",
+            )
+
+
+def _layers(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
+    count = configs[Stage.TEACHER].num_hidden_layers
+    beyond = [layer for layer in config.student.layers or [] if layer >= count]
+    if beyond:
+        yield Mistake(
+            "student.layers", f"{beyond} are not among the teacher's layers 0 … {count - 1}."
+        )
+    for stage, section in ((Stage.TEACHER, config.teacher), (Stage.STUDENT, config.student)):
+        if section.freeze != "all_but_top_k" and section.top_k:
+            yield Mistake(f"{stage}.top_k", "only counts with `freeze: all_but_top_k`.")
+        depth = count if stage is Stage.TEACHER else len(config.student.layers or []) or (
+            configs[stage].num_hidden_layers
+        )
+        if section.top_k > depth:
+            yield Mistake(f"{stage}.top_k", f"is {section.top_k}, the model has {depth} layers.")
+
+
+def _tying(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
+    from tsarch.stage.build import embedding_width
+
+    widths = {stage: embedding_width(hf) for stage, hf in configs.items()}
+    teacher, student = widths[Stage.TEACHER], widths[Stage.STUDENT]
+    if teacher != student and not config.embedding.project:
+        yield Mistake(
+            "embedding",
+            f"a table of width {widths[Stage(config.embedding.init)]} can't be tied to a teacher "
+            f"of embedding width {teacher} and a student of {student}.",
+            "Set embedding.project to true, or take models of one width.",
+        )
+    name = config.data.tokenizer or config.teacher.model
+    if name is None:
+        return
+    try:
+        vocabulary = len(load_tokenizer(name))
+    except UserError:
+        return
+    size = configs[Stage(config.embedding.init)].vocab_size
+    if size < vocabulary:
+        yield Mistake(
+            f"{config.embedding.init}",
+            f"its embedding has {size} rows, the tokenizer has {vocabulary} tokens.",
+            "Set vocab_size, or take the tokenizer that belongs to the model.",
+        )

@@ -1,0 +1,112 @@
+"""What the user sees while a run goes on: phases, a live line, and the table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from tsarch.config import MODES
+from tsarch.run.metrics import Row
+
+_LINE_EVERY_S = 15.0
+_TITLES = {
+    "teacher": "teacher",
+    "student": "student (fed by the teacher)",
+    "joint": "joint",
+    "student_alone": "student_alone",
+}
+
+
+@dataclass(frozen=True)
+class LiveNumbers:
+    """The numbers beside the progress bar."""
+
+    row: Row
+    tokens_per_s: float
+    busy_share: dict[str, float]
+
+    def text(self) -> str:
+        """One line."""
+        losses = " ".join(
+            f"{name} {self.row[key]:.3f}"
+            for name, key in (("teacher", "loss_teacher"), ("student", "loss_student"))
+            if self.row.get(key) is not None
+        )
+        busy = " ".join(f"{stage[0].upper()} {share:.0%}" for stage, share in self.busy_share.items())
+        return f"loss {losses} · {self.tokens_per_s:,.0f} tokens/s · busy {busy}"
+
+
+class Reporter:
+    """Writes to the terminal: a live bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._last_line_s = 0.0
+        self._started_s = time.time()
+
+    def say(self, text: str) -> None:
+        """One line about what happens now."""
+        elapsed_s = time.time() - self._started_s
+        self.console.print(f"[dim]{elapsed_s:6.1f} s[/dim]  {text}")
+
+    @contextmanager
+    def training(self, num_steps: int) -> Iterator[None]:
+        """Show the bar while training lasts."""
+        self._bar = Progress(
+            TextColumn("[bold]step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        with self._bar:
+            self._task = self._bar.add_task("train", total=num_steps, numbers="")
+            yield
+        self._bar = None
+
+    def step(self, numbers: LiveNumbers, num_done: int, num_steps: int) -> None:
+        """A step is done."""
+        assert self._bar is not None
+        self._bar.update(self._task, completed=num_done, numbers=numbers.text())
+        now_s = time.time()
+        if self.console.is_terminal or now_s - self._last_line_s < _LINE_EVERY_S:
+            return
+        self._last_line_s = now_s
+        left = self._bar.tasks[0].time_remaining
+        eta = "" if left is None else f" · {left:.0f} s left"
+        self.say(f"step {num_done}/{num_steps} · {numbers.text()}{eta}")
+
+    def table(
+        self, title: str, columns: dict[str, dict[Any, dict[str, float]]], metrics: tuple[str, ...]
+    ) -> None:
+        """Modes as rows; for every column (such as before, after) its metrics."""
+        table = Table(title=title, title_justify="left")
+        table.add_column("mode")
+        for column in columns:
+            for metric in metrics:
+                table.add_column(f"{column} {metric}", justify="right")
+        for mode in MODES:
+            if all(mode in values for values in columns.values()):
+                cells = [f"{v[mode][m]:.4f}" for v in columns.values() for m in metrics]
+                table.add_row(_TITLES[mode], *cells)
+        self.console.print(table)

@@ -1,0 +1,259 @@
+"""A rank: the stages that live in one process, built from the config, and what a driver asks."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from tsarch.config import Config
+from tsarch.parallel.groups import ProcessGroup
+from tsarch.parallel.link import GroupLink, Link, LoopbackLink
+from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.records import Predictions, TickReport
+from tsarch.run.execute import Executor, LocalStages
+from tsarch.run.feeds import batch_plan, evaluation_feed, num_training_steps, training_feed
+from tsarch.run.learning_rate import learning_rate_factor
+from tsarch.run.model_files import load_table, load_weights, save_table, save_weights
+from tsarch.run.predict import PredictionCollector
+from tsarch.run.prepare import Prepared
+from tsarch.schedule.plan import Alternation, Span, forward_programs, training_programs
+from tsarch.seeding import torch_seed
+from tsarch.stage.build import (
+    build_student,
+    build_teacher,
+    embedding_spec,
+    optimizer_spec,
+    stage_config,
+    table_shape,
+)
+from tsarch.stage.engine import Engine, LocalEngine, OptimizerSpec, make_optimizer
+from tsarch.stage.student import DistillationSpec, StudentStage
+from tsarch.stage.teacher import TeacherStage
+from tsarch.topology import Stage, Topology
+
+
+@dataclass(frozen=True)
+class RankStats:
+    """What a rank knows at the end of a run."""
+
+    stage_parameters: dict[str, int]
+    peak_memory_bytes: int
+    tied_max_abs_diff: float
+
+
+class EngineFactory(Protocol):
+    """Makes the engine of a stage."""
+
+    def __call__(self, stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
+        """Wrap a module; on many ranks every rank of the stage calls it."""
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What differs between one process and many: engines, groups, and which stages are here."""
+
+    topology: Topology
+    stages: tuple[tuple[Stage, int], ...]
+    """(stage, replica) of each stage in this process."""
+    device: torch.device
+    make_engine: EngineFactory
+    link_group: ProcessGroup | None = None
+    tied_group: ProcessGroup | None = None
+
+
+def local_wiring(config: Config) -> Wiring:
+    """Both stages in this process, on one device, with a loopback link."""
+    cpu = config.topology.device == "cpu"
+    if config.topology.threads is not None:
+        torch.set_num_threads(config.topology.threads)
+
+    def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
+        return LocalEngine(module, spec, config.precision, cpu)
+
+    from accelerate import Accelerator
+
+    device = Accelerator(cpu=cpu).device
+    both = ((Stage.TEACHER, 0), (Stage.STUDENT, 0))
+    return Wiring(Topology(1, 1), both, device, make_engine)
+
+
+class Rank:
+    """The stages of one process with their link and replica of the tied embedding."""
+
+    def __init__(self, config: Config, prepared: Prepared, wiring: Wiring) -> None:
+        self._config = config
+        self._prepared = prepared
+        self._wiring = wiring
+        self._parameters: dict[str, int] = {}
+        self._engines: dict[Stage, Engine] = {}
+        self._build(dict(wiring.stages))
+        plan = batch_plan(config, prepared.splits["train"])
+        self._training = training_feed(
+            config, prepared.splits["train"], plan, wiring.topology
+        )
+        self._num_steps = num_training_steps(config, plan)
+        self._executor = Executor(self._stages, self._link, self.tied, self._rate)
+        self._tick = 0
+        ranks = [wiring.topology.rank(*place) for place in wiring.stages]
+        torch.manual_seed(torch_seed(config.run.seed, "dropout", *ranks))
+
+    def begin(self, start: int, stop: int) -> int:
+        """Take up the steps `start` … `stop` − 1; returns the number of ticks."""
+        schedule = self._config.schedule
+        alternation = Alternation(
+            schedule.alternation.teacher_steps, schedule.alternation.student_steps
+        )
+        ticks = training_programs(
+            schedule.name,
+            Span(start, stop),
+            schedule.micro_batches,
+            alternation,
+            train_embedding=not self._config.embedding.frozen,
+        )
+        for engine in self._engines.values():
+            engine.train(True)
+        self._executor.load(ticks, self._training, first_tick=start)
+        self._tick = start
+        return len(ticks[Stage.TEACHER])
+
+    def advance(self, num_ticks: int) -> list[TickReport]:
+        """Run the next ticks of what `begin` took up.
+
+        Raises:
+            ReplicaDriftError: replicas of the tied embedding differ (`embedding.check_every`).
+        """
+        reports: list[TickReport] = []
+        every = self._config.embedding.check_every
+        for _ in range(num_ticks):
+            reports += self._executor.advance(1)
+            self._tick += 1
+            if every and self._tick % every == 0:
+                self.tied.check_replicas(self._tick)
+        return reports
+
+    def evaluate(self, split: str, joint_weights: list[float]) -> Predictions | None:
+        """Predict a whole split; the ranks with a student give the predictions of their words."""
+        feed, num_batches = evaluation_feed(
+            self._config, self._prepared.splits[split], self._wiring.topology
+        )
+        collector = PredictionCollector(joint_weights)
+        student = self._stages.student
+        for engine in self._engines.values():
+            engine.train(False)
+        if student is not None:
+            student.on_output = collector.add
+        self._executor.load(forward_programs(num_batches), feed)
+        self._executor.advance(num_batches)
+        if student is None:
+            return None
+        student.on_output = None
+        return collector.result()
+
+    def check_replicas(self, step: int) -> None:
+        """Every replica of the tied embedding must be bitwise equal (all ranks call it)."""
+        self.tied.check_replicas(step)
+
+    def save(self, folder: Path) -> None:
+        """Write the models as safetensors (all ranks call it; the first of a stage writes)."""
+        for stage, engine in self._engines.items():
+            state = engine.state_dict()
+            if state is not None:
+                save_weights(folder, stage, state)
+        if self._is_first:
+            save_table(folder, self.tied.table)
+
+    def load(self, folder: Path) -> None:
+        """Put saved models in for inference (all ranks call it)."""
+        for stage, engine in self._engines.items():
+            engine.load_state_dict(load_weights(folder, stage))
+        load_table(folder, self.tied.table)
+
+    def stats(self) -> RankStats:
+        """Counts and peaks (all ranks call it)."""
+        device = self._wiring.device
+        if device.type == "cuda":
+            peak = int(torch.cuda.max_memory_allocated(device))
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return RankStats(self._parameters, peak, self.tied.max_abs_diff())
+
+    def perturb_table(self, amount: float) -> None:
+        """Fault injection for tests: make this replica of the table differ."""
+        with torch.no_grad():
+            self.tied.table[0, 0] += amount
+
+    @property
+    def _is_first(self) -> bool:
+        return (Stage.TEACHER, 0) in self._wiring.stages
+
+    def _rate(self, step: int) -> float:
+        shape = self._config.learning_rate
+        return learning_rate_factor(step, self._num_steps, shape.warmup, shape.decay)
+
+    def _build(self, places: dict[Stage, int]) -> None:
+        """Models, engines, the tied table and the link of this process."""
+        num_labels = len(self._prepared.labels)
+        build = {Stage.TEACHER: build_teacher, Stage.STUDENT: build_student}
+        models = {stage: build[stage](self._config, num_labels) for stage in places}
+        table = next((m.table for m in models.values() if m.table is not None), None)
+        self.tied = self._tie(table)
+        for stage, model in models.items():
+            self._parameters[stage.value] = sum(p.numel() for p in model.module.parameters())
+            spec = optimizer_spec(self._config, stage)
+            self._engines[stage] = self._wiring.make_engine(stage, model.module, spec)
+        self._stages = LocalStages(
+            self._teacher(places.get(Stage.TEACHER)), self._student(places.get(Stage.STUDENT))
+        )
+        group, topology = self._wiring.link_group, self._wiring.topology
+        self._link: Link = LoopbackLink()
+        if group is not None:
+            self._link = GroupLink(group, topology, self._wiring.device)
+
+    def _teacher(self, replica: int | None) -> TeacherStage | None:
+        if replica is None:
+            return None
+        return TeacherStage(self._engines[Stage.TEACHER], self.tied, replica)
+
+    def _student(self, replica: int | None) -> StudentStage | None:
+        if replica is None:
+            return None
+        kd = self._config.distillation
+        return StudentStage(
+            self._engines[Stage.STUDENT],
+            self.tied,
+            replica,
+            int(stage_config(self._config, Stage.TEACHER).hidden_size),
+            len(self._prepared.labels),
+            DistillationSpec(kd.weight, kd.temperature, kd.passes == "alone"),
+        )
+
+    def _tie(self, table: torch.Tensor | None) -> TiedEmbedding:
+        """This process's replica of the table; it comes from the stage that has it."""
+        wiring, config = self._wiring, self._config
+        if table is None:
+            table = torch.zeros(table_shape(config))
+        parameter = nn.Parameter(table.to(wiring.device))
+        spec = embedding_spec(config)
+        optimizer = None
+        if not config.embedding.frozen:
+            optimizer = make_optimizer(
+                [{"params": [parameter], "weight_decay": 0.0}], spec, wiring.device
+            )
+        tied = TiedEmbedding(
+            parameter,
+            optimizer,
+            spec.learning_rate,
+            spec.clip_norm,
+            config.embedding.exchange,
+            wiring.tied_group,
+            wiring.topology,
+            num_local_stages=len(wiring.stages),
+        )
+        tied.broadcast(wiring.topology.rank(Stage(config.embedding.init), 0))
+        self._parameters["embedding"] = parameter.numel()
+        return tied

@@ -1,0 +1,41 @@
+"""A finished run, read back from its folder alone: evaluation without Ray and DeepSpeed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tsarch.config import Config
+from tsarch.config_loading import load_config
+from tsarch.errors import UserError
+from tsarch.run.crew import LocalCrew
+from tsarch.run.evaluate import Evaluation, evaluate_modes
+from tsarch.run.model_files import load_task, saved_config
+from tsarch.run.prepare import prepare_data
+from tsarch.tasks.registry import make_task
+
+
+def evaluate_run(run: Path, split: str) -> tuple[Config, Evaluation]:
+    """Metrics of a run's best weights on one of its splits.
+
+    Raises:
+        UserError: the folder is not a complete run, or its data has changed its labels.
+    """
+    model = run / "model"
+    for needed in (run / "config.yaml", model / "task.json", model / "embedding.safetensors"):
+        if not needed.is_file():
+            raise UserError.single(
+                str(run), f"is not a finished run ({needed.relative_to(run)} is missing)."
+            )
+    task_file = load_task(model)
+    config = saved_config(load_config(run / "config.yaml"), model)
+    prepared = prepare_data(config)
+    if prepared.labels != task_file.labels:
+        raise UserError.single(
+            str(run), f"was trained with the labels {task_file.labels}, the data has {prepared.labels}."
+        )
+    crew = LocalCrew(config, prepared)
+    crew.load(model)
+    weight = task_file.joint_weight
+    predictions = crew.evaluate(split, [weight])
+    task = make_task(task_file.task, prepared.labels)
+    return config, evaluate_modes(task, prepared.splits[split], predictions, weight)

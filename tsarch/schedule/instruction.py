@@ -1,0 +1,81 @@
+"""What a stage can be told to do. Frozen data: only the executor (`run/execute.py`) acts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tsarch.topology import Stage
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Run the stage's model on a micro-batch; `update` keeps the graph for `Backward`."""
+
+    step: int
+    micro_batch: int
+    update: bool
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Back-propagate the micro-batch's loss; `last` ends the accumulation of its step."""
+
+    step: int
+    micro_batch: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class SendHidden:
+    """Teacher: start sending the hidden states of a micro-batch. Pairs with `RecvHidden` of the
+    same (step, micro_batch) on the student; does not wait for it."""
+
+    step: int
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class RecvHidden:
+    """Student: wait for the hidden states of a micro-batch (pairs with `SendHidden`)."""
+
+    step: int
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class OptimizerStep:
+    """Update the stage's own parameters with the accumulated gradient of `step`."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class StartTiedExchange:
+    """All ranks of both stages: start summing the tied embedding's gradient.
+
+    `contributions` names, per stage that adds a gradient, the step it comes from; a stage not
+    named takes part with zeros. Every rank of both stages meets exchanges in the same order.
+    """
+
+    exchange: int
+    learning_rate_step: int
+    contributions: tuple[tuple[Stage, int], ...]
+
+
+@dataclass(frozen=True)
+class FinishTiedExchange:
+    """Wait for the exchange of the same number and update the table with the sum."""
+
+    exchange: int
+
+
+Instruction = (
+    Forward
+    | Backward
+    | SendHidden
+    | RecvHidden
+    | OptimizerStep
+    | StartTiedExchange
+    | FinishTiedExchange
+)
+Program = tuple[Instruction, ...]

@@ -1,0 +1,145 @@
+"""Schedules as pure functions: from a name and counts to each stage's list of instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tsarch.schedule.instruction import (
+    Backward,
+    FinishTiedExchange,
+    Forward,
+    Instruction,
+    OptimizerStep,
+    Program,
+    RecvHidden,
+    SendHidden,
+    StartTiedExchange,
+)
+from tsarch.topology import Stage
+
+ScheduleName = Literal["sequential", "overlapped"]
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """m teacher updates, then n student updates, in a cycle of max(m, n) batches.
+
+    The teacher is updated on the first m batches of a cycle, the student on the last n; on the
+    other batches a stage runs forward only. 1:1 updates both on every batch.
+    """
+
+    teacher_steps: int = 1
+    student_steps: int = 1
+
+    def updates(self, stage: Stage, step: int) -> bool:
+        """Whether `stage` is updated on batch `step`."""
+        cycle = max(self.teacher_steps, self.student_steps)
+        place = step % cycle
+        if stage is Stage.TEACHER:
+            return place < self.teacher_steps
+        return place >= cycle - self.student_steps
+
+
+@dataclass(frozen=True)
+class Span:
+    """The batches `start` … `stop` − 1 of a run, trained between two drains of the pipeline."""
+
+    start: int
+    stop: int
+
+    @property
+    def steps(self) -> range:
+        """Step numbers of the span."""
+        return range(self.start, self.stop)
+
+
+def training_programs(
+    name: ScheduleName,
+    span: Span,
+    num_micro_batches: int = 1,
+    alternation: Alternation | None = None,
+    train_embedding: bool = True,
+) -> dict[Stage, tuple[Program, ...]]:
+    """Instructions of both stages, tick by tick; the pipeline is empty at both ends of `span`.
+
+    A tick is one batch (`sequential`) or one pipeline beat (`overlapped`, one more than batches).
+    `train_embedding=False` (a frozen table) leaves out the tied exchanges. Design: section 2;
+    `sequential` is the article's alternation, `overlapped` its pipelined form.
+    """
+    builder = _Builder(num_micro_batches, alternation or Alternation(), train_embedding)
+    ticks = _sequential if name == "sequential" else _overlapped
+    programs: dict[Stage, list[Program]] = {stage: [] for stage in Stage}
+    for placed in ticks(builder, span):
+        for stage, program in programs.items():
+            program.append(tuple(instruction for s, instruction in placed if s is stage))
+    return {stage: tuple(program) for stage, program in programs.items()}
+
+
+def forward_programs(num_batches: int) -> dict[Stage, tuple[Program, ...]]:
+    """Evaluation: both stages run forward only over batches 0 … `num_batches` − 1."""
+    batches = range(num_batches)
+    return {
+        Stage.TEACHER: tuple((Forward(b, 0, update=False), SendHidden(b, 0)) for b in batches),
+        Stage.STUDENT: tuple((RecvHidden(b, 0), Forward(b, 0, update=False)) for b in batches),
+    }
+
+
+Placed = tuple[Stage, Instruction]
+
+
+@dataclass(frozen=True)
+class _Builder:
+    num_micro_batches: int
+    alternation: Alternation
+    train_embedding: bool
+
+    def compute(self, stage: Stage, step: int) -> Iterator[Placed]:
+        """Forward, boundary and backward of all micro-batches of a step."""
+        update = self.alternation.updates(stage, step)
+        for micro_batch in range(self.num_micro_batches):
+            if stage is Stage.STUDENT:
+                yield stage, RecvHidden(step, micro_batch)
+            yield stage, Forward(step, micro_batch, update)
+            if stage is Stage.TEACHER:
+                yield stage, SendHidden(step, micro_batch)
+            if update:
+                last = micro_batch == self.num_micro_batches - 1
+                yield stage, Backward(step, micro_batch, last)
+
+    def update(
+        self, exchange: int, learning_rate_step: int, work: dict[Stage, int]
+    ) -> Iterator[Placed]:
+        """Step the stages that worked (stage → step) and, with all ranks, the table."""
+        due = tuple((s, k) for s, k in work.items() if self.alternation.updates(s, k))
+        exchanged = bool(due) and self.train_embedding
+        for stage in Stage:
+            if exchanged:
+                yield stage, StartTiedExchange(exchange, learning_rate_step, due)
+            if (stage, work.get(stage)) in due:
+                yield stage, OptimizerStep(work[stage])
+            if exchanged:
+                yield stage, FinishTiedExchange(exchange)
+
+
+def _sequential(builder: _Builder, span: Span) -> Iterator[list[Placed]]:
+    """Batch k: the teacher steps (θ_T, E); then the student, on the new E, steps (θ_S, E)."""
+    for step in span.steps:
+        tick: list[Placed] = []
+        for offset, stage in enumerate(Stage):
+            tick += builder.compute(stage, step)
+            tick += builder.update(2 * step + offset, step, {stage: step})
+        yield tick
+
+
+def _overlapped(builder: _Builder, span: Span) -> Iterator[list[Placed]]:
+    """Tick k: the teacher works on batch k, the student on k − 1, both on E_k; then E steps."""
+    for tick in range(span.start, span.stop + 1):
+        work = {}
+        if tick < span.stop:
+            work[Stage.TEACHER] = tick
+        if tick > span.start:
+            work[Stage.STUDENT] = tick - 1
+        placed = [p for stage, step in work.items() for p in builder.compute(stage, step)]
+        yield placed + list(builder.update(2 * tick, min(tick, span.stop - 1), work))

@@ -1,0 +1,144 @@
+"""The DeepSpeed engine: ZeRO 0–3 inside one stage's world. The only file that imports it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tsarch.parallel.groups import backend_for
+from tsarch.stage.engine import (
+    LearningRates,
+    OptimizerSpec,
+    StateDict,
+    make_optimizer,
+    parameter_groups,
+)
+
+
+def start_stage_world(device: torch.device, timeout_s: float) -> None:
+    """Join the stage's world (see `set_stage_environment`). Every rank of the stage calls it.
+
+    The first start on a CPU machine compiles a shared-memory operator of DeepSpeed's, which
+    takes up to a minute with g++ and ninja and is cached after that.
+    """
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.init_distributed(
+        dist_backend=backend_for(device),
+        timeout=timedelta(seconds=timeout_s),
+        auto_mpi_discovery=False,
+        verbose=False,
+    )
+
+
+class DeepSpeedEngine:
+    """A module under ZeRO, replicated or sharded over the ranks of its stage.
+
+    DeepSpeed averages gradients over ranks and accumulation steps. Losses here are already
+    divided by global counts, so `backward` multiplies by both to get their sum.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: OptimizerSpec,
+        precision: str,
+        zero_stage: int,
+        replicas: int,
+        num_micro_batches: int,
+        device: torch.device,
+    ) -> None:
+        import deepspeed
+
+        self.device = device
+        self.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.grad_scale = 1.0 / replicas
+        self._loss_scale = float(replicas * num_micro_batches)
+        self._zero_stage = zero_stage
+        self._stage_rank = int(os.environ["RANK"])
+        optimizer = make_optimizer(parameter_groups(module, spec), spec, device)
+        self._rates = LearningRates(optimizer)
+        self._optimizer = optimizer
+        self._engine, *_ = deepspeed.initialize(
+            model=module.to(device),
+            optimizer=optimizer,
+            config=_deepspeed_config(spec, precision, zero_stage, replicas, num_micro_batches),
+        )
+        self.module = module
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the module."""
+        return self._engine(*inputs)
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        self._engine.train(mode)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Accumulate; between the micro-batches of a step DeepSpeed wants its `step` called."""
+        self._engine.backward(loss * self._loss_scale)
+        if not last:
+            self._engine.step()
+
+    def step(self, learning_rate_factor: float) -> float:
+        """Reduce, clip, update, clear."""
+        self._rates.scale(learning_rate_factor)
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return 0.0 if norm is None else float(norm)
+
+    def state_dict(self) -> StateDict | None:
+        """All weights on the CPU of the stage's first rank. Every rank of the stage calls it.
+
+        ZeRO 3 gathers one parameter at a time, so no rank holds more than the CPU copy.
+        """
+        first = self._stage_rank == 0
+        state = {}
+        for name, tensor in self._named_tensors():
+            with self._gathered(tensor):
+                if first:
+                    state[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        return state if first else None
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Put weights in for inference. Every rank of the stage calls it with the same state."""
+        for name, tensor in self._named_tensors():
+            with self._gathered(tensor, modifier_rank=0), torch.no_grad():
+                if tensor.shape == state[name].shape:
+                    tensor.copy_(state[name])
+
+    def _named_tensors(self) -> list[tuple[str, Tensor]]:
+        return list(self.module.named_parameters()) + list(self.module.named_buffers())
+
+    def _gathered(self, tensor: Tensor, modifier_rank: int | None = None) -> Any:
+        import deepspeed
+
+        enabled = self._zero_stage == 3 and hasattr(tensor, "ds_id")
+        return deepspeed.zero.GatheredParameters(
+            [tensor], modifier_rank=modifier_rank, enabled=enabled
+        )
+
+
+def _deepspeed_config(
+    spec: OptimizerSpec, precision: str, zero_stage: int, replicas: int, num_micro_batches: int
+) -> dict[str, Any]:
+    return {
+        # Micro-batches are cut by tokens; this only has to be consistent.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": num_micro_batches,
+        "train_batch_size": replicas * num_micro_batches,
+        "gradient_clipping": spec.clip_norm,
+        "bf16": {"enabled": precision == "bf16"},
+        "zero_optimization": {"stage": zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }

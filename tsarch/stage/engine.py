@@ -1,0 +1,153 @@
+"""Engines: a module with its optimizer, replicated over a stage's ranks or alone in a process.
+
+The protocol lets stages stay ignorant of what runs below: `accelerate` on one device here,
+DeepSpeed on many ranks in `deepspeed_engine.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """Plain numbers of an optimizer; see `OptimizerConfig` for their meaning."""
+
+    name: str
+    learning_rate: float
+    weight_decay: float
+    betas: tuple[float, float]
+    epsilon: float
+    momentum: float
+    clip_norm: float
+    head_learning_rate_factor: float = 1.0
+
+
+class Engine(Protocol):
+    """A trainable module. Collective: all ranks of a stage make the same calls in one order."""
+
+    module: nn.Module
+    device: torch.device
+    compute_dtype: torch.dtype
+    """Dtype of activations that enter and leave the module."""
+    grad_scale: float
+    """What to multiply a gradient by that leaves the engine through its inputs, so that the sum
+    over the stage's ranks is the gradient of the sum of the ranks' losses."""
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the module, in training mode or not as `train` says."""
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Accumulate the gradient of the *sum* of all ranks' losses; `last` ends a step."""
+
+    def step(self, learning_rate_factor: float) -> float:
+        """Clip, update, clear the gradients; returns the global norm before clipping (or 0)."""
+
+    def state_dict(self) -> StateDict | None:
+        """All weights on the CPU on the stage's first rank, None on others."""
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Put weights in for inference."""
+
+
+def parameter_groups(module: nn.Module, spec: OptimizerSpec) -> list[dict[str, Any]]:
+    """Groups for the optimizer: backbone and new layers, with and without weight decay.
+
+    Biases and norms (one-dimensional parameters) don't decay, as in BERT's own training.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            key = (name.startswith("backbone."), parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": spec.learning_rate * (1.0 if old else spec.head_learning_rate_factor),
+            "weight_decay": spec.weight_decay if decays else 0.0,
+        }
+        for (old, decays), parameters in groups.items()
+    ]
+
+
+def make_optimizer(
+    groups: Iterable[dict[str, Any]], spec: OptimizerSpec, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW or SGD over parameter groups; the fused kernels where torch has them."""
+    if spec.name == "sgd":
+        return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum)
+    return torch.optim.AdamW(
+        groups, lr=spec.learning_rate, betas=spec.betas, eps=spec.epsilon, fused=True
+    )
+
+
+class LearningRates:
+    """Peak learning rates of an optimizer's groups, scaled step by step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+
+    def scale(self, factor: float) -> None:
+        """Set every group's rate to its peak × `factor`."""
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+
+
+class LocalEngine:
+    """One device, through `accelerate` (placement and mixed precision)."""
+
+    def __init__(self, module: nn.Module, spec: OptimizerSpec, precision: str, cpu: bool) -> None:
+        mixed = "bf16" if precision == "bf16" else "no"
+        self._accelerator = Accelerator(mixed_precision=mixed, cpu=cpu)
+        self.device = self._accelerator.device
+        self.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.grad_scale = 1.0
+        module.to(self.device)
+        optimizer = make_optimizer(parameter_groups(module, spec), spec, self.device)
+        self._rates = LearningRates(optimizer)
+        self._clip_norm = spec.clip_norm
+        self._prepared, self._optimizer = self._accelerator.prepare(module, optimizer)
+        self.module = module
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the module under the accelerator's autocast."""
+        return self._prepared(*inputs)
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        self._prepared.train(mode)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Accumulate the gradient of `loss`."""
+        self._accelerator.backward(loss)
+
+    def step(self, learning_rate_factor: float) -> float:
+        """Clip, update, clear the gradients."""
+        norm = 0.0
+        if self._clip_norm > 0:
+            parameters = [p for p in self.module.parameters() if p.requires_grad]
+            norm = float(self._accelerator.clip_grad_norm_(parameters, self._clip_norm))
+        self._rates.scale(learning_rate_factor)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return norm
+
+    def state_dict(self) -> StateDict | None:
+        """All weights on the CPU."""
+        return {name: t.detach().cpu().contiguous() for name, t in self.module.state_dict().items()}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Put weights in."""
+        self.module.load_state_dict(state)
