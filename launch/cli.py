@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from tsarch.config_loading import config_schema, load_config
-from tsarch.errors import UserError
+from tsarch.errors import ReplicaDriftError, RunFailedError, UserError
 
 app = typer.Typer(
     name="tsarch",
@@ -87,8 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except UserError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        for mistake in error.mistakes:
-            console.print("[bold red]error[/bold red] ", end="")
-            console.print(str(mistake), markup=False)
+        _complain([str(mistake) for mistake in error.mistakes])
         sys.exit(2)
+    except (RunFailedError, ReplicaDriftError) as error:
+        _complain([str(error)])
+        sys.exit(1)
+
+
+def _complain(messages: Sequence[str]) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for message in messages:
+        console.print("[bold red]error[/bold red] ", end="")
+        console.print(message, markup=False)

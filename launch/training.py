@@ -51,7 +51,7 @@ def _gather(config: Config, prepared: Any, address: str | None, path: Any, repor
         return LocalCrew(config, prepared)
     from cluster.group import RayCrew
 
-    return RayCrew.start(config, prepared, address, path / "logs", reporter.say)
+    return RayCrew.start(config, address, path / "logs", reporter.say)
 
 
 def _quieten() -> None:

@@ -48,3 +48,7 @@ class ReplicaDriftError(RuntimeError):
 
     def __reduce__(self) -> tuple[type[ReplicaDriftError], tuple[int, list[str]]]:
         return (ReplicaDriftError, (self.step, self.ranks))
+
+
+class RunFailedError(RuntimeError):
+    """A run that ended because a rank failed; the message names the rank and the cause."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import torch
 from torch.distributed import _dist2
 
@@ -46,6 +47,13 @@ def free_port(host: str) -> int:
     with socket.socket() as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
+
+
+def use_interface_of(host: str) -> None:
+    """Make gloo listen on the network interface that has the address `host`."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == host for address in addresses):
+            os.environ["GLOO_SOCKET_IFNAME"] = name
 
 
 def set_stage_environment(address: Address, stage_rank: int, replicas: int) -> None:

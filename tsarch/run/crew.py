@@ -9,7 +9,8 @@ from typing import Protocol
 from tsarch.config import Config
 from tsarch.records import Predictions, TickReport
 from tsarch.run.prepare import Prepared
-from tsarch.run.rank import Rank, RankStats, local_wiring
+from tsarch.run.rank import Rank, local_wiring
+from tsarch.run.rank_stats import RankStats
 from tsarch.topology import Stage, Topology
 
 

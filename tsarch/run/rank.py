@@ -21,6 +21,7 @@ from tsarch.run.learning_rate import learning_rate_factor
 from tsarch.run.model_files import load_table, load_weights, save_table, save_weights
 from tsarch.run.predict import PredictionCollector
 from tsarch.run.prepare import Prepared
+from tsarch.run.rank_stats import RankStats
 from tsarch.schedule.plan import Alternation, Span, forward_programs, training_programs
 from tsarch.seeding import torch_seed
 from tsarch.stage.build import (
@@ -35,15 +36,6 @@ from tsarch.stage.engine import Engine, LocalEngine, OptimizerSpec, make_optimiz
 from tsarch.stage.student import DistillationSpec, StudentStage
 from tsarch.stage.teacher import TeacherStage
 from tsarch.topology import Stage, Topology
-
-
-@dataclass(frozen=True)
-class RankStats:
-    """What a rank knows at the end of a run."""
-
-    stage_parameters: dict[str, int]
-    peak_memory_bytes: int
-    tied_max_abs_diff: float
 
 
 class EngineFactory(Protocol):

@@ -1,0 +1,219 @@
+"""The crew on Ray: one actor a rank, in one placement group. The driver only gives commands and
+collects numbers; tensors go from rank to rank."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.placement import join_ray, place, rank_resources
+from cluster.worker import Meeting, Worker
+from tsarch.config import Config
+from tsarch.errors import ReplicaDriftError, RunFailedError, UserError
+from tsarch.records import Predictions, TickReport
+from tsarch.run.rank_stats import RankStats
+from tsarch.topology import STAGES, Stage, Topology
+
+_CHUNK_TARGET_S = 0.5
+_MAX_CHUNK_TICKS = 256
+_LOG_TAIL_LINES = 12
+
+
+class RayCrew:
+    """All ranks of a run on a Ray cluster."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        workers: Sequence[Any],
+        placement: PlacementGroup,
+        log_folder: Path,
+        owns_ray: bool,
+    ) -> None:
+        self.topology = topology
+        self._workers = list(workers)
+        self._placement = placement
+        self._log_folder = log_folder
+        self._owns_ray = owns_ray
+        self._chunk_ticks = 1
+
+    @classmethod
+    def start(
+        cls,
+        config: Config,
+        address: str | None,
+        log_folder: Path,
+        say: Callable[[str], None],
+    ) -> Self:
+        """Join or start Ray, place the ranks, and let them join each other and build.
+
+        Raises:
+            UserError: no such cluster, or it can't hold the ranks.
+            RunFailedError: a rank failed.
+        """
+        topology = Topology.from_config(config.topology)
+        local = address is None and "RAY_ADDRESS" not in os.environ
+        say("starting a Ray on this machine" if local else "joining the Ray cluster")
+        owns_ray = join_ray(config.topology, topology.num_ranks, address)
+        try:
+            placement = place(config.topology, topology.num_ranks)
+        except BaseException:
+            ray.shutdown()
+            raise
+        workers = _start_workers(config, topology, placement, log_folder, owns_ray)
+        crew = cls(topology, workers, placement, log_folder, owns_ray)
+        try:
+            say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed{_compile_note()}")
+            crew.join()
+            say("building models and engines on the ranks")
+            crew.build(config)
+        except BaseException:
+            crew.close()
+            raise
+        return crew
+
+    def join(self) -> None:
+        """Let the ranks form their process groups."""
+        offers = self._call("offer_addresses")
+        first = {
+            "teacher": self.topology.rank(Stage.TEACHER, 0),
+            "student": self.topology.rank(Stage.STUDENT, 0),
+            "link": 0,
+            "tied": 0,
+        }
+        self._call("join", Meeting({name: offers[rank][name] for name, rank in first.items()}))
+
+    def build(self, config: Config) -> None:
+        """Build models and engines on all ranks; again, for another config, if wanted."""
+        self._call("build", config)
+
+    def train(self, start: int, stop: int) -> Iterator[list[TickReport]]:
+        """Train; two chunks of ticks are always queued, so ranks never wait for the driver."""
+        num_ticks = self._call("begin", start, stop)[0]
+        queued: deque[tuple[int, list[Any]]] = deque()
+        num_queued = 0
+        while queued or num_queued < num_ticks:
+            while len(queued) < 2 and num_queued < num_ticks:
+                ticks = min(self._chunk_ticks, num_ticks - num_queued)
+                queued.append((ticks, self._submit("advance", ticks)))
+                num_queued += ticks
+            started_s = time.perf_counter()
+            ticks, references = queued.popleft()
+            yield [report for own in self._collect(references) for report in own]
+            self._adapt_chunk(ticks, time.perf_counter() - started_s)
+
+    def evaluate(self, split: str, joint_weights: list[float]) -> list[Predictions]:
+        """Predict a split; every student rank gives the words of its windows."""
+        return [p for p in self._call("evaluate", split, joint_weights) if p is not None]
+
+    def check_replicas(self, step: int) -> None:
+        """Compare the replicas of the table now."""
+        self._call("check_replicas", step)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights; on several nodes the folder must be a shared one."""
+        self._call("save", folder)
+
+    def load(self, folder: Path) -> None:
+        """Read weights on all ranks."""
+        self._call("load", folder)
+
+    def stats(self) -> dict[Stage, list[RankStats]]:
+        """Numbers of every rank, by stage."""
+        stats = self._call("stats")
+        places = [self.topology.place(rank)[0] for rank in range(self.topology.num_ranks)]
+        return {s: [own for own, p in zip(stats, places, strict=True) if p is s] for s in STAGES}
+
+    def perturb_table(self, rank: int, amount: float) -> None:
+        """Fault injection for tests: change one replica of the table."""
+        ray.get(self._workers[rank].perturb_table.remote(amount))
+
+    def close(self) -> None:
+        """End the actors, give the resources back, and stop Ray if this run started it."""
+        for worker in self._workers:
+            ray.kill(worker, no_restart=True)
+        self._workers = []
+        remove_placement_group(self._placement)
+        ray.shutdown()
+
+    def _adapt_chunk(self, ticks: int, elapsed_s: float) -> None:
+        """Aim at chunks that take a part of a second: live numbers, few calls."""
+        wanted = _CHUNK_TARGET_S * ticks / max(elapsed_s, 1e-6)
+        limit = min(2 * self._chunk_ticks, _MAX_CHUNK_TICKS)
+        self._chunk_ticks = max(1, min(round(wanted), limit))
+
+    def _submit(self, method: str, *arguments: Any) -> list[Any]:
+        return [getattr(worker, method).remote(*arguments) for worker in self._workers]
+
+    def _call(self, method: str, *arguments: Any) -> list[Any]:
+        return self._collect(self._submit(method, *arguments))
+
+    def _collect(self, references: list[Any]) -> list[Any]:
+        """Results by rank; the first rank that fails ends the waiting for all.
+
+        Raises:
+            UserError, ReplicaDriftError: as the rank raised it.
+            RunFailedError: names the rank, with the end of its log.
+        """
+        results: dict[Any, Any] = {}
+        waiting = list(references)
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            try:
+                results[done[0]] = ray.get(done[0])
+            except (RayError, GetTimeoutError) as error:
+                raise self._explain(references.index(done[0]), error) from None
+        return [results[reference] for reference in references]
+
+    def _explain(self, rank: int, error: Exception) -> Exception:
+        """The error that the user should see for what a rank raised."""
+        cause = error.cause if isinstance(error, RayTaskError) else None
+        if isinstance(cause, UserError | ReplicaDriftError):
+            return cause
+        what = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
+        log = self._log_folder / f"rank-{rank}.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        tail = "\n".join(lines[-_LOG_TAIL_LINES:])
+        return RunFailedError(
+            f"{self.topology.label(rank)} failed: {what}\nend of {log}:\n{tail}"
+        )
+
+
+def _start_workers(
+    config: Config, topology: Topology, placement: PlacementGroup, log_folder: Path, owns_ray: bool
+) -> list[Any]:
+    resources = rank_resources(config.topology)
+    threads = config.topology.threads or _default_threads(config, topology, owns_ray)
+    actor = ray.remote(Worker)
+    return [
+        actor.options(
+            num_cpus=resources["CPU"],
+            num_gpus=resources.get("GPU", 0),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank),
+        ).remote(config, rank, threads, str(log_folder / f"rank-{rank}.log"))
+        for rank in range(topology.num_ranks)
+    ]
+
+
+def _default_threads(config: Config, topology: Topology, owns_ray: bool) -> int:
+    """Cores shared out on this machine; on a cluster what Ray reserves for a rank."""
+    if owns_ray:
+        return max(1, len(os.sched_getaffinity(0)) // topology.num_ranks)
+    return max(1, int(config.topology.cpus_per_rank))
+
+
+def _compile_note() -> str:
+    """Whether DeepSpeed has to compile something first (on CPU machines, once)."""
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", "~/.cache/torch_extensions")).expanduser()
+    if any(root.glob("**/deepspeed_shm_comm.so")):
+        return ""
+    return " (the first time on a CPU, DeepSpeed also compiles an operator: up to a minute)"

@@ -1,0 +1,173 @@
+"""The actor of one rank. Torch, DeepSpeed and the models live here, never in the driver."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsarch.config import Config
+from tsarch.records import Predictions, TickReport
+from tsarch.topology import Stage, Topology
+
+if TYPE_CHECKING:
+    from tsarch.run.rank import Rank, RankStats
+
+_GROUPS = ("teacher", "student", "link", "tied")
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the process groups meet: host and port of each group's first rank."""
+
+    addresses: dict[str, tuple[str, int]]
+    """Group (teacher, student, link, tied) → host, port."""
+
+
+class Worker:
+    """One rank: one device, one stage. Methods are called by `RayCrew` alone, on all ranks in
+    the same order; those that mention collectives block until every rank takes part."""
+
+    def __init__(self, config: Config, rank: int, threads: int, log_file: str) -> None:
+        _write_output_to(Path(log_file))
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        self._config = config
+        self._threads = threads
+        self._topology = Topology.from_config(config.topology)
+        self._rank_number = rank
+        self._stage, self._stage_rank = self._topology.place(rank)
+        self._groups: dict[str, Any] = {}
+        self._rank: Rank | None = None
+
+    def offer_addresses(self) -> dict[str, tuple[str, int]]:
+        """Addresses on this host for each group, in case this rank is a group's first."""
+        import ray
+
+        from tsarch.parallel.groups import free_port
+
+        host = ray.util.get_node_ip_address()
+        return {name: (host, free_port(host)) for name in _GROUPS}
+
+    def join(self, meeting: Meeting) -> None:
+        """Import the heavy libraries and join the stage's world and the cross-stage groups."""
+        import torch
+
+        from tsarch.parallel.groups import (
+            Address,
+            choose_device,
+            new_cross_group,
+            set_stage_environment,
+            use_interface_of,
+        )
+        from tsarch.stage.deepspeed_engine import start_stage_world
+
+        torch.set_num_threads(self._threads)
+        topology = self._config.topology
+        device = choose_device(topology.device)
+        use_interface_of(self._own_host())
+        addresses = {name: Address(*place) for name, place in meeting.addresses.items()}
+        replicas = self._topology.replicas(self._stage)
+        set_stage_environment(addresses[self._stage.value], self._stage_rank, replicas)
+        start_stage_world(device, topology.timeout_s)
+        for name in ("link", "tied"):
+            self._groups[name] = new_cross_group(
+                addresses[name],
+                self._rank_number,
+                self._topology.num_ranks,
+                device,
+                topology.timeout_s,
+            )
+
+    def build(self, config: Config) -> None:
+        """Read the data and build models and engines (all ranks: the table is broadcast).
+
+        May be called again with another config of the same topology.
+        """
+        from torch import nn
+
+        from tsarch.parallel.groups import choose_device
+        from tsarch.run.prepare import prepare_data
+        from tsarch.run.rank import Rank, Wiring
+        from tsarch.stage.deepspeed_engine import DeepSpeedEngine
+        from tsarch.stage.engine import Engine, OptimizerSpec
+
+        topology = config.topology
+        device = choose_device(topology.device)
+        own = topology.teacher if self._stage is Stage.TEACHER else topology.student
+
+        def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
+            return DeepSpeedEngine(
+                module,
+                spec,
+                config.precision,
+                own.zero_stage,
+                self._topology.replicas(stage),
+                config.schedule.micro_batches,
+                device,
+            )
+
+        wiring = Wiring(
+            self._topology,
+            ((self._stage, self._stage_rank),),
+            device,
+            make_engine,
+            self._groups["link"],
+            self._groups["tied"],
+        )
+        self._rank = Rank(config, prepare_data(config), wiring)
+
+    def begin(self, start: int, stop: int) -> int:
+        """See `Rank.begin`."""
+        return self.rank.begin(start, stop)
+
+    def advance(self, num_ticks: int) -> list[TickReport]:
+        """See `Rank.advance` (collective)."""
+        return self.rank.advance(num_ticks)
+
+    def evaluate(self, split: str, joint_weights: list[float]) -> Predictions | None:
+        """See `Rank.evaluate` (collective)."""
+        return self.rank.evaluate(split, joint_weights)
+
+    def check_replicas(self, step: int) -> None:
+        """See `Rank.check_replicas` (collective)."""
+        self.rank.check_replicas(step)
+
+    def save(self, folder: Path) -> None:
+        """See `Rank.save` (collective)."""
+        self.rank.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """See `Rank.load` (collective)."""
+        self.rank.load(folder)
+
+    def stats(self) -> RankStats:
+        """See `Rank.stats` (collective)."""
+        return self.rank.stats()
+
+    def perturb_table(self, amount: float) -> None:
+        """Fault injection for tests, see `Rank.perturb_table`."""
+        self.rank.perturb_table(amount)
+
+    @property
+    def rank(self) -> Rank:
+        """The rank that `build` made."""
+        assert self._rank is not None, "build comes first"
+        return self._rank
+
+    def _own_host(self) -> str:
+        import ray
+
+        return str(ray.util.get_node_ip_address())
+
+
+def _write_output_to(log_file: Path) -> None:
+    """Send this process's stdout and stderr to a file of the run's, C libraries' included."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
