@@ -183,9 +183,7 @@ class RayCrew:
         log = self._log_folder / f"rank-{rank}.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         tail = "\n".join(lines[-_LOG_TAIL_LINES:])
-        return RunFailedError(
-            f"{self.topology.label(rank)} failed: {what}\nend of {log}:\n{tail}"
-        )
+        return RunFailedError(f"{self.topology.label(rank)} failed: {what}\nend of {log}:\n{tail}")
 
 
 def _start_workers(

@@ -13,7 +13,8 @@ from tsarch.records import Predictions, TickReport
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
-    from tsarch.run.rank import Rank, RankStats
+    from tsarch.run.rank import Rank
+    from tsarch.run.rank_stats import RankStats
 
 _GROUPS = ("teacher", "student", "link", "tied")
 

@@ -43,7 +43,9 @@ class ModeName(StrEnum):
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.")
+    ],
     overrides: Annotated[
         list[str], typer.Option("--set", help="Change a key: --set schedule.epochs=3.")
     ] = [],  # noqa: B006 - typer reads the default, nobody changes it

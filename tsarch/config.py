@@ -137,7 +137,9 @@ class StudentConfig(BackboneConfig):
         given = [n for n in ("model", "config", "layers") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ValueError(f"give one of `model`, `config`, `layers` (given: {given or 'none'})")
-        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+        if self.layers is not None and (
+            not self.layers or len(set(self.layers)) < len(self.layers)
+        ):
             raise ValueError("`layers` must name at least one layer, and each only once")
         return self
 

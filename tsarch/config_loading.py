@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys and reads `1e-4` as a number (YAML 1.2)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.constructor.ConstructorError(
@@ -92,7 +92,7 @@ def _read_mapping(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise UserError.single(str(file), "is not UTF-8 text.") from None
     try:
-        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        raw = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError.single(str(file), f"is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
@@ -113,7 +113,7 @@ def _override(raw: dict[str, Any], text: str) -> Mistake | None:
         if not isinstance(node, dict):
             return Mistake(where, f"`{name}` is a value, not a section.")
     try:
-        node[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        node[last] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
         return Mistake(where, f"has a value that is not valid YAML: {error}")
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,9 +45,7 @@ def tokenize_corpus(
     result = {}
     for split, dataset in corpus.splits.items():
         tokenized = _tokenized(dataset, tokenizer, cache_folder)
-        sentences = [
-            Sentence(row["doc_id"], row["token_ids"], row["starts"]) for row in tokenized
-        ]
+        sentences = [Sentence(row["doc_id"], row["token_ids"], row["starts"]) for row in tokenized]
         labels = [[label_ids[tag] for tag in tags] for tags in dataset["tags"]]
         result[split] = pack(
             sentences, labels, prefix, suffix, teacher_max_tokens, student_max_tokens
@@ -57,9 +56,11 @@ def tokenize_corpus(
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Tokens that the tokenizer puts before and after a text."""
     marker = tokenizer.convert_tokens_to_ids(tokenizer.tokenize("a"))[:1] or [0]
-    built = list(tokenizer.build_inputs_with_special_tokens(marker)) if hasattr(
-        tokenizer, "build_inputs_with_special_tokens"
-    ) else list(tokenizer("a")["input_ids"])
+    built = (
+        list(tokenizer.build_inputs_with_special_tokens(marker))
+        if hasattr(tokenizer, "build_inputs_with_special_tokens")
+        else list(tokenizer("a")["input_ids"])
+    )
     place = built.index(marker[0])
     return built[:place], built[place + 1 :]
 
@@ -105,7 +106,10 @@ def _save(dataset: Any, folder: Path) -> None:
 def _tokenize(rows: Sequence[list[str]], tokenizer: Any) -> dict[str, list[list[int]]]:
     """token_ids and starts of sentences given as words."""
     encoded = tokenizer(
-        list(rows), is_split_into_words=True, add_special_tokens=False, truncation=False,
+        list(rows),
+        is_split_into_words=True,
+        add_special_tokens=False,
+        truncation=False,
         verbose=False,
     )
     token_ids, starts = [], []
@@ -196,7 +200,7 @@ class _Packer:
         pieces: list[tuple[list[int], list[int]]] = []
         ids: list[int] = []
         starts: list[int] = []
-        for begin, end in zip(bounds, bounds[1:]):
+        for begin, end in itertools.pairwise(bounds):
             kept = min(end - begin, limit)
             self.num_cut_tokens += end - begin - kept
             if ids and (len(ids) + kept > limit or len(ids) >= target):
@@ -228,9 +232,7 @@ def pack(
         if sentence.document != document:
             packer.close()
             document = sentence.document
-        packer.add(
-            sentence.token_ids, [num_words + w if w >= 0 else -1 for w in sentence.starts]
-        )
+        packer.add(sentence.token_ids, [num_words + w if w >= 0 else -1 for w in sentence.starts])
         num_words += len(own)
     packer.close()
     lengths = [len(own) for own in labels]

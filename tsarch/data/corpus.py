@@ -144,9 +144,7 @@ def _read_file(
     return [], None
 
 
-def _read_jsonl(
-    path: str, mistakes: list[Mistake]
-) -> tuple[list[dict[str, Any]], list[int]]:
+def _read_jsonl(path: str, mistakes: list[Mistake]) -> tuple[list[dict[str, Any]], list[int]]:
     """Objects and their line numbers; read line by line so that mistakes have a place."""
     rows, numbers = [], []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
@@ -181,7 +179,7 @@ def _read_hub(data: DataConfig, split: str) -> list[dict[str, Any]]:
     assert data.hub is not None
     try:
         sets = load_dataset(data.hub, data.hub_config, cache_dir=default_cache(data))
-    except Exception as error:  # noqa: BLE001 - `datasets` raises many kinds for a bad name
+    except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError.single(f"data.hub: {data.hub}", f"can't be loaded: {reason}") from None
     name = next((name for name in _HUB_NAMES[split] if name in sets), None)
@@ -196,9 +194,7 @@ def _read_hub(data: DataConfig, split: str) -> list[dict[str, Any]]:
     return [{**row, data.columns.tags: tags} for row, tags in zip(table, decoded)]
 
 
-def _row(
-    raw: dict[str, Any], data: DataConfig, where: str, mistakes: list[Mistake]
-) -> Row | None:
+def _row(raw: dict[str, Any], data: DataConfig, where: str, mistakes: list[Mistake]) -> Row | None:
     columns = data.columns
     for name in (columns.tokens, columns.tags):
         value = raw.get(name)

@@ -121,9 +121,7 @@ def _plan_micro_batch(
     received = balance(windows, sizes, topology.student_replicas)
     routes = {
         (t, s): tuple(
-            w
-            for w in received[s]
-            if owner[w] == t and (send_all or any(p.fed for p in passes[w]))
+            w for w in received[s] if owner[w] == t and (send_all or any(p.fed for p in passes[w]))
         )
         for t in range(topology.teacher_replicas)
         for s in range(topology.student_replicas)

@@ -92,9 +92,11 @@ def student_part(
             starts.update(zip(windows, offsets))
             incoming[source] = sum(sizes)
             total += sum(sizes)
-    passes = micro_batch.passes[replica]
-    groups = tuple(_group(split, step, group, starts) for group in _by_length(split, passes))
-    return StudentPart(groups, incoming)
+    shares = [_by_length(split, passes) for passes in micro_batch.passes]
+    # ZeRO 3 gathers parameters in every call of the model, so replicas must make equally many.
+    num_idle = max(map(len, shares)) - len(shares[replica])
+    own = shares[replica] + [[]] * num_idle
+    return StudentPart(tuple(_group(split, step, g, starts) for g in own), incoming)
 
 
 def _length(split: TokenizedSplit, window: int) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from tsarch.data.partition import WindowPass, context_windows
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.seeding import generator
@@ -31,13 +29,15 @@ def training_passes(
     }
 
 
-def evaluation_passes(split: TokenizedSplit, contexts: IntArray) -> dict[int, tuple[WindowPass, ...]]:
+def evaluation_passes(
+    split: TokenizedSplit, contexts: IntArray
+) -> dict[int, tuple[WindowPass, ...]]:
     """Every window once fed by the teacher and once alone."""
     return {window: _passes(window, True, 1.0) for window in _windows(split, contexts)}
 
 
 def _windows(split: TokenizedSplit, contexts: Iterable[int]) -> list[int]:
-    return np.sort(np.concatenate([context_windows(split, c) for c in contexts])).tolist()
+    return sorted(window for c in contexts for window in context_windows(split, c))
 
 
 def _passes(window: int, fed: bool, alone_weight: float) -> tuple[WindowPass, ...]:

@@ -152,7 +152,8 @@ class TiedEmbedding:
 
     def _step(self, state: _Exchange) -> None:
         """One optimizer step on the summed gradient (the dense one, whatever travelled)."""
-        assert self._optimizer is not None and self.table.grad is not None
+        assert self._optimizer is not None
+        assert self.table.grad is not None
         if self._clip_norm > 0:
             norm = torch.linalg.vector_norm(state.buffer)
             state.buffer.mul_((self._clip_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -193,7 +194,7 @@ class TiedEmbedding:
             return 0.0
         largest, smallest = self.table.detach().clone(), -self.table.detach()
         options = torch.distributed.AllreduceOptions()
-        options.reduceOp = torch.distributed.ReduceOp.MAX
+        options.reduceOp = torch.distributed.ReduceOp(torch.distributed.ReduceOp.MAX)
         self._group.allreduce([largest], options).wait()
         self._group.allreduce([smallest], options).wait()
         return float((largest + smallest).max())

@@ -43,9 +43,7 @@ def training_feed(
     )
 
 
-def evaluation_feed(
-    config: Config, split: TokenizedSplit, topology: Topology
-) -> tuple[Feed, int]:
+def evaluation_feed(config: Config, split: TokenizedSplit, topology: Topology) -> tuple[Feed, int]:
     """Evaluation batches and their number; every window is read fed and alone."""
     batches = evaluation_batches(split.context_lengths, config.evaluation.batch_tokens)
     feed = Feed(

@@ -15,7 +15,7 @@ from tsarch.run.crew import Crew
 from tsarch.run.evaluate import JOINT_WEIGHTS, Evaluation, choose_and_evaluate, evaluate_modes
 from tsarch.run.feeds import batch_plan, num_training_steps
 from tsarch.run.metrics import StepTable
-from tsarch.run.model_files import TaskFile, replace_folder, save_description, save_task
+from tsarch.run.model_files import TaskFile, replace_folder, save_description
 from tsarch.run.prepare import Prepared
 from tsarch.run.progress import LiveNumbers, Reporter
 from tsarch.run.run_folder import RunFolder

@@ -1,7 +1,7 @@
 """The `model/` folder of a run: weights as safetensors, and what is needed to build the models.
 
-    teacher.safetensors  student.safetensors  embedding.safetensors
-    teacher/config.json  student/config.json  tokenizer/  task.json
+teacher.safetensors  student.safetensors  embedding.safetensors
+teacher/config.json  student/config.json  tokenizer/  task.json
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def save_weights(folder: Path, stage: Stage, state: dict[str, Tensor]) -> None:
 
 def load_weights(folder: Path, stage: Stage) -> dict[str, Tensor]:
     """Read a stage's weights."""
-    return load_file(folder / f"{stage}.safetensors")
+    weights: dict[str, Tensor] = load_file(folder / f"{stage}.safetensors")
+    return weights
 
 
 def save_table(folder: Path, table: Tensor) -> None:

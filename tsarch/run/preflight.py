@@ -74,7 +74,8 @@ def _devices(config: Config, own_ray: bool) -> Iterator[Mistake]:
 def _stage_configs(config: Config) -> tuple[dict[Stage, Any], list[Mistake]]:
     from tsarch.stage.build import stage_config
 
-    configs, mistakes = {}, []
+    configs: dict[Stage, Any] = {}
+    mistakes: list[Mistake] = []
     for stage in Stage:
         try:
             configs[stage] = stage_config(config, stage)
@@ -127,7 +128,11 @@ def _has_tokenizer(model: str) -> bool:
 def _lengths(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
     for stage, section in ((Stage.TEACHER, config.teacher), (Stage.STUDENT, config.student)):
         limit = getattr(configs[stage], "max_position_embeddings", None)
-        if limit is not None and configs[stage].model_type in ("roberta", "xlm-roberta", "camembert"):
+        if limit is not None and configs[stage].model_type in (
+            "roberta",
+            "xlm-roberta",
+            "camembert",
+        ):
             limit -= 2  # positions start after the padding index
         if limit is not None and section.max_tokens > limit:
             yield Mistake(
@@ -146,8 +151,10 @@ def _layers(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
     for stage, section in ((Stage.TEACHER, config.teacher), (Stage.STUDENT, config.student)):
         if section.freeze != "all_but_top_k" and section.top_k:
             yield Mistake(f"{stage}.top_k", "only counts with `freeze: all_but_top_k`.")
-        depth = count if stage is Stage.TEACHER else len(config.student.layers or []) or (
-            configs[stage].num_hidden_layers
+        depth = (
+            count
+            if stage is Stage.TEACHER
+            else len(config.student.layers or []) or (configs[stage].num_hidden_layers)
         )
         if section.top_k > depth:
             yield Mistake(f"{stage}.top_k", f"is {section.top_k}, the model has {depth} layers.")

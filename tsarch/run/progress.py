@@ -46,7 +46,9 @@ class LiveNumbers:
             for name, key in (("teacher", "loss_teacher"), ("student", "loss_student"))
             if self.row.get(key) is not None
         )
-        busy = " ".join(f"{stage[0].upper()} {share:.0%}" for stage, share in self.busy_share.items())
+        busy = " ".join(
+            f"{stage[0].upper()} {share:.0%}" for stage, share in self.busy_share.items()
+        )
         return f"loss {losses} · {self.tokens_per_s:,.0f} tokens/s · busy {busy}"
 
 

@@ -85,9 +85,7 @@ class Rank:
         self._engines: dict[Stage, Engine] = {}
         self._build(dict(wiring.stages))
         plan = batch_plan(config, prepared.splits["train"])
-        self._training = training_feed(
-            config, prepared.splits["train"], plan, wiring.topology
-        )
+        self._training = training_feed(config, prepared.splits["train"], plan, wiring.topology)
         self._num_steps = num_training_steps(config, plan)
         self._executor = Executor(self._stages, self._link, self.tied, self._rate)
         self._tick = 0

@@ -58,7 +58,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", dump_config(config))
         self._metrics = (path / "metrics.jsonl").open("w", encoding="utf-8")
-        self._curves = SummaryWriter(str(path / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._curves = SummaryWriter(str(path / "tensorboard"))
 
     def write_row(self, row: Row) -> None:
         """One step: a line of `metrics.jsonl` and points of the curves."""
@@ -88,7 +88,7 @@ class RunFolder:
         trace: TracebackType | None,
     ) -> None:
         self._metrics.close()
-        self._curves.close()  # type: ignore[no-untyped-call]
+        self._curves.close()
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
-        self._curves.add_scalar(tag, value, step)  # type: ignore[no-untyped-call]
+        self._curves.add_scalar(tag, value, step)

@@ -31,7 +31,8 @@ def evaluate_run(run: Path, split: str) -> tuple[Config, Evaluation]:
     prepared = prepare_data(config)
     if prepared.labels != task_file.labels:
         raise UserError.single(
-            str(run), f"was trained with the labels {task_file.labels}, the data has {prepared.labels}."
+            str(run),
+            f"was trained with the labels {task_file.labels}, the data has {prepared.labels}.",
         )
     crew = LocalCrew(config, prepared)
     crew.load(model)

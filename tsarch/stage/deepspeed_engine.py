@@ -91,9 +91,15 @@ class DeepSpeedEngine:
     def step(self, learning_rate_factor: float) -> float:
         """Reduce, clip, update, clear."""
         self._rates.scale(learning_rate_factor)
+        norm = self._plain_grad_norm() if self._zero_stage == 0 else None
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
+        norm = self._engine.get_global_grad_norm() if norm is None else norm
         return 0.0 if norm is None else float(norm)
+
+    def _plain_grad_norm(self) -> Tensor | None:
+        """Norm of the reduced gradients, which DeepSpeed doesn't tell in fp32 without ZeRO."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients) if gradients else None
 
     def state_dict(self) -> StateDict | None:
         """All weights on the CPU of the stage's first rank. Every rank of the stage calls it.

@@ -107,23 +107,18 @@ class StudentStage:
         """Forget the rows of a step whose table gradient nobody wants (a frozen table)."""
         self._touched.pop(step, None)
 
-    def _split_boundary(
-        self, feed: Feed, received: list[Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
+    def _split_boundary(self, feed: Feed, received: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Hidden states (rows, teacher_width) and, if they came, predictions (rows, labels)."""
         width = self._teacher_width + (self._num_labels if feed.send_predictions else 0)
         empty = torch.empty(0, width, dtype=self.engine.compute_dtype, device=self.engine.device)
         rows = torch.cat([empty, *received])
         if not feed.send_predictions:
             return rows, None
-        hidden, logits = rows.split([self._teacher_width, self._num_labels], dim=1)
-        return hidden, logits
+        return rows[:, : self._teacher_width], rows[:, self._teacher_width :]
 
     def _logits(self, part: StudentPart, touched: TouchedRows, boundary: Tensor) -> list[Tensor]:
         device, dtype = self.engine.device, self.engine.compute_dtype
-        embeds = [
-            touched.lookup(torch.from_numpy(g.rows).to(device), dtype) for g in part.groups
-        ]
+        embeds = [touched.lookup(torch.from_numpy(g.rows).to(device), dtype) for g in part.groups]
         masks = [torch.from_numpy(g.mask).to(device) for g in part.groups]
         places = [torch.from_numpy(g.boundary).to(device) for g in part.groups]
         logits: list[Tensor] = self.engine.forward(embeds, masks, boundary, places)
@@ -136,9 +131,7 @@ class StudentStage:
         places = torch.from_numpy(group.arrived).to(self.engine.device)
         return teacher_logits[places.clamp(min=0)]
 
-    def _loss(
-        self, feed: Feed, step: int, outputs: list[GroupOutput]
-    ) -> tuple[Tensor, LossParts]:
+    def _loss(self, feed: Feed, step: int, outputs: list[GroupOutput]) -> tuple[Tensor, LossParts]:
         """Σ weight · (cross-entropy + λ·KD) / labels of the global batch, and its terms."""
         num_labels = feed.plan(step).num_labels
         total = torch.zeros((), device=self.engine.device)
@@ -154,7 +147,7 @@ class StudentStage:
             sums["student_alone"] += float((per_pass * second).sum())
             if self._distillation.weight > 0 and output.teacher_logits is not None:
                 divergence = self._divergence(output, labels) * weight
-                total = total + self._distillation.weight * divergence.sum()
+                total = total + self._distillation.weight * divergence.sum().float()
                 sums["distillation"] += float(divergence.detach().double().sum())
         parts = LossParts({name: value / num_labels for name, value in sums.items()})
         return total / num_labels, parts

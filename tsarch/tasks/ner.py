@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from tsarch.records import IntArray, TokenizedSplit
@@ -36,4 +37,4 @@ class NerTask:
     def _sentences(self, split: TokenizedSplit, label_ids: IntArray) -> list[list[str]]:
         tags = [self.labels[i] for i in label_ids.tolist()]
         bounds = split.sentence_offsets.tolist()
-        return [tags[start:stop] for start, stop in zip(bounds, bounds[1:])]
+        return [tags[start:stop] for start, stop in itertools.pairwise(bounds)]

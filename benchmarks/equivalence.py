@@ -1,0 +1,215 @@
+"""One process = any ranks: the same config's losses, step by step, local against Ray + DeepSpeed.
+
+`make equivalence` runs every case on the quickstart's models and data; the tests a subset on tiny
+models. Dropout is off and arithmetic is fp32, so that only the order of sums may differ.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.group import RayCrew
+from tsarch.config import Config
+from tsarch.config_loading import load_config
+from tsarch.run.crew import Crew, LocalCrew
+from tsarch.run.metrics import Row, StepTable
+from tsarch.run.prepare import prepare_data
+
+Schedule = Literal["sequential", "overlapped"]
+Optimizer = Literal["sgd", "adamw"]
+TOLERANCE: dict[Optimizer, float] = {"sgd": 1e-6, "adamw": 1e-5}
+PAIRS = ((1, 1), (2, 1), (1, 2))
+SGD_LEARNING_RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to compare with one process."""
+
+    schedule: Schedule
+    optimizer: Optimizer
+    replicas: tuple[int, int]
+    zero_stages: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a case's losses are from one process's."""
+
+    case: Case
+    num_steps: int
+    max_relative_difference: float
+    """Largest |a − b| / |b| over all steps and all loss terms."""
+    tied_max_abs_diff: float
+    seconds: float
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether it is within the stated tolerance, and the table's replicas are equal."""
+        within = self.max_relative_difference <= TOLERANCE[self.case.optimizer]
+        return within and self.tied_max_abs_diff == 0.0
+
+
+def all_cases() -> list[Case]:
+    """Both schedules and optimizers, replicas 1:1, 2:1 and 1:2, ZeRO 0–3."""
+    product = itertools.product(("sequential", "overlapped"), ("sgd", "adamw"), PAIRS, range(4))
+    return [Case(s, o, pair, (zero, zero)) for s, o, pair, zero in product]  # type: ignore[arg-type]
+
+
+def comparable(config: Config, case: Case, num_steps: int) -> Config:
+    """`config` for a case: dropout off, fp32, CPU, a few steps."""
+    quiet = {"dropout": 0.0, "attention_dropout": 0.0}
+    rates = {}
+    if case.optimizer == "sgd":
+        names = ("teacher_learning_rate", "student_learning_rate", "embedding_learning_rate")
+        rates = dict.fromkeys(names, SGD_LEARNING_RATE)
+    topology = config.topology.model_copy(
+        update={
+            "runner": "ray",
+            "device": "cpu",
+            "cpus_per_rank": 0.5,
+            "threads": 1,
+            "timeout_s": 60.0,
+            "teacher": _stage(config, case, 0),
+            "student": _stage(config, case, 1),
+        }
+    )
+    return config.model_copy(
+        update={
+            "teacher": config.teacher.model_copy(update=quiet),
+            "student": config.student.model_copy(update=quiet),
+            "schedule": config.schedule.model_copy(
+                update={"name": case.schedule, "max_steps": num_steps}
+            ),
+            "optimizer": config.optimizer.model_copy(update={"name": case.optimizer, **rates}),
+            "topology": topology,
+            "precision": "fp32",
+        }
+    )
+
+
+def _stage(config: Config, case: Case, place: int) -> object:
+    own = config.topology.teacher if place == 0 else config.topology.student
+    return own.model_copy(
+        update={"replicas": case.replicas[place], "zero_stage": case.zero_stages[place]}
+    )
+
+
+def local_rows(config: Config, num_steps: int) -> list[Row]:
+    """Rows of one process."""
+    local = config.model_copy(
+        update={"topology": config.topology.model_copy(update={"runner": "local"})}
+    )
+    crew = LocalCrew(local, prepare_data(local))
+    return train_rows(crew, num_steps)
+
+
+def train_rows(crew: Crew, num_steps: int) -> list[Row]:
+    """Train the first steps with any crew."""
+    table = StepTable(crew.topology)
+    table.start_span(time.time())
+    return [row for reports in crew.train(0, num_steps) for row in table.add(reports, 0)]
+
+
+def relative_difference(rows: Sequence[Row], reference: Sequence[Row]) -> float:
+    """Largest relative difference of any loss term of any step."""
+    assert [row["step"] for row in rows] == [row["step"] for row in reference]
+    largest = 0.0
+    for row, other in zip(rows, reference, strict=True):
+        names = [name for name in other if name.startswith("loss_")]
+        assert set(names) <= set(row)
+        for name in names:
+            a, b = float(row[name] or 0.0), float(other[name] or 0.0)
+            largest = max(largest, abs(a - b) / max(abs(b), 1e-12)) if a != b else largest
+    return largest
+
+
+@contextmanager
+def _crew(config: Config, log_folder: Path) -> Iterator[RayCrew]:
+    crew = RayCrew.start(config, None, log_folder, lambda _: None)
+    try:
+        yield crew
+    finally:
+        crew.close()
+
+
+def run_cases(config: Config, cases: Iterable[Case], num_steps: int) -> Iterator[Outcome]:
+    """Compare all cases; ranks are started once for each pair of replica counts."""
+    references: dict[tuple[str, str], list[Row]] = {}
+    ordered = sorted(cases, key=lambda case: case.replicas)
+    with tempfile.TemporaryDirectory() as logs:
+        for _, group in itertools.groupby(ordered, key=lambda case: case.replicas):
+            own = list(group)
+            with _crew(comparable(config, own[0], num_steps), Path(logs)) as crew:
+                for case in own:
+                    started_s = time.perf_counter()
+                    wanted = comparable(config, case, num_steps)
+                    key = (case.schedule, case.optimizer)
+                    if key not in references:
+                        references[key] = local_rows(wanted, num_steps)
+                    crew.build(wanted)
+                    rows = train_rows(crew, num_steps)
+                    drift = max(s.tied_max_abs_diff for r in crew.stats().values() for s in r)
+                    difference = relative_difference(rows, references[key])
+                    elapsed_s = time.perf_counter() - started_s
+                    yield Outcome(case, len(rows), difference, drift, elapsed_s)
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="Config to compare.")] = Path(
+        "configs/quickstart.yaml"
+    ),
+    steps: Annotated[int, typer.Option(help="Steps of each case.")] = 10,
+    output: Annotated[Path | None, typer.Option(help="JSON file of the outcomes.")] = None,
+) -> None:
+    """Compare every case with one process; exit status 1 if one is outside its tolerance."""
+    console = Console(soft_wrap=True)
+    outcomes = []
+    for outcome in run_cases(load_config(config), all_cases(), steps):
+        outcomes.append(outcome)
+        case = outcome.case
+        verdict = "equal" if outcome.is_equal else "DIFFERENT"
+        console.print(
+            f"{case.schedule} {case.optimizer} {case.replicas[0]}:{case.replicas[1]} "
+            f"ZeRO {case.zero_stages[0]}/{case.zero_stages[1]}: "
+            f"{outcome.max_relative_difference:.1e} {verdict} ({outcome.seconds:.0f} s)"
+        )
+    console.print(_summary(outcomes, steps))
+    if output is not None:
+        output.write_text(json.dumps([asdict(o) for o in outcomes], indent=2) + "\n")
+    if not all(outcome.is_equal for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _summary(outcomes: Sequence[Outcome], steps: int) -> Table:
+    table = Table(title=f"largest relative difference of any loss over {steps} steps")
+    for name in ("schedule", "optimizer", "replicas", "ZeRO 0", "1", "2", "3", "tolerance"):
+        table.add_column(name)
+    keys = sorted({(o.case.schedule, o.case.optimizer, o.case.replicas) for o in outcomes})
+    for schedule, optimizer, replicas in keys:
+        own = {
+            o.case.zero_stages[0]: f"{o.max_relative_difference:.1e}"
+            for o in outcomes
+            if (o.case.schedule, o.case.optimizer, o.case.replicas)
+            == (schedule, optimizer, replicas)
+        }
+        pair = f"{replicas[0]}:{replicas[1]}"
+        values = [own.get(zero, "–") for zero in range(4)]
+        table.add_row(schedule, optimizer, pair, *values, f"{TOLERANCE[optimizer]:g}")
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
