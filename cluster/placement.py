@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from typing import Any
 
 import ray
@@ -12,6 +13,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from tsarch.config import TopologyConfig
 from tsarch.errors import UserError
 
+_CONNECT_TIMEOUT_S = 5.0
 _PLACEMENT_TIMEOUT_S = 60.0
 _OBJECT_STORE_BYTES = 256 * 2**20
 
@@ -37,13 +39,25 @@ def join_ray(topology: TopologyConfig, num_ranks: int, address: str | None) -> b
         )
         return True
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError.single(
             f"--address {address}", f"no Ray cluster can be joined: {reason}"
         ) from None
     return False
+
+
+def _knock(address: str) -> None:
+    """Fail at once if nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or not port.isdigit() or "/" in host:
+        raise ValueError("it is neither `auto` nor HOST:PORT")
+    with socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S):
+        pass
 
 
 def rank_resources(topology: TopologyConfig) -> dict[str, float]:

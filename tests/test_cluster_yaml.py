@@ -52,6 +52,13 @@ class TestClusterFile:
         (head,) = [c for c in start_commands(load(path)) if "--head" in c]
         assert "--dashboard-host=127.0.0.1" in head
 
+    def test_the_head_is_where_the_other_hosts_look_for_it(self, path: Path) -> None:
+        config = load(path)
+        (head,) = [c for c in start_commands(config) if "--head" in c]
+        assert f"--node-ip-address={config['provider']['head_ip']} " in head
+        assert "--port=6379 " in head
+        assert "--address=$RAY_HEAD_IP:6379 " in start_commands(config)[1]
+
     def test_the_autoscaler_is_one_that_knows_the_provider(self, path: Path) -> None:
         config = load(path)
         (head,) = [c for c in start_commands(config) if "--head" in c]

@@ -82,7 +82,7 @@ class DataConfig(Section):
 
 
 class TaskConfig(Section):
-    """What is learned."""
+    """What is learned, and how it is measured."""
 
     name: Literal["ner"] = "ner"
     """Task; decides labels, heads and metrics."""
@@ -282,7 +282,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
     """Name, folder, seed."""
     task: TaskConfig = TaskConfig()
-    """What is learned."""
+    """The task to learn."""
     data: DataConfig
     """Data files and batching."""
     teacher: TeacherConfig

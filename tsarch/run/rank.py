@@ -68,8 +68,12 @@ def local_wiring(config: Config) -> Wiring:
         return LocalEngine(module, spec, config.precision, cpu)
 
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
-    device = Accelerator(cpu=cpu).device
+    # accelerate keeps its first settings for the whole process; a process may have several runs.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    mixed = "bf16" if config.precision == "bf16" else "no"
+    device = Accelerator(mixed_precision=mixed, cpu=cpu).device
     both = ((Stage.TEACHER, 0), (Stage.STUDENT, 0))
     return Wiring(Topology(1, 1), both, device, make_engine)
 

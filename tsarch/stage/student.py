@@ -110,8 +110,9 @@ class StudentStage:
     def _split_boundary(self, feed: Feed, received: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Hidden states (rows, teacher_width) and, if they came, predictions (rows, labels)."""
         width = self._teacher_width + (self._num_labels if feed.send_predictions else 0)
-        empty = torch.empty(0, width, dtype=self.engine.compute_dtype, device=self.engine.device)
-        rows = torch.cat([empty, *received])
+        # One row more, so that an idle replica's indices point somewhere; nothing reads it.
+        spare = torch.zeros(1, width, dtype=self.engine.compute_dtype, device=self.engine.device)
+        rows = torch.cat([*received, spare])
         if not feed.send_predictions:
             return rows, None
         return rows[:, : self._teacher_width], rows[:, self._teacher_width :]

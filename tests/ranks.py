@@ -1,0 +1,56 @@
+"""Runs a function on a few processes with a gloo group; ends only what it started, within 60 s."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Callable
+from typing import Any
+
+TIMEOUT_S = 60.0
+
+
+def run_ranks(function: Callable[..., Any], num_ranks: int) -> list[Any]:
+    """`function(rank, group)` on every rank; returns the results by rank."""
+    context = multiprocessing.get_context("spawn")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    results = context.Queue()
+    processes = [
+        context.Process(target=_run, args=(function, rank, num_ranks, port, results))
+        for rank in range(num_ranks)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        found = dict(results.get(timeout=TIMEOUT_S) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+    errors = [value for value in found.values() if isinstance(value, BaseException)]
+    if errors:
+        raise errors[0]
+    return [found[rank] for rank in range(num_ranks)]
+
+
+def _run(function: Callable[..., Any], rank: int, num_ranks: int, port: int, results: Any) -> None:
+    import torch
+
+    from tsarch.parallel.groups import Address, new_cross_group, use_interface_of
+
+    torch.set_num_threads(1)
+    use_interface_of("127.0.0.1")
+    try:
+        group = new_cross_group(
+            Address("127.0.0.1", port), rank, num_ranks, torch.device("cpu"), TIMEOUT_S
+        )
+        value = function(rank, group)
+    except BaseException as error:
+        results.put((rank, RuntimeError(f"rank {rank}: {error!r}")))
+        raise
+    results.put((rank, value))
+    results.close()
+    results.join_thread()

@@ -1,0 +1,199 @@
+"""The command line: every mistake of the user is one clear message and exit status 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launch.cli import main
+from tests.helpers import QUICKSTART_MODEL, tiny_raw, write_jsonl
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """(exit status, all output with line breaks folded)."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), " ".join((captured.out + captured.err).split())
+
+
+def train(tmp_path: Path, raw: dict[str, Any], capsys: Any, *more: str) -> tuple[int, str]:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
+    return run(["train", str(tmp_path / "c.yaml"), *more], capsys)
+
+
+def sentence(**changes: Any) -> dict[str, Any]:
+    row = {"doc_id": "d", "sent_id": 0, "tokens": ["Ann", "sings"], "tags": ["B-PER", "O"]}
+    return {**row, **changes}
+
+
+def with_rows(tmp_path: Path, split: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    raw = tiny_raw(tmp_path)
+    raw["data"][split] = str(write_jsonl(tmp_path / f"own_{split}.jsonl", rows))
+    return raw
+
+
+def other_tokenizer(folder: Path) -> str:
+    """A small model folder with a tokenizer of its own."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["[UNK]", "[PAD]", "Ann", "sings"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]"
+    )
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=4, intermediate_size=16, **sizes)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_unknown_key(tmp_path, capsys):
+    status, text = train(tmp_path, tiny_raw(tmp_path, schedule={"epoch": 1}), capsys)
+    assert status == 2
+    assert "schedule.epoch: is not a key. Did you mean `schedule.epochs`?" in text
+
+
+def test_unreadable_file(tmp_path, capsys):
+    raw = tiny_raw(tmp_path, data={"train": str(tmp_path / "none.jsonl")})
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert "none.jsonl: can't be read: No such file or directory" in text
+
+
+def test_label_missing_in_one_split(tmp_path, capsys):
+    rows = [sentence(tags=["B-ALIEN", "O"])]
+    status, text = train(tmp_path, with_rows(tmp_path, "test", rows), capsys)
+    assert status == 2
+    assert "own_test.jsonl:1: the test split has the label `ALIEN`, the training split" in text
+
+
+def test_tags_and_tokens_of_different_length(tmp_path, capsys):
+    rows = [sentence(), sentence(sent_id=1, tags=["O"])]
+    status, text = train(tmp_path, with_rows(tmp_path, "train", rows), capsys)
+    assert status == 2
+    assert "own_train.jsonl:2: has 2 tokens but 1 tags." in text
+
+
+def test_widths_that_cannot_be_tied(tmp_path, capsys):
+    student = {"layers": None, "config": {**tiny_raw(tmp_path)["teacher"]["config"]}}
+    student["config"]["hidden_size"] = 16
+    raw = tiny_raw(tmp_path, student=student, embedding={"project": False})
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert (
+        "a table of width 32 can't be tied to a teacher of embedding width 32 and a student" in text
+    )
+
+
+def test_more_replicas_than_devices(tmp_path, capsys):
+    raw = tiny_raw(tmp_path)
+    raw["topology"].update(cpus_per_rank=1.0, teacher={"replicas": 300})
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert "300 teacher + 1 student replicas need 301 CPUs, this machine has" in text
+
+
+def test_a_tokenizer_that_differs_between_the_two(tmp_path, capsys):
+    model = other_tokenizer(tmp_path / "model")
+    raw = tiny_raw(tmp_path, student={"layers": None, "model": model})
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert "student.model: its tokenizer differs" in text
+    assert "need one tokenizer" in text
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"teacher": {"config": None, "model": "no/such"}}, "teacher.model: no model can be read"),
+        ({"teacher": {"config": None, "model": "package:nope/x"}}, "is not installed"),
+        ({"teacher": {"config": {"model_type": "nope"}}}, "teacher.config: no model can be read"),
+        ({"student": {"layers": [0, 7]}}, "[7] are not among the teacher's layers 0 … 2"),
+        ({"teacher": {"max_tokens": 200}}, "is 200, the model has 128 positions"),
+        ({"data": {"tokenizer": None}}, "data.tokenizer: is missing"),
+        ({"data": {"tokenizer": "/none"}}, "tokenizer /none can't be loaded"),
+        ({"data": {"train": "x.unknown", "format": "auto"}}, "can't be read"),
+        ({"teacher": {"top_k": 2}}, "only counts with `freeze: all_but_top_k`"),
+    ],
+)
+def test_mistakes_that_need_the_models(tmp_path, capsys, sections, expected):
+    status, text = train(tmp_path, tiny_raw(tmp_path, **sections), capsys)
+    assert status == 2
+    assert expected.replace("tokenizer /none can't", "tokenizer /none: can't") in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([{"tokens": ["a"]}], "has no column `tags`"),
+        ([sentence(tokens=[1, 2])], "`tokens` is not a list of strings"),
+        ([sentence(tokens=[], tags=[])], "has no tokens"),
+        ([sentence(tags=["O", "I-PER"])], "which IOB2 doesn't allow. For IOB1"),
+        ([sentence(tags=["O", "PER"])], "tag 2 is `PER`, not O, B-TYPE or I-TYPE"),
+        ([sentence(), sentence()], "sentence 0 of document d was at"),
+        ([], "has no sentences"),
+    ],
+)
+def test_bad_rows(tmp_path, capsys, rows, expected):
+    status, text = train(tmp_path, with_rows(tmp_path, "train", rows), capsys)
+    assert status == 2
+    assert expected in text
+
+
+def test_broken_json_and_encoding_are_all_named(tmp_path, capsys):
+    raw = tiny_raw(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"tokens": \n[1]\n\n' + json.dumps(sentence()) + "\n")
+    (tmp_path / "b.jsonl").write_bytes(b'{"tokens": ["\xff"]}\n')
+    raw["data"].update(train=str(tmp_path / "a.jsonl"), test=str(tmp_path / "b.jsonl"))
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert "a.jsonl:1: is not JSON" in text
+    assert "a.jsonl:2: is not a JSON object" in text
+    assert "b.jsonl: can't be read: it is not UTF-8 text" in text
+
+
+def test_a_taken_run_folder_is_left_alone(tmp_path, capsys):
+    raw = tiny_raw(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("x")
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert "is not empty. Choose another folder" in text
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_no_mistake_leaves_a_run_folder(tmp_path, capsys):
+    rows = [sentence(tags=["O"])]
+    assert train(tmp_path, with_rows(tmp_path, "train", rows), capsys)[0] == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_cluster_at_the_address(tmp_path, capsys):
+    status, text = train(tmp_path, tiny_raw(tmp_path), capsys, "--address", "127.0.0.1:1")
+    assert status == 2
+    assert "--address 127.0.0.1:1: no Ray cluster can be joined" in text
+
+
+def test_evaluate_wants_a_finished_run(tmp_path, capsys):
+    status, text = run(["evaluate", str(tmp_path)], capsys)
+    assert status == 2
+    assert "is not a finished run (config.yaml is missing)" in text
+
+
+def test_schema_prints_json(capsys):
+    status, text = run(["schema"], capsys)
+    assert status == 0
+    assert json.loads(text)["title"] == "Config"
+
+
+def test_the_quickstart_model_is_a_package_path():
+    from tsarch.data.tokenizer import resolve_model_path
+
+    assert (Path(resolve_model_path(QUICKSTART_MODEL)) / "config.json").is_file()

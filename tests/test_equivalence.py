@@ -1,0 +1,78 @@
+"""One process = any ranks, on Ray with DeepSpeed: a covering subset of `make equivalence`."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import ray
+
+from benchmarks.equivalence import Case, all_cases, comparable, run_cases, train_rows
+from cluster.group import RayCrew
+from tests.helpers import tiny_config
+from tsarch.errors import ReplicaDriftError, RunFailedError
+from tsarch.topology import Stage
+
+QUICK = [Case("overlapped", "sgd", (1, 1), (3, 2)), Case("sequential", "adamw", (1, 1), (0, 1))]
+SUBSET = [
+    # Every schedule, optimizer, pair and ZeRO stage, and every ZeRO stage on two replicas.
+    *(Case("overlapped", "sgd", (1, 2), (0, zero)) for zero in range(4)),
+    *(Case("sequential", "adamw", (2, 1), (zero, 0)) for zero in range(4)),
+    Case("overlapped", "adamw", (2, 1), (3, 1)),
+    Case("sequential", "sgd", (1, 2), (1, 3)),
+]
+
+
+def test_the_full_suite_is_the_whole_product():
+    cases = all_cases()
+    assert len(set(cases)) == 2 * 2 * 3 * 4
+    assert {c.replicas for c in cases} == {(1, 1), (2, 1), (1, 2)}
+
+
+def check(config, cases):
+    outcomes = list(run_cases(config, cases, num_steps=10))
+    assert len(outcomes) == len(cases)
+    for outcome in outcomes:
+        assert outcome.num_steps == 10
+        assert outcome.tied_max_abs_diff == 0.0
+        assert outcome.is_equal, outcome
+
+
+@pytest.mark.ray
+def test_one_rank_a_stage_gives_the_losses_of_one_process(tmp_path):
+    check(tiny_config(tmp_path, schedule={"epochs": 3}), QUICK)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_other_replica_counts_and_zero_stages_too(tmp_path):
+    config = tiny_config(tmp_path, schedule={"epochs": 3, "micro_batches": 2})
+    check(config, SUBSET)
+
+
+def crew_of(tmp_path, **embedding):
+    config = tiny_config(tmp_path, embedding=embedding, schedule={"epochs": 3})
+    config = comparable(config, Case("overlapped", "adamw", (1, 1), (1, 0)), 10)
+    return config, RayCrew.start(config, None, tmp_path / "logs", lambda _: None)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_drift_of_a_replica_ends_the_run_and_a_failed_rank_is_named(tmp_path):
+    config, crew = crew_of(tmp_path, check_every=2)
+    try:
+        train_rows(crew, 3)
+        crew.perturb_table(1, 1e-6)
+        with pytest.raises(ReplicaDriftError, match="step 2: the tied embedding of") as caught:
+            train_rows(crew, 6)
+        # Of two replicas neither is in the majority: both are named.
+        assert caught.value.ranks == ["teacher 0 (rank 0)", "student 0 (rank 1)"]
+        crew.build(config)
+        pid = ray.get(crew._workers[1].__ray_call__.remote(lambda _: os.getpid()))
+        os.kill(pid, 9)
+        with pytest.raises(RunFailedError, match=r"student 0 \(rank 1\) failed|rank 0"):
+            train_rows(crew, 6)
+    finally:
+        crew.close()
+    assert not ray.is_initialized()
+    assert Stage.TEACHER.other is Stage.STUDENT

@@ -1,0 +1,107 @@
+"""Imports go down only (tsarch, cluster, launch), without cycles; heavy libraries in one place."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+from tests.helpers import ROOT
+
+PACKAGES = ("tsarch", "cluster", "launch")
+FILES = {
+    str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+MAY_IMPORT = {"tsarch": {"tsarch"}, "cluster": {"tsarch", "cluster"}, "launch": set(PACKAGES)}
+LAYERS = [
+    ["tsarch.errors", "tsarch.config", "tsarch.config_loading", "tsarch.topology"],
+    ["tsarch.schedule"],
+    ["tsarch.records", "tsarch.seeding"],
+    ["tsarch.data", "tsarch.models", "tsarch.losses", "tsarch.parallel"],
+    ["tsarch.tasks"],
+    ["tsarch.stage"],
+    ["tsarch.run"],
+    ["cluster"],
+    ["launch"],
+]
+
+
+def imports_of(name: str, at_top_only: bool = False) -> set[str]:
+    """Modules that a file imports (at its top only, or anywhere outside TYPE_CHECKING)."""
+    tree = ast.parse(FILES[name].read_text())
+    skipped = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    nodes = tree.body if at_top_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & set(FILES)) or {node.module}
+    return found
+
+
+def layer(name: str) -> int:
+    return next(
+        i for i, own in enumerate(LAYERS) if any(name == p or name.startswith(p + ".") for p in own)
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_go_down(name):
+    if name == "tsarch":
+        return
+    for other in imports_of(name):
+        package = other.partition(".")[0]
+        if package in PACKAGES:
+            assert package in MAY_IMPORT[name.partition(".")[0]], f"{name} imports {other}"
+            if other != "tsarch":
+                assert layer(other) <= layer(name), f"{name} imports {other}"
+
+
+def test_no_cycles():
+    graph = {name: imports_of(name) & set(FILES) - {name} for name in FILES if name != "tsarch"}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize(
+    ("library", "places"),
+    [
+        ("ray", ("cluster.",)),
+        ("deepspeed", ("tsarch.stage.deepspeed_engine",)),
+        ("torch.distributed._dist2", ("tsarch.parallel.groups",)),
+    ],
+)
+def test_heavy_libraries_stay_in_their_place(library, places):
+    for name, path in FILES.items():
+        if name.startswith(places) or name in places:
+            continue
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+            assert not [n for n in names if n == library or n.startswith(library + ".")], name
+
+
+@pytest.mark.parametrize("module", ["tsarch.schedule.plan", "tsarch.topology", "launch.cli"])
+def test_the_light_parts_import_no_torch_and_no_ray(module):
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'ray'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_driver_needs_no_deepspeed():
+    code = "import sys, cluster.group, tsarch.run.loop; sys.exit('deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,0 +1,161 @@
+"""The whole run in one process: files, metrics, best weights, and what the losses must obey."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from launch.training import run_training
+from tests.helpers import tiny_config
+from tsarch.run.crew import LocalCrew
+from tsarch.run.prepare import prepare_data
+from tsarch.run.saved_run import evaluate_run
+
+
+def losses(folder: Path, name: str = "loss_teacher") -> list[float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    return [row[name] for row in rows]
+
+
+def local(tmp_path: Path, name: str = "run", **sections):
+    sections.setdefault("topology", {}).update(runner="local")
+    sections["run"] = {"folder": str(tmp_path / name), **sections.get("run", {})}
+    return tiny_config(tmp_path, **sections)
+
+
+def test_a_run_writes_all_its_files_and_evaluates_again(tmp_path, capsys):
+    config = local(tmp_path)
+    summary = run_training(config)
+    folder = tmp_path / "run"
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        "summary.json",
+        "model",
+    }
+    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    for key in (
+        "task",
+        "schedule",
+        "teacher",
+        "student",
+        "before",
+        "after",
+        "steps",
+        "wall_s",
+        "train_s",
+        "tokens_per_s",
+        "stage_busy_s",
+        "bubble_fraction",
+        "link_bytes_per_step",
+        "tied_bytes_per_step",
+        "tied_max_abs_diff",
+        "peak_memory_bytes",
+        "restarts",
+    ):
+        assert key in summary, key
+    assert set(summary["after"]) == {"teacher", "student", "joint", "student_alone"}
+    assert summary["steps"] == len(losses(folder)) > 4
+    assert losses(folder)[-1] < losses(folder)[0]
+    weights = load_file(folder / "model" / "teacher.safetensors")
+    assert any(name.startswith("head.") for name in weights)
+    _, again = evaluate_run(folder, "test")
+    assert again.metrics == summary["after"]
+    out = capsys.readouterr().out
+    assert "student_alone" in out
+    assert "tokens/s" in out
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run_training(local(tmp_path, name, run={"seed": seed}, schedule={"max_steps": 3}))
+    a, b, c = (losses(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "overlapped"])
+def test_micro_batches_do_not_change_the_losses(tmp_path, schedule):
+    for m in (1, 3):
+        section = {"name": schedule, "micro_batches": m, "max_steps": 5}
+        run_training(local(tmp_path, f"m{m}", schedule=section, optimizer={"name": "sgd"}))
+    for name in ("loss_teacher", "loss_student", "loss_student_alone", "loss_distillation"):
+        one, three = losses(tmp_path / "m1", name), losses(tmp_path / "m3", name)
+        torch.testing.assert_close(torch.tensor(three), torch.tensor(one), rtol=1e-6, atol=0)
+
+
+def test_schedules_differ_only_by_one_late_table_update(tmp_path):
+    """With a frozen table nothing is late, so both schedules give the same losses."""
+    for schedule in ("sequential", "overlapped"):
+        for frozen in (True, False):
+            config = local(
+                tmp_path,
+                f"{schedule}-{frozen}",
+                schedule={"name": schedule, "max_steps": 4},
+                embedding={"frozen": frozen},
+            )
+            run_training(config)
+    assert losses(tmp_path / "sequential-True") == losses(tmp_path / "overlapped-True")
+    moving = [losses(tmp_path / f"{s}-False") for s in ("sequential", "overlapped")]
+    assert moving[0][0] == moving[1][0]
+    assert moving[0][1:] != moving[1][1:]
+
+
+@pytest.mark.parametrize(("m", "n"), [(2, 1), (1, 2)])
+def test_alternation_updates_a_stage_on_its_batches_only(tmp_path, m, n):
+    schedule = {"max_steps": 4, "alternation": {"teacher_steps": m, "student_steps": n}}
+    run_training(local(tmp_path, schedule=schedule))
+    teacher = losses(tmp_path / "run", "grad_norm_teacher")
+    student = losses(tmp_path / "run", "grad_norm_student")
+    assert [x is not None for x in teacher] == [True, m == 2, True, m == 2]
+    assert [x is not None for x in student] == [n == 2, True, n == 2, True]
+
+
+def test_a_frozen_table_and_frozen_layers_stay(tmp_path):
+    config = local(
+        tmp_path,
+        embedding={"frozen": True},
+        teacher={"freeze": "all_but_head"},
+        schedule={"max_steps": 3},
+    )
+    crew = LocalCrew(config, prepare_data(config))
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+        crew.save(tmp_path / name)
+        if name == "before":
+            assert len(list(crew.train(0, 3))) == 4
+    for file, moved in (("teacher", {"head"}), ("embedding", set()), ("student", None)):
+        before, after = (
+            load_file(tmp_path / name / f"{file}.safetensors") for name in ("before", "after")
+        )
+        changed = {n.split(".")[0] for n, t in before.items() if not torch.equal(t, after[n])}
+        assert changed == moved if moved is not None else {"bridge", "head"} <= changed
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path):
+    """A rate of next to nothing never gets better: stop after `patience` validations."""
+    tiny_rate = dict.fromkeys(
+        ("teacher_learning_rate", "student_learning_rate", "embedding_learning_rate"), 1e-12
+    )
+    config = local(
+        tmp_path, schedule={"epochs": 6}, evaluation={"patience": 2}, optimizer=tiny_rate
+    )
+    summary = run_training(config)
+    assert summary["best_epoch"] == 1
+    steps_per_epoch = summary["steps"] / 3
+    assert steps_per_epoch == int(steps_per_epoch)
+
+
+def test_bf16_trains_beside_fp32(tmp_path):
+    for precision in ("fp32", "bf16"):
+        config = local(tmp_path, precision, schedule={"max_steps": 4})
+        run_training(config.model_copy(update={"precision": precision}))
+    ours, reference = losses(tmp_path / "bf16"), losses(tmp_path / "fp32")
+    assert ours != reference
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(reference), rtol=0.02, atol=0)

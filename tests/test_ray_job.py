@@ -1,0 +1,163 @@
+"""`ray job submit` of launch/train.py to a Ray cluster of its own, with authentication on."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parent.parent
+RAY = str(Path(sys.executable).with_name("ray"))
+START_TIMEOUT_S = 120.0
+JOB_TIMEOUT_S = 420.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray head on this machine that only holders of its token may use."""
+
+    dashboard: str
+    environment: dict[str, str]
+
+    def submit(self, *options: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+        """Exit status and output of `ray job submit`."""
+        done = subprocess.run(
+            [RAY, "job", "submit", "--address", self.dashboard, *options],
+            env=self.environment if environment is None else environment,
+            cwd=tempfile.gettempdir(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=JOB_TIMEOUT_S,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+
+def free_ports(number: int) -> list[str]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for own in sockets:
+            own.bind(("127.0.0.1", 0))
+        return [str(own.getsockname()[1]) for own in sockets]
+
+
+def ray_environment(token_file: Path) -> dict[str, str]:
+    """This process's environment, with nothing of another Ray's in it."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**own, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
+
+
+def wait_for_port(port: str, head: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and head.poll() is None:
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", int(port))) == 0:
+                return
+        time.sleep(0.5)
+    pytest.fail(f"the dashboard did not start:\n{log.read_text()[-3000:]}")
+
+
+def end(head: subprocess.Popen[bytes]) -> None:
+    """End the head and what it started, each by its process id: other Rays go on."""
+    started = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+    head.send_signal(signal.SIGTERM)
+    try:
+        head.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        head.kill()
+        head.wait()
+    for process in psutil.wait_procs(started, timeout=10)[1]:
+        process.kill()  # psutil checks that the id is still the same process's
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    token_file = folder / "token"
+    token_file.write_text(secrets.token_hex(32))
+    token_file.chmod(0o600)
+    # Ray's Unix sockets lie in its folder, and their paths must be shorter than 107 bytes.
+    temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    gcs, dashboard, listen, grpc, client = free_ports(5)
+    environment = ray_environment(token_file)
+    log = folder / "head.log"
+    with log.open("wb") as output:
+        head = subprocess.Popen(
+            [
+                *(RAY, "start", "--head", "--block", "--disable-usage-stats"),
+                *("--num-cpus=2", "--num-gpus=0", f"--object-store-memory={256 * 2**20}"),
+                *(f"--temp-dir={temporary}", f"--port={gcs}", "--node-ip-address=127.0.0.1"),
+                *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
+                # Ports that are the same for all Rays of a machine, unless one says otherwise.
+                *(f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={listen}"),
+                *(f"--dashboard-agent-grpc-port={grpc}", f"--ray-client-server-port={client}"),
+            ],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            start_new_session=True,
+        )
+    try:
+        wait_for_port(dashboard, head, log)
+        yield Cluster(f"http://127.0.0.1:{dashboard}", environment)
+    finally:
+        end(head)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def test_a_stranger_is_turned_away(cluster: Cluster, tmp_path: Path) -> None:
+    wrong = tmp_path / "token"
+    wrong.write_text(secrets.token_hex(32))
+    marker = tmp_path / "marker"
+    for mode in ("token", "disabled"):
+        environment = ray_environment(wrong) | {"RAY_AUTH_MODE": mode}
+        status, output = cluster.submit("--", "touch", str(marker), environment=environment)
+        assert status != 0, output
+        assert "Token authentication is enabled" in output
+        assert not marker.exists()
+
+
+def test_the_quickstart_trains_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    status, output = cluster.submit(
+        "--",
+        sys.executable,
+        str(ROOT / "launch" / "train.py"),
+        "configs/quickstart.yaml",
+        *("--set", "schedule.max_steps=4"),
+        *("--set", "evaluation.before=false"),
+        *("--set", f"run.folder={run}"),
+        *("--set", f"data.cache_folder={tmp_path / 'cache'}"),
+    )
+    assert status == 0, output
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 4
+    assert summary["tied_max_abs_diff"] == 0.0
+
+
+def test_a_mistake_of_the_user_fails_the_job(cluster: Cluster) -> None:
+    status, output = cluster.submit(
+        "--", sys.executable, str(ROOT / "launch" / "train.py"), "configs/no_such.yaml"
+    )
+    assert status == 1, output
+    assert "no_such.yaml" in output
+    assert "exit code 2" in output
+    assert "Traceback" not in output

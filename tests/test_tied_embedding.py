@@ -1,0 +1,145 @@
+"""The tied embedding: the same table whatever travels, plain optimizers, drift is an error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.ranks import run_ranks
+from tsarch.errors import ReplicaDriftError
+from tsarch.parallel.tied_embedding import TiedEmbedding, checksum, exchanged_rows
+from tsarch.stage.engine import OptimizerSpec, make_optimizer
+from tsarch.topology import Topology
+
+VOCABULARY, WIDTH = 50, 6
+
+
+def make(exchange="auto", name="adamw", group=None, topology=None, stages=2, clip=0.0):
+    generator = torch.Generator().manual_seed(0)
+    table = nn.Parameter(torch.randn(VOCABULARY, WIDTH, generator=generator))
+    spec = OptimizerSpec(name, 0.1, 0.0, (0.9, 0.999), 1e-8, 0.0, clip)
+    optimizer = make_optimizer(
+        [{"params": [table], "weight_decay": 0.0}], spec, torch.device("cpu")
+    )
+    topology = topology or Topology(1, 1)
+    return TiedEmbedding(table, optimizer, 0.1, clip, exchange, group, topology, stages)
+
+
+def steps(tied: TiedEmbedding, num_steps: int = 4) -> torch.Tensor:
+    """Both stages look rows up and exchange their gradients."""
+    for step in range(num_steps):
+        teacher = tied.touch(np.array([1, 4, 7 + step]), requires_grad=True)
+        student = tied.touch(np.array([4, 9]), requires_grad=True)
+        (teacher.lookup(torch.tensor([0, 1, 1, 2]), torch.float32) * (step + 1)).sum().backward()
+        student.lookup(torch.tensor([[1, 0]]), torch.float32).pow(2).sum().backward()
+        touched = np.unique(np.concatenate([teacher.token_ids, student.token_ids]))
+        tied.start(step, touched, teacher, 1.0, 1.0)
+        assert not tied.is_started(step)
+        tied.start(step, touched, student, 1.0, 1.0)
+        assert tied.is_started(step)
+        tied.finish(step)
+        tied.finish(step)
+    return tied.table.detach().clone()
+
+
+def reference(name: str, num_steps: int = 4) -> torch.Tensor:
+    """The same with one table inside autograd and torch's own optimizer, nothing clever."""
+    generator = torch.Generator().manual_seed(0)
+    table = nn.Parameter(torch.randn(VOCABULARY, WIDTH, generator=generator))
+    optimizer = {
+        "adamw": lambda: torch.optim.AdamW([table], lr=0.1, weight_decay=0.0),
+        "sgd": lambda: torch.optim.SGD([table], lr=0.1),
+    }[name]()
+    for step in range(num_steps):
+        optimizer.zero_grad()
+        (table[torch.tensor([1, 4, 4, 7 + step])] * (step + 1)).sum().backward()
+        table[torch.tensor([[9, 4]])].pow(2).sum().backward()
+        optimizer.step()
+    return table.detach()
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_it_is_the_plain_optimizer_on_the_sum_of_gradients(name):
+    torch.testing.assert_close(steps(make(name=name)), reference(name), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_rows_and_dense_exchange_are_bitwise_equal(clip):
+    results = [steps(make(exchange, clip=clip)) for exchange in ("rows", "dense", "auto")]
+    assert torch.equal(results[0], results[2])
+    if clip == 0.0:
+        assert torch.equal(results[0], results[1])
+    else:  # the norm of the dense gradient adds up zeros in another order
+        torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-7)
+
+
+def test_what_travels():
+    few, all_rows = np.array([3, 8]), np.arange(VOCABULARY)
+    assert exchanged_rows("auto", few, VOCABULARY) is few
+    assert exchanged_rows("auto", all_rows, VOCABULARY) is None
+    assert exchanged_rows("dense", few, VOCABULARY) is None
+    assert exchanged_rows("rows", all_rows, VOCABULARY) is all_rows
+
+
+def test_a_frozen_table_asks_for_no_gradient():
+    table = nn.Parameter(torch.ones(4, 2))
+    tied = TiedEmbedding(table, None, 0.1, 0.0, "auto", None, Topology(1, 1), 2)
+    assert not tied.touch(np.array([1]), requires_grad=True).leaf.requires_grad
+
+
+def test_checksum_sees_swaps_and_single_bits():
+    table = torch.arange(12, dtype=torch.float32).view(3, 4)
+    swapped = table[[1, 0, 2]]
+    touched = table.clone()
+    touched[2, 3] = torch.nextafter(touched[2, 3], torch.tensor(99.0))
+    sums = [int(checksum(t)) for t in (table, swapped, touched)]
+    assert len(set(sums)) == 3
+
+
+def _three_replicas(rank, group):
+    tied = make(group=group, topology=Topology(2, 1), stages=1)
+    for step in range(3):
+        rows = tied.touch(np.array([rank, 10, 20 + step]), requires_grad=True)
+        rows.lookup(torch.tensor([0, 1, 2]), torch.float32).mul(rank + 1).sum().backward()
+        touched = np.array([0, 1, 2, 10, 20 + step])
+        tied.start(step, touched, rows, 0.5, 1.0)
+        tied.finish(step)
+    tied.check_replicas(3)
+    same = tied.max_abs_diff()
+    tied.table.data[0, 0] += 0.25 if rank == 1 else 0.0
+    try:
+        tied.check_replicas(4)
+    except ReplicaDriftError as error:
+        return same, tied.max_abs_diff(), error.ranks, tied.table.detach()
+    return None
+
+
+@pytest.mark.ranks
+def test_replicas_stay_equal_and_drift_names_the_rank():
+    results = run_ranks(_three_replicas, num_ranks=3)
+    assert all(same == 0.0 for same, *_ in results)
+    assert all(diff == 0.25 for _, diff, *_ in results)
+    assert all(ranks == ["teacher 1 (rank 1)"] for _, _, ranks, _ in results)
+    assert torch.equal(results[0][3], results[2][3])
+
+
+def test_threads_do_not_change_a_step():
+    """Ranks may have different numbers of threads; their replicas must still agree."""
+    before = torch.get_num_threads()
+    try:
+        tables = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            generator = torch.Generator().manual_seed(1)
+            table = nn.Parameter(torch.randn(3001, 37, generator=generator))
+            spec = OptimizerSpec("adamw", 0.1, 0.0, (0.9, 0.999), 1e-8, 0.0, 0.0)
+            optimizer = make_optimizer([{"params": [table]}], spec, torch.device("cpu"))
+            for _ in range(3):
+                table.grad = torch.randn(table.shape, generator=generator)
+                optimizer.step()
+            tables.append(table.detach())
+        assert torch.equal(*tables)
+    finally:
+        torch.set_num_threads(before)
