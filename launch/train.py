@@ -1,7 +1,7 @@
 """The script for `ray submit` and `ray job submit`: find the project's environment, then train.
 
     ray submit cluster/onpremise.yaml launch/train.py -- configs/quickstart.yaml
-    ray job submit -- python launch/train.py configs/quickstart.yaml --set schedule.epochs=3
+    ray job submit --working-dir . -- python launch/train.py configs/quickstart.yaml
 
 `ray submit` copies this file alone to the head's home folder and runs it there with any `python`.
 So it needs nothing but the standard library of Python 3.6 until it runs in the right environment.

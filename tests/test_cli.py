@@ -71,7 +71,7 @@ def test_label_missing_in_one_split(tmp_path, capsys):
     rows = [sentence(tags=["B-ALIEN", "O"])]
     status, text = train(tmp_path, with_rows(tmp_path, "test", rows), capsys)
     assert status == 2
-    assert "own_test.jsonl:1: the test split has the label `ALIEN`, the training split" in text
+    assert "own_test.jsonl:1: label `ALIEN` is in test but not in train" in text
 
 
 def test_tags_and_tokens_of_different_length(tmp_path, capsys):
@@ -118,27 +118,27 @@ def test_a_tokenizer_that_differs_between_the_two(tmp_path, capsys):
         ({"student": {"layers": [0, 7]}}, "[7] are not among the teacher's layers 0 … 2"),
         ({"teacher": {"max_tokens": 200}}, "is 200, the model has 128 positions"),
         ({"data": {"tokenizer": None}}, "data.tokenizer: is missing"),
-        ({"data": {"tokenizer": "/none"}}, "tokenizer /none can't be loaded"),
-        ({"data": {"train": "x.unknown", "format": "auto"}}, "can't be read"),
+        ({"data": {"tokenizer": "/none"}}, "tokenizer /none: is not a folder"),
+        ({"data": {"train": "x.unknown"}}, "x.unknown: has an ending that names no known format"),
         ({"teacher": {"top_k": 2}}, "only counts with `freeze: all_but_top_k`"),
     ],
 )
 def test_mistakes_that_need_the_models(tmp_path, capsys, sections, expected):
     status, text = train(tmp_path, tiny_raw(tmp_path, **sections), capsys)
     assert status == 2
-    assert expected.replace("tokenizer /none can't", "tokenizer /none: can't") in text
+    assert expected in text
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
         ([{"tokens": ["a"]}], "has no column `tags`"),
-        ([sentence(tokens=[1, 2])], "`tokens` is not a list of strings"),
+        ([sentence(tokens=[1, 2])], "`tokens` has 1 as item 1, not a string"),
         ([sentence(tokens=[], tags=[])], "has no tokens"),
-        ([sentence(tags=["O", "I-PER"])], "which IOB2 doesn't allow. For IOB1"),
+        ([sentence(tags=["O", "I-PER"])], "which IOB2 doesn't allow. If the file is IOB1"),
         ([sentence(tags=["O", "PER"])], "tag 2 is `PER`, not O, B-TYPE or I-TYPE"),
         ([sentence(), sentence()], "sentence 0 of document d was at"),
-        ([], "has no sentences"),
+        ([], "own_train.jsonl: is empty"),
     ],
 )
 def test_bad_rows(tmp_path, capsys, rows, expected):
@@ -156,7 +156,7 @@ def test_broken_json_and_encoding_are_all_named(tmp_path, capsys):
     assert status == 2
     assert "a.jsonl:1: is not JSON" in text
     assert "a.jsonl:2: is not a JSON object" in text
-    assert "b.jsonl: can't be read: it is not UTF-8 text" in text
+    assert "b.jsonl:1: is not UTF-8 text" in text
 
 
 def test_a_taken_run_folder_is_left_alone(tmp_path, capsys):

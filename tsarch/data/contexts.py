@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsarch.data.corpus import Corpus
+from tsarch.data.corpus import Corpus, cache_root
 from tsarch.data.tokenizer import tokenizer_digest
 from tsarch.records import IntArray, TokenizedSplit
 
-_FORMAT = "1"
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+_FORMAT = "2"
+"""Part of the cache's key: a new value whenever what is stored changes."""
 
 
 @dataclass(frozen=True)
@@ -30,80 +35,69 @@ class Sentence:
 
 def tokenize_corpus(
     corpus: Corpus,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     teacher_max_tokens: int,
     student_max_tokens: int,
     cache_folder: str | None,
 ) -> dict[str, TokenizedSplit]:
-    """Contexts and windows of every split.
+    """Contexts and windows of every split, from a fast tokenizer.
 
     Tokenising is cached in `cache_folder` (default `~/.cache/tsarch`) by the content of the data
-    and of the tokenizer.
+    and of the tokenizer; several processes may do it at once.
     """
     label_ids = {label: index for index, label in enumerate(corpus.labels)}
     prefix, suffix = special_tokens(tokenizer)
+    digest = tokenizer_digest(tokenizer)
     result = {}
     for split, dataset in corpus.splits.items():
-        tokenized = _tokenized(dataset, tokenizer, cache_folder)
-        sentences = [Sentence(row["doc_id"], row["token_ids"], row["starts"]) for row in tokenized]
-        labels = [[label_ids[tag] for tag in tags] for tags in dataset["tags"]]
+        tokenized = _tokenized(split, dataset, tokenizer, digest, cache_folder)
+        columns = dataset["doc_id"][:], tokenized["token_ids"][:], tokenized["starts"][:]
+        sentences = [Sentence(*row) for row in zip(*columns, strict=True)]
+        labels = [[label_ids[tag] for tag in tags] for tags in dataset["tags"][:]]
         result[split] = pack(
             sentences, labels, prefix, suffix, teacher_max_tokens, student_max_tokens
         )
     return result
 
 
-def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Tokens that the tokenizer puts before and after a text."""
-    marker = tokenizer.convert_tokens_to_ids(tokenizer.tokenize("a"))[:1] or [0]
-    built = (
-        list(tokenizer.build_inputs_with_special_tokens(marker))
-        if hasattr(tokenizer, "build_inputs_with_special_tokens")
-        else list(tokenizer("a")["input_ids"])
-    )
-    place = built.index(marker[0])
-    return built[:place], built[place + 1 :]
+    encoded = tokenizer(["a"], is_split_into_words=True)
+    ids = list(encoded["input_ids"])
+    places = [place for place, word in enumerate(encoded.word_ids()) if word is not None]
+    return ids[: places[0]], ids[places[-1] + 1 :]
 
 
-def _tokenized(dataset: Any, tokenizer: Any, cache_folder: str | None) -> Any:
-    """The data set with token_ids and starts, from the cache if it is there."""
-    from datasets import load_from_disk
+def _tokenized(
+    split: str,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_digest: str,
+    cache_folder: str | None,
+) -> Dataset:
+    """The split as token_ids and starts, from the cache if it is there.
 
-    digest = hashlib.sha256(_FORMAT.encode() + tokenizer_digest(tokenizer).encode())
-    for tokens in dataset["tokens"]:
-        digest.update("\x1f".join(tokens).encode() + b"\x1e")
-    for doc_id in dataset["doc_id"]:
-        digest.update(doc_id.encode() + b"\x1e")
-    root = Path(cache_folder or "~/.cache/tsarch").expanduser() / "tokenized"
-    folder = root / digest.hexdigest()[:32]
-    if folder.is_dir():
-        return load_from_disk(str(folder))
-    result = dataset.map(
+    `map` writes to a temporary file beside the cache file and renames it, so that another process
+    finds the whole file or none.
+    """
+    content = json.dumps([_FORMAT, tokenizer_digest, dataset["tokens"][:]])
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()[:32]
+    folder = cache_root(cache_folder) / "tokenized"
+    folder.mkdir(parents=True, exist_ok=True)
+    return dataset.map(
         lambda rows: _tokenize(rows["tokens"], tokenizer),
         batched=True,
-        remove_columns=["tokens", "tags"],
-        keep_in_memory=True,
-        desc=None,
+        remove_columns=dataset.column_names,
+        new_fingerprint=fingerprint,
+        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        load_from_cache_file=True,
+        desc=f"Tokenising {split}",
     )
-    _save(result, folder)
-    return result
 
 
-def _save(dataset: Any, folder: Path) -> None:
-    """Write aside and rename: other processes see the whole folder or none."""
-    import os
-    import shutil
-
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_to_disk(str(aside))
-    try:
-        aside.rename(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _tokenize(rows: Sequence[list[str]], tokenizer: Any) -> dict[str, list[list[int]]]:
+def _tokenize(
+    rows: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[list[int]]]:
     """token_ids and starts of sentences given as words."""
     encoded = tokenizer(
         list(rows),
@@ -195,20 +189,47 @@ class _Packer:
         """Cut at word boundaries into pieces of at most `limit` tokens, of about equal length."""
         if len(token_ids) <= limit:
             return [(token_ids, words)]
-        bounds = [place for place, word in enumerate(words) if word >= 0] + [len(words)]
-        target = -(-len(token_ids) // -(-len(token_ids) // limit))
+        begins = [place for place, word in enumerate(words) if word >= 0]
+        sizes = [end - begin for begin, end in itertools.pairwise([*begins, len(words)])]
+        kept = [min(size, limit) for size in sizes]
+        self.num_cut_tokens += sum(sizes) - sum(kept)
         pieces: list[tuple[list[int], list[int]]] = []
-        ids: list[int] = []
-        starts: list[int] = []
-        for begin, end in itertools.pairwise(bounds):
-            kept = min(end - begin, limit)
-            self.num_cut_tokens += end - begin - kept
-            if ids and (len(ids) + kept > limit or len(ids) >= target):
-                pieces.append((ids, starts))
-                ids, starts = [], []
-            ids = ids + token_ids[begin : begin + kept]
-            starts = starts + words[begin : begin + kept]
-        return [*pieces, (ids, starts)]
+        place = 0
+        for count in _even_fill(kept, limit):
+            ids: list[int] = []
+            starts: list[int] = []
+            for word in range(place, place + count):
+                ids += token_ids[begins[word] : begins[word] + kept[word]]
+                starts += words[begins[word] : begins[word] + kept[word]]
+            pieces.append((ids, starts))
+            place += count
+        return pieces
+
+
+def _even_fill(sizes: Sequence[int], limit: int) -> list[int]:
+    """Words of each piece: as few pieces as `limit` allows, the longest as short as can be."""
+    num_pieces = len(_fill(sizes, limit))
+    low, high = max(sizes), limit
+    while low < high:
+        middle = (low + high) // 2
+        if len(_fill(sizes, middle)) <= num_pieces:
+            high = middle
+        else:
+            low = middle + 1
+    return _fill(sizes, low)
+
+
+def _fill(sizes: Sequence[int], limit: int) -> list[int]:
+    """Words of each piece if every piece takes words until the next exceeds `limit`."""
+    counts: list[int] = []
+    room = 0
+    for size in sizes:
+        if not counts or size > room:
+            counts.append(0)
+            room = limit
+        counts[-1] += 1
+        room -= size
+    return counts
 
 
 def pack(

