@@ -72,7 +72,7 @@ class RayCrew:
         workers = _start_workers(config, topology, placement, log_folder, owns_ray)
         crew = cls(topology, workers, placement, log_folder, owns_ray)
         try:
-            say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed{_compile_note()}")
+            say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
             crew.join()
             say("building models and engines on the ranks")
             crew.build(config)
@@ -207,11 +207,3 @@ def _default_threads(config: Config, topology: Topology, owns_ray: bool) -> int:
     if owns_ray:
         return max(1, len(os.sched_getaffinity(0)) // topology.num_ranks)
     return max(1, int(config.topology.cpus_per_rank))
-
-
-def _compile_note() -> str:
-    """Whether DeepSpeed has to compile something first (on CPU machines, once)."""
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", "~/.cache/torch_extensions")).expanduser()
-    if any(root.glob("**/deepspeed_shm_comm.so")):
-        return ""
-    return " (the first time on a CPU, DeepSpeed also compiles an operator: up to a minute)"

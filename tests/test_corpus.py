@@ -293,6 +293,16 @@ def test_a_broken_file_is_named(tmp_path, name, content, text):
     assert found[0].startswith(text.replace("FILE", str(path)))
 
 
+def test_csv_with_an_index_column(tmp_path):
+    path = tmp_path / "pandas.csv"
+    path.write_text(",tokens,tags\n0,Ann saw,B-PER O\n1,New York,B-LOC I-LOC\n", encoding="utf-8")
+    rows = contents(read_splits(config(tmp_path, train=str(path))))
+    assert [row[1:] for row in rows] == [
+        (["Ann", "saw"], ["B-PER", "O"]),
+        (["New", "York"], ["B-LOC", "I-LOC"]),
+    ]
+
+
 def test_two_empty_files_and_a_missing_name_are_all_named(tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")

@@ -143,6 +143,7 @@ class _Packer:
     suffix: list[int]
     teacher_max_tokens: int
     student_max_tokens: int
+    """At most what a context has room for."""
     token_ids: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     context_offsets: list[int] = field(default_factory=lambda: [0])
@@ -159,14 +160,15 @@ class _Packer:
 
     def add(self, token_ids: list[int], words: list[int]) -> None:
         """Add a sentence; start a new context if it doesn't fit into the open one."""
+        token_ids, words = self._cut_words(token_ids, words)
         whole = self.teacher_max_tokens - len(self.prefix) - len(self.suffix)
-        for ids, starts in self._pieces(token_ids, words, whole):
+        for ids, starts in _pieces(token_ids, words, whole):
             if self.is_open and len(ids) > self.room:
                 self.close()
             if not self.is_open:
                 self._append(self.prefix, [-1] * len(self.prefix))
                 self.is_open = True
-            for window_ids, window_words in self._pieces(ids, starts, self.student_max_tokens):
+            for window_ids, window_words in _pieces(ids, starts, self.student_max_tokens):
                 begin = len(self.token_ids)
                 self._append(window_ids, window_words)
                 self.windows.append((begin, len(self.token_ids)))
@@ -183,27 +185,31 @@ class _Packer:
         self.token_ids += token_ids
         self.words += words
 
-    def _pieces(
-        self, token_ids: list[int], words: list[int], limit: int
-    ) -> list[tuple[list[int], list[int]]]:
-        """Cut at word boundaries into pieces of at most `limit` tokens, of about equal length."""
-        if len(token_ids) <= limit:
-            return [(token_ids, words)]
-        begins = [place for place, word in enumerate(words) if word >= 0]
-        sizes = [end - begin for begin, end in itertools.pairwise([*begins, len(words)])]
-        kept = [min(size, limit) for size in sizes]
-        self.num_cut_tokens += sum(sizes) - sum(kept)
-        pieces: list[tuple[list[int], list[int]]] = []
-        place = 0
-        for count in _even_fill(kept, limit):
-            ids: list[int] = []
-            starts: list[int] = []
-            for word in range(place, place + count):
-                ids += token_ids[begins[word] : begins[word] + kept[word]]
-                starts += words[begins[word] : begins[word] + kept[word]]
-            pieces.append((ids, starts))
-            place += count
-        return pieces
+    def _cut_words(self, token_ids: list[int], words: list[int]) -> tuple[list[int], list[int]]:
+        """Shorten words that alone exceed a window."""
+        if len(token_ids) <= self.student_max_tokens:
+            return token_ids, words
+        kept = []
+        first = 0
+        for place, word in enumerate(words):
+            first = place if word >= 0 else first
+            if place - first < self.student_max_tokens:
+                kept.append(place)
+        self.num_cut_tokens += len(words) - len(kept)
+        return [token_ids[place] for place in kept], [words[place] for place in kept]
+
+
+def _pieces(
+    token_ids: list[int], words: list[int], limit: int
+) -> list[tuple[list[int], list[int]]]:
+    """Cut at word boundaries into pieces of at most `limit` tokens, of about equal length."""
+    if len(token_ids) <= limit:
+        return [(token_ids, words)]
+    begins = [*(place for place, word in enumerate(words) if word >= 0), len(words)]
+    sizes = [end - begin for begin, end in itertools.pairwise(begins)]
+    ends = itertools.accumulate(_even_fill(sizes, limit), initial=0)
+    cuts = [slice(begins[first], begins[last]) for first, last in itertools.pairwise(ends)]
+    return [(token_ids[cut], words[cut]) for cut in cuts]
 
 
 def _even_fill(sizes: Sequence[int], limit: int) -> list[int]:

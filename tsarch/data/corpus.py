@@ -190,6 +190,7 @@ def _conll_rows(path: str, text: str, columns: ColumnsConfig) -> Found:
 def _csv_rows(path: str, text: str, data: DataConfig) -> Found:
     """Rows of a CSV file; lists in cells are JSON, or words separated by spaces."""
     header, lines = _csv_lines(path, text)
+    names = _wanted(data.columns, header, path)
     if not lines:
         return
     from datasets import Features, Value
@@ -199,7 +200,8 @@ def _csv_rows(path: str, text: str, data: DataConfig) -> Found:
         path,
         data,
         # All text: pandas would read the word `1896` as a number, and `NA` as nothing.
-        features=Features({name: Value("string") for name in header}),
+        features=Features({name: Value("string") for name in names}),
+        usecols=names,
         keep_default_na=False,
         encoding="utf-8-sig",
     )
@@ -290,12 +292,7 @@ def _table_rows(table: Dataset, source: str, columns: ColumnsConfig) -> Found:
     """
     from datasets import ClassLabel
 
-    needed = (columns.tokens, columns.tags)
-    missing = [name for name in needed if name not in table.column_names]
-    if missing:
-        raise UserError(_no_column(source, name, table.column_names) for name in missing)
-    wanted = {*needed, columns.doc_id, columns.sent_id} & set(table.column_names)
-    values = table.select_columns(sorted(wanted)).to_dict()
+    values = table.select_columns(_wanted(columns, table.column_names, source)).to_dict()
     item = getattr(table.features[columns.tags], "feature", None)
     if isinstance(item, ClassLabel):
         names = dict(enumerate(item.names))
@@ -304,6 +301,20 @@ def _table_rows(table: Dataset, source: str, columns: ColumnsConfig) -> Found:
         ]
     for number, row in enumerate(zip(*values.values()), 1):
         yield Place(source, number, unit="row "), dict(zip(values, row))
+
+
+def _wanted(columns: ColumnsConfig, names: Sequence[str], source: str) -> list[str]:
+    """The columns of a table that are read.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    needed = (columns.tokens, columns.tags)
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise UserError(_no_column(source, name, names) for name in missing)
+    optional = [name for name in (columns.doc_id, columns.sent_id) if name in names]
+    return list(dict.fromkeys((*needed, *optional)))
 
 
 def _checked(found: Found, data: DataConfig, source: str, mistakes: list[Mistake]) -> list[Row]:

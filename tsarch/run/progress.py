@@ -23,12 +23,7 @@ from tsarch.config import MODES
 from tsarch.run.metrics import Row
 
 _LINE_EVERY_S = 15.0
-_TITLES = {
-    "teacher": "teacher",
-    "student": "student (fed by the teacher)",
-    "joint": "joint",
-    "student_alone": "student_alone",
-}
+_CAPTION = "student: fed by the teacher · joint: both combined · student_alone: without the teacher"
 
 
 @dataclass(frozen=True)
@@ -102,13 +97,13 @@ class Reporter:
         self, title: str, columns: dict[str, dict[Any, dict[str, float]]], metrics: tuple[str, ...]
     ) -> None:
         """Modes as rows; for every column (such as before, after) its metrics."""
-        table = Table(title=title, title_justify="left")
-        table.add_column("mode")
+        table = Table(title=title, title_justify="left", caption=_CAPTION)
+        table.add_column("mode", no_wrap=True)
         for column in columns:
             for metric in metrics:
-                table.add_column(f"{column} {metric}", justify="right")
+                table.add_column(f"{column}\n{metric}".strip(), justify="right", no_wrap=True)
         for mode in MODES:
             if all(mode in values for values in columns.values()):
                 cells = [f"{v[mode][m]:.4f}" for v in columns.values() for m in metrics]
-                table.add_row(_TITLES[mode], *cells)
+                table.add_row(mode, *cells)
         self.console.print(table)

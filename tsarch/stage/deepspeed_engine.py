@@ -21,16 +21,15 @@ from tsarch.stage.engine import (
 
 
 def start_stage_world(device: torch.device, timeout_s: float) -> None:
-    """Join the stage's world (see `set_stage_environment`). Every rank of the stage calls it.
-
-    The first start on a CPU machine compiles a shared-memory operator of DeepSpeed's, which
-    takes up to a minute with g++ and ninja and is cached after that.
-    """
+    """Join the stage's world (see `set_stage_environment`). Every rank of the stage calls it."""
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # On CPUs DeepSpeed would compile a shared-memory operator here (up to a minute, with g++ and
+    # Python.h) that only its inference uses. Told that it can't be built, it goes without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         dist_backend=backend_for(device),
         timeout=timedelta(seconds=timeout_s),
