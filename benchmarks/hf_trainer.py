@@ -50,7 +50,7 @@ class Settings:
     """One training run."""
 
     num_epochs: int = 5
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     """Peak of the linear warm-up and decay."""
     batch_size: int = 16
     """Sentences of a batch."""

@@ -144,7 +144,7 @@ class Executor:
                 factor = self._learning_rate_factor(step)
                 run.report.learning_rate_factor = factor
                 run.report.grad_norm = stage.engine.step(factor)
-                stage.release(step)
+                stage.rows.forget(step)
             case StartTiedExchange():
                 self._start_exchange(run.stage, instruction)
             case FinishTiedExchange(exchange):
@@ -161,7 +161,7 @@ class Executor:
         touched = self._require_feed.touched(tuple(step for _, step in start.contributions))
         own = dict(start.contributions).get(stage)
         local = self._teacher if stage is Stage.TEACHER else self._student
-        contribution = None if own is None else local.contribution(own)
+        contribution = None if own is None else local.rows.take(own)
         factor = self._learning_rate_factor(start.learning_rate_step)
         self._tied.start(start.exchange, touched, contribution, local.engine.grad_scale, factor)
 

@@ -15,6 +15,7 @@ from tsarch.parallel.link import Message
 from tsarch.parallel.tied_embedding import TiedEmbedding, TouchedRows
 from tsarch.records import LossParts
 from tsarch.stage.engine import Engine
+from tsarch.stage.step_rows import StepRows
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,10 @@ class StudentStage:
         self.replica = replica
         self.on_output: Callable[[GroupOutput], None] | None = None
         """Called with every group's logits while evaluating."""
-        self._tied = tied
+        self.rows = StepRows(tied)
         self._teacher_width = teacher_width
         self._num_labels = num_labels
         self._distillation = distillation
-        self._touched: dict[int, TouchedRows] = {}
         self._losses: dict[tuple[int, int], Tensor] = {}
 
     def incoming(self, feed: Feed, step: int, micro_batch: int) -> list[tuple[int, Message]]:
@@ -74,10 +74,7 @@ class StudentStage:
     ) -> LossParts:
         """Predictions and loss of a micro-batch's windows; keeps the graph for an update."""
         part = feed.student_part(step, micro_batch, self.replica)
-        touched = self._touched.get(step)
-        if touched is None:
-            touched = self._tied.touch(feed.plan(step).token_ids, requires_grad=update)
-            self._touched[step] = touched
+        touched = self.rows.get(step, feed.plan(step).token_ids, update)
         boundary, teacher_logits = self._split_boundary(feed, received)
         with torch.set_grad_enabled(update):
             logits = self._logits(part, touched, boundary)
@@ -88,8 +85,6 @@ class StudentStage:
             loss, parts = self._loss(feed, step, outputs)
         if update:
             self._losses[step, micro_batch] = loss
-        else:
-            self._touched.pop(step)
         if self.on_output is not None:
             for output in outputs:
                 self.on_output(output)
@@ -98,14 +93,6 @@ class StudentStage:
     def backward(self, step: int, micro_batch: int, last: bool) -> None:
         """Back-propagate a micro-batch's loss."""
         self.engine.backward(self._losses.pop((step, micro_batch)), last)
-
-    def contribution(self, step: int) -> TouchedRows:
-        """Rows with the step's gradient for the tied embedding, once."""
-        return self._touched.pop(step)
-
-    def release(self, step: int) -> None:
-        """Forget the rows of a step whose table gradient nobody wants (a frozen table)."""
-        self._touched.pop(step, None)
 
     def _split_boundary(self, feed: Feed, received: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Hidden states (rows, teacher_width) and, if they came, predictions (rows, labels)."""

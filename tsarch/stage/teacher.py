@@ -10,9 +10,10 @@ from torch import Tensor
 from tsarch.data.feed import Feed
 from tsarch.losses.token import cross_entropy
 from tsarch.parallel.link import Message
-from tsarch.parallel.tied_embedding import TiedEmbedding, TouchedRows
+from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import LossParts
 from tsarch.stage.engine import Engine
+from tsarch.stage.step_rows import StepRows
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,14 @@ class TeacherStage:
     def __init__(self, engine: Engine, tied: TiedEmbedding, replica: int) -> None:
         self.engine = engine
         self.replica = replica
-        self._tied = tied
-        self._touched: dict[int, TouchedRows] = {}
+        self.rows = StepRows(tied)
         self._losses: dict[tuple[int, int], Tensor] = {}
         self._outgoing: dict[tuple[int, int], list[Outgoing]] = {}
 
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Hidden states, predictions and loss of a micro-batch; keeps the graph for an update."""
         part = feed.teacher_part(step, micro_batch, self.replica)
-        touched = self._touched.get(step)
-        if touched is None:
-            touched = self._tied.touch(feed.plan(step).token_ids, requires_grad=update)
-            self._touched[step] = touched
+        touched = self.rows.get(step, feed.plan(step).token_ids, update)
         device = self.engine.device
         with torch.set_grad_enabled(update):
             embeds = touched.lookup(
@@ -53,8 +50,6 @@ class TeacherStage:
             loss = losses.sum() / feed.plan(step).num_labels
         if update:
             self._losses[step, micro_batch] = loss
-        else:
-            self._touched.pop(step)
         boundary = [hidden, logits.to(hidden.dtype)] if feed.send_predictions else [hidden]
         rows = torch.cat([t.detach() for t in boundary], dim=-1).flatten(0, 1)
         self._outgoing[step, micro_batch] = [
@@ -75,11 +70,3 @@ class TeacherStage:
     def backward(self, step: int, micro_batch: int, last: bool) -> None:
         """Back-propagate a micro-batch's loss."""
         self.engine.backward(self._losses.pop((step, micro_batch)), last)
-
-    def contribution(self, step: int) -> TouchedRows:
-        """Rows with the step's gradient for the tied embedding, once."""
-        return self._touched.pop(step)
-
-    def release(self, step: int) -> None:
-        """Forget the rows of a step whose table gradient nobody wants (a frozen table)."""
-        self._touched.pop(step, None)
