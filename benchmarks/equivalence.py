@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from cluster.group import RayCrew
 from tsarch.config import Config
@@ -172,43 +170,53 @@ def main(
         "configs/quickstart.yaml"
     ),
     steps: Annotated[int, typer.Option(help="Steps of each case.")] = 10,
-    output: Annotated[Path | None, typer.Option(help="JSON file of the outcomes.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of equivalence.json and .md.")] = Path(
+        "benchmarks/results"
+    ),
 ) -> None:
     """Compare every case with one process; exit status 1 if one is outside its tolerance."""
-    console = Console(soft_wrap=True)
     outcomes = []
     for outcome in run_cases(load_config(config), all_cases(), steps):
         outcomes.append(outcome)
         case = outcome.case
         verdict = "equal" if outcome.is_equal else "DIFFERENT"
-        console.print(
+        print(
             f"{case.schedule} {case.optimizer} {case.replicas[0]}:{case.replicas[1]} "
             f"ZeRO {case.zero_stages[0]}/{case.zero_stages[1]}: "
-            f"{outcome.max_relative_difference:.1e} {verdict} ({outcome.seconds:.0f} s)"
+            f"{outcome.max_relative_difference:.1e} {verdict} ({outcome.seconds:.0f} s)",
+            flush=True,
         )
-    console.print(_summary(outcomes, steps))
-    if output is not None:
-        output.write_text(json.dumps([asdict(o) for o in outcomes], indent=2) + "\n")
+    print("\n" + markdown(outcomes, steps))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "equivalence.md").write_text(markdown(outcomes, steps))
+    rows = [asdict(outcome) for outcome in outcomes]
+    (output / "equivalence.json").write_text(json.dumps(rows, indent=2) + "\n")
     if not all(outcome.is_equal for outcome in outcomes):
         raise typer.Exit(1)
 
 
-def _summary(outcomes: Sequence[Outcome], steps: int) -> Table:
-    table = Table(title=f"largest relative difference of any loss over {steps} steps")
-    for name in ("schedule", "optimizer", "replicas", "ZeRO 0", "1", "2", "3", "tolerance"):
-        table.add_column(name)
-    keys = sorted({(o.case.schedule, o.case.optimizer, o.case.replicas) for o in outcomes})
-    for schedule, optimizer, replicas in keys:
-        own = {
-            o.case.zero_stages[0]: f"{o.max_relative_difference:.1e}"
-            for o in outcomes
-            if (o.case.schedule, o.case.optimizer, o.case.replicas)
-            == (schedule, optimizer, replicas)
-        }
-        pair = f"{replicas[0]}:{replicas[1]}"
-        values = [own.get(zero, "–") for zero in range(4)]
-        table.add_row(schedule, optimizer, pair, *values, f"{TOLERANCE[optimizer]:g}")
-    return table
+def markdown(outcomes: Sequence[Outcome], steps: int) -> str:
+    """A row for each schedule, optimizer and pair of replica counts."""
+    lines = [
+        f"Largest relative difference of any loss term over {steps} steps, against one process:",
+        "",
+        "| schedule | optimizer | replicas | ZeRO 0 | ZeRO 1 | ZeRO 2 | ZeRO 3 | tolerance |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    found: dict[tuple[str, str, tuple[int, int]], dict[int, float]] = {}
+    for outcome in outcomes:
+        case = outcome.case
+        own = found.setdefault((case.schedule, case.optimizer, case.replicas), {})
+        own[case.zero_stages[0]] = outcome.max_relative_difference
+    for (schedule, optimizer, (teacher, student)), own in sorted(found.items()):
+        values = " | ".join(f"{own[zero]:.1e}" if zero in own else "–" for zero in range(4))
+        tolerance = TOLERANCE["sgd" if optimizer == "sgd" else "adamw"]
+        lines.append(
+            f"| `{schedule}` | {optimizer} | {teacher}:{student} | {values} | {tolerance:g} |"
+        )
+    drift = max(outcome.tied_max_abs_diff for outcome in outcomes)
+    lines += ["", f"Largest difference between replicas of the tied embedding: {drift:g}."]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
