@@ -23,7 +23,7 @@ def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
 
     reporter = Reporter()
     reporter.say("checking the config and the models")
-    check_run(config, own_ray=address is None)
+    check_run(config, own_ray=address is None and "RAY_ADDRESS" not in os.environ)
     path = choose_folder(config)
     reporter.say("reading and tokenising the data (cached after the first time)")
     from tsarch.run.loop import Trainer

@@ -100,6 +100,15 @@ def test_more_replicas_than_devices(tmp_path, capsys):
     assert "300 teacher + 1 student replicas need 301 CPUs, this machine has" in text
 
 
+def test_inside_a_ray_job_the_cluster_counts_not_this_machine(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    raw = tiny_raw(tmp_path)
+    raw["topology"].update(cpus_per_rank=1.0, teacher={"replicas": 300})
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert "no Ray cluster can be joined" in text
+
+
 def test_a_tokenizer_that_differs_between_the_two(tmp_path, capsys):
     model = other_tokenizer(tmp_path / "model")
     raw = tiny_raw(tmp_path, student={"layers": None, "model": model})

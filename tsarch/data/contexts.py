@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsarch.data.corpus import Corpus, cache_root
+from tsarch.data.corpus import Corpus
+from tsarch.data.sources import cache_root
 from tsarch.data.tokenizer import tokenizer_digest
 from tsarch.records import IntArray, TokenizedSplit
 
