@@ -121,7 +121,10 @@ class DeepSpeedEngine:
                     tensor.copy_(state[name])
 
     def _named_tensors(self) -> list[tuple[str, Tensor]]:
-        return list(self.module.named_parameters()) + list(self.module.named_buffers())
+        """What `module.state_dict` holds: parameters, and buffers that are persistent."""
+        names = set(self.module.state_dict())
+        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+        return [(name, tensor) for name, tensor in tensors if name in names]
 
     def _gathered(self, tensor: Tensor, modifier_rank: int | None = None) -> Any:
         import deepspeed
