@@ -1,4 +1,4 @@
-"""A whole run on Ray, with sharded stages: its files, and the same metrics from the folder alone."""
+"""A whole run on Ray, with sharded stages: its files, and its metrics from the folder alone."""
 
 from __future__ import annotations
 
