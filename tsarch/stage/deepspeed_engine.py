@@ -15,6 +15,7 @@ from tsarch.stage.engine import (
     LearningRates,
     OptimizerSpec,
     StateDict,
+    clip_gradients,
     make_optimizer,
     parameter_groups,
 )
@@ -62,6 +63,9 @@ class DeepSpeedEngine:
         self.grad_scale = 1.0 / replicas
         self._loss_scale = float(replicas * num_micro_batches)
         self._zero_stage = zero_stage
+        # Without ZeRO, DeepSpeed sums an fp32 norm in fp32 and doesn't tell it; see clip_gradients.
+        self._clips_here = zero_stage == 0 and precision == "fp32"
+        self._clip_norm = spec.clip_norm
         self._stage_rank = int(os.environ["RANK"])
         optimizer = make_optimizer(parameter_groups(module, spec), spec, device)
         self._rates = LearningRates(optimizer)
@@ -69,7 +73,13 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
-            config=_deepspeed_config(spec, precision, zero_stage, replicas, num_micro_batches),
+            config=_deepspeed_config(
+                0.0 if self._clips_here else spec.clip_norm,
+                precision,
+                zero_stage,
+                replicas,
+                num_micro_batches,
+            ),
         )
         self.module = module
 
@@ -90,15 +100,13 @@ class DeepSpeedEngine:
     def step(self, learning_rate_factor: float) -> float:
         """Reduce, clip, update, clear."""
         self._rates.scale(learning_rate_factor)
-        norm = self._plain_grad_norm() if self._zero_stage == 0 else None
+        if self._clips_here:
+            norm = clip_gradients(self.module, self._clip_norm)
+            self._engine.step()
+            return norm
         self._engine.step()
-        norm = self._engine.get_global_grad_norm() if norm is None else norm
-        return 0.0 if norm is None else float(norm)
-
-    def _plain_grad_norm(self) -> Tensor | None:
-        """Norm of the reduced gradients, which DeepSpeed doesn't tell in fp32 without ZeRO."""
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients) if gradients else None
+        found = self._engine.get_global_grad_norm()
+        return 0.0 if found is None else float(found)
 
     def state_dict(self) -> StateDict | None:
         """All weights on the CPU of the stage's first rank. Every rank of the stage calls it.
@@ -136,14 +144,14 @@ class DeepSpeedEngine:
 
 
 def _deepspeed_config(
-    spec: OptimizerSpec, precision: str, zero_stage: int, replicas: int, num_micro_batches: int
+    clip_norm: float, precision: str, zero_stage: int, replicas: int, num_micro_batches: int
 ) -> dict[str, Any]:
     return {
         # Micro-batches are cut by tokens; this only has to be consistent.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": num_micro_batches,
         "train_batch_size": replicas * num_micro_batches,
-        "gradient_clipping": spec.clip_norm,
+        "gradient_clipping": clip_norm,
         "bf16": {"enabled": precision == "bf16"},
         "zero_optimization": {"stage": zero_stage},
         "zero_allow_untested_optimizer": True,
