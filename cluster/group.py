@@ -37,13 +37,11 @@ class RayCrew:
         workers: Sequence[Any],
         placement: PlacementGroup,
         log_folder: Path,
-        owns_ray: bool,
     ) -> None:
         self.topology = topology
         self._workers = list(workers)
         self._placement = placement
         self._log_folder = log_folder
-        self._owns_ray = owns_ray
         self._chunk_ticks = 1
 
     @classmethod
@@ -54,23 +52,23 @@ class RayCrew:
         log_folder: Path,
         say: Callable[[str], None],
     ) -> Self:
-        """Join or start Ray, place the ranks, and let them join each other and build.
+        """Join the Ray at `address` (None: start one here), place the ranks, let them join each
+        other and build.
 
         Raises:
             UserError: no such cluster, or it can't hold the ranks.
             RunFailedError: a rank failed.
         """
         topology = Topology.from_config(config.topology)
-        local = address is None and "RAY_ADDRESS" not in os.environ
-        say("starting a Ray on this machine" if local else "joining the Ray cluster")
-        owns_ray = join_ray(config.topology, topology.num_ranks, address)
+        say("starting a Ray on this machine" if address is None else "joining the Ray cluster")
+        join_ray(config.topology, topology.num_ranks, address)
         try:
             placement = place(config.topology, topology.num_ranks)
         except BaseException:
             ray.shutdown()
             raise
-        workers = _start_workers(config, topology, placement, log_folder, owns_ray)
-        crew = cls(topology, workers, placement, log_folder, owns_ray)
+        workers = _start_workers(config, topology, placement, log_folder, address is None)
+        crew = cls(topology, workers, placement, log_folder)
         try:
             say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
             crew.join()
@@ -187,10 +185,10 @@ class RayCrew:
 
 
 def _start_workers(
-    config: Config, topology: Topology, placement: PlacementGroup, log_folder: Path, owns_ray: bool
+    config: Config, topology: Topology, placement: PlacementGroup, log_folder: Path, own_ray: bool
 ) -> list[Any]:
     resources = rank_resources(config.topology)
-    threads = config.topology.threads or _default_threads(config, topology, owns_ray)
+    threads = config.topology.threads or _default_threads(config, topology, own_ray)
     actor = ray.remote(Worker)
     return [
         actor.options(
@@ -202,8 +200,8 @@ def _start_workers(
     ]
 
 
-def _default_threads(config: Config, topology: Topology, owns_ray: bool) -> int:
+def _default_threads(config: Config, topology: Topology, own_ray: bool) -> int:
     """Cores shared out on this machine; on a cluster what Ray reserves for a rank."""
-    if owns_ray:
+    if own_ray:
         return max(1, len(os.sched_getaffinity(0)) // topology.num_ranks)
     return max(1, int(config.topology.cpus_per_rank))

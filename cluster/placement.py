@@ -18,17 +18,14 @@ _PLACEMENT_TIMEOUT_S = 60.0
 _OBJECT_STORE_BYTES = 256 * 2**20
 
 
-def join_ray(topology: TopologyConfig, num_ranks: int, address: str | None) -> bool:
-    """Join the cluster at `address` (or of the Ray job that this is), or start a local Ray.
-
-    Returns whether a Ray was started here, for this run alone.
+def join_ray(topology: TopologyConfig, num_ranks: int, address: str | None) -> None:
+    """Join the cluster at `address`; None: start a Ray on this machine, for this run alone.
 
     Raises:
         UserError: there is no cluster at the address.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address == "local":
+    if address is None:
         cpus = max(math.ceil(num_ranks * topology.cpus_per_rank), os.cpu_count() or 1)
         ray.init(
             address="local",
@@ -37,7 +34,7 @@ def join_ray(topology: TopologyConfig, num_ranks: int, address: str | None) -> b
             object_store_memory=_OBJECT_STORE_BYTES,
             **quiet,
         )
-        return True
+        return
     try:
         _knock(address)
         ray.init(address=address, **quiet)
@@ -46,7 +43,6 @@ def join_ray(topology: TopologyConfig, num_ranks: int, address: str | None) -> b
         raise UserError.single(
             f"--address {address}", f"no Ray cluster can be joined: {reason}"
         ) from None
-    return False
 
 
 def _knock(address: str) -> None:

@@ -46,11 +46,9 @@ class Worker:
 
     def offer_addresses(self) -> dict[str, tuple[str, int]]:
         """Addresses on this host for each group, in case this rank is a group's first."""
-        import ray
-
         from tsarch.parallel.groups import free_port
 
-        host = ray.util.get_node_ip_address()
+        host = _own_host()
         return {name: (host, free_port(host)) for name in _GROUPS}
 
     def join(self, meeting: Meeting) -> None:
@@ -69,7 +67,7 @@ class Worker:
         torch.set_num_threads(self._threads)
         topology = self._config.topology
         device = choose_device(topology.device)
-        use_interface_of(self._own_host())
+        use_interface_of(_own_host())
         addresses = {name: Address(*place) for name, place in meeting.addresses.items()}
         replicas = self._topology.replicas(self._stage)
         set_stage_environment(addresses[self._stage.value], self._stage_rank, replicas)
@@ -159,10 +157,11 @@ class Worker:
         assert self._rank is not None, "build comes first"
         return self._rank
 
-    def _own_host(self) -> str:
-        import ray
 
-        return str(ray.util.get_node_ip_address())
+def _own_host() -> str:
+    import ray
+
+    return str(ray.util.get_node_ip_address())
 
 
 def _write_output_to(log_file: Path) -> None:

@@ -11,12 +11,12 @@ def show_evaluation(run: Path, split: str, mode: str | None) -> None:
     Raises:
         UserError: the folder is not a complete run.
     """
-    from launch.training import _quieten
-    from tsarch.run.preflight import main_metrics
+    from launch.training import quieten
     from tsarch.run.progress import Reporter
     from tsarch.run.saved_run import evaluate_run
+    from tsarch.tasks.registry import table_metrics
 
-    _quieten()
+    quieten()
     config, evaluation = evaluate_run(run, split)
     chosen = {m: v for m, v in evaluation.metrics.items() if mode in (None, m)}
-    Reporter().table(f"{split} split of {run}", {"": dict(chosen)}, main_metrics(config.task.name))
+    Reporter().table(f"{split} split of {run}", {"": dict(chosen)}, table_metrics(config.task.name))

@@ -16,14 +16,15 @@ def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: mistakes in the config or the data, found before Ray or a model starts.
     """
-    _quieten()
+    quieten()
     from tsarch.run.preflight import check_run
     from tsarch.run.progress import Reporter
     from tsarch.run.run_folder import choose_folder
 
+    address = address or os.environ.get("RAY_ADDRESS")  # set inside a Ray job
     reporter = Reporter()
     reporter.say("checking the config and the models")
-    check_run(config, own_ray=address is None and "RAY_ADDRESS" not in os.environ)
+    check_run(config, own_ray=address is None)
     path = choose_folder(config)
     reporter.say("reading and tokenising the data (cached after the first time)")
     from tsarch.run.loop import Trainer
@@ -54,7 +55,7 @@ def _gather(config: Config, prepared: Any, address: str | None, path: Any, repor
     return RayCrew.start(config, address, path / "logs", reporter.say)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep libraries' chatter out of the terminal."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -75,12 +76,12 @@ def _describe(reporter: Any, prepared: Any) -> None:
 
 
 def _show(reporter: Any, config: Config, summary: dict[str, Any], path: Any) -> None:
-    from tsarch.run.preflight import main_metrics
+    from tsarch.tasks.registry import table_metrics
 
     columns = {"after": summary["after"]}
     if summary["before"] is not None:
         columns = {"before": summary["before"], **columns}
-    reporter.table("test split", columns, main_metrics(config.task.name))
+    reporter.table("test split", columns, table_metrics(config.task.name))
     busy = summary["stage_busy_share"]
     reporter.say(
         f"{summary['steps']} steps in {summary['train_s']:.0f} s of training · "

@@ -20,9 +20,7 @@ def make(exchange="auto", name="adamw", group=None, topology=None, stages=2, cli
     generator = torch.Generator().manual_seed(0)
     table = nn.Parameter(torch.randn(VOCABULARY, WIDTH, generator=generator))
     spec = OptimizerSpec(name, 0.1, 0.0, (0.9, 0.999), 1e-8, 0.0, clip)
-    optimizer = make_optimizer(
-        [{"params": [table], "weight_decay": 0.0}], spec, torch.device("cpu")
-    )
+    optimizer = make_optimizer([{"params": [table], "weight_decay": 0.0}], spec)
     topology = topology or Topology(1, 1)
     return TiedEmbedding(table, optimizer, 0.1, clip, exchange, group, topology, stages)
 
@@ -135,7 +133,7 @@ def test_threads_do_not_change_a_step():
             generator = torch.Generator().manual_seed(1)
             table = nn.Parameter(torch.randn(3001, 37, generator=generator))
             spec = OptimizerSpec("adamw", 0.1, 0.0, (0.9, 0.999), 1e-8, 0.0, 0.0)
-            optimizer = make_optimizer([{"params": [table]}], spec, torch.device("cpu"))
+            optimizer = make_optimizer([{"params": [table]}], spec)
             for _ in range(3):
                 table.grad = torch.randn(table.shape, generator=generator)
                 optimizer.step()

@@ -330,6 +330,11 @@ class Config(Section):
         return self
 
     @property
+    def tokenizer_name(self) -> str | None:
+        """The tokenizer: `data.tokenizer`, or that of the teacher's model."""
+        return self.data.tokenizer or self.teacher.model
+
+    @property
     def run_folder(self) -> str:
         """Folder that the run writes, relative to the current folder."""
         return self.run.folder or f"runs/{self.run.name}"

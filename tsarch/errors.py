@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,6 +34,11 @@ class UserError(ValueError):
     def single(cls, where: str, what: str, hint: str = "") -> UserError:
         """A `UserError` of one mistake."""
         return cls([Mistake(where, what, hint)])
+
+
+def one_line(error: BaseException) -> str:
+    """What a library's error says, short enough for a message of ours."""
+    return textwrap.shorten(str(error) or repr(error), width=300, placeholder=" …")
 
 
 class ReplicaDriftError(RuntimeError):

@@ -47,9 +47,6 @@ class Row:
     tags: list[str]
 
 
-"""Raw rows, column → value, as a source holds them."""
-
-
 def read_splits(data: DataConfig) -> Corpus:
     """Read, check and order the three splits.
 

@@ -41,13 +41,15 @@ class Feed:
         self._contexts_of = contexts_of
         self._passes_of = passes_of
         self.plan = lru_cache(maxsize=4)(self._plan)
+        # Asked for when rows are expected, when they are received and when they are used.
+        self.student_part = lru_cache(maxsize=4 * num_micro_batches)(self._student_part)
 
     def teacher_part(self, step: int, micro_batch: int, replica: int) -> TeacherPart:
         """Arrays of a teacher replica."""
         plan = self.plan(step)
         return teacher_part(self.split, plan, plan.micro_batches[micro_batch], replica)
 
-    def student_part(self, step: int, micro_batch: int, replica: int) -> StudentPart:
+    def _student_part(self, step: int, micro_batch: int, replica: int) -> StudentPart:
         """Arrays of a student replica."""
         plan = self.plan(step)
         return student_part(self.split, plan, plan.micro_batches[micro_batch], replica)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.conll import read_conll
-from tsarch.errors import Mistake, UserError
+from tsarch.errors import Mistake, UserError, one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
 _HUB_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
-
-
 _FORMATS = {
     **dict.fromkeys((".jsonl", ".json", ".ndjson"), "jsonl"),
     **dict.fromkeys((".conll", ".iob", ".iob2", ".bio", ".txt"), "conll"),
@@ -51,6 +47,7 @@ class Place:
 
 
 Found = Iterator[tuple[Place, dict[str, Any]]]
+"""Raw rows, column → value, as a source holds them."""
 
 
 def cache_root(folder: str | None) -> Path:
@@ -253,7 +250,3 @@ def _wanted(columns: ColumnsConfig, names: Sequence[str], source: str) -> list[s
 def no_column(where: str, name: str, columns: Iterable[str]) -> Mistake:
     hint = f"Columns: {', '.join(columns)}. Set data.columns if names differ."
     return Mistake(where, f"has no column `{name}`.", hint)
-
-
-def one_line(error: BaseException) -> str:
-    return textwrap.shorten(str(error) or repr(error), width=300, placeholder=" …")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import textwrap
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsarch.errors import UserError
+from tsarch.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,8 +53,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = _from_pretrained(path)
     except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
-        reason = textwrap.shorten(str(error) or repr(error), width=300, placeholder=" …")
-        raise UserError.single(where, f"can't be loaded: {reason}") from None
+        raise UserError.single(where, f"can't be loaded: {one_line(error)}") from None
     if not tokenizer.is_fast:
         raise UserError.single(where, "has no fast version, which word labels need.")
     return tokenizer

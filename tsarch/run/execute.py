@@ -41,6 +41,12 @@ class LocalStages:
     teacher: TeacherStage | None
     student: StudentStage | None
 
+    def get(self, stage: Stage) -> TeacherStage | StudentStage:
+        """A stage that is here."""
+        found = self.teacher if stage is Stage.TEACHER else self.student
+        assert found is not None, f"the {stage} is not in this process"
+        return found
+
     @property
     def names(self) -> tuple[Stage, ...]:
         """The stages that are here."""
@@ -71,7 +77,8 @@ class Executor:
         assert all(run.is_done for run in self._runs.values()), "the pipeline is not empty"
         self._feed = feed
         self._runs = {
-            stage: _StageRun(stage, ticks[stage], first_tick) for stage in self._stages.names
+            stage: _StageRun(stage, self._stages.get(stage).replica, ticks[stage], first_tick)
+            for stage in self._stages.names
         }
         for run in self._runs.values():
             self._expect_next(run)
@@ -108,7 +115,7 @@ class Executor:
             self._compute(run, instruction)
             busy = time.perf_counter() - started - (self._tied.wait_s - waited)
             run.report.busy_s += busy
-        finished = run.pass_on(self._stages)
+        finished = run.pass_on()
         if finished is None:
             return []
         finished.link_bytes, self._link.bytes_sent = self._link.bytes_sent, 0
@@ -128,7 +135,7 @@ class Executor:
         return True
 
     def _compute(self, run: _StageRun, instruction: Instruction) -> None:
-        stage = self._teacher if run.stage is Stage.TEACHER else self._student
+        stage = self._stages.get(run.stage)
         feed = self._require_feed
         match instruction:
             case Forward(step, micro_batch, update):
@@ -160,7 +167,7 @@ class Executor:
     def _start_exchange(self, stage: Stage, start: StartTiedExchange) -> None:
         touched = self._require_feed.touched(tuple(step for _, step in start.contributions))
         own = dict(start.contributions).get(stage)
-        local = self._teacher if stage is Stage.TEACHER else self._student
+        local = self._stages.get(stage)
         contribution = None if own is None else local.rows.take(own)
         factor = self._learning_rate_factor(start.learning_rate_step)
         self._tied.start(start.exchange, touched, contribution, local.engine.grad_scale, factor)
@@ -203,8 +210,11 @@ class Executor:
 class _StageRun:
     """Where a stage is in its program."""
 
-    def __init__(self, stage: Stage, ticks: tuple[Program, ...], first_tick: int) -> None:
+    def __init__(
+        self, stage: Stage, replica: int, ticks: tuple[Program, ...], first_tick: int
+    ) -> None:
         self.stage = stage
+        self._replica = replica
         self.ticks = ticks
         self.limit = 0
         self._first_tick = first_tick
@@ -233,18 +243,15 @@ class _StageRun:
         """The next `RecvHidden` not handed out before."""
         return self._receives.pop() if self._receives else None
 
-    def pass_on(self, stages: LocalStages) -> TickReport | None:
+    def pass_on(self) -> TickReport | None:
         """Go on to the next instruction; the report of the tick that this ends, if it does."""
         self._place += 1
         if self._place < len(self.ticks[self._tick]):
             return None
-        here = stages.teacher if self.stage is Stage.TEACHER else stages.student
-        assert here is not None
         self._place = 0
         self._tick += 1
         self._skip_empty()
         finished = self.report
-        finished.replica = here.replica
         finished.ended_s = time.time()
         self.report = self._new_report()
         return finished
@@ -254,4 +261,4 @@ class _StageRun:
             self._tick += 1
 
     def _new_report(self) -> TickReport:
-        return TickReport(self.stage.value, 0, self._first_tick + self._tick, None)
+        return TickReport(self.stage.value, self._replica, self._first_tick + self._tick, None)

@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tsarch.config import Config
-from tsarch.data.tokenizer import load_tokenizer
 from tsarch.models.backbone import shrink_config
-from tsarch.run.prepare import tokenizer_name
+from tsarch.run.prepare import run_tokenizer
 from tsarch.stage.build import stage_config
 from tsarch.topology import STAGES, Stage
 
@@ -62,7 +61,7 @@ def save_description(folder: Path, config: Config, task: TaskFile) -> None:
         if stage is Stage.STUDENT and config.student.layers is not None:
             shrink_config(hf, config.student.layers)
         hf.save_pretrained(folder / stage.value)
-    load_tokenizer(tokenizer_name(config)).save_pretrained(folder / "tokenizer")
+    run_tokenizer(config).save_pretrained(folder / "tokenizer")
     save_task(folder, task)
 
 

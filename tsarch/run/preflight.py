@@ -11,13 +11,6 @@ from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers
 from tsarch.errors import Mistake, UserError
 from tsarch.topology import Stage
 
-_TABLE_METRICS = {"ner": ("precision", "recall", "f1")}
-
-
-def main_metrics(task: str) -> tuple[str, ...]:
-    """Metrics of a task that the final table shows."""
-    return _TABLE_METRICS[task]
-
 
 def check_run(config: Config, own_ray: bool) -> None:
     """Check models, tokenizers, widths and devices.
@@ -41,7 +34,9 @@ def count_devices(device: str) -> tuple[str, float]:
     """(kind, number) of the devices of this machine."""
     import torch
 
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+    from tsarch.parallel.groups import choose_device
+
+    if choose_device(device).type == "cuda":
         return "GPU", float(torch.cuda.device_count())
     return "CPU", float(len(os.sched_getaffinity(0)))
 
@@ -95,7 +90,7 @@ def _stage_configs(config: Config) -> tuple[dict[Stage, Any], list[Mistake]]:
 
 
 def _tokenizers(config: Config) -> Iterator[Mistake]:
-    name = config.data.tokenizer or config.teacher.model
+    name = config.tokenizer_name
     if name is None:
         yield Mistake(
             "data.tokenizer", "is missing.", "A teacher from `config` has no tokenizer of its own."
@@ -172,7 +167,7 @@ def _tying(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
             f"of embedding width {teacher} and a student of {student}.",
             "Set embedding.project to true, or take models of one width.",
         )
-    name = config.data.tokenizer or config.teacher.model
+    name = config.tokenizer_name
     if name is None:
         return
     try:

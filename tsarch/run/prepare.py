@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tsarch.config import Config
 from tsarch.data.contexts import tokenize_corpus
 from tsarch.data.corpus import read_splits
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.records import TokenizedSplit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,10 @@ class Prepared:
     """Remarks on the data for the user."""
 
 
-def tokenizer_name(config: Config) -> str:
+def run_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     """The tokenizer that a config asks for."""
-    name = config.data.tokenizer or config.teacher.model
-    assert name is not None, "preflight checks that there is a tokenizer"
-    return name
+    assert config.tokenizer_name is not None, "preflight checks that there is a tokenizer"
+    return load_tokenizer(config.tokenizer_name)
 
 
 def prepare_data(config: Config) -> Prepared:
@@ -38,7 +41,7 @@ def prepare_data(config: Config) -> Prepared:
     corpus = read_splits(config.data)
     splits = tokenize_corpus(
         corpus,
-        load_tokenizer(tokenizer_name(config)),
+        run_tokenizer(config),
         config.teacher.max_tokens,
         config.student.max_tokens,
         config.data.cache_folder,

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from tsarch.config import Config
@@ -60,22 +62,18 @@ class Wiring:
 
 def local_wiring(config: Config) -> Wiring:
     """Both stages in this process, on one device, with a loopback link."""
-    cpu = config.topology.device == "cpu"
     if config.topology.threads is not None:
         torch.set_num_threads(config.topology.threads)
-
-    def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
-        return LocalEngine(module, spec, config.precision, cpu)
-
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
     # accelerate keeps its first settings for the whole process; a process may have several runs.
     AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if config.precision == "bf16" else "no"
-    device = Accelerator(mixed_precision=mixed, cpu=cpu).device
+    accelerator = Accelerator(mixed_precision=mixed, cpu=config.topology.device == "cpu")
+
+    def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
+        return LocalEngine(module, spec, accelerator)
+
     both = ((Stage.TEACHER, 0), (Stage.STUDENT, 0))
-    return Wiring(Topology(1, 1), both, device, make_engine)
+    return Wiring(Topology(1, 1), both, accelerator.device, make_engine)
 
 
 class Rank:
@@ -235,9 +233,7 @@ class Rank:
         spec = embedding_spec(config)
         optimizer = None
         if not config.embedding.frozen:
-            optimizer = make_optimizer(
-                [{"params": [parameter], "weight_decay": 0.0}], spec, wiring.device
-            )
+            optimizer = make_optimizer([{"params": [parameter], "weight_decay": 0.0}], spec)
         tied = TiedEmbedding(
             parameter,
             optimizer,

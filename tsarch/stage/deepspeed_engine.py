@@ -67,9 +67,8 @@ class DeepSpeedEngine:
         self._clips_here = zero_stage == 0 and precision == "fp32"
         self._clip_norm = spec.clip_norm
         self._stage_rank = int(os.environ["RANK"])
-        optimizer = make_optimizer(parameter_groups(module, spec), spec, device)
+        optimizer = make_optimizer(parameter_groups(module, spec), spec)
         self._rates = LearningRates(optimizer)
-        self._optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,

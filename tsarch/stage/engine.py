@@ -81,9 +81,7 @@ def parameter_groups(module: nn.Module, spec: OptimizerSpec) -> list[dict[str, A
     ]
 
 
-def make_optimizer(
-    groups: Iterable[dict[str, Any]], spec: OptimizerSpec, device: torch.device
-) -> torch.optim.Optimizer:
+def make_optimizer(groups: Iterable[dict[str, Any]], spec: OptimizerSpec) -> torch.optim.Optimizer:
     """AdamW or SGD over parameter groups; the fused kernels where torch has them."""
     if spec.name == "sgd":
         return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum)
@@ -122,14 +120,14 @@ class LearningRates:
 class LocalEngine:
     """One device, through `accelerate` (placement and mixed precision)."""
 
-    def __init__(self, module: nn.Module, spec: OptimizerSpec, precision: str, cpu: bool) -> None:
-        mixed = "bf16" if precision == "bf16" else "no"
-        self._accelerator = Accelerator(mixed_precision=mixed, cpu=cpu)
-        self.device = self._accelerator.device
-        self.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    def __init__(self, module: nn.Module, spec: OptimizerSpec, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self.device = accelerator.device
+        bf16 = accelerator.mixed_precision == "bf16"
+        self.compute_dtype = torch.bfloat16 if bf16 else torch.float32
         self.grad_scale = 1.0
         module.to(self.device)
-        optimizer = make_optimizer(parameter_groups(module, spec), spec, self.device)
+        optimizer = make_optimizer(parameter_groups(module, spec), spec)
         self._rates = LearningRates(optimizer)
         self._clip_norm = spec.clip_norm
         self._prepared, self._optimizer = self._accelerator.prepare(module, optimizer)

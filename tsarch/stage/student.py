@@ -62,10 +62,9 @@ class StudentStage:
 
     def incoming(self, feed: Feed, step: int, micro_batch: int) -> list[tuple[int, Message]]:
         """(teacher replica, message) of a micro-batch, in order of arrival."""
-        width = self._teacher_width + (self._num_labels if feed.send_predictions else 0)
         part = feed.student_part(step, micro_batch, self.replica)
         return [
-            (teacher, Message(step, micro_batch, rows, width))
+            (teacher, Message(step, micro_batch, rows, self._boundary_width(feed)))
             for teacher, rows in part.incoming.items()
         ]
 
@@ -94,9 +93,12 @@ class StudentStage:
         """Back-propagate a micro-batch's loss."""
         self.engine.backward(self._losses.pop((step, micro_batch)), last)
 
+    def _boundary_width(self, feed: Feed) -> int:
+        return self._teacher_width + (self._num_labels if feed.send_predictions else 0)
+
     def _split_boundary(self, feed: Feed, received: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Hidden states (rows, teacher_width) and, if they came, predictions (rows, labels)."""
-        width = self._teacher_width + (self._num_labels if feed.send_predictions else 0)
+        width = self._boundary_width(feed)
         # One row more, so that an idle replica's indices point somewhere; nothing reads it.
         spare = torch.zeros(1, width, dtype=self.engine.compute_dtype, device=self.engine.device)
         rows = torch.cat([*received, spare])

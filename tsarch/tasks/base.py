@@ -14,6 +14,8 @@ class Task(Protocol):
 
     main_metric: str
     """Metric that decides which weights are best (higher is better)."""
+    table_metrics: tuple[str, ...]
+    """Metrics that the final table shows."""
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
         """Metrics of (num_words,) predicted label ids against the split's labels."""

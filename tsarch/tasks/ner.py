@@ -13,6 +13,7 @@ class NerTask:
     """Entities as tags of words; an entity counts if its type and both its ends are right."""
 
     main_metric = "f1"
+    table_metrics: tuple[str, ...] = ("precision", "recall", "f1")
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = tuple(labels)
