@@ -25,7 +25,7 @@ from tsarch.run.crew import Crew, LocalCrew
 from tsarch.run.metrics import Row, StepTable
 from tsarch.run.prepare import prepare_data
 
-Schedule = Literal["sequential", "overlapped"]
+Schedule = Literal["sequential", "overlapped", "joint"]
 Optimizer = Literal["sgd", "adamw"]
 TOLERANCE: dict[Optimizer, float] = {"sgd": 1e-6, "adamw": 1e-5}
 PAIRS = ((1, 1), (2, 1), (1, 2))

@@ -15,7 +15,9 @@ from tsarch.schedule.instruction import (
     Forward,
     OptimizerStep,
     Program,
+    RecvGrad,
     RecvHidden,
+    SendGrad,
     SendHidden,
     StartTiedExchange,
 )
@@ -24,11 +26,17 @@ from tsarch.topology import Stage, Topology
 
 Programs = dict[Stage, list[object]]
 
-names = st.sampled_from(["sequential", "overlapped"])
+names = st.sampled_from(["sequential", "overlapped", "joint"])
 spans = st.builds(lambda a, n: Span(a, a + n), st.integers(0, 50), st.integers(1, 12))
 alternations = st.builds(Alternation, st.integers(1, 4), st.integers(1, 4))
 micro_batches = st.integers(1, 4)
 topologies = st.builds(Topology, st.integers(1, 4), st.integers(1, 4))
+
+
+def programs_of(name, span, m, alternation, train_embedding=True, in_flight=3) -> Programs:
+    if name == "joint":
+        alternation = Alternation()
+    return flat(training_programs(name, span, m, alternation, train_embedding, in_flight))
 
 
 def flat(ticks: dict[Stage, tuple[Program, ...]]) -> Programs:
@@ -41,17 +49,21 @@ def of_kind(program: list[object], kind: type) -> list[object]:
 
 @given(names, spans, micro_batches, alternations, st.booleans())
 def test_every_receive_has_its_send_in_the_same_order(name, span, m, alternation, train_embedding):
-    programs = flat(training_programs(name, span, m, alternation, train_embedding))
+    programs = programs_of(name, span, m, alternation, train_embedding)
     sent = [(i.step, i.micro_batch) for i in of_kind(programs[Stage.TEACHER], SendHidden)]
     received = [(i.step, i.micro_batch) for i in of_kind(programs[Stage.STUDENT], RecvHidden)]
     assert sent == received
     assert not of_kind(programs[Stage.STUDENT], SendHidden)
     assert not of_kind(programs[Stage.TEACHER], RecvHidden)
+    back = [(i.step, i.micro_batch) for i in of_kind(programs[Stage.STUDENT], SendGrad)]
+    assert back == [(i.step, i.micro_batch) for i in of_kind(programs[Stage.TEACHER], RecvGrad)]
+    assert back == (sent if name == "joint" else [])
 
 
 @given(names, spans, micro_batches, alternations)
 def test_each_stage_uses_every_batch_exactly_once(name, span, m, alternation):
-    for stage, program in flat(training_programs(name, span, m, alternation)).items():
+    alternation = Alternation() if name == "joint" else alternation
+    for stage, program in programs_of(name, span, m, alternation).items():
         used = [(i.step, i.micro_batch) for i in of_kind(program, Forward)]
         assert used == [(k, b) for k in span.steps for b in range(m)]
         updated = [i.step for i in of_kind(program, OptimizerStep)]
@@ -63,7 +75,8 @@ def test_each_stage_uses_every_batch_exactly_once(name, span, m, alternation):
 
 @given(names, spans, micro_batches, alternations)
 def test_all_ranks_meet_the_same_exchanges_and_no_gradient_is_lost(name, span, m, alternation):
-    programs = flat(training_programs(name, span, m, alternation))
+    alternation = Alternation() if name == "joint" else alternation
+    programs = programs_of(name, span, m, alternation)
     started = {s: of_kind(p, StartTiedExchange) for s, p in programs.items()}
     assert started[Stage.TEACHER] == started[Stage.STUDENT]
     for program in programs.values():
@@ -77,8 +90,7 @@ def test_all_ranks_meet_the_same_exchanges_and_no_gradient_is_lost(name, span, m
 
 @given(names, spans, micro_batches, alternations, st.booleans(), topologies, st.randoms())
 def test_no_order_of_ranks_deadlocks(name, span, m, alternation, train, topology, random):
-    ticks = training_programs(name, span, m, alternation, train)
-    assert simulate(flat(ticks), topology, random)
+    assert simulate(programs_of(name, span, m, alternation, train), topology, random)
 
 
 @given(st.integers(1, 10), topologies, st.randoms())
@@ -93,14 +105,18 @@ def simulate(programs: Programs, topology: Topology, random) -> bool:
     """
     places = [topology.place(rank) for rank in range(topology.num_ranks)]
     cursor = [0] * topology.num_ranks
-    sent: set[tuple[int, int, int]] = set()
+    sent: set[tuple[str, int, int, int]] = set()
     started: Counter[int] = Counter()
 
     def can_run(rank: int) -> bool:
         stage, _ = places[rank]
         i = programs[stage][cursor[rank]]
         if isinstance(i, RecvHidden):
-            return all((t, i.step, i.micro_batch) in sent for t in range(topology.teacher_replicas))
+            teachers = range(topology.teacher_replicas)
+            return all(("hidden", t, i.step, i.micro_batch) in sent for t in teachers)
+        if isinstance(i, RecvGrad):
+            students = range(topology.student_replicas)
+            return all(("grad", s, i.step, i.micro_batch) in sent for s in students)
         if isinstance(i, FinishTiedExchange):
             return started[i.exchange] == topology.num_ranks
         return True
@@ -116,7 +132,9 @@ def simulate(programs: Programs, topology: Topology, random) -> bool:
         stage, replica = places[rank]
         i = programs[stage][cursor[rank]]
         if isinstance(i, SendHidden):
-            sent.add((replica, i.step, i.micro_batch))
+            sent.add(("hidden", replica, i.step, i.micro_batch))
+        if isinstance(i, SendGrad):
+            sent.add(("grad", replica, i.step, i.micro_batch))
         if isinstance(i, StartTiedExchange):
             started[i.exchange] += 1
         cursor[rank] += 1
@@ -127,6 +145,24 @@ def test_the_simulation_sees_a_deadlock():
 
     programs: Programs = {Stage.TEACHER: [FinishTiedExchange(0)], Stage.STUDENT: []}
     assert not simulate(programs, Topology(1, 1), random.Random(0))
+
+
+@given(st.integers(1, 9), st.integers(2, 5))
+def test_joint_is_1f1b(m, in_flight):
+    programs = programs_of("joint", Span(0, 1), m, None, in_flight=in_flight)
+    outstanding, most = 0, 0
+    for i in programs[Stage.TEACHER]:
+        outstanding += isinstance(i, Forward)
+        outstanding -= isinstance(i, Backward)
+        most = max(most, outstanding)
+    assert most == min(in_flight, m)
+    kinds = [type(i) for i in programs[Stage.STUDENT]][: 4 * m]
+    assert kinds == [RecvHidden, Forward, Backward, SendGrad] * m
+
+
+def test_joint_refuses_an_alternation():
+    with pytest.raises(ValueError, match="joint updates both"):
+        training_programs("joint", Span(0, 1), 1, Alternation(2, 1))
 
 
 def test_overlapped_student_is_one_batch_behind():
@@ -143,9 +179,10 @@ def test_overlapped_student_is_one_batch_behind():
     [
         ("sequential", [{"teacher": 0}, {"student": 0}, {"teacher": 1}, {"student": 1}]),
         ("overlapped", [{"teacher": 0}, {"teacher": 1, "student": 0}, {"student": 1}]),
+        ("joint", [{"teacher": 0, "student": 0}, {"teacher": 1, "student": 1}]),
     ],
 )
-def test_table_steps(name: Literal["sequential", "overlapped"], contributions):
+def test_table_steps(name: Literal["sequential", "overlapped", "joint"], contributions):
     program = flat(training_programs(name, Span(0, 2)))[Stage.TEACHER]
     found = [dict(i.contributions) for i in program if isinstance(i, StartTiedExchange)]
     assert found == contributions

@@ -182,13 +182,17 @@ class AlternationConfig(Section):
 class ScheduleConfig(Section):
     """How the stages' updates are ordered, and for how long."""
 
-    name: Literal["sequential", "overlapped"] = "overlapped"
+    name: Literal["sequential", "overlapped", "joint"] = "overlapped"
     """`sequential`: teacher, then student, on every batch. `overlapped`: both at once, the
-    student one batch behind."""
+    student one batch behind. `joint`: one step on the sum of both losses, the student's gradient
+    flowing into the teacher; give it several `micro_batches`."""
     alternation: AlternationConfig = AlternationConfig()
-    """Ratio of teacher to student updates."""
+    """Ratio of teacher to student updates; 1:1 with `joint`."""
     micro_batches: PositiveInt = 1
     """Micro-batches of a step on every rank; their gradients are accumulated."""
+    in_flight: Annotated[int, Field(ge=2)] = 3
+    """`joint`: micro-batches that the teacher may be ahead of their backward pass. 2 is plain
+    1F1B; more need more activation memory and even out unequal micro-batches."""
     epochs: PositiveInt = 5
     """Passes over the training data."""
     max_steps: PositiveInt | None = None
@@ -246,6 +250,13 @@ class EvaluationConfig(Section):
     """Also measure the test split before training."""
 
 
+class LinkConfig(Section):
+    """What travels between the stages."""
+
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of hidden states and their gradients on the way; `auto` is that of the arithmetic."""
+
+
 class StageTopology(Section):
     """Ranks of one stage."""
 
@@ -301,6 +312,8 @@ class Config(Section):
     """Learning-rate schedule."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Validation and early stopping."""
+    link: LinkConfig = LinkConfig()
+    """Boundary messages between the stages."""
     topology: TopologyConfig = TopologyConfig()
     """Processes and devices."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -322,6 +335,11 @@ class Config(Section):
             raise ValueError(
                 f"evaluation.batch_tokens ({self.evaluation.batch_tokens}) must be at least "
                 f"teacher.max_tokens ({self.teacher.max_tokens})"
+            )
+        if self.schedule.name == "joint" and self.schedule.alternation != AlternationConfig():
+            raise ValueError(
+                "schedule.alternation must stay 1:1 with the joint schedule, which updates both "
+                "stages in one step"
             )
         if (self.data.train is None) == (self.data.hub is None):
             raise ValueError("give either data.train (with validation and test) or data.hub")

@@ -23,6 +23,7 @@ class Feed:
         contexts_of: step → context numbers of its global batch.
         passes_of: (step, contexts) → the student's passes over each window.
         send_predictions: whether the teacher's logits travel with its hidden states.
+        teacher_width: width of the teacher's hidden states.
     """
 
     def __init__(
@@ -33,18 +34,21 @@ class Feed:
         contexts_of: Callable[[int], IntArray],
         passes_of: Callable[[int, IntArray], Passes],
         send_predictions: bool,
+        teacher_width: int = 0,
     ) -> None:
         self.split = split
         self.send_predictions = send_predictions
-        self._topology = topology
+        self.topology = topology
+        self.teacher_width = teacher_width
         self._num_micro_batches = num_micro_batches
         self._contexts_of = contexts_of
         self._passes_of = passes_of
         self.plan = lru_cache(maxsize=4)(self._plan)
+        self.teacher_part = lru_cache(maxsize=4 * num_micro_batches)(self._teacher_part)
         # Asked for when rows are expected, when they are received and when they are used.
         self.student_part = lru_cache(maxsize=4 * num_micro_batches)(self._student_part)
 
-    def teacher_part(self, step: int, micro_batch: int, replica: int) -> TeacherPart:
+    def _teacher_part(self, step: int, micro_batch: int, replica: int) -> TeacherPart:
         """Arrays of a teacher replica."""
         plan = self.plan(step)
         return teacher_part(self.split, plan, plan.micro_batches[micro_batch], replica)
@@ -68,7 +72,7 @@ class Feed:
         return plan_step(
             self.split,
             contexts,
-            self._topology,
+            self.topology,
             self._num_micro_batches,
             passes,
             self.send_predictions,

@@ -1,20 +1,21 @@
-"""The link: boundary tensors from teacher replicas to student replicas.
+"""The link: boundary tensors between replicas of the two stages.
 
-A message is one (step, micro_batch) from one replica to one other: a header that names it, then
-the rows. Messages of a pair of replicas arrive in the order of sending.
+A message is one (step, micro_batch) from one rank to one other: a header that names it, then the
+rows. Hidden states go from teacher to student ranks, in `joint` their gradients back. Messages of
+a pair of ranks in one direction arrive in the order of sending.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tsarch.parallel.groups import ProcessGroup
-from tsarch.topology import Stage, Topology
 
 
 @dataclass(frozen=True)
@@ -23,130 +24,201 @@ class Message:
 
     step: int
     micro_batch: int
+    source: int
+    """Rank (of both stages together) that sends."""
+    target: int
+    """Rank that receives."""
     rows: int
     width: int
+
+    def nbytes(self, dtype: torch.dtype) -> int:
+        """Bytes of the rows."""
+        return self.rows * self.width * dtype.itemsize
 
 
 class Link(Protocol):
     """Both ends of the link, as one rank sees it."""
 
     bytes_sent: int
+    wait_s: float
+    """Seconds spent waiting for other ranks so far."""
 
-    def send(self, message: Message, rows: Tensor, teacher: int, student: int) -> None:
-        """Start sending `rows` (message.rows, message.width); returns before it has arrived."""
+    def send(self, message: Message, rows: Tensor) -> None:
+        """Copy `rows` (message.rows, message.width) in the link's dtype and start sending; returns
+        before they have arrived."""
 
-    def expect(self, message: Message, dtype: torch.dtype, teacher: int, student: int) -> None:
+    def expect(self, message: Message) -> None:
         """Start receiving a message that a later `receive` will wait for."""
 
-    def is_ready(self, message: Message, teacher: int, student: int) -> bool:
+    def is_ready(self, message: Message) -> bool:
         """Whether `receive` may be called now."""
 
-    def receive(self, message: Message, teacher: int, student: int) -> Tensor:
-        """Wait for the rows (message.rows, message.width) of an expected message."""
+    def receive(self, message: Message, out: Tensor) -> None:
+        """Wait for an expected message and copy its rows to `out` (message.rows, message.width)."""
 
     def flush(self) -> None:
         """Wait until all that was sent has left."""
 
 
 class LoopbackLink:
-    """Both stages in one process: messages wait in a queue."""
+    """Both stages in one process: messages wait in queues."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         self.bytes_sent = 0
+        self.wait_s = 0.0
+        self._dtype = dtype
         self._queues: dict[tuple[int, int], deque[tuple[Message, Tensor]]] = {}
 
-    def send(self, message: Message, rows: Tensor, teacher: int, student: int) -> None:
+    def send(self, message: Message, rows: Tensor) -> None:
         """Put the rows in the queue."""
-        self.bytes_sent += rows.nbytes
-        self._queues.setdefault((teacher, student), deque()).append((message, rows))
+        copy = rows.detach().to(self._dtype)
+        self.bytes_sent += copy.nbytes
+        self._queue(message).append((message, copy))
 
-    def expect(self, message: Message, dtype: torch.dtype, teacher: int, student: int) -> None:
+    def expect(self, message: Message) -> None:
         """Nothing to start: the sender is this process."""
 
-    def is_ready(self, message: Message, teacher: int, student: int) -> bool:
+    def is_ready(self, message: Message) -> bool:
         """Whether the message has been sent."""
-        return bool(self._queues.get((teacher, student)))
+        return bool(self._queue(message))
 
-    def receive(self, message: Message, teacher: int, student: int) -> Tensor:
+    def receive(self, message: Message, out: Tensor) -> None:
         """Take the rows out of the queue."""
-        sent, rows = self._queues[teacher, student].popleft()
+        sent, rows = self._queue(message).popleft()
         assert sent == message, f"expected {message}, got {sent}"
-        return rows
+        out.copy_(rows)
 
     def flush(self) -> None:
         """Nothing is under way."""
 
+    def _queue(self, message: Message) -> deque[tuple[Message, Tensor]]:
+        return self._queues.setdefault((message.source, message.target), deque())
 
-_HEADER_VALUES = 6
+
+_HEADER_VALUES = 8
 _HEADER_BYTES = 8 * _HEADER_VALUES
 _MAGIC = 0x7415A2C4
+_DTYPE_CODES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
 class GroupLink:
     """The link over a process group (gloo or nccl) that spans both stages.
 
     Pairs each `send` with the `receive` of the same message on the other stage. Sends are
-    asynchronous: blocking ones in both directions would deadlock.
+    asynchronous: blocking ones in both directions would deadlock. Buffers are used again: after
+    the first steps a message allocates nothing.
+
+    Args:
+        dtype: of the rows as they travel.
+        max_outstanding: messages that may be under way from this rank; `send` then waits for the
+            oldest. At least as many as the schedule sends before the other side must receive.
     """
 
-    def __init__(self, group: ProcessGroup, topology: Topology, device: torch.device) -> None:
+    def __init__(
+        self,
+        group: ProcessGroup,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_outstanding: int,
+    ) -> None:
         self.bytes_sent = 0
+        self.wait_s = 0.0
         self._group = group
-        self._topology = topology
         self._device = device
-        self._sending: deque[tuple[object, Tensor]] = deque()
-        self._max_outstanding = 4 * topology.student_replicas
-        self._expected: dict[tuple[Message, int], tuple[object, Tensor, torch.dtype]] = {}
+        self._dtype = dtype
+        self._max_outstanding = max_outstanding
+        self._buffers = _BufferPool(device)
+        self._sending: deque[tuple[Any, Tensor]] = deque()
+        self._expected: dict[Message, tuple[Any, Tensor]] = {}
 
-    def send(self, message: Message, rows: Tensor, teacher: int, student: int) -> None:
-        """Copy header and rows to one buffer and start sending it to the student replica."""
-        header = _header(message, rows.dtype)
-        payload = rows.detach().contiguous().view(torch.uint8).flatten()
-        buffer = torch.cat([header.view(torch.uint8).to(self._device), payload])
-        work = self._group.send([buffer], self._topology.rank(Stage.STUDENT, student), 0)
-        self.bytes_sent += buffer.nbytes
+    @property
+    def num_buffers(self) -> int:
+        """Buffers allocated so far."""
+        return self._buffers.num_allocated
+
+    def send(self, message: Message, rows: Tensor) -> None:
+        """Copy header and rows to one buffer and start sending it."""
+        while len(self._sending) >= self._max_outstanding:
+            self._finish_oldest_send()
+        size = _HEADER_BYTES + message.nbytes(self._dtype)
+        buffer = self._buffers.take(size)
+        buffer[:_HEADER_BYTES].view(torch.int64).copy_(_header(message, self._dtype))
+        self._rows(buffer, message).copy_(rows.detach())
+        work = self._group.send([buffer[:size]], message.target, 0)
+        self.bytes_sent += size
         self._sending.append((work, buffer))
-        while self._sending and self._sending[0][0].is_completed():  # type: ignore[attr-defined]
-            self._sending.popleft()
-        while len(self._sending) > self._max_outstanding:
-            self._sending.popleft()[0].wait()  # type: ignore[attr-defined]
 
-    def expect(self, message: Message, dtype: torch.dtype, teacher: int, student: int) -> None:
-        """Start receiving from the teacher replica."""
-        size = _HEADER_BYTES + message.rows * message.width * dtype.itemsize
-        buffer = torch.empty(size, dtype=torch.uint8, device=self._device)
-        work = self._group.recv([buffer], self._topology.rank(Stage.TEACHER, teacher), 0)
-        self._expected[message, teacher] = (work, buffer, dtype)
+    def expect(self, message: Message) -> None:
+        """Start receiving."""
+        size = _HEADER_BYTES + message.nbytes(self._dtype)
+        buffer = self._buffers.take(size)
+        self._expected[message] = (self._group.recv([buffer[:size]], message.source, 0), buffer)
 
-    def is_ready(self, message: Message, teacher: int, student: int) -> bool:
+    def is_ready(self, message: Message) -> bool:
         """Always: `receive` waits."""
         return True
 
-    def receive(self, message: Message, teacher: int, student: int) -> Tensor:
+    def receive(self, message: Message, out: Tensor) -> None:
         """Wait for an expected message.
 
         Raises:
             RuntimeError: another message came (the ranks' plans differ), or none in time.
         """
-        work, buffer, dtype = self._expected.pop((message, teacher))
-        work.wait()  # type: ignore[attr-defined]
+        work, buffer = self._expected.pop(message)
+        self._wait(work)
         header = buffer[:_HEADER_BYTES].view(torch.int64).cpu()
-        if not torch.equal(header, _header(message, dtype)):
+        if not torch.equal(header, _header(message, self._dtype)):
             raise RuntimeError(
-                f"student {student} expected {message} from teacher {teacher}, but a message with "
-                f"the header {header.tolist()} came: the ranks don't run the same plan"
+                f"rank {message.target} expected {message}, but a message with the header "
+                f"{header.tolist()} came: the ranks don't run the same plan"
             )
-        return buffer[_HEADER_BYTES:].view(dtype).view(message.rows, message.width)
+        out.copy_(self._rows(buffer, message))
+        self._buffers.give_back(buffer)
 
     def flush(self) -> None:
         """Wait until all that was sent has left."""
         while self._sending:
-            self._sending.popleft()[0].wait()  # type: ignore[attr-defined]
+            self._finish_oldest_send()
+
+    def _rows(self, buffer: Tensor, message: Message) -> Tensor:
+        end = _HEADER_BYTES + message.nbytes(self._dtype)
+        rows = buffer[_HEADER_BYTES:end].view(self._dtype)
+        return rows.view(message.rows, message.width)
+
+    def _finish_oldest_send(self) -> None:
+        work, buffer = self._sending.popleft()
+        self._wait(work)
+        self._buffers.give_back(buffer)
+
+    def _wait(self, work: Any) -> None:
+        started = time.perf_counter()
+        work.wait()
+        self.wait_s += time.perf_counter() - started
 
 
-_DTYPE_CODES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+class _BufferPool:
+    """Byte buffers in sizes of powers of two, given out again and again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.num_allocated = 0
+        self._device = device
+        self._free: dict[int, list[Tensor]] = {}
+
+    def take(self, size: int) -> Tensor:
+        """A buffer of at least `size` bytes."""
+        capacity = 1 << (size - 1).bit_length()
+        free = self._free.setdefault(capacity, [])
+        if free:
+            return free.pop()
+        self.num_allocated += 1
+        return torch.empty(capacity, dtype=torch.uint8, device=self._device)
+
+    def give_back(self, buffer: Tensor) -> None:
+        """Take a buffer in that nobody uses any more."""
+        self._free[len(buffer)].append(buffer)
 
 
 def _header(message: Message, dtype: torch.dtype) -> Tensor:
-    values = (message.step, message.micro_batch, message.rows, message.width)
-    return torch.tensor([_MAGIC, *values, _DTYPE_CODES[dtype]], dtype=torch.int64)
+    m = message
+    values = [_MAGIC, m.step, m.micro_batch, m.source, m.target, m.rows, m.width]
+    return torch.tensor([*values, _DTYPE_CODES[dtype]], dtype=torch.int64)

@@ -10,12 +10,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from tsarch.data.feed import Feed
-from tsarch.parallel.link import Link
+from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import LossParts, TickReport
+from tsarch.records import TickReport
 from tsarch.schedule.instruction import (
     Backward,
     FinishTiedExchange,
@@ -23,7 +21,9 @@ from tsarch.schedule.instruction import (
     Instruction,
     OptimizerStep,
     Program,
+    RecvGrad,
     RecvHidden,
+    SendGrad,
     SendHidden,
     StartTiedExchange,
 )
@@ -68,7 +68,6 @@ class Executor:
         self._link = link
         self._tied = tied
         self._learning_rate_factor = learning_rate_factor
-        self._received: dict[tuple[int, int], list[Tensor]] = {}
         self._runs: dict[Stage, _StageRun] = {}
         self._feed: Feed | None = None
 
@@ -108,13 +107,9 @@ class Executor:
     def _run_next(self, run: _StageRun) -> list[TickReport]:
         instruction = run.next
         started = time.perf_counter()
-        waited = self._tied.wait_s
-        if isinstance(instruction, RecvHidden):
-            self._receive(run, instruction)
-        else:
-            self._compute(run, instruction)
-            busy = time.perf_counter() - started - (self._tied.wait_s - waited)
-            run.report.busy_s += busy
+        waited = self._waited_s
+        self._do(run, instruction)
+        run.report.busy_s += time.perf_counter() - started - (self._waited_s - waited)
         finished = run.pass_on()
         if finished is None:
             return []
@@ -124,29 +119,36 @@ class Executor:
 
     def _is_ready(self, instruction: Instruction) -> bool:
         match instruction:
-            case RecvHidden(step, micro_batch):
-                student = self._student
-                return all(
-                    self._link.is_ready(message, teacher, student.replica)
-                    for teacher, message in student.incoming(self._require_feed, step, micro_batch)
-                )
+            case RecvHidden() | RecvGrad():
+                return all(map(self._link.is_ready, self._incoming(instruction)))
             case FinishTiedExchange(exchange):
                 return self._tied.is_started(exchange)
         return True
 
-    def _compute(self, run: _StageRun, instruction: Instruction) -> None:
+    @property
+    def _waited_s(self) -> float:
+        return self._tied.wait_s + self._link.wait_s
+
+    def _do(self, run: _StageRun, instruction: Instruction) -> None:
         stage = self._stages.get(run.stage)
         feed = self._require_feed
         match instruction:
             case Forward(step, micro_batch, update):
                 run.report.step = step
                 run.report.num_tokens = feed.plan(step).num_tokens
-                run.report.losses += self._forward(run.stage, step, micro_batch, update)
+                run.report.losses += stage.forward(feed, step, micro_batch, update)
             case Backward(step, micro_batch, last):
                 stage.backward(step, micro_batch, last)
             case SendHidden(step, micro_batch):
-                for out in self._teacher.outgoing(step, micro_batch):
-                    self._link.send(out.message, out.rows, self._teacher.replica, out.student)
+                self._teacher.send(self._link, step, micro_batch)
+            case RecvHidden(step, micro_batch, requires_grad):
+                self._student.receive(feed, self._link, step, micro_batch, requires_grad)
+                self._expect_next(run)
+            case SendGrad(step, micro_batch):
+                self._student.send(feed, self._link, step, micro_batch)
+            case RecvGrad(step, micro_batch):
+                self._teacher.receive(feed, self._link, step, micro_batch)
+                self._expect_next(run)
             case OptimizerStep(step):
                 factor = self._learning_rate_factor(step)
                 run.report.learning_rate_factor = factor
@@ -157,13 +159,6 @@ class Executor:
             case FinishTiedExchange(exchange):
                 self._tied.finish(exchange)
 
-    def _forward(self, stage: Stage, step: int, micro_batch: int, update: bool) -> LossParts:
-        feed = self._require_feed
-        if stage is Stage.TEACHER:
-            return self._teacher.forward(feed, step, micro_batch, update)
-        received = self._received.pop((step, micro_batch))
-        return self._student.forward(feed, step, micro_batch, update, received)
-
     def _start_exchange(self, stage: Stage, start: StartTiedExchange) -> None:
         touched = self._require_feed.touched(tuple(step for _, step in start.contributions))
         own = dict(start.contributions).get(stage)
@@ -172,24 +167,17 @@ class Executor:
         factor = self._learning_rate_factor(start.learning_rate_step)
         self._tied.start(start.exchange, touched, contribution, local.engine.grad_scale, factor)
 
-    def _receive(self, run: _StageRun, instruction: RecvHidden) -> None:
-        student, key = self._student, (instruction.step, instruction.micro_batch)
-        self._received[key] = [
-            self._link.receive(message, teacher, student.replica)
-            for teacher, message in student.incoming(self._require_feed, *key)
-        ]
-        self._expect_next(run)
+    def _incoming(self, receive: RecvHidden | RecvGrad) -> list[Message]:
+        stage = self._student if isinstance(receive, RecvHidden) else self._teacher
+        return stage.incoming(self._require_feed, receive.step, receive.micro_batch)
 
     def _expect_next(self, run: _StageRun) -> None:
-        """Post the receives of the next `RecvHidden`, so that rows arrive during other work."""
+        """Post the receives of the next instruction that has some, so that rows arrive during
+        other work."""
         following = run.next_receive()
-        if following is None:
-            return
-        student = self._student
-        for teacher, message in student.incoming(
-            self._require_feed, following.step, following.micro_batch
-        ):
-            self._link.expect(message, student.engine.compute_dtype, teacher, student.replica)
+        if following is not None:
+            for message in self._incoming(following):
+                self._link.expect(message)
 
     @property
     def _teacher(self) -> TeacherStage:
@@ -220,7 +208,8 @@ class _StageRun:
         self._first_tick = first_tick
         self._tick = 0
         self._place = 0
-        self._receives = [i for tick in ticks for i in tick if isinstance(i, RecvHidden)][::-1]
+        receives = RecvHidden | RecvGrad
+        self._receives = [i for tick in ticks for i in tick if isinstance(i, receives)][::-1]
         self._skip_empty()
         self.report = self._new_report()
 
@@ -239,8 +228,8 @@ class _StageRun:
         """The next instruction."""
         return self.ticks[self._tick][self._place]
 
-    def next_receive(self) -> RecvHidden | None:
-        """The next `RecvHidden` not handed out before."""
+    def next_receive(self) -> RecvHidden | RecvGrad | None:
+        """The next receiving instruction not handed out before."""
         return self._receives.pop() if self._receives else None
 
     def pass_on(self) -> TickReport | None:

@@ -7,7 +7,8 @@ from tsarch.data.feed import Feed
 from tsarch.data.loader import BatchPlan, evaluation_batches
 from tsarch.data.passes import evaluation_passes, training_passes
 from tsarch.records import TokenizedSplit
-from tsarch.topology import Topology
+from tsarch.stage.build import stage_config
+from tsarch.topology import Stage, Topology
 
 
 def batch_plan(config: Config, train: TokenizedSplit) -> BatchPlan:
@@ -40,6 +41,7 @@ def training_feed(
             train, contexts, seed, step, student.teacher_dropout, student.alone_weight
         ),
         send_predictions=config.distillation.weight > 0,
+        teacher_width=int(stage_config(config, Stage.TEACHER).hidden_size),
     )
 
 

@@ -106,6 +106,7 @@ class Rank:
             schedule.micro_batches,
             alternation,
             train_embedding=not self._config.embedding.frozen,
+            in_flight=schedule.in_flight,
         )
         for engine in self._engines.values():
             engine.train(True)
@@ -201,10 +202,20 @@ class Rank:
         self._stages = LocalStages(
             self._teacher(places.get(Stage.TEACHER)), self._student(places.get(Stage.STUDENT))
         )
+        self._link = self._make_link()
+
+    def _make_link(self) -> Link:
+        names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        name = self._config.link.dtype
+        dtype = names[self._config.precision if name == "auto" else name]
         group, topology = self._wiring.link_group, self._wiring.topology
-        self._link: Link = LoopbackLink()
-        if group is not None:
-            self._link = GroupLink(group, topology, self._wiring.device)
+        if group is None:
+            return LoopbackLink(dtype)
+        # The teacher may be a whole step ahead of the student, and each step's messages go to
+        # every replica of the other stage.
+        micro_batches = self._config.schedule.micro_batches
+        outstanding = 2 * micro_batches * max(topology.replicas(stage) for stage in Stage)
+        return GroupLink(group, self._wiring.device, dtype, outstanding)
 
     def _teacher(self, replica: int | None) -> TeacherStage | None:
         if replica is None:

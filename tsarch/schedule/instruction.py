@@ -36,7 +36,28 @@ class SendHidden:
 
 @dataclass(frozen=True)
 class RecvHidden:
-    """Student: wait for the hidden states of a micro-batch (pairs with `SendHidden`)."""
+    """Student: wait for the hidden states of a micro-batch (pairs with `SendHidden`).
+
+    `requires_grad`: their gradient will go back (`SendGrad`)."""
+
+    step: int
+    micro_batch: int
+    requires_grad: bool = False
+
+
+@dataclass(frozen=True)
+class SendGrad:
+    """Student: start sending the gradient of a micro-batch's hidden states. Pairs with `RecvGrad`
+    of the same (step, micro_batch) on the teacher; does not wait for it."""
+
+    step: int
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class RecvGrad:
+    """Teacher: wait for the gradient that the micro-batch's `Backward` takes in (pairs with
+    `SendGrad`)."""
 
     step: int
     micro_batch: int
@@ -74,6 +95,8 @@ Instruction = (
     | Backward
     | SendHidden
     | RecvHidden
+    | SendGrad
+    | RecvGrad
     | OptimizerStep
     | StartTiedExchange
     | FinishTiedExchange

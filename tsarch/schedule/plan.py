@@ -13,13 +13,15 @@ from tsarch.schedule.instruction import (
     Instruction,
     OptimizerStep,
     Program,
+    RecvGrad,
     RecvHidden,
+    SendGrad,
     SendHidden,
     StartTiedExchange,
 )
 from tsarch.topology import Stage
 
-ScheduleName = Literal["sequential", "overlapped"]
+ScheduleName = Literal["sequential", "overlapped", "joint"]
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,24 @@ def training_programs(
     num_micro_batches: int = 1,
     alternation: Alternation | None = None,
     train_embedding: bool = True,
+    in_flight: int = 3,
 ) -> dict[Stage, tuple[Program, ...]]:
     """Instructions of both stages, tick by tick; the pipeline is empty at both ends of `span`.
 
-    A tick is one batch (`sequential`) or one pipeline beat (`overlapped`, one more than batches).
-    `train_embedding=False` (a frozen table) leaves out the tied exchanges. Design: section 2;
+    A tick is one batch (`sequential`, `joint`) or one pipeline beat (`overlapped`, one more than
+    batches). `train_embedding=False` (a frozen table) leaves out the tied exchanges. `in_flight`
+    is how many micro-batches of `joint` may be forwarded by the teacher and not yet
+    back-propagated: 2 is plain 1F1B for two stages (Narayanan et al. 2019, PipeDream, section
+    3.2), more let the student's queue absorb unequal micro-batches. Design: section 2;
     `sequential` is the article's alternation, `overlapped` its pipelined form.
+
+    Raises:
+        ValueError: `joint`, which updates both at once, with an alternation other than 1:1.
     """
-    builder = _Builder(num_micro_batches, alternation or Alternation(), train_embedding)
-    ticks = _sequential if name == "sequential" else _overlapped
+    if name == "joint" and alternation not in (None, Alternation()):
+        raise ValueError(f"joint updates both stages on every batch, not by {alternation}")
+    builder = _Builder(num_micro_batches, alternation or Alternation(), train_embedding, in_flight)
+    ticks = {"sequential": _sequential, "overlapped": _overlapped, "joint": _joint}[name]
     programs: dict[Stage, list[Program]] = {stage: [] for stage in Stage}
     for placed in ticks(builder, span):
         for stage, program in programs.items():
@@ -94,6 +105,7 @@ class _Builder:
     num_micro_batches: int
     alternation: Alternation
     train_embedding: bool
+    in_flight: int
 
     def compute(self, stage: Stage, step: int) -> Iterator[Placed]:
         """Forward, boundary and backward of all micro-batches of a step."""
@@ -143,3 +155,27 @@ def _overlapped(builder: _Builder, span: Span) -> Iterator[list[Placed]]:
             work[Stage.STUDENT] = tick - 1
         placed = [p for stage, step in work.items() for p in builder.compute(stage, step)]
         yield placed + list(builder.update(2 * tick, min(tick, span.stop - 1), work))
+
+
+def _joint(builder: _Builder, span: Span) -> Iterator[list[Placed]]:
+    """Batch k: 1F1B over its micro-batches on one E_k; then θ_T, θ_S and E step together."""
+    m = builder.num_micro_batches
+    for step in span.steps:
+        tick: list[Placed] = []
+        for slot in range(m + builder.in_flight - 1):
+            back = slot - builder.in_flight + 1
+            if slot < m:
+                tick.append((Stage.TEACHER, Forward(step, slot, update=True)))
+                tick.append((Stage.TEACHER, SendHidden(step, slot)))
+            if 0 <= back < m:
+                tick.append((Stage.TEACHER, RecvGrad(step, back)))
+                tick.append((Stage.TEACHER, Backward(step, back, last=back == m - 1)))
+        for micro_batch in range(m):
+            tick += [
+                (Stage.STUDENT, RecvHidden(step, micro_batch, requires_grad=True)),
+                (Stage.STUDENT, Forward(step, micro_batch, update=True)),
+                (Stage.STUDENT, Backward(step, micro_batch, last=micro_batch == m - 1)),
+                (Stage.STUDENT, SendGrad(step, micro_batch)),
+            ]
+        tick += builder.update(2 * step, step, dict.fromkeys(Stage, step))
+        yield tick

@@ -11,11 +11,12 @@ from torch import Tensor
 from tsarch.data.feed import Feed
 from tsarch.data.parts import StudentPart, WindowGroup
 from tsarch.losses.token import cross_entropy, distillation
-from tsarch.parallel.link import Message
+from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding, TouchedRows
 from tsarch.records import LossParts
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
+from tsarch.topology import Stage
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,16 @@ class GroupOutput:
     """(windows, tokens, num_labels)."""
     teacher_logits: Tensor | None
     """(windows, tokens, num_labels), where they came along."""
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """What came from the teachers for a micro-batch, and a spare row."""
+
+    hidden: Tensor
+    """(rows + 1, teacher_width); a leaf whose gradient goes back, in `joint`."""
+    logits: Tensor | None
+    """(rows + 1, num_labels), where they came along."""
 
 
 class StudentStage:
@@ -59,31 +70,62 @@ class StudentStage:
         self._num_labels = num_labels
         self._distillation = distillation
         self._losses: dict[tuple[int, int], Tensor] = {}
+        self._boundaries: dict[tuple[int, int], _Boundary] = {}
+        self._outgoing: dict[tuple[int, int], Tensor] = {}
 
-    def incoming(self, feed: Feed, step: int, micro_batch: int) -> list[tuple[int, Message]]:
-        """(teacher replica, message) of a micro-batch, in order of arrival."""
+    def incoming(self, feed: Feed, step: int, micro_batch: int) -> list[Message]:
+        """The messages with a micro-batch's hidden states, in order of arrival."""
         part = feed.student_part(step, micro_batch, self.replica)
+        width = self._teacher_width + (self._num_labels if feed.send_predictions else 0)
+        own = feed.topology.rank(Stage.STUDENT, self.replica)
         return [
-            (teacher, Message(step, micro_batch, rows, self._boundary_width(feed)))
+            Message(step, micro_batch, feed.topology.rank(Stage.TEACHER, teacher), own, rows, width)
             for teacher, rows in part.incoming.items()
         ]
 
-    def forward(
-        self, feed: Feed, step: int, micro_batch: int, update: bool, received: list[Tensor]
-    ) -> LossParts:
+    def receive(
+        self, feed: Feed, link: Link, step: int, micro_batch: int, requires_grad: bool
+    ) -> None:
+        """Wait for the hidden states of a micro-batch (and predictions, if they come along).
+
+        `requires_grad`: `backward` will make their gradient, for `send`.
+        """
+        messages = self.incoming(feed, step, micro_batch)
+        width = self._teacher_width + (self._num_labels if feed.send_predictions else 0)
+        # One row more, so that an idle replica's indices point somewhere; nothing reads it.
+        rows = torch.zeros(
+            sum(m.rows for m in messages) + 1,
+            width,
+            dtype=self.engine.compute_dtype,
+            device=self.engine.device,
+        )
+        start = 0
+        for message in messages:
+            link.receive(message, rows[start : start + message.rows])
+            start += message.rows
+        hidden, logits = rows[:, : self._teacher_width], None
+        if feed.send_predictions:
+            logits = rows[:, self._teacher_width :]
+        if requires_grad:
+            hidden = hidden.clone().requires_grad_()
+        self._boundaries[step, micro_batch] = _Boundary(hidden, logits)
+
+    def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Predictions and loss of a micro-batch's windows; keeps the graph for an update."""
         part = feed.student_part(step, micro_batch, self.replica)
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
-        boundary, teacher_logits = self._split_boundary(feed, received)
+        boundary = self._boundaries[step, micro_batch]
         with torch.set_grad_enabled(update):
-            logits = self._logits(part, touched, boundary)
+            logits = self._logits(part, touched, boundary.hidden)
             outputs = [
-                GroupOutput(group, group_logits, self._teacher_view(group, teacher_logits))
+                GroupOutput(group, group_logits, self._teacher_view(group, boundary.logits))
                 for group, group_logits in zip(part.groups, logits, strict=True)
             ]
             loss, parts = self._loss(feed, step, outputs)
         if update:
             self._losses[step, micro_batch] = loss
+        if not boundary.hidden.requires_grad:
+            del self._boundaries[step, micro_batch]
         if self.on_output is not None:
             for output in outputs:
                 self.on_output(output)
@@ -92,19 +134,20 @@ class StudentStage:
     def backward(self, step: int, micro_batch: int, last: bool) -> None:
         """Back-propagate a micro-batch's loss."""
         self.engine.backward(self._losses.pop((step, micro_batch)), last)
+        boundary = self._boundaries.pop((step, micro_batch), None)
+        if boundary is not None:
+            grad = boundary.hidden.grad
+            grad = torch.zeros_like(boundary.hidden) if grad is None else grad
+            self._outgoing[step, micro_batch] = grad * self.engine.grad_scale
 
-    def _boundary_width(self, feed: Feed) -> int:
-        return self._teacher_width + (self._num_labels if feed.send_predictions else 0)
-
-    def _split_boundary(self, feed: Feed, received: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (rows, teacher_width) and, if they came, predictions (rows, labels)."""
-        width = self._boundary_width(feed)
-        # One row more, so that an idle replica's indices point somewhere; nothing reads it.
-        spare = torch.zeros(1, width, dtype=self.engine.compute_dtype, device=self.engine.device)
-        rows = torch.cat([*received, spare])
-        if not feed.send_predictions:
-            return rows, None
-        return rows[:, : self._teacher_width], rows[:, self._teacher_width :]
+    def send(self, feed: Feed, link: Link, step: int, micro_batch: int) -> None:
+        """Start sending the gradient of a micro-batch's hidden states back to the teachers."""
+        grad = self._outgoing.pop((step, micro_batch))
+        start = 0
+        for m in self.incoming(feed, step, micro_batch):
+            back = Message(step, micro_batch, m.target, m.source, m.rows, self._teacher_width)
+            link.send(back, grad[start : start + m.rows])
+            start += m.rows
 
     def _logits(self, part: StudentPart, touched: TouchedRows, boundary: Tensor) -> list[Tensor]:
         device, dtype = self.engine.device, self.engine.compute_dtype

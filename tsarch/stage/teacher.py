@@ -8,21 +8,26 @@ import torch
 from torch import Tensor
 
 from tsarch.data.feed import Feed
+from tsarch.data.parts import TeacherPart
 from tsarch.losses.token import cross_entropy
-from tsarch.parallel.link import Message
+from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import LossParts
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
+from tsarch.topology import Stage
 
 
-@dataclass(frozen=True)
-class Outgoing:
-    """Rows for one student replica."""
+@dataclass
+class _UnderWay:
+    """A micro-batch between its forward and its backward."""
 
-    student: int
-    message: Message
-    rows: Tensor
+    part: TeacherPart
+    hidden: Tensor
+    """(batch × teacher_tokens, teacher_width), with its graph."""
+    loss: Tensor
+    grad: Tensor | None = None
+    """Gradient of the students' losses at `hidden`, once it has come."""
 
 
 class TeacherStage:
@@ -32,8 +37,8 @@ class TeacherStage:
         self.engine = engine
         self.replica = replica
         self.rows = StepRows(tied)
-        self._losses: dict[tuple[int, int], Tensor] = {}
-        self._outgoing: dict[tuple[int, int], list[Outgoing]] = {}
+        self._under_way: dict[tuple[int, int], _UnderWay] = {}
+        self._outgoing: dict[tuple[int, int], list[tuple[Message, Tensor]]] = {}
 
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Hidden states, predictions and loss of a micro-batch; keeps the graph for an update."""
@@ -45,28 +50,85 @@ class TeacherStage:
                 torch.from_numpy(part.rows).to(device), self.engine.compute_dtype
             )
             hidden, logits = self.engine.forward(embeds, torch.from_numpy(part.mask).to(device))
+            hidden = hidden.flatten(0, 1)
             labels = torch.from_numpy(feed.labels(part.words)).to(device)
             losses = cross_entropy(logits, labels)
             loss = losses.sum() / feed.plan(step).num_labels
         if update:
-            self._losses[step, micro_batch] = loss
-        boundary = [hidden, logits.to(hidden.dtype)] if feed.send_predictions else [hidden]
-        rows = torch.cat([t.detach() for t in boundary], dim=-1).flatten(0, 1)
-        self._outgoing[step, micro_batch] = [
-            Outgoing(
-                student,
-                Message(step, micro_batch, len(places), rows.shape[1]),
-                rows[torch.from_numpy(places).to(device)],
-            )
-            for student, places in part.outgoing.items()
-        ]
+            self._under_way[step, micro_batch] = _UnderWay(part, hidden, loss)
+        self._outgoing[step, micro_batch] = self._messages(
+            feed, part, step, micro_batch, hidden.detach(), logits.detach().flatten(0, 1)
+        )
         total = float(losses.detach().double().sum()) / feed.plan(step).num_labels
         return LossParts({"teacher": total})
 
-    def outgoing(self, step: int, micro_batch: int) -> list[Outgoing]:
-        """The boundary rows of a micro-batch, once."""
-        return self._outgoing.pop((step, micro_batch))
+    def send(self, link: Link, step: int, micro_batch: int) -> None:
+        """Start sending the hidden states of a micro-batch, to each student what it needs."""
+        for message, rows in self._outgoing.pop((step, micro_batch)):
+            link.send(message, rows)
+
+    def incoming(self, feed: Feed, step: int, micro_batch: int) -> list[Message]:
+        """The gradient messages of a micro-batch, in order of arrival."""
+        under_way = feed.teacher_part(step, micro_batch, self.replica)
+        own = feed.topology.rank(Stage.TEACHER, self.replica)
+        return [
+            Message(
+                step,
+                micro_batch,
+                feed.topology.rank(Stage.STUDENT, student),
+                own,
+                len(places),
+                feed.teacher_width,
+            )
+            for student, places in under_way.outgoing.items()
+        ]
+
+    def receive(self, feed: Feed, link: Link, step: int, micro_batch: int) -> None:
+        """Wait for the gradient of a micro-batch's hidden states, for its `backward`."""
+        under_way = self._under_way[step, micro_batch]
+        under_way.grad = torch.zeros_like(under_way.hidden)
+        places = under_way.part.outgoing.values()
+        for message, own in zip(self.incoming(feed, step, micro_batch), places, strict=True):
+            rows = under_way.grad.new_empty(message.rows, message.width)
+            link.receive(message, rows)
+            under_way.grad.index_add_(0, torch.from_numpy(own).to(rows.device), rows)
 
     def backward(self, step: int, micro_batch: int, last: bool) -> None:
-        """Back-propagate a micro-batch's loss."""
-        self.engine.backward(self._losses.pop((step, micro_batch)), last)
+        """Back-propagate a micro-batch's loss, and the students' through the hidden states.
+
+        Their gradient g enters as the loss (h·g).sum(), whose derivative it is: engines only take
+        losses, and ZeRO needs one call for both.
+        """
+        under_way = self._under_way.pop((step, micro_batch))
+        loss = under_way.loss
+        if under_way.grad is not None and under_way.hidden.requires_grad:
+            loss = loss + (under_way.hidden * under_way.grad).sum(dtype=torch.float32)
+        self.engine.backward(loss, last)
+
+    def _messages(
+        self,
+        feed: Feed,
+        part: TeacherPart,
+        step: int,
+        micro_batch: int,
+        hidden: Tensor,
+        logits: Tensor,
+    ) -> list[tuple[Message, Tensor]]:
+        rows = hidden
+        if feed.send_predictions:
+            rows = torch.cat([hidden, logits.to(hidden.dtype)], dim=-1)
+        own = feed.topology.rank(Stage.TEACHER, self.replica)
+        return [
+            (
+                Message(
+                    step,
+                    micro_batch,
+                    own,
+                    feed.topology.rank(Stage.STUDENT, student),
+                    len(places),
+                    rows.shape[1],
+                ),
+                rows[torch.from_numpy(places).to(rows.device)],
+            )
+            for student, places in part.outgoing.items()
+        ]
