@@ -91,7 +91,13 @@ class DeepSpeedEngine:
         self._engine.train(mode)
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Accumulate; between the micro-batches of a step DeepSpeed wants its `step` called."""
+        """Accumulate; between the micro-batches of a step DeepSpeed wants its `step` called.
+
+        A backward must be known as a new micro-batch's even if no forward came since the last one
+        (1F1B): DeepSpeed says so in `forward`, and ZeRO 3 would else overwrite the gradient.
+        """
+        if hasattr(self._engine.optimizer, "clear_backward_seen_flag"):
+            self._engine.optimizer.clear_backward_seen_flag()
         self._engine.backward(loss * self._loss_scale)
         if not last:
             self._engine.step()
