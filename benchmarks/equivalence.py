@@ -22,6 +22,7 @@ import typer
 from cluster.group import RayCrew
 from tsarch.config import Config
 from tsarch.config_loading import load_config
+from tsarch.run.clock import now_s
 from tsarch.run.crew import Crew, LocalCrew
 from tsarch.run.metrics import Row, StepTable
 from tsarch.run.prepare import prepare_data
@@ -138,7 +139,7 @@ def local_rows(config: Config, num_steps: int) -> list[Row]:
 def train_rows(crew: Crew, num_steps: int) -> list[Row]:
     """Train the first steps with any crew."""
     table = StepTable(crew.topology)
-    table.start_span(time.time())
+    table.start_span(now_s())
     return [row for reports in crew.train(0, num_steps) for row in table.add(reports, 0)]
 
 

@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +22,7 @@ from rich.console import Console
 from cluster.group import RayCrew
 from tsarch.config import Config
 from tsarch.config_loading import load_config
+from tsarch.run.clock import now_s
 from tsarch.run.metrics import StepTable
 from tsarch.topology import Stage
 
@@ -51,7 +51,7 @@ def time_schedule(
     for _ in crew.train(0, _WARM_UP_STEPS):
         pass
     table = StepTable(crew.topology)
-    table.start_span(time.time())
+    table.start_span(now_s())
     for reports in crew.train(_WARM_UP_STEPS, _WARM_UP_STEPS + steps):
         table.add(reports, 0)
     totals = table.totals

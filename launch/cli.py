@@ -53,10 +53,16 @@ def train(
         str | None,
         typer.Option(help="Ray cluster to join (`auto` or HOST:PORT). Default: a local Ray."),
     ] = None,
+    trace: Annotated[
+        bool,
+        typer.Option("--trace", help="Write trace.json: every instruction of every rank."),
+    ] = False,
 ) -> None:
     """Train, and evaluate the test split before and after."""
     from launch.training import run_training
 
+    if trace:
+        overrides = [*overrides, "run.trace=true"]
     run_training(load_config(config, overrides), address)
 
 

@@ -35,6 +35,9 @@ class RunConfig(Section):
     """Name of the run: letters, digits, `_`, `.` and `-`."""
     folder: str | None = None
     """Folder the run writes, relative to the current folder. Default: `runs/NAME`."""
+    trace: bool = False
+    """Write `trace.json`: every instruction of every rank, for https://ui.perfetto.dev, and a
+    timeline in the report (`tsarch train --trace`)."""
     seed: NonNegativeInt = 0
     """Seed of the weights, the batch order, dropout and `teacher_dropout`."""
 

@@ -61,6 +61,23 @@ class LossParts:
         return LossParts({n: self.means.get(n, 0.0) + other.means.get(n, 0.0) for n in names})
 
 
+@dataclass(frozen=True)
+class TraceEvent:
+    """One instruction that a rank ran."""
+
+    name: str
+    """Name of the instruction."""
+    kind: str
+    """`compute`, `link`, `tied` or `step`."""
+    step: int | None
+    micro_batch: int | None
+    start_s: float
+    """Start on the run's clock (`run/clock.py`)."""
+    end_s: float
+    wait_s: float
+    """Seconds of it in which the rank waited for others."""
+
+
 @dataclass
 class TickReport:
     """What one rank did for one stage in one tick."""
@@ -82,6 +99,14 @@ class TickReport:
     """Time of the end (seconds since the epoch)."""
     link_bytes: int = 0
     tied_bytes: int = 0
+    link_s: float = 0.0
+    """Seconds of copying to and from the link, waiting left out."""
+    link_wait_s: float = 0.0
+    """Seconds of waiting for boundary messages."""
+    tied_wait_s: float = 0.0
+    """Seconds of waiting for the tied embedding's gradient."""
+    events: list[TraceEvent] = field(default_factory=list)
+    """Every instruction, if the run is traced."""
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ can run without waiting for the other runs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tsarch.data.feed import Feed
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import TickReport
+from tsarch.records import TickReport, TraceEvent
+from tsarch.run.clock import now_s
 from tsarch.schedule.instruction import (
     Backward,
     FinishTiedExchange,
@@ -70,9 +70,14 @@ class Executor:
         self._learning_rate_factor = learning_rate_factor
         self._runs: dict[Stage, _StageRun] = {}
         self._feed: Feed | None = None
+        self._trace = False
 
-    def load(self, ticks: Ticks, feed: Feed, first_tick: int = 0) -> None:
-        """Take up new programs; nothing of the old ones may be left."""
+    def load(self, ticks: Ticks, feed: Feed, first_tick: int = 0, trace: bool = False) -> None:
+        """Take up new programs; nothing of the old ones may be left.
+
+        `trace`: reports tell every instruction.
+        """
+        self._trace = trace
         assert all(run.is_done for run in self._runs.values()), "the pipeline is not empty"
         self._feed = feed
         self._runs = {
@@ -106,10 +111,32 @@ class Executor:
 
     def _run_next(self, run: _StageRun) -> list[TickReport]:
         instruction = run.next
-        started = time.perf_counter()
-        waited = self._waited_s
+        link_wait_s, tied_wait_s = self._link.wait_s, self._tied.wait_s
+        start_s = now_s()
         self._do(run, instruction)
-        run.report.busy_s += time.perf_counter() - started - (self._waited_s - waited)
+        end_s = now_s()
+        link_wait_s = self._link.wait_s - link_wait_s
+        tied_wait_s = self._tied.wait_s - tied_wait_s
+        wait_s = link_wait_s + tied_wait_s
+        report = run.report
+        report.busy_s += end_s - start_s - wait_s
+        report.link_wait_s += link_wait_s
+        report.tied_wait_s += tied_wait_s
+        kind = _kind(instruction)
+        if kind == "link":
+            report.link_s += end_s - start_s - wait_s
+        if self._trace:
+            report.events.append(
+                TraceEvent(
+                    type(instruction).__name__,
+                    kind,
+                    getattr(instruction, "step", None),
+                    getattr(instruction, "micro_batch", None),
+                    start_s,
+                    end_s,
+                    wait_s,
+                )
+            )
         finished = run.pass_on()
         if finished is None:
             return []
@@ -124,10 +151,6 @@ class Executor:
             case FinishTiedExchange(exchange):
                 return self._tied.is_started(exchange)
         return True
-
-    @property
-    def _waited_s(self) -> float:
-        return self._tied.wait_s + self._link.wait_s
 
     def _do(self, run: _StageRun, instruction: Instruction) -> None:
         stage = self._stages.get(run.stage)
@@ -195,6 +218,17 @@ class Executor:
         return self._feed
 
 
+def _kind(instruction: Instruction) -> str:
+    match instruction:
+        case Forward() | Backward():
+            return "compute"
+        case OptimizerStep():
+            return "step"
+        case StartTiedExchange() | FinishTiedExchange():
+            return "tied"
+    return "link"
+
+
 class _StageRun:
     """Where a stage is in its program."""
 
@@ -241,7 +275,7 @@ class _StageRun:
         self._tick += 1
         self._skip_empty()
         finished = self.report
-        finished.ended_s = time.time()
+        finished.ended_s = now_s()
         self.report = self._new_report()
         return finished
 

@@ -5,12 +5,12 @@ It only schedules and collects numbers; a `Crew` does the work, in one process o
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tsarch.config import Config, Mode
+from tsarch.run.clock import now_s
 from tsarch.run.crew import Crew
 from tsarch.run.evaluate import JOINT_WEIGHTS, Evaluation, choose_and_evaluate, evaluate_modes
 from tsarch.run.feeds import batch_plan, num_training_steps
@@ -50,7 +50,7 @@ class Trainer:
         self._num_steps = num_training_steps(config, self._plan)
         self._steps = StepTable(crew.topology)
         self._best: _Best | None = None
-        self._started_s = time.time()
+        self._started_s = now_s()
 
     def run(self) -> dict[str, Any]:
         """Train; returns what `summary.json` holds."""
@@ -87,9 +87,10 @@ class Trainer:
         return metrics
 
     def _train(self, epoch: int, start: int, stop: int) -> None:
-        self._steps.start_span(time.time())
+        self._steps.start_span(now_s())
         totals, topology = self._steps.totals, self._crew.topology
         for reports in self._crew.train(start, stop):
+            self._folder.write_trace(reports)
             for row in self._steps.add(reports, epoch):
                 self._folder.write_row(row)
                 shares = {s.value: totals.busy_share(s, topology) for s in Stage}
@@ -165,7 +166,7 @@ class Trainer:
             "joint_weight": after.joint_weight,
             "steps": totals.steps,
             "tokens": totals.tokens,
-            "wall_s": time.time() - self._started_s,
+            "wall_s": now_s() - self._started_s,
             "train_s": totals.train_s,
             "tokens_per_s": totals.tokens_per_s,
             "stage_busy_s": {s.value: totals.busy_s[s] / topology.replicas(s) for s in Stage},
@@ -173,6 +174,9 @@ class Trainer:
             "bubble_fraction": totals.bubble_fraction(topology),
             "link_bytes_per_step": totals.link_bytes / steps,
             "tied_bytes_per_step": totals.tied_bytes / steps,
+            "link_s_per_step": totals.link_s / steps,
+            "link_wait_s_per_step": totals.link_wait_s / steps,
+            "tied_wait_s_per_step": totals.tied_wait_s / steps,
             "tied_max_abs_diff": max(s.tied_max_abs_diff for own in stats.values() for s in own),
             "peak_memory_bytes": {
                 stage.value: max(s.peak_memory_bytes for s in own) for stage, own in stats.items()

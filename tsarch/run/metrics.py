@@ -20,6 +20,9 @@ class _Pending:
     busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in Stage})
     link_bytes: int = 0
     tied_bytes: int = 0
+    link_s: float = 0.0
+    link_wait_s: float = 0.0
+    tied_wait_s: float = 0.0
     ended_s: float = 0.0
 
 
@@ -63,6 +66,7 @@ class StepTable:
         for stage in Stage:
             row[f"busy_{stage}_s"] = p.busy_s[stage.value] / self._topology.replicas(stage)
         row |= {"link_bytes": p.link_bytes, "tied_bytes": p.tied_bytes}
+        row |= {"link_s": p.link_s, "link_wait_s": p.link_wait_s, "tied_wait_s": p.tied_wait_s}
         return row
 
 
@@ -76,6 +80,9 @@ def _merge(pending: _Pending, report: TickReport) -> None:
     pending.busy_s[report.stage] += report.busy_s
     pending.link_bytes += report.link_bytes
     pending.tied_bytes += report.tied_bytes
+    pending.link_s += report.link_s
+    pending.link_wait_s += report.link_wait_s
+    pending.tied_wait_s += report.tied_wait_s
     pending.ended_s = max(pending.ended_s, report.ended_s)
 
 
@@ -91,12 +98,21 @@ class Totals:
     """Seconds of work of each stage, summed over its ranks."""
     link_bytes: int = 0
     tied_bytes: int = 0
+    link_s: float = 0.0
+    """Seconds of copying to and from the link, summed over ranks."""
+    link_wait_s: float = 0.0
+    """Seconds of waiting for boundary messages, summed over ranks."""
+    tied_wait_s: float = 0.0
+    """Seconds of waiting for the tied embedding's gradient, summed over ranks."""
 
     def add(self, report: TickReport) -> None:
         """Count a tick of a rank."""
         self.busy_s[report.stage] += report.busy_s
         self.link_bytes += report.link_bytes
         self.tied_bytes += report.tied_bytes
+        self.link_s += report.link_s
+        self.link_wait_s += report.link_wait_s
+        self.tied_wait_s += report.tied_wait_s
 
     @property
     def tokens_per_s(self) -> float:

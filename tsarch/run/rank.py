@@ -110,7 +110,8 @@ class Rank:
         )
         for engine in self._engines.values():
             engine.train(True)
-        self._executor.load(ticks, self._training, first_tick=start)
+        trace = self._config.run.trace
+        self._executor.load(ticks, self._training, first_tick=start, trace=trace)
         self._tick = start
         return len(ticks[Stage.TEACHER])
 

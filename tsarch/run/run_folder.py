@@ -1,4 +1,5 @@
-"""The run folder: `config.yaml`, `metrics.jsonl`, `tensorboard/`, `summary.json`, `model/`."""
+"""The run folder: `config.yaml`, `metrics.jsonl`, `tensorboard/`, `trace.json`, `summary.json`,
+`model/`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from typing import Any, Self
 from tsarch.config import Config
 from tsarch.config_loading import dump_config
 from tsarch.errors import UserError
+from tsarch.records import TickReport
 from tsarch.run.metrics import Row
+from tsarch.run.trace import TraceWriter
+from tsarch.topology import Topology
 
 
 def choose_folder(config: Config) -> Path:
@@ -59,6 +63,10 @@ class RunFolder:
         write_atomically(path / "config.yaml", dump_config(config))
         self._metrics = (path / "metrics.jsonl").open("w", encoding="utf-8")
         self._curves = SummaryWriter(str(path / "tensorboard"))
+        self._trace: TraceWriter | None = None
+        if config.run.trace:
+            topology = Topology.from_config(config.topology)
+            self._trace = TraceWriter(path / "trace.json", topology)
 
     def write_row(self, row: Row) -> None:
         """One step: a line of `metrics.jsonl` and points of the curves."""
@@ -67,6 +75,11 @@ class RunFolder:
         for name, value in row.items():
             if value is not None and name not in ("step", "epoch"):
                 self._scalar(f"train/{name}", value, int(row["step"] or 0))
+
+    def write_trace(self, reports: list[TickReport]) -> None:
+        """Every instruction of some reports, if the run is traced."""
+        if self._trace is not None:
+            self._trace.add(reports)
 
     def write_evaluation(self, split: str, step: int, metrics: dict[Any, dict[str, float]]) -> None:
         """Metrics of all modes after `step` steps, as curves."""
@@ -89,6 +102,8 @@ class RunFolder:
     ) -> None:
         self._metrics.close()
         self._curves.close()
+        if self._trace is not None:
+            self._trace.close()
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
         self._curves.add_scalar(tag, value, step)
