@@ -61,6 +61,13 @@ def test_other_replica_counts_and_zero_stages_too(tmp_path):
     check(config, covering_cases())
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sharded_optimizer_of_the_table_changes_nothing(tmp_path):
+    config = tiny_config(tmp_path, embedding={"shard_optimizer": True}, schedule={"epochs": 3})
+    check(config, [Case("overlapped", "adamw", (2, 1), (2, 0))])
+
+
 def crew_of(tmp_path, **embedding):
     config = tiny_config(tmp_path, embedding=embedding, schedule={"epochs": 3})
     config = comparable(config, Case("overlapped", "adamw", (1, 1), (1, 0)), 10)

@@ -44,7 +44,7 @@ def weights(rank: Rank) -> dict[str, torch.Tensor]:
         for stage, engine in rank._engines.items()
         for name, parameter in engine.module.named_parameters()
     }
-    return {**found, "table": rank.tied.table.detach().clone()}
+    return {**found, "table": rank.tied.table.values()}
 
 
 def whole_gradient(rank: Rank) -> dict[str, torch.Tensor]:
@@ -52,7 +52,7 @@ def whole_gradient(rank: Rank) -> dict[str, torch.Tensor]:
     feed = rank._training
     plan = feed.plan(0)
     teacher, student = (rank._engines[stage].module for stage in Stage)
-    table = rank.tied.table.detach().clone().requires_grad_()
+    table = rank.tied.table.values().requires_grad_()
     rows = table[torch.from_numpy(plan.token_ids)]
     part, own = feed.teacher_part(0, 0, 0), feed.student_part(0, 0, 0)
     hidden, logits = teacher(rows[torch.from_numpy(part.rows)], torch.from_numpy(part.mask))

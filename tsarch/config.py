@@ -168,7 +168,11 @@ class EmbeddingConfig(Section):
     project: bool = True
     """Allow a learned projection where a stage's embedding width differs from the table's."""
     exchange: Literal["auto", "rows", "dense"] = "auto"
-    """What ranks exchange: rows that the step touched, the whole gradient, or what is less."""
+    """What ranks exchange: the gradient rows that the step touched, the whole gradient, or what is
+    less (rows, unless the step touches the whole vocabulary)."""
+    shard_optimizer: bool = False
+    """Keep the table's optimizer state sharded over all ranks of both stages; the table itself
+    stays replicated. Saves memory (AdamW: 8 bytes a value), costs an exchange of updated rows."""
     check_every: NonNegativeInt = 50
     """Steps between two checks that all replicas are bitwise equal. 0: only at the end."""
 

@@ -8,16 +8,20 @@ replica steps the same optimizer on the same sum, so that all replicas stay bitw
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tsarch.errors import ReplicaDriftError
+from tsarch.parallel.gradient_norm import clip_by_global_norm
 from tsarch.parallel.groups import ProcessGroup
+from tsarch.parallel.table import Table
 from tsarch.records import IntArray
 from tsarch.topology import Topology
 
@@ -45,38 +49,59 @@ class _Exchange:
     buffer: Tensor
     learning_rate_factor: float
     num_started: int = 0
-    work: object | None = None
+    work: Any = None
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """Which of the trained rows each rank has the optimizer state of."""
+
+    of_rank: tuple[slice, ...]
+    """Slots by rank; a single entry: every rank has the state of all of them."""
+    own: slice
+
+    @classmethod
+    def of(cls, table: Table, group: ProcessGroup | None) -> Self:
+        """Equal shares over the ranks of `group`; without one the whole."""
+        num_ranks = 1 if group is None else int(group.size())
+        bounds = [table.num_trained * rank // num_ranks for rank in range(num_ranks + 1)]
+        shards = tuple(slice(a, b) for a, b in itertools.pairwise(bounds))
+        return cls(shards, shards[0 if group is None else int(group.rank())])
 
 
 class TiedEmbedding:
     """This process's replica of the table, its optimizer, and the exchange of its gradient.
 
     Args:
-        table: (vocabulary, width) fp32.
-        optimizer: over the one parameter `table`; plain AdamW or SGD.
+        table: this process's replica.
+        make_optimizer: plain AdamW or SGD over the one parameter it is given; None: frozen.
         learning_rate: peak learning rate.
         clip_norm: largest norm of the summed gradient; 0: no clipping.
         exchange: what travels, see `exchanged_rows`.
+        shard_optimizer: every rank keeps optimizer state for its share of the trained rows only,
+            steps those and sends them to the others (ZeRO 1 for the table, Rajbhandari et al.
+            2020, section 5.1). The optimizers work element by element, so the result is bitwise
+            that of the whole state on every rank.
         group: over all ranks of both stages; None in one process.
         num_local_stages: stages in this process that take part in each exchange.
     """
 
     def __init__(
         self,
-        table: nn.Parameter,
-        optimizer: torch.optim.Optimizer | None,
+        table: Table,
+        make_optimizer: Callable[[nn.Parameter], torch.optim.Optimizer] | None,
         learning_rate: float,
         clip_norm: float,
         exchange: ExchangeKind,
         group: ProcessGroup | None,
         topology: Topology,
         num_local_stages: int,
+        shard_optimizer: bool = False,
     ) -> None:
         self.table = table
         self.bytes_exchanged = 0
         self.wait_s = 0.0
         """Seconds spent waiting for other ranks so far."""
-        self._optimizer = optimizer
         self._learning_rate = learning_rate
         self._clip_norm = clip_norm
         self._kind = exchange
@@ -85,20 +110,22 @@ class TiedEmbedding:
         self._num_local_stages = num_local_stages
         self._exchanges: dict[int, _Exchange] = {}
         self._finished: dict[int, int] = {}
-        if optimizer is not None:
-            table.grad = torch.zeros_like(table)
+        self._shards = _Shards.of(table, group if shard_optimizer else None)
+        self._optimizer = None
+        if make_optimizer is not None:
+            self._own = nn.Parameter(table.storage[self._shards.own])
+            self._own.grad = torch.zeros_like(self._own)
+            self._optimizer = make_optimizer(self._own)
 
     def broadcast(self, source_rank: int) -> None:
         """Copy the table of one rank to all others. Every rank of both stages calls it."""
         if self._group is not None:
-            self._group.broadcast(self.table.detach(), source_rank).wait()
+            self._group.broadcast(self.table.storage, source_rank).wait()
 
     def touch(self, token_ids: IntArray, requires_grad: bool) -> TouchedRows:
         """Copy the rows of `token_ids` out of the table, for one stage's step."""
-        index = torch.from_numpy(token_ids).to(self.table.device)
-        leaf = self.table.detach()[index]
         trained = requires_grad and self._optimizer is not None
-        return TouchedRows(token_ids, leaf.requires_grad_(trained))
+        return TouchedRows(token_ids, self.table.rows(token_ids).requires_grad_(trained))
 
     def start(
         self,
@@ -118,13 +145,16 @@ class TiedEmbedding:
         if state is None:
             rows = exchanged_rows(self._kind, touched, len(self.table))
             num_rows = len(self.table) if rows is None else len(rows)
-            zeros = self.table.new_zeros(num_rows, self.table.shape[1])
+            zeros = self.table.storage.new_zeros(num_rows, self.table.storage.shape[1])
             state = _Exchange(rows, zeros, learning_rate_factor)
             self._exchanges[exchange] = state
         if contribution is not None and contribution.leaf.grad is not None:
             ids = contribution.token_ids
-            places = ids if state.touched is None else np.searchsorted(state.touched, ids)
-            index = torch.from_numpy(places).to(self.table.device)
+            if state.touched is None:
+                places = self.table.slots(ids)
+            else:
+                places = np.searchsorted(state.touched, ids)
+            index = torch.from_numpy(places).to(state.buffer.device)
             state.buffer.index_add_(0, index, contribution.leaf.grad, alpha=grad_scale)
         state.num_started += 1
         if state.num_started == self._num_local_stages and self._group is not None:
@@ -145,28 +175,44 @@ class TiedEmbedding:
             return
         state = self._exchanges.pop(exchange)
         if state.work is not None:
-            started = time.perf_counter()
-            state.work.wait()  # type: ignore[attr-defined]
-            self.wait_s += time.perf_counter() - started
+            self._wait(state.work)
         self._step(state)
+        self._publish()
 
     def _step(self, state: _Exchange) -> None:
         """One optimizer step on the summed gradient (the dense one, whatever travelled)."""
         assert self._optimizer is not None
-        assert self.table.grad is not None
+        assert self._own.grad is not None
         if self._clip_norm > 0:
-            norm = torch.linalg.vector_norm(state.buffer)
-            state.buffer.mul_((self._clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        if state.touched is None:
-            self.table.grad.copy_(state.buffer)
-        else:
-            index = torch.from_numpy(state.touched).to(self.table.device)
-            self.table.grad[index] = state.buffer
+            clip_by_global_norm([state.buffer], self._clip_norm)
+        own = self._shards.own
+        places: Tensor | slice = slice(None)
+        gradient = state.buffer[own]
+        if state.touched is not None:
+            slots = self.table.slots(state.touched)
+            mine = np.flatnonzero((slots >= own.start) & (slots < own.stop))
+            places = torch.from_numpy(slots[mine] - own.start).to(gradient.device)
+            gradient = state.buffer[torch.from_numpy(mine).to(gradient.device)]
+        self._own.grad[places] = gradient
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate * state.learning_rate_factor
         self._optimizer.step()
-        if state.touched is not None:
-            self.table.grad[index] = 0.0
+        self._own.grad[places] = 0.0
+
+    def _publish(self) -> None:
+        """With sharded optimizer state: every rank sends the rows that it has updated."""
+        if self._group is None or len(self._shards.of_rank) == 1:
+            return
+        rows = [self.table.storage[shard] for shard in self._shards.of_rank]
+        works = [self._group.broadcast(r, rank) for rank, r in enumerate(rows) if r.numel()]
+        for work in works:
+            self._wait(work)
+        self.bytes_exchanged += rows[self._group.rank()].nbytes
+
+    def _wait(self, work: Any) -> None:
+        started = time.perf_counter()
+        work.wait()
+        self.wait_s += time.perf_counter() - started
 
     def check_replicas(self, step: int) -> None:
         """Compare checksums of all replicas. Every rank of both stages calls it.
@@ -176,7 +222,7 @@ class TiedEmbedding:
         """
         if self._group is None:
             return
-        own = checksum(self.table.detach()).to(self.table.device)
+        own = checksum(self.table.storage)
         sums = torch.zeros(self._topology.num_ranks, dtype=torch.int64, device=own.device)
         sums[self._group.rank()] = own
         self._group.allreduce(sums).wait()
@@ -192,7 +238,7 @@ class TiedEmbedding:
         """Largest difference of any element between two replicas. Every rank calls it."""
         if self._group is None:
             return 0.0
-        largest, smallest = self.table.detach().clone(), -self.table.detach()
+        largest, smallest = self.table.storage.clone(), -self.table.storage
         options = torch.distributed.AllreduceOptions()
         options.reduceOp = torch.distributed.ReduceOp(torch.distributed.ReduceOp.MAX)
         self._group.allreduce([largest], options).wait()

@@ -11,9 +11,8 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tsarch.config import Config
 from tsarch.models.backbone import shrink_config
@@ -45,13 +44,13 @@ def load_weights(folder: Path, stage: Stage) -> dict[str, Tensor]:
 
 def save_table(folder: Path, table: Tensor) -> None:
     """Write the tied embedding."""
-    save_file({"weight": table.detach().cpu().contiguous()}, folder / "embedding.safetensors")
+    save_file({"weight": table.cpu().contiguous()}, folder / "embedding.safetensors")
 
 
-def load_table(folder: Path, table: nn.Parameter) -> None:
-    """Read the tied embedding into `table`."""
-    with torch.no_grad():
-        table.copy_(load_file(folder / "embedding.safetensors")["weight"])
+def load_table(folder: Path) -> Tensor:
+    """Read the tied embedding."""
+    table: Tensor = load_file(folder / "embedding.safetensors")["weight"]
+    return table
 
 
 def save_description(folder: Path, config: Config, task: TaskFile) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -15,6 +16,7 @@ from torch import nn
 from tsarch.config import Config
 from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import GroupLink, Link, LoopbackLink
+from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import Predictions, TickReport
 from tsarch.run.execute import Executor, LocalStages
@@ -159,13 +161,13 @@ class Rank:
             if state is not None:
                 save_weights(folder, stage, state)
         if self._is_first:
-            save_table(folder, self.tied.table)
+            save_table(folder, self.tied.table.values())
 
     def load(self, folder: Path) -> None:
         """Put saved models in for inference (all ranks call it)."""
         for stage, engine in self._engines.items():
             engine.load_state_dict(load_weights(folder, stage))
-        load_table(folder, self.tied.table)
+        self.tied.table.load(load_table(folder))
 
     def stats(self) -> RankStats:
         """Counts and peaks (all ranks call it)."""
@@ -178,8 +180,7 @@ class Rank:
 
     def perturb_table(self, amount: float) -> None:
         """Fault injection for tests: make this replica of the table differ."""
-        with torch.no_grad():
-            self.tied.table[0, 0] += amount
+        self.tied.table.storage[0, 0] += amount
 
     @property
     def _is_first(self) -> bool:
@@ -241,21 +242,23 @@ class Rank:
         wiring, config = self._wiring, self._config
         if table is None:
             table = torch.zeros(table_shape(config))
-        parameter = nn.Parameter(table.to(wiring.device))
         spec = embedding_spec(config)
-        optimizer = None
-        if not config.embedding.frozen:
-            optimizer = make_optimizer([{"params": [parameter], "weight_decay": 0.0}], spec)
+
+        def optimizer(rows: nn.Parameter) -> torch.optim.Optimizer:
+            return make_optimizer([{"params": [rows], "weight_decay": 0.0}], spec)
+
+        trained = np.unique(self._prepared.splits["train"].token_ids)
         tied = TiedEmbedding(
-            parameter,
-            optimizer,
+            Table(table.to(wiring.device), trained),
+            None if config.embedding.frozen else optimizer,
             spec.learning_rate,
             spec.clip_norm,
             config.embedding.exchange,
             wiring.tied_group,
             wiring.topology,
             num_local_stages=len(wiring.stages),
+            shard_optimizer=config.embedding.shard_optimizer,
         )
         tied.broadcast(wiring.topology.rank(Stage(config.embedding.init), 0))
-        self._parameters["embedding"] = parameter.numel()
+        self._parameters["embedding"] = table.numel()
         return tied

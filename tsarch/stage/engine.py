@@ -14,6 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from tsarch.parallel.gradient_norm import clip_by_global_norm
+
 StateDict = dict[str, Tensor]
 
 
@@ -91,17 +93,9 @@ def make_optimizer(groups: Iterable[dict[str, Any]], spec: OptimizerSpec) -> tor
 
 
 def clip_gradients(module: nn.Module, clip_norm: float) -> float:
-    """Scale all gradients so that their global norm is at most `clip_norm` (0: no limit).
-
-    Returns the norm before. It is summed in double precision, as ZeRO does: torch's own clipping
-    sums in fp32, 5e-6 off for ten million parameters, which would show in every later loss.
-    """
+    """Clip all gradients of a module; returns their norm before."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
-    norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
-    if clip_norm > 0 and norm > clip_norm:
-        torch._foreach_mul_(gradients, clip_norm / (norm + 1e-6))
-    return norm
+    return clip_by_global_norm(gradients, clip_norm)
 
 
 class LearningRates:
