@@ -153,8 +153,8 @@ class Totals:
     def bubble_fraction(self, topology: Topology) -> float:
         """Idle share of all ranks: 1 − (seconds of work) / (`pipeline_s` × ranks).
 
-        Work is the time inside instructions without waiting for other ranks, so that this is
-        `trace.idle_share` of the run's trace.
+        Work is the time inside instructions without waiting for link and tied exchange, so that
+        this is `trace.idle_share` of the run's trace. An engine's own collectives count as work.
         """
         available_s = self.pipeline_s * topology.num_ranks
         return max(1.0 - sum(self.busy_s.values()) / available_s, 0.0) if available_s else 0.0

@@ -53,6 +53,7 @@ def write_report(folder: Path) -> Path:
         title = f"{config.run.name}: {_stretch_name(timeline)}, {summary['schedule']}"
         save_timeline_png(timeline, title, folder / "timeline.png")
     metric_names = table_metrics(summary["task"])
+    best, best_value = best_mode(summary)
     page = _environment().get_template("report.html.jinja").render(
         name=config.run.name,
         config=config,
@@ -60,8 +61,8 @@ def write_report(folder: Path) -> Path:
         topology=topology,
         stages=[stage.value for stage in STAGES],
         verdict=verdict(summary),
-        best_mode=best_mode(summary)[0],
-        best_value=best_mode(summary)[1],
+        best_mode=best,
+        best_value=best_value,
         metric_names=metric_names,
         mode_rows=mode_rows(summary, metric_names),
         models={stage.value: model_name(summary[stage.value]["model"]) for stage in STAGES},
