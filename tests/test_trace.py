@@ -42,7 +42,7 @@ def check_format(path: Path, topology: Topology) -> dict[str, list[dict[str, Any
     for own in slices.values():  # slices of a thread must not cross, but may hold one another
         own.sort(key=lambda s: (s[0], -s[1]))
         for (_, end), (start, inner_end) in itertools.pairwise(own):
-            assert start >= end - 0.2 or inner_end <= end + 0.2
+            assert start >= end - 0.01 or inner_end <= end + 0.01
     starts, ends = Counter(s["id"] for s in rows["s"]), Counter(f["id"] for f in rows["f"])
     assert starts == ends
     assert set(starts.values()) <= {1}

@@ -18,6 +18,7 @@ from tsarch.records import TickReport, TraceEvent
 from tsarch.topology import STAGES, Stage, Topology
 
 Event = dict[str, Any]
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _MESSAGES = {"SendHidden": "hidden states", "SendGrad": "gradient"}
 _RECEIVED = {"RecvHidden": "hidden states", "RecvGrad": "gradient"}
 
@@ -34,7 +35,7 @@ class TraceWriter:
         self._start_s: float | None = None
         self._flows = _Flows()
         self._file.write("[\n")
-        self._file.write(",\n".join(json.dumps(e) for e in _names(topology)))
+        self._file.write(",\n".join(map(_encode, _names(topology))))
 
     def add(self, reports: Iterable[TickReport], epoch: int) -> None:
         """Write the events of some reports of one epoch, tick by tick."""
@@ -42,9 +43,8 @@ class TraceWriter:
         if self._start_s is None and traced:
             self._start_s = min(report.events[0].start_s for report in traced)
         for report in traced:
-            for event in report.events:
-                for row in self._rows(report, event, epoch):
-                    self._file.write(",\n" + json.dumps(row))
+            for row in self._rows(report, epoch):
+                self._file.write(",\n" + _encode(row))
         self._file.flush()
 
     def close(self) -> None:
@@ -52,27 +52,40 @@ class TraceWriter:
         self._file.write("\n]\n")
         self._file.close()
 
-    def _rows(self, report: TickReport, event: TraceEvent, epoch: int) -> Iterator[Event]:
-        """The instruction; inside it, first, its waiting for other ranks; and its messages."""
+    def _rows(self, report: TickReport, epoch: int) -> Iterator[Event]:
+        """Each instruction; inside it, first, its waiting for other ranks; and its messages."""
         assert self._start_s is not None
-        start_us = (event.start_s - self._start_s) * 1e6
-        duration_us, wait_us = (event.end_s - event.start_s) * 1e6, event.wait_s * 1e6
         stage = Stage(report.stage)
+        own_rank = self._topology.rank(stage, report.replica)
         place = {"pid": STAGES.index(stage), "tid": report.replica}
-        common = {"ph": "X", **place, "ts": round(start_us, 1)}
-        place_in_run = {"epoch": epoch, "tick": report.tick}
-        numbers = {**place_in_run, "step": event.step, "micro_batch": event.micro_batch}
-        arguments = {name: value for name, value in numbers.items() if value is not None}
-        duration = {"dur": round(duration_us, 1), "args": arguments}
-        yield {**common, "name": event.name, "cat": event.kind, **duration}
-        if event.wait_s > 0:
-            duration = {"dur": round(wait_us, 1), "args": place_in_run}
-            yield {**common, "name": "wait", "cat": "wait", **duration}
-        # In the middle of the work: inside the instruction's slice, not in that of its waiting.
-        middle_us = round(start_us + (wait_us + duration_us) / 2, 1)
-        own = self._topology.rank(stage, report.replica)
-        for flow in self._flows.of(event, own):
-            yield {**flow, **place, "ts": middle_us}
+        beat = {"epoch": epoch, "tick": report.tick}
+        for event in report.events:
+            # Both ends are rounded, not the duration, so that neighbours never overlap.
+            start_us = round((event.start_s - self._start_s) * 1e6, 1)
+            duration_us = round(round((event.end_s - self._start_s) * 1e6, 1) - start_us, 1)
+            wait_us = min(round(event.wait_s * 1e6, 1), duration_us)
+            row: Event = {"ph": "X", **place, "ts": start_us}
+            yield {
+                **row,
+                "name": event.name,
+                "cat": event.kind,
+                "dur": duration_us,
+                "args": {**beat, **_numbers(event)},
+            }
+            if wait_us > 0:
+                yield {**row, "name": "wait", "cat": "wait", "dur": wait_us, "args": beat}
+            # In the middle of the work: inside the instruction's slice, not in its waiting's.
+            middle_us = round(start_us + (wait_us + duration_us) / 2, 1)
+            for flow in self._flows.of(event, own_rank) if event.peers else ():
+                yield {**flow, **place, "ts": middle_us}
+
+
+def _numbers(event: TraceEvent) -> dict[str, int]:
+    if event.step is None:
+        return {}
+    if event.micro_batch is None:
+        return {"step": event.step}
+    return {"step": event.step, "micro_batch": event.micro_batch}
 
 
 class _Flows:
