@@ -41,6 +41,9 @@ def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
     finally:
         crew.close()
     _show(reporter, config, summary, path)
+    from tsarch.run.report import write_report
+
+    reporter.say(f"report: {write_report(path)}")
     return summary
 
 
@@ -63,6 +66,7 @@ def quieten() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("datasets").setLevel(logging.ERROR)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "building the font cache"
 
 
 def _describe(reporter: Any, prepared: Any) -> None:

@@ -82,6 +82,7 @@ def test_no_cycles():
         ("ray", ("cluster.",)),
         ("deepspeed", ("tsarch.stage.deepspeed_engine",)),
         ("torch.distributed._dist2", ("tsarch.parallel.groups",)),
+        ("matplotlib", ("tsarch.run.drawing",)),
     ],
 )
 def test_heavy_libraries_stay_in_their_place(library, places):
@@ -102,6 +103,9 @@ def test_the_light_parts_import_no_torch_and_no_ray(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_the_driver_needs_no_deepspeed():
-    code = "import sys, cluster.group, tsarch.run.loop; sys.exit('deepspeed' in sys.modules)"
+def test_the_driver_needs_no_deepspeed_and_no_matplotlib_before_the_report():
+    code = (
+        "import sys, cluster.group, tsarch.run.loop;"
+        "sys.exit(bool({'deepspeed', 'matplotlib'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

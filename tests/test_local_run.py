@@ -35,6 +35,8 @@ def test_a_run_writes_all_its_files_and_evaluates_again(tmp_path, capsys):
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml",
         "metrics.jsonl",
+        "evaluations.jsonl",
+        "report.html",
         "tensorboard",
         "summary.json",
         "model",
@@ -70,6 +72,7 @@ def test_a_run_writes_all_its_files_and_evaluates_again(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "student_alone" in out
     assert "tokens/s" in out
+    assert f"report: {folder / 'report.html'}" in out
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):

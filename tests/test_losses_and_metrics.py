@@ -103,7 +103,8 @@ def test_rows_wait_for_all_ranks_and_add_their_shares():
 
     def report(stage, replica, step, loss, ended):
         parts = LossParts({stage.value: loss})
-        return TickReport(stage.value, replica, step, step, parts, 50, busy_s=1.0, ended_s=ended)
+        times = {"busy_s": 1.0, "started_s": 100.5, "ended_s": ended}
+        return TickReport(stage.value, replica, step, step, parts, 50, **times)
 
     assert table.add([report(Stage.TEACHER, 0, 0, 0.25, 101.0)], 0) == []
     assert table.add([report(Stage.TEACHER, 1, 0, 0.5, 102.0)], 0) == []
@@ -111,7 +112,22 @@ def test_rows_wait_for_all_ranks_and_add_their_shares():
     assert (row["loss_teacher"], row["loss_student"]) == (0.75, 0.125)
     assert (row["wall_s"], row["tokens_per_s"]) == (4.0, 12.5)
     assert (row["busy_teacher_s"], row["busy_student_s"]) == (1.0, 1.0)
-    assert table.totals.bubble_fraction(Topology(2, 1)) == pytest.approx(0.75)
+    # From the first instruction on: 3.5 s of 3 ranks, of which they worked 3 s.
+    assert table.totals.pipeline_s == 3.5
+    assert table.totals.bubble_fraction(Topology(2, 1)) == pytest.approx(1 - 3 / 10.5)
+
+
+def test_the_time_between_spans_is_not_idle_time():
+    table = StepTable(Topology(1, 1))
+    for start in (10.0, 50.0):
+        table.start_span(start)
+        for stage in Stage:
+            times = {"busy_s": 2.0, "started_s": start + 1.0, "ended_s": start + 5.0}
+            table.add([TickReport(stage.value, 0, 0, 0, **times)], 0)
+    totals = table.totals
+    assert (totals.pipeline_s, totals.train_s) == (8.0, 10.0)
+    assert totals.bubble_fraction(Topology(1, 1)) == pytest.approx(0.5)
+    assert totals.busy_share(Stage.STUDENT, Topology(1, 1)) == pytest.approx(0.5)
 
 
 def test_random_splits_have_every_word_once():

@@ -76,6 +76,8 @@ class TraceEvent:
     end_s: float
     wait_s: float
     """Seconds of it in which the rank waited for others."""
+    peers: tuple[int, ...] = ()
+    """Ranks that a send goes to or a receive takes from."""
 
 
 @dataclass
@@ -95,14 +97,18 @@ class TickReport:
     learning_rate_factor: float = 0.0
     busy_s: float = 0.0
     """Seconds of work, waiting left out."""
+    started_s: float = 0.0
+    """Start of the first instruction, on the run's clock (`run/clock.py`)."""
     ended_s: float = 0.0
-    """Time of the end (seconds since the epoch)."""
+    """End of the last instruction, on the same clock."""
     link_bytes: int = 0
     tied_bytes: int = 0
     link_s: float = 0.0
     """Seconds of copying to and from the link, waiting left out."""
     link_wait_s: float = 0.0
     """Seconds of waiting for boundary messages."""
+    tied_s: float = 0.0
+    """Seconds of work on the tied exchange and the table's update, waiting left out."""
     tied_wait_s: float = 0.0
     """Seconds of waiting for the tied embedding's gradient."""
     events: list[TraceEvent] = field(default_factory=list)

@@ -125,6 +125,10 @@ class Executor:
         kind = _kind(instruction)
         if kind == "link":
             report.link_s += end_s - start_s - wait_s
+        elif kind == "tied":
+            report.tied_s += end_s - start_s - wait_s
+        report.started_s = report.started_s or start_s
+        report.ended_s = end_s
         if self._trace:
             report.events.append(
                 TraceEvent(
@@ -135,6 +139,7 @@ class Executor:
                     start_s,
                     end_s,
                     wait_s,
+                    self._peers(run, instruction),
                 )
             )
         finished = run.pass_on()
@@ -193,6 +198,14 @@ class Executor:
     def _incoming(self, receive: RecvHidden | RecvGrad) -> list[Message]:
         stage = self._student if isinstance(receive, RecvHidden) else self._teacher
         return stage.incoming(self._require_feed, receive.step, receive.micro_batch)
+
+    def _peers(self, run: _StageRun, instruction: Instruction) -> tuple[int, ...]:
+        """Ranks at the other end of a link instruction: the same in both directions."""
+        if not isinstance(instruction, SendHidden | RecvHidden | SendGrad | RecvGrad):
+            return ()
+        stage, feed = self._stages.get(run.stage), self._require_feed
+        messages = stage.incoming(feed, instruction.step, instruction.micro_batch)
+        return tuple(message.source for message in messages)
 
     def _expect_next(self, run: _StageRun) -> None:
         """Post the receives of the next instruction that has some, so that rows arrive during
@@ -275,7 +288,6 @@ class _StageRun:
         self._tick += 1
         self._skip_empty()
         finished = self.report
-        finished.ended_s = now_s()
         self.report = self._new_report()
         return finished
 

@@ -90,7 +90,7 @@ class Trainer:
         self._steps.start_span(now_s())
         totals, topology = self._steps.totals, self._crew.topology
         for reports in self._crew.train(start, stop):
-            self._folder.write_trace(reports)
+            self._folder.write_trace(reports, epoch)
             for row in self._steps.add(reports, epoch):
                 self._folder.write_row(row)
                 shares = {s.value: totals.busy_share(s, topology) for s in Stage}
@@ -159,6 +159,7 @@ class Trainer:
             "runner": self._config.topology.runner,
             **{stage.value: self._stage_summary(stage, stats) for stage in Stage},
             "embedding_parameters": stats[Stage.TEACHER][0].stage_parameters["embedding"],
+            "main_metric": self._task.main_metric,
             "before": before,
             "after": after.metrics,
             "validation": self._best.evaluation.metrics,
@@ -168,6 +169,7 @@ class Trainer:
             "tokens": totals.tokens,
             "wall_s": now_s() - self._started_s,
             "train_s": totals.train_s,
+            "pipeline_s": totals.pipeline_s,
             "tokens_per_s": totals.tokens_per_s,
             "stage_busy_s": {s.value: totals.busy_s[s] / topology.replicas(s) for s in Stage},
             "stage_busy_share": {s.value: totals.busy_share(s, topology) for s in Stage},
@@ -176,6 +178,7 @@ class Trainer:
             "tied_bytes_per_step": totals.tied_bytes / steps,
             "link_s_per_step": totals.link_s / steps,
             "link_wait_s_per_step": totals.link_wait_s / steps,
+            "tied_s_per_step": totals.tied_s / steps,
             "tied_wait_s_per_step": totals.tied_wait_s / steps,
             "tied_max_abs_diff": max(s.tied_max_abs_diff for own in stats.values() for s in own),
             "peak_memory_bytes": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from tsarch.records import LossParts, TickReport
@@ -22,6 +23,7 @@ class _Pending:
     tied_bytes: int = 0
     link_s: float = 0.0
     link_wait_s: float = 0.0
+    tied_s: float = 0.0
     tied_wait_s: float = 0.0
     ended_s: float = 0.0
 
@@ -38,6 +40,7 @@ class StepTable:
     def start_span(self, now_s: float) -> None:
         """Training begins (again) now; time before does not count."""
         self._last_end_s = now_s
+        self.totals.start_span()
 
     def add(self, reports: list[TickReport], epoch: int) -> list[Row]:
         """Take reports in; returns the rows that they complete, in order of steps."""
@@ -66,7 +69,8 @@ class StepTable:
         for stage in Stage:
             row[f"busy_{stage}_s"] = p.busy_s[stage.value] / self._topology.replicas(stage)
         row |= {"link_bytes": p.link_bytes, "tied_bytes": p.tied_bytes}
-        row |= {"link_s": p.link_s, "link_wait_s": p.link_wait_s, "tied_wait_s": p.tied_wait_s}
+        row |= {"link_s": p.link_s, "link_wait_s": p.link_wait_s}
+        row |= {"tied_s": p.tied_s, "tied_wait_s": p.tied_wait_s}
         return row
 
 
@@ -82,6 +86,7 @@ def _merge(pending: _Pending, report: TickReport) -> None:
     pending.tied_bytes += report.tied_bytes
     pending.link_s += report.link_s
     pending.link_wait_s += report.link_wait_s
+    pending.tied_s += report.tied_s
     pending.tied_wait_s += report.tied_wait_s
     pending.ended_s = max(pending.ended_s, report.ended_s)
 
@@ -94,6 +99,8 @@ class Totals:
     tokens: int = 0
     """Real tokens that both stages trained on."""
     train_s: float = 0.0
+    """Seconds of training as the driver sees them: validation left out, the start of each epoch
+    (telling the ranks, the first plans) included."""
     busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in Stage})
     """Seconds of work of each stage, summed over its ranks."""
     link_bytes: int = 0
@@ -102,8 +109,18 @@ class Totals:
     """Seconds of copying to and from the link, summed over ranks."""
     link_wait_s: float = 0.0
     """Seconds of waiting for boundary messages, summed over ranks."""
+    tied_s: float = 0.0
+    """Seconds of work on the tied exchange and the table's updates, summed over ranks."""
     tied_wait_s: float = 0.0
     """Seconds of waiting for the tied embedding's gradient, summed over ranks."""
+    _past_spans_s: float = 0.0
+    _span_started_s: float = math.inf
+    _span_ended_s: float = -math.inf
+
+    def start_span(self) -> None:
+        """The pipeline was drained; what comes now does not belong to the time before."""
+        self._past_spans_s = self.pipeline_s
+        self._span_started_s, self._span_ended_s = math.inf, -math.inf
 
     def add(self, report: TickReport) -> None:
         """Count a tick of a rank."""
@@ -112,7 +129,16 @@ class Totals:
         self.tied_bytes += report.tied_bytes
         self.link_s += report.link_s
         self.link_wait_s += report.link_wait_s
+        self.tied_s += report.tied_s
         self.tied_wait_s += report.tied_wait_s
+        self._span_started_s = min(self._span_started_s, report.started_s)
+        self._span_ended_s = max(self._span_ended_s, report.ended_s)
+
+    @property
+    def pipeline_s(self) -> float:
+        """Seconds from the first instruction's start to the last one's end on any rank, added up
+        over the spans (epochs): fill and drain included, validation left out."""
+        return self._past_spans_s + max(self._span_ended_s - self._span_started_s, 0.0)
 
     @property
     def tokens_per_s(self) -> float:
@@ -120,11 +146,15 @@ class Totals:
         return self.tokens / self.train_s if self.train_s > 0 else 0.0
 
     def busy_share(self, stage: Stage, topology: Topology) -> float:
-        """Share of the training time in which a rank of the stage works, averaged."""
-        available_s = self.train_s * topology.replicas(stage)
+        """Share of `pipeline_s` in which a rank of the stage works, averaged."""
+        available_s = self.pipeline_s * topology.replicas(stage)
         return self.busy_s[stage.value] / available_s if available_s > 0 else 0.0
 
     def bubble_fraction(self, topology: Topology) -> float:
-        """Idle share of all ranks in the training time."""
-        available_s = self.train_s * topology.num_ranks
+        """Idle share of all ranks: 1 − (seconds of work) / (`pipeline_s` × ranks).
+
+        Work is the time inside instructions without waiting for link and tied exchange, so that
+        this is `trace.idle_share` of the run's trace. An engine's own collectives count as work.
+        """
+        available_s = self.pipeline_s * topology.num_ranks
         return max(1.0 - sum(self.busy_s.values()) / available_s, 0.0) if available_s else 0.0

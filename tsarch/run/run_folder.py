@@ -1,5 +1,5 @@
-"""The run folder: `config.yaml`, `metrics.jsonl`, `tensorboard/`, `trace.json`, `summary.json`,
-`model/`."""
+"""The run folder: `config.yaml`, `metrics.jsonl`, `evaluations.jsonl`, `tensorboard/`,
+`trace.json`, `summary.json`, `model/`. (`report.html` is made from these: `run/report.py`.)"""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", dump_config(config))
         self._metrics = (path / "metrics.jsonl").open("w", encoding="utf-8")
+        self._evaluations = (path / "evaluations.jsonl").open("w", encoding="utf-8")
         self._curves = SummaryWriter(str(path / "tensorboard"))
         self._trace: TraceWriter | None = None
         if config.run.trace:
@@ -76,13 +77,16 @@ class RunFolder:
             if value is not None and name not in ("step", "epoch"):
                 self._scalar(f"train/{name}", value, int(row["step"] or 0))
 
-    def write_trace(self, reports: list[TickReport]) -> None:
+    def write_trace(self, reports: list[TickReport], epoch: int) -> None:
         """Every instruction of some reports, if the run is traced."""
         if self._trace is not None:
-            self._trace.add(reports)
+            self._trace.add(reports, epoch)
 
     def write_evaluation(self, split: str, step: int, metrics: dict[Any, dict[str, float]]) -> None:
-        """Metrics of all modes after `step` steps, as curves."""
+        """Metrics of all modes after `step` steps: a line of `evaluations.jsonl`, and curves."""
+        row = {"split": split, "step": step, "metrics": metrics}
+        self._evaluations.write(json.dumps(row) + "\n")
+        self._evaluations.flush()
         for mode, values in metrics.items():
             for name, value in values.items():
                 self._scalar(f"{split}/{mode}/{name}", value, step)
@@ -101,6 +105,7 @@ class RunFolder:
         trace: TracebackType | None,
     ) -> None:
         self._metrics.close()
+        self._evaluations.close()
         self._curves.close()
         if self._trace is not None:
             self._trace.close()

@@ -1,0 +1,216 @@
+"""The run's report: `report.html`, one file that needs nothing else, made from the run folder.
+
+Everything comes from the folder's own files, and each file is written whole or not at all, so a
+run that ends early has its metrics and no report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tsarch.config import MODES, Config
+from tsarch.config_loading import load_config
+from tsarch.run.drawing import Series, curves_svg, save_timeline_png, timeline_svg
+from tsarch.run.run_folder import write_atomically
+from tsarch.run.timeline import MAX_LANES, Timeline, make_timeline
+from tsarch.run.trace import read_middle
+from tsarch.tasks.registry import table_metrics
+from tsarch.topology import STAGES, Topology
+
+_TRACE_BYTES = 8_000_000
+"""How much of a trace the timeline is chosen from: its middle."""
+
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ModeRow:
+    """A row of the table of metrics."""
+
+    mode: str
+    cells: tuple[tuple[float | None, float, float | None], ...]
+    """(before, after, difference) of each metric; None: not measured before."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` (and `timeline.png`, if the run was traced); returns the report's path.
+
+    `folder` is that of a finished run: `config.yaml`, `summary.json`, `metrics.jsonl`,
+    `evaluations.jsonl` and perhaps `trace.json`.
+    """
+    config = load_config(folder / "config.yaml")
+    summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    topology = Topology.from_config(config.topology)
+    timeline = _timeline(folder / "trace.json", config, topology)
+    if timeline is not None:
+        title = f"{config.run.name}: {_stretch_name(timeline)}, {summary['schedule']}"
+        save_timeline_png(timeline, title, folder / "timeline.png")
+    metric_names = table_metrics(summary["task"])
+    best, best_value = best_mode(summary)
+    page = _environment().get_template("report.html.jinja").render(
+        name=config.run.name,
+        config=config,
+        summary=summary,
+        topology=topology,
+        stages=[stage.value for stage in STAGES],
+        verdict=verdict(summary),
+        best_mode=best,
+        best_value=best_value,
+        metric_names=metric_names,
+        mode_rows=mode_rows(summary, metric_names),
+        models={stage.value: model_name(summary[stage.value]["model"]) for stage in STAGES},
+        curves=_curves(folder, summary),
+        timeline=timeline,
+        timeline_picture=None if timeline is None else Markup(timeline_svg(timeline)),
+        stretch="" if timeline is None else _stretch_name(timeline),
+        max_lanes=MAX_LANES,
+    )  # fmt: skip
+    path = folder / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def verdict(summary: Summary) -> str:
+    """The run in one line."""
+    name = summary["main_metric"]
+    best, value = best_mode(summary)
+    text = f"{best} reached a test {name} of {value:.4f}"
+    if summary["before"] is not None:
+        text += f" ({summary['before'][best][name]:.4f} before training)"
+    busy = (1.0 - summary["bubble_fraction"]) * 100
+    speed = f"{summary['tokens_per_s']:,.0f} tokens/s"
+    return f"{text}, at {speed} with ranks busy {busy:.0f}\u00a0% of the time."
+
+
+def best_mode(summary: Summary) -> tuple[str, float]:
+    """The mode with the best main metric after training, and its value."""
+    after = {mode: values[summary["main_metric"]] for mode, values in summary["after"].items()}
+    return max(after.items(), key=lambda item: item[1])
+
+
+def mode_rows(summary: Summary, metric_names: Sequence[str]) -> list[ModeRow]:
+    """Metrics of every mode on the test split."""
+    rows = []
+    for mode in MODES:
+        cells = []
+        for name in metric_names:
+            after = summary["after"][mode][name]
+            before = None if summary["before"] is None else summary["before"][mode][name]
+            cells.append((before, after, None if before is None else after - before))
+        rows.append(ModeRow(mode, tuple(cells)))
+    return rows
+
+
+def model_name(model: Any) -> str:
+    """A model as the summary has it: a name, a config with random weights, or layers."""
+    if isinstance(model, str):
+        return model
+    if "layers_of_teacher" in model:
+        return f"layers {', '.join(map(str, model['layers_of_teacher']))} of the teacher"
+    sizes = [
+        f"{model[key]} {word}"
+        for key, word in (("num_hidden_layers", "layers"), ("hidden_size", "wide"))
+        if key in model
+    ]
+    return f"random {model.get('model_type', 'model')}" + (
+        f" ({', '.join(sizes)})" if sizes else ""
+    )
+
+
+def _timeline(trace: Path, config: Config, topology: Topology) -> Timeline | None:
+    if not config.run.trace:
+        return None
+    events, partial = read_middle(trace, _TRACE_BYTES)
+    return make_timeline(events, topology, config.schedule.name == "joint", partial)
+
+
+def _stretch_name(timeline: Timeline) -> str:
+    first, last = timeline.steps
+    return f"step {first}" if first == last else f"steps {first} to {last}"
+
+
+def _curves(folder: Path, summary: Summary) -> dict[str, Markup]:
+    """Title → figure."""
+    rows = _read_lines(folder / "metrics.jsonl")
+    evaluations = _read_lines(folder / "evaluations.jsonl")
+    metric = summary["main_metric"]
+    validation = [
+        Series(
+            mode,
+            [e["step"] for e in evaluations if e["split"] == "validation"],
+            [e["metrics"][mode][metric] for e in evaluations if e["split"] == "validation"],
+        )
+        for mode in MODES
+    ]
+    return {
+        "Losses in training": Markup(curves_svg(_losses(rows), "loss")),
+        "Validation": Markup(curves_svg(validation, metric)),
+    }
+
+
+def _losses(rows: Sequence[Mapping[str, Any]]) -> list[Series]:
+    """Every loss term that the rows have, in the order in which they come."""
+    names = dict.fromkeys(n for row in rows for n in row if n.startswith("loss_"))
+    return [
+        Series(
+            name.removeprefix("loss_"),
+            [row["step"] for row in rows if row.get(name) is not None],
+            [row[name] for row in rows if row.get(name) is not None],
+        )
+        for name in names
+    ]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _environment() -> Environment:
+    """Autoescape: whatever stands in a config or a label is shown and never run."""
+    environment = Environment(
+        loader=PackageLoader("tsarch.run", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["bytes"] = show_bytes
+    environment.filters["seconds"] = show_seconds
+    environment.filters["count"] = show_count
+    return environment
+
+
+def show_bytes(value: float) -> str:
+    """`1.4 MB`, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:,.3g} TB"
+
+
+def show_seconds(value: float) -> str:
+    """`42 ms`, `3.1 s`, `12 min 5 s` or `3 h 20 min`."""
+    if value < 1:
+        return f"{value * 1000:.3g} ms"
+    if value < 120:
+        return f"{value:.3g} s"
+    minutes, seconds = divmod(round(value), 60)
+    if minutes < 120:
+        return f"{minutes} min {seconds} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def show_count(value: float) -> str:
+    """`334.1 M`, `28.9 k` or `97`."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:,.1f} {unit}"
+    return f"{value:,.0f}"
