@@ -108,7 +108,7 @@ def null_config(num_ranks: int, folder: Path) -> Config:
             "student": {"layers": [0]},
             "topology": {
                 "device": "cpu",
-                "cpus_per_rank": 0.01,
+                "cpus_per_rank": 0.5,
                 "teacher": {"replicas": teachers},
                 "student": {"replicas": num_ranks - teachers},
             },
