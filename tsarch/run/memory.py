@@ -89,6 +89,14 @@ def table_states(rows: int, width: int, trained_rows: int, num_moments: int) -> 
     return States(table, table if trained_rows else 0, moments)
 
 
+def activation_bytes(layers: int, width: int, tokens: int, precision: Precision) -> int:
+    """What a forward pass keeps for its backward pass, roughly: 34 bytes per layer, token and
+    unit of width in 16 bits, twice that in fp32 (Korthikanti et al. 2022, Reducing Activation
+    Recomputation in Large Transformer Models, equation 1, without the attention scores, which
+    PyTorch's fast attention does not keep)."""
+    return 17 * _VALUE_BYTES[precision] * layers * width * tokens
+
+
 def _share(size_bytes: int, replicas: int, sharded: bool) -> int:
     """A rank's part, rounded up."""
     return -(-size_bytes // replicas) if sharded else size_bytes
