@@ -72,6 +72,8 @@ equivalence: install
 bench: install
 	.venv/bin/python -m benchmarks.pipeline
 	.venv/bin/python -m benchmarks.hf_trainer
+	.venv/bin/python -m benchmarks.controller
+	.venv/bin/python -m benchmarks.memory
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

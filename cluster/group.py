@@ -19,12 +19,14 @@ from cluster.placement import join_ray, place, rank_resources
 from cluster.worker import Meeting, Worker
 from tsarch.config import Config
 from tsarch.errors import ReplicaDriftError, RunFailedError, UserError
-from tsarch.records import Predictions, TickReport
+from tsarch.records import Predictions, TickReport, unpack_reports
 from tsarch.run.rank_stats import RankStats
 from tsarch.topology import STAGES, Stage, Topology
 
+MAX_CHUNK_TICKS = 256
+"""Most ticks that ranks run per call: what a driver of short steps waits for at most."""
 _CHUNK_TARGET_S = 0.5
-_MAX_CHUNK_TICKS = 256
+_CHUNK_TARGET_PER_RANK_S = 0.01  # a call to a rank costs the driver about 0.5 ms
 _LOG_TAIL_LINES = 12
 
 
@@ -42,6 +44,7 @@ class RayCrew:
         self._workers = list(workers)
         self._placement = placement
         self._log_folder = log_folder
+        self.max_chunk_ticks = MAX_CHUNK_TICKS
         self._chunk_ticks = 1
 
     @classmethod
@@ -51,9 +54,14 @@ class RayCrew:
         address: str | None,
         log_folder: Path,
         say: Callable[[str], None],
+        worker: type = Worker,
     ) -> Self:
         """Join the Ray at `address` (None: start one here), place the ranks, let them join each
         other and build.
+
+        Args:
+            worker: class of the ranks' actors; another one than `Worker` only to measure or test
+                the driver.
 
         Raises:
             UserError: no such cluster, or it can't hold the ranks.
@@ -67,7 +75,7 @@ class RayCrew:
         except BaseException:
             ray.shutdown()
             raise
-        workers = _start_workers(config, topology, placement, log_folder, address is None)
+        workers = _start_workers(config, topology, placement, log_folder, address is None, worker)
         crew = cls(topology, workers, placement, log_folder)
         try:
             say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
@@ -106,7 +114,7 @@ class RayCrew:
                 num_queued += ticks
             started_s = time.perf_counter()
             ticks, references = queued.popleft()
-            yield [report for own in self._collect(references) for report in own]
+            yield [report for own in self._collect(references) for report in unpack_reports(own)]
             self._adapt_chunk(ticks, time.perf_counter() - started_s)
 
     def evaluate(self, split: str, joint_weights: list[float]) -> list[Predictions]:
@@ -144,9 +152,13 @@ class RayCrew:
         ray.shutdown()
 
     def _adapt_chunk(self, ticks: int, elapsed_s: float) -> None:
-        """Aim at chunks that take a part of a second: live numbers, few calls."""
-        wanted = _CHUNK_TARGET_S * ticks / max(elapsed_s, 1e-6)
-        limit = min(2 * self._chunk_ticks, _MAX_CHUNK_TICKS)
+        """Aim at chunks that take a part of a second: live numbers, few calls.
+
+        With many ranks chunks are longer, so that calls take a twentieth of the driver's time.
+        """
+        target_s = max(_CHUNK_TARGET_S, _CHUNK_TARGET_PER_RANK_S * self.topology.num_ranks)
+        wanted = target_s * ticks / max(elapsed_s, 1e-6)
+        limit = min(2 * self._chunk_ticks, self.max_chunk_ticks)
         self._chunk_ticks = max(1, min(round(wanted), limit))
 
     def _submit(self, method: str, *arguments: Any) -> list[Any]:
@@ -162,15 +174,30 @@ class RayCrew:
             UserError, ReplicaDriftError: as the rank raised it.
             RunFailedError: names the rank, with the end of its log.
         """
+        places = {reference: rank for rank, reference in enumerate(references)}
         results: dict[Any, Any] = {}
         waiting = list(references)
         while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1)
-            try:
-                results[done[0]] = ray.get(done[0])
-            except (RayError, GetTimeoutError) as error:
-                raise self._explain(references.index(done[0]), error) from None
+            # Wake up at the first result, since it may be a failure, then take all that are there.
+            first, waiting = ray.wait(waiting, num_returns=1)
+            done = first
+            if waiting:
+                others, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+                done = [*first, *others]
+            results |= self._get(done, places)
         return [results[reference] for reference in references]
+
+    def _get(self, done: list[Any], places: dict[Any, int]) -> dict[Any, Any]:
+        """Results that are there; raises for the first that is a failure."""
+        try:
+            return dict(zip(done, ray.get(done), strict=True))
+        except (RayError, GetTimeoutError):
+            for reference in done:
+                try:
+                    ray.get(reference)
+                except (RayError, GetTimeoutError) as error:
+                    raise self._explain(places[reference], error) from None
+            raise
 
     def _explain(self, rank: int, error: Exception) -> Exception:
         """The error that the user should see for what a rank raised."""
@@ -185,11 +212,16 @@ class RayCrew:
 
 
 def _start_workers(
-    config: Config, topology: Topology, placement: PlacementGroup, log_folder: Path, own_ray: bool
+    config: Config,
+    topology: Topology,
+    placement: PlacementGroup,
+    log_folder: Path,
+    own_ray: bool,
+    worker: type,
 ) -> list[Any]:
     resources = rank_resources(config.topology)
     threads = config.topology.threads or _default_threads(config, topology, own_ray)
-    actor = ray.remote(Worker)
+    actor = ray.remote(worker)
     return [
         actor.options(
             num_cpus=resources["CPU"],

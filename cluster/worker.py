@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import Config
-from tsarch.records import Predictions, TickReport
+from tsarch.records import PackedReport, Predictions, pack_reports
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ class Worker:
         """See `Rank.begin`."""
         return self.rank.begin(start, stop)
 
-    def advance(self, num_ticks: int) -> list[TickReport]:
+    def advance(self, num_ticks: int) -> list[PackedReport]:
         """See `Rank.advance` (collective)."""
-        return self.rank.advance(num_ticks)
+        return pack_reports(self.rank.advance(num_ticks))
 
     def evaluate(self, split: str, joint_weights: list[float]) -> Predictions | None:
         """See `Rank.evaluate` (collective)."""

@@ -27,12 +27,15 @@ def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
     check_run(config, own_ray=address is None)
     path = choose_folder(config)
     reporter.say("reading and tokenising the data (cached after the first time)")
+    from tsarch.run.capacity import check_capacity
     from tsarch.run.loop import Trainer
     from tsarch.run.prepare import prepare_data
     from tsarch.run.run_folder import RunFolder
 
     prepared = prepare_data(config)
     _describe(reporter, prepared)
+    for note in check_capacity(config, prepared, own_ray=address is None):
+        reporter.say(note)
     crew = _gather(config, prepared, address, path, reporter)
     try:
         with RunFolder(path, config) as folder:

@@ -47,7 +47,10 @@ class StepTable:
         for report in reports:
             self.totals.add(report)
             if report.step is not None:
-                _merge(self._pending.setdefault(report.step, _Pending()), report)
+                pending = self._pending.get(report.step)
+                if pending is None:
+                    pending = self._pending[report.step] = _Pending()
+                _merge(pending, report)
         complete = [
             step
             for step, pending in self._pending.items()

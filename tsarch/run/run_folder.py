@@ -56,14 +56,14 @@ class RunFolder:
     """Writes a run's files as it goes."""
 
     def __init__(self, path: Path, config: Config) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import FileWriter
 
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", dump_config(config))
         self._metrics = (path / "metrics.jsonl").open("w", encoding="utf-8")
         self._evaluations = (path / "evaluations.jsonl").open("w", encoding="utf-8")
-        self._curves = SummaryWriter(str(path / "tensorboard"))
+        self._curves = FileWriter(str(path / "tensorboard"))
         self._trace: TraceWriter | None = None
         if config.run.trace:
             topology = Topology.from_config(config.topology)
@@ -73,9 +73,12 @@ class RunFolder:
         """One step: a line of `metrics.jsonl` and points of the curves."""
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
-        for name, value in row.items():
-            if value is not None and name not in ("step", "epoch"):
-                self._scalar(f"train/{name}", value, int(row["step"] or 0))
+        points = {
+            f"train/{name}": float(value)
+            for name, value in row.items()
+            if value is not None and name not in ("step", "epoch")
+        }
+        self._write_points(points, int(row["step"] or 0))
 
     def write_trace(self, reports: list[TickReport], epoch: int) -> None:
         """Every instruction of some reports, if the run is traced."""
@@ -87,9 +90,12 @@ class RunFolder:
         row = {"split": split, "step": step, "metrics": metrics}
         self._evaluations.write(json.dumps(row) + "\n")
         self._evaluations.flush()
-        for mode, values in metrics.items():
-            for name, value in values.items():
-                self._scalar(f"{split}/{mode}/{name}", value, step)
+        points = {
+            f"{split}/{mode}/{name}": value
+            for mode, values in metrics.items()
+            for name, value in values.items()
+        }
+        self._write_points(points, step)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """`summary.json`."""
@@ -110,5 +116,10 @@ class RunFolder:
         if self._trace is not None:
             self._trace.close()
 
-    def _scalar(self, tag: str, value: float, step: int) -> None:
-        self._curves.add_scalar(tag, value, step)
+    def _write_points(self, points: dict[str, float], step: int) -> None:
+        """Points of several curves as one event: an event each would cost the driver more than
+        all else that it does in a step."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()]
+        self._curves.add_summary(Summary(value=values), step)

@@ -1,0 +1,102 @@
+"""A rank that computes nothing: it walks the real schedule and answers with complete reports.
+
+It stands in for `cluster.worker.Worker` to measure the driver alone, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tsarch.config import Config
+from tsarch.records import LossParts, PackedReport, TickReport, pack_reports
+from tsarch.run.clock import now_s
+from tsarch.run.rank_stats import RankStats
+from tsarch.schedule.instruction import Forward, Instruction, OptimizerStep, Program
+from tsarch.schedule.plan import Alternation, Span, training_programs
+from tsarch.topology import Stage, Topology
+
+if TYPE_CHECKING:
+    from cluster.worker import Meeting
+
+TOKENS_PER_STEP = 4096
+_LOSSES = {
+    Stage.TEACHER: LossParts({"teacher": 1.5}),
+    Stage.STUDENT: LossParts({"student": 1.25, "student_alone": 0.75, "distillation": 0.5}),
+}
+
+
+class NullWorker:
+    """The methods of `Worker` that a driver calls to train, without a model or a group."""
+
+    def __init__(self, config: Config, rank: int, threads: int, log_file: str) -> None:
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        self._config = config
+        self._stage, self._replica = Topology.from_config(config.topology).place(rank)
+        self._ticks: tuple[Program, ...] = ()
+        self._first_tick = 0
+        self._num_done = 0
+
+    def offer_addresses(self) -> dict[str, tuple[str, int]]:
+        """Addresses that nobody will use."""
+        return dict.fromkeys(("teacher", "student", "link", "tied"), ("127.0.0.1", os.getpid()))
+
+    def join(self, meeting: Meeting) -> None:
+        """There are no groups."""
+
+    def build(self, config: Config) -> None:
+        """There are no models."""
+        self._config = config
+
+    def begin(self, start: int, stop: int) -> int:
+        """See `Rank.begin`."""
+        schedule = self._config.schedule
+        alternation = schedule.alternation
+        programs = training_programs(
+            schedule.name,
+            Span(start, stop),
+            schedule.micro_batches,
+            Alternation(alternation.teacher_steps, alternation.student_steps),
+            in_flight=schedule.in_flight,
+        )
+        self._ticks = programs[self._stage]
+        self._first_tick = start
+        self._num_done = 0
+        return len(self._ticks)
+
+    def advance(self, num_ticks: int) -> list[PackedReport]:
+        """See `Worker.advance`."""
+        begun = self._num_done
+        self._num_done = min(begun + num_ticks, len(self._ticks))
+        ticks = range(begun, self._num_done)
+        return pack_reports(self._run(tick) for tick in ticks if self._ticks[tick])
+
+    def stats(self) -> RankStats:
+        """See `Rank.stats`; no parameters, no memory."""
+        return RankStats({self._stage.value: 0, "embedding": 0}, 0, 0.0)
+
+    def imported_modules(self) -> list[str]:
+        """Names of all modules in this process."""
+        return sorted(sys.modules)
+
+    def _run(self, tick: int) -> TickReport:
+        started_s = now_s()
+        report = TickReport(self._stage.value, self._replica, self._first_tick + tick, None)
+        for instruction in self._ticks[tick]:
+            self._do(report, instruction)
+        report.link_bytes = report.tied_bytes = 1
+        report.ended_s = now_s()
+        report.busy_s = report.ended_s - started_s
+        return report
+
+    def _do(self, report: TickReport, instruction: Instruction) -> None:
+        match instruction:
+            case Forward(step):
+                report.step = step
+                report.num_tokens = TOKENS_PER_STEP
+                report.losses += _LOSSES[self._stage]
+            case OptimizerStep():
+                report.learning_rate_factor = 1.0
+                report.grad_norm = 1.0

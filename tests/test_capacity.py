@@ -1,0 +1,153 @@
+"""Memory formula and the checks before training: states that can't fit, batches too small."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.helpers import QUICKSTART_MODEL, tiny_config, tiny_raw
+from tests.test_cli import train
+from tsarch.config import Config
+from tsarch.errors import UserError
+from tsarch.run import capacity
+from tsarch.run.capacity import Feeding, check_capacity, count_parameters, rank_need
+from tsarch.run.memory import StageSize, States, activation_bytes, num_moments, table_states
+from tsarch.run.memory import zero_states as states_of
+from tsarch.run.prepare import Prepared, prepare_data
+from tsarch.stage.build import build_student, build_teacher
+from tsarch.topology import Stage
+
+PARAMETERS = 7_500_000_000
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "expected_gb"),
+    [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.9)],
+)
+def test_the_papers_example(zero_stage, expected_gb):
+    """Rajbhandari et al. 2020, figure 1: Ψ = 7.5 billion, N = 64, K = 12."""
+    states = states_of(StageSize(PARAMETERS, PARAMETERS, 64, zero_stage, "bf16", 2))
+    assert states.total / GB == pytest.approx(expected_gb, rel=0.02)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_one_replica_shards_nothing_and_frozen_parameters_have_only_weights(zero_stage):
+    copy = 4 if zero_stage > 0 else 0
+    assert states_of(StageSize(100, 100, 1, zero_stage, "fp32", 2)) == States(
+        400, 400, (8 + copy) * 100
+    )
+    assert states_of(StageSize(100, 0, 1, zero_stage, "bf16", 2)) == States(200, 0, 0)
+
+
+def test_optimizers_and_the_table():
+    assert [num_moments("adamw", 0.0), num_moments("sgd", 0.9), num_moments("sgd", 0.0)] == [
+        2,
+        1,
+        0,
+    ]
+    assert table_states(1000, 8, 50, 2) == States(32_000, 32_000, 3_200)
+    assert table_states(1000, 8, 0, 2) == States(32_000, 0, 0)
+    # 34 bytes per layer, token and unit of width in 16 bits (Korthikanti et al. 2022).
+    assert activation_bytes(2, 8, 10, "bf16") == 34 * 2 * 8 * 10
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"student": {"layers": None, "model": QUICKSTART_MODEL, "no_teacher": "learned"}},
+        {"teacher": {"freeze": "all_but_top_k", "top_k": 1}},
+    ],
+)
+def test_parameters_are_counted_without_weights(tmp_path, sections):
+    config = tiny_config(tmp_path, **sections)
+    for stage, build in ((Stage.TEACHER, build_teacher), (Stage.STUDENT, build_student)):
+        parameters = list(build(config, 9).module.parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        counted = count_parameters(config, stage, 9)
+        assert counted == (sum(p.numel() for p in parameters), trained)
+
+
+@pytest.fixture
+def prepared(tmp_path) -> Prepared:
+    return prepare_data(tiny_config(tmp_path))
+
+
+def with_replicas(tmp_path, teacher: int, student: int, **sections) -> Config:
+    topology = {"teacher": {"replicas": teacher}, "student": {"replicas": student}}
+    return tiny_config(tmp_path, topology=topology, **sections)
+
+
+def test_what_fits_is_described(tmp_path, prepared):
+    notes = check_capacity(tiny_config(tmp_path), prepared, own_ray=True)
+    assert "memory of a rank: teacher 0.0" in notes[0]
+    need = rank_need(tiny_config(tmp_path), Stage.TEACHER, prepared)
+    assert need.states == States(need.states.weights, need.states.weights, 2 * need.states.weights)
+    assert need.table.weights == 4 * 30522 * 32
+
+
+def test_states_beyond_the_memory_are_refused(tmp_path, prepared, monkeypatch):
+    monkeypatch.setattr(capacity, "device_memory", lambda config: 10_000_000)
+    with pytest.raises(UserError) as caught:
+        check_capacity(tiny_config(tmp_path), prepared, own_ray=True)
+    text = str(caught.value)
+    assert "memory: 2 ranks need 0.0 GB for weights, gradients, optimizer state" in text
+    assert "The largest part is the tied table" in text
+    assert "zero_stage 3" in text
+    # On a cluster nobody knows the memory here.
+    check_capacity(tiny_config(tmp_path), prepared, own_ray=False)
+
+
+def test_a_gpu_holds_one_rank(tmp_path, prepared, monkeypatch):
+    monkeypatch.setattr(capacity, "choose_device", lambda _: torch.device("cuda"))
+    config = tiny_config(tmp_path)
+    need = rank_need(config, Stage.TEACHER, prepared).total
+    monkeypatch.setattr(capacity, "device_memory", lambda config: need)
+    check_capacity(config, prepared, own_ray=True)
+    monkeypatch.setattr(capacity, "device_memory", lambda config: need - 1)
+    with pytest.raises(UserError, match=r"a teacher rank needs .* the smallest GPU has"):
+        check_capacity(config, prepared, own_ray=True)
+
+
+def test_a_batch_that_feeds_no_replica_is_refused(tmp_path, prepared):
+    config = with_replicas(tmp_path, 40, 1, schedule={"micro_batches": 2})
+    with pytest.raises(UserError) as caught:
+        check_capacity(config, prepared, own_ray=False)
+    text = str(caught.value)
+    most = Feeding.of(config, prepared.splits["train"]).contexts.max()
+    assert f"a step of 384 tokens holds at most {most} contexts" in text
+    assert "40 teacher replicas × 2 micro-batches need 80" in text
+    assert "topology.teacher.replicas or schedule.micro_batches" in text
+
+
+def test_too_few_windows_name_the_student(tmp_path, prepared):
+    with pytest.raises(UserError, match=r"windows of this data, but 300 student replicas"):
+        check_capacity(with_replicas(tmp_path, 1, 300), prepared, own_ray=False)
+
+
+def test_steps_that_leave_replicas_idle_are_told(tmp_path, prepared):
+    counts = Feeding.of(tiny_config(tmp_path), prepared.splits["train"]).contexts
+    most = int(counts.max())
+    assert counts.min() < most
+    notes = check_capacity(with_replicas(tmp_path, most, 1), prepared, own_ray=False)
+    share = (counts < most).mean()
+    assert f"note: {share:.0%} of the steps hold fewer than {most} contexts" in notes[1]
+
+
+def test_the_command_line_refuses_before_ray_starts(tmp_path, capsys):
+    raw = tiny_raw(tmp_path, schedule={"micro_batches": 200})
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert "1 teacher replicas × 200 micro-batches need 200" in text
+    assert "1 student replicas × 200 micro-batches need 200" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_refuses_a_model_beyond_the_memory(tmp_path, capsys):
+    raw = tiny_raw(tmp_path)
+    raw["teacher"]["config"].update(hidden_size=65536, intermediate_size=262144)
+    raw["teacher"]["config"].update(num_hidden_layers=96)
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert "The largest part is the teacher's optimizer state" in text

@@ -1,0 +1,83 @@
+"""The driver over null ranks: complete rows, no torch in the ranks, the failed rank named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import ray
+
+from benchmarks.controller import fit_line, null_crew
+from benchmarks.null_worker import TOKENS_PER_STEP, NullWorker
+from cluster.group import RayCrew
+from tests.helpers import tiny_config
+from tsarch.errors import RunFailedError
+from tsarch.records import LossParts, TickReport, TraceEvent, pack_reports, unpack_reports
+
+STEPS = 30
+
+
+class FailingWorker(NullWorker):
+    """The first student fails after a few ticks; the others go on."""
+
+    def advance(self, num_ticks):
+        if (self._stage.value, self._replica) == ("student", 0) and self._num_done >= 5:
+            raise RuntimeError("no more")
+        return super().advance(num_ticks)
+
+
+def test_packed_reports_come_back_as_they_were():
+    event = TraceEvent("Forward", "compute", 3, 0, 1.0, 2.0, 0.5)
+    full = TickReport("student", 1, 4, 3, LossParts({"student": 0.5}), 7, 1.5, 0.25, 1.0, 2.0)
+    full.events.append(event)
+    reports = [full, TickReport("teacher", 0, 4, None)]
+    assert unpack_reports(pack_reports(reports)) == reports
+
+
+def test_the_line_is_found_and_its_misses_told():
+    line = fit_line((2, 8, 32), [0.012, 0.018, 0.042])
+    assert line.fixed_s == pytest.approx(0.01)
+    assert line.per_rank_s == pytest.approx(0.001)
+    assert line.residual_s == pytest.approx(0, abs=1e-12)
+    assert line.at(1024) == pytest.approx(1.034)
+    bent = fit_line((2, 8, 32), [0.012, 0.020, 0.042])
+    assert 0 < bent.residual_s < 0.002
+    assert bent.largest_relative_residual > 0.05
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_null_ranks_report_every_step_and_import_no_torch(tmp_path, num_ranks):
+    with null_crew(num_ranks, tmp_path / "run") as driver:
+        driver.train(STEPS)
+        driver.train(STEPS)
+        modules = driver.crew._call("imported_modules")
+    assert len(modules) == num_ranks
+    for own in modules:
+        assert "benchmarks.null_worker" in own
+        assert not {"torch", "deepspeed", "transformers"} & set(own)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == list(range(2 * STEPS))
+    for row in rows:
+        # Sums over ranks: a report that is missing or counted twice would show.
+        assert row["loss_teacher"] == 1.5 * (num_ranks // 2)
+        assert row["loss_distillation"] == 0.5 * (num_ranks // 2)
+        assert row["link_bytes"] == num_ranks
+        assert row["tokens"] == TOKENS_PER_STEP
+        assert row["grad_norm_teacher"] == row["grad_norm_student"] == 1.0
+
+
+@pytest.mark.ray
+def test_the_rank_that_fails_is_named(tmp_path):
+    topology = {"teacher": {"replicas": 2}, "cpus_per_rank": 0.1, "device": "cpu"}
+    config = tiny_config(tmp_path, topology=topology)
+    crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, FailingWorker)
+    try:
+        with pytest.raises(RunFailedError, match=r"student 0 \(rank 2\) failed: RuntimeError"):
+            for _ in crew.train(0, 200):
+                pass
+    finally:
+        crew.close()
+    assert not ray.is_initialized()

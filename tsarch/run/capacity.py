@@ -1,0 +1,254 @@
+"""Whether a run fits: its states into the memory of the devices, its replicas into its batches.
+
+Checked once the data is known and before Ray or any model starts.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from transformers import PretrainedConfig
+
+from tsarch.config import Config
+from tsarch.errors import Mistake, UserError
+from tsarch.models.backbone import build_backbone, freeze_backbone, shrink_config
+from tsarch.models.student import StudentModel
+from tsarch.models.teacher import TeacherModel
+from tsarch.parallel.groups import choose_device
+from tsarch.records import IntArray, TokenizedSplit
+from tsarch.run.feeds import batch_plan
+from tsarch.run.memory import (
+    StageSize,
+    States,
+    activation_bytes,
+    num_moments,
+    table_states,
+    zero_states,
+)
+from tsarch.run.prepare import Prepared
+from tsarch.stage.build import stage_config, table_shape
+from tsarch.topology import STAGES, Stage, Topology
+
+_GB = 1e9
+
+
+def check_capacity(config: Config, prepared: Prepared, own_ray: bool) -> list[str]:
+    """Refuse a run that can't fit; returns remarks for the user on one that can.
+
+    Args:
+        own_ray: the ranks run on this machine, not on a cluster whose memory is unknown here.
+
+    Raises:
+        UserError: the states alone exceed the memory, or no step feeds all replicas.
+    """
+    needs = [rank_need(config, stage, prepared) for stage in STAGES]
+    feeding = Feeding.of(config, prepared.splits["train"])
+    mistakes = list(feeding.mistakes())
+    if own_ray:
+        mistakes += exceeded(config, needs, device_memory(config))
+    if mistakes:
+        raise UserError(mistakes)
+    return [describe(needs), *feeding.notes()]
+
+
+@dataclass(frozen=True)
+class RankNeed:
+    """Bytes of one rank of a stage."""
+
+    stage: Stage
+    replicas: int
+    states: States
+    table: States
+    activations: int
+    """Rough estimate, see `activation_bytes`."""
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What each part of the states takes."""
+        own = f"the {self.stage}'s"
+        return {
+            f"{own} weights": self.states.weights,
+            f"{own} gradients": self.states.gradients,
+            f"{own} optimizer state": self.states.optimizer,
+            "the tied table": self.table.total,
+        }
+
+    @property
+    def total(self) -> int:
+        """All states; activations left out."""
+        return self.states.total + self.table.total
+
+
+def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
+    """What a rank of `stage` will hold, without building its weights."""
+    local = config.topology.runner == "local"
+    own = config.topology.teacher if stage is Stage.TEACHER else config.topology.student
+    replicas = Topology.from_config(config.topology).replicas(stage)
+    moments = num_moments(config.optimizer.name, config.optimizer.momentum)
+    parameters, trainable = count_parameters(config, stage, len(prepared.labels))
+    # One process trains under autocast, where weights stay fp32.
+    precision = "fp32" if local else config.precision
+    zero_stage = 0 if local else own.zero_stage
+    size = StageSize(parameters, trainable, replicas, zero_stage, precision, moments)
+    trained_rows = len(np.unique(prepared.splits["train"].token_ids))
+    table = table_states(
+        *table_shape(config), 0 if config.embedding.frozen else trained_rows, moments
+    )
+    hf = _shrunk_config(config, stage)
+    tokens = config.data.batch_tokens // (replicas * config.schedule.micro_batches)
+    if config.schedule.name == "joint" and stage is Stage.TEACHER:
+        tokens *= min(config.schedule.in_flight, config.schedule.micro_batches)
+    activations = activation_bytes(
+        int(hf.num_hidden_layers), int(hf.hidden_size), tokens, config.precision
+    )
+    return RankNeed(stage, replicas, zero_states(size), table, activations)
+
+
+def count_parameters(config: Config, stage: Stage, num_labels: int) -> tuple[int, int]:
+    """(all, trained) parameters of a stage's model, from its shapes alone (meta device)."""
+    section = config.teacher if stage is Stage.TEACHER else config.student
+    width = table_shape(config)[1]
+    with torch.device("meta"):
+        backbone = build_backbone(_shrunk_config(config, stage), None)
+        freeze_backbone(backbone.model, section.freeze, section.top_k)
+        if stage is Stage.TEACHER:
+            module: torch.nn.Module = TeacherModel(backbone, width, num_labels, section.dropout)
+        else:
+            teacher_width = int(stage_config(config, Stage.TEACHER).hidden_size)
+            module = StudentModel(
+                backbone,
+                width,
+                teacher_width,
+                num_labels,
+                section.dropout,
+                learned_no_teacher=config.student.no_teacher == "learned",
+            )
+    parameters = list(module.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return sum(p.numel() for p in parameters), trainable
+
+
+def device_memory(config: Config) -> int:
+    """Bytes that this machine has free (CPUs) or that its smallest GPU has in all."""
+    if choose_device(config.topology.device).type == "cuda":
+        count = torch.cuda.device_count()
+        return min(torch.cuda.get_device_properties(i).total_memory for i in range(count))
+    return int(psutil.virtual_memory().available)
+
+
+def exceeded(config: Config, needs: list[RankNeed], available: int) -> Iterator[Mistake]:
+    """A mistake if the states can't fit: on CPUs all ranks share the memory, a GPU has one rank
+    (or, with the local runner, both stages)."""
+    on_gpu = choose_device(config.topology.device).type == "cuda"
+    if on_gpu and config.topology.runner == "ray":
+        largest = max(needs, key=lambda need: need.total)
+        total, who = largest.total, f"a {largest.stage} rank needs"
+        parts = largest.parts
+    else:
+        total = sum(need.replicas * need.total for need in needs)
+        parts = {part: n.replicas * b for n in needs for part, b in n.parts.items()}
+        parts["the tied table"] = sum(n.replicas * n.table.total for n in needs)
+        if config.topology.runner == "local":  # both stages share one table
+            total -= needs[0].table.total
+            parts["the tied table"] = needs[0].table.total
+        who = f"{sum(n.replicas for n in needs)} ranks need"
+    if total <= available:
+        return
+    part = max(parts, key=lambda name: parts[name])
+    place = "the smallest GPU has" if on_gpu else "this machine has free"
+    yield Mistake(
+        "memory",
+        f"{who} {total / _GB:,.1f} GB for weights, gradients, optimizer state and the tied table, "
+        f"{place} {available / _GB:,.1f} GB. The largest part is {part}, "
+        f"{parts[part] / _GB:,.1f} GB.",
+        _remedy(on_gpu),
+    )
+
+
+def describe(needs: list[RankNeed]) -> str:
+    """One line about the memory of a rank of each stage."""
+    ranks = ", ".join(
+        f"{need.stage} {need.total / _GB:.2f} GB + about {need.activations / _GB:.2f} GB of "
+        "activations"
+        for need in needs
+    )
+    return f"memory of a rank: {ranks}"
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """Contexts and windows of every step of an epoch, against what the replicas take."""
+
+    config: Config
+    contexts: IntArray
+    """(steps,) contexts of each step."""
+    windows: IntArray
+    """(steps,) windows of each step."""
+
+    @classmethod
+    def of(cls, config: Config, train: TokenizedSplit) -> Feeding:
+        """The first epoch's steps; other epochs shuffle the same contexts."""
+        batches = batch_plan(config, train).epoch(0)
+        windows_of = np.diff(train.window_offsets)
+        contexts = np.array([len(batch) for batch in batches])
+        return cls(config, contexts, np.array([int(windows_of[b].sum()) for b in batches]))
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """For each stage that even the fullest step leaves replicas of without work."""
+        micro_batches = self.config.schedule.micro_batches
+        for stage, what, counts in self._pairs():
+            needed, most = self._needed(stage), int(counts.max())
+            if most < needed:
+                replicas = needed // micro_batches
+                yield Mistake(
+                    "data.batch_tokens",
+                    f"a step of {self.config.data.batch_tokens} tokens holds at most {most} {what} "
+                    f"of this data, but {replicas} {stage} replicas × {micro_batches} "
+                    f"micro-batches need {needed}.",
+                    f"Raise data.batch_tokens, or lower topology.{stage}.replicas or "
+                    "schedule.micro_batches.",
+                )
+
+    def notes(self) -> Iterator[str]:
+        """For each stage that some steps leave replicas of without work."""
+        for stage, what, counts in self._pairs():
+            share = float((counts < self._needed(stage)).mean())
+            if share > 0:
+                yield (
+                    f"note: {share:.0%} of the steps hold fewer than {self._needed(stage)} {what}, "
+                    f"so some {stage} replicas idle in a micro-batch of them; a larger "
+                    "data.batch_tokens or fewer schedule.micro_batches would feed them"
+                )
+
+    def _pairs(self) -> tuple[tuple[Stage, str, IntArray], ...]:
+        return (
+            (Stage.TEACHER, "contexts", self.contexts),
+            (Stage.STUDENT, "windows", self.windows),
+        )
+
+    def _needed(self, stage: Stage) -> int:
+        topology = Topology.from_config(self.config.topology)
+        return topology.replicas(stage) * self.config.schedule.micro_batches
+
+
+def _remedy(on_gpu: bool) -> str:
+    if on_gpu:
+        return (
+            "Use more replicas of that stage at zero_stage 3, precision bf16, or a smaller model."
+        )
+    return (
+        "Use zero_stage 3 (replicas then share the states), fewer replicas, a machine with more "
+        "memory, or a smaller model."
+    )
+
+
+def _shrunk_config(config: Config, stage: Stage) -> PretrainedConfig:
+    hf = copy.deepcopy(stage_config(config, stage))
+    if stage is Stage.STUDENT and config.student.layers is not None:
+        shrink_config(hf, config.student.layers)
+    return hf
