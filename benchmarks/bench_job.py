@@ -86,6 +86,13 @@ class PeerBatch:
         return Counts(int(self.mask.sum()), self.mask.numel(), student)
 
 
+class Table(nn.Embedding):
+    """An ordinary embedding that starts as a copy of `weight` (vocabulary, width)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight.shape[0], weight.shape[1], _weight=weight.detach().clone())
+
+
 class BenchJob:
     """Data and batches of a config."""
 
@@ -127,8 +134,8 @@ class BenchJob:
         micro_batch = plan.micro_batches[place]
         teacher = teacher_part(self.split, plan, micro_batch, 0)
         student = student_part(self.split, plan, micro_batch, 0)
-        # One more, so that −1 (no teacher here) stays −1.
-        sent = np.append(np.concatenate(list(teacher.outgoing.values()) or [[]]), -1).astype(int)
+        # One entry more, so that −1 (no teacher here) stays −1.
+        sent = np.concatenate([*teacher.outgoing.values(), np.array([-1])])
         groups = tuple(
             Windows(
                 torch.from_numpy(plan.token_ids[group.rows]),
@@ -144,7 +151,7 @@ class BenchJob:
     def _labels(self, words: IntArray) -> Tensor:
         return torch.from_numpy(np.where(words >= 0, self.split.labels[words], IGNORED))
 
-    def models(self) -> tuple[nn.Embedding, TeacherModel, StudentModel]:
+    def models(self) -> tuple[Table, TeacherModel, StudentModel]:
         """The table and the two models, with tsarch's starting weights."""
         teacher = build_teacher(self.config, len(self.labels))
         student = build_student(self.config, len(self.labels))
@@ -152,7 +159,7 @@ class BenchJob:
         assert table is not None
         assert isinstance(teacher.module, TeacherModel)
         assert isinstance(student.module, StudentModel)
-        return nn.Embedding.from_pretrained(table, freeze=False), teacher.module, student.module
+        return Table(table), teacher.module, student.module
 
 
 def mean_loss(logits: Sequence[Tensor], labels: Sequence[Tensor], num_labels: int) -> Tensor:
@@ -164,6 +171,19 @@ def mean_loss(logits: Sequence[Tensor], labels: Sequence[Tensor], num_labels: in
 def learning_rate(config: Config) -> float:
     """The one rate of sides that have one optimizer for everything."""
     return config.optimizer.teacher_learning_rate
+
+
+def make_adamw(module: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """One AdamW over all of `module`, with the config's numbers and torch's fused kernel."""
+    o = config.optimizer
+    return torch.optim.AdamW(
+        module.parameters(),
+        lr=learning_rate(config),
+        betas=(o.beta1, o.beta2),
+        eps=o.epsilon,
+        weight_decay=o.weight_decay,
+        fused=True,
+    )
 
 
 class Stopwatch:

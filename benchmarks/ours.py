@@ -73,6 +73,7 @@ def side_run(side: str, rows: list[Row], counts: Counts, one_process: bool) -> S
         wall_s,
         CORES * wall_s if one_process else sum(busy_s.values()),
         {} if one_process else busy_s,
+        [float(row["loss_teacher"] or 0.0) + float(row["loss_student"] or 0.0) for row in rows],
     )
 
 

@@ -25,7 +25,7 @@ from benchmarks.bench_job import (
     Counts,
     PeerBatch,
     Stopwatch,
-    learning_rate,
+    make_adamw,
     mean_loss,
 )
 from benchmarks.sides import SideRun, write_runs
@@ -86,9 +86,7 @@ def run(job: BenchJob, num_steps: int, num_warm_up_steps: int) -> SideRun:
     assert accelerator.num_processes == torch.distributed.get_world_size()
     torch.manual_seed(accelerator.process_index)
     model = Pair(*job.models())
-    optimizer = torch.optim.AdamW(
-        model.parameters(), learning_rate(job.config), weight_decay=0.01, fused=True
-    )
+    optimizer = make_adamw(model, job.config)
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
     counts = Counts(0, 0, 0)

@@ -30,7 +30,8 @@ from benchmarks.bench_job import (
     Counts,
     PeerBatch,
     Stopwatch,
-    learning_rate,
+    Table,
+    make_adamw,
     mean_loss,
 )
 from benchmarks.sides import SideRun, write_runs
@@ -42,13 +43,6 @@ from tsarch.stage.deepspeed_engine import start_stage_world
 
 NUM_STAGES = 2
 Tensors = tuple[Tensor, ...]
-
-
-class Table(nn.Embedding):
-    """The tied table, built by DeepSpeed on both stages from the same weights."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__(*weight.shape, _weight=weight.detach().clone())
 
 
 class TeacherLayer(nn.Module):
@@ -143,9 +137,7 @@ def build_engine(job: BenchJob) -> Any:
         partition_method="uniform",
         dynamic_shape=True,
     )
-    optimizer = torch.optim.AdamW(
-        module.parameters(), learning_rate(job.config), weight_decay=0.01, fused=True
-    )
+    optimizer = make_adamw(module, job.config)
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=deepspeed_config(job.config)
     )
@@ -159,10 +151,12 @@ def run(job: BenchJob, num_steps: int, num_warm_up_steps: int) -> SideRun:
     torch.manual_seed(dist.get_rank())
     engine = build_engine(job)
     counts = Counts(0, 0, 0)
+    losses: list[float] = []
     watch = Stopwatch(num_warm_up_steps)
     for step, is_timed in watch.steps(num_steps):
         batches = job.tensors(step, num_micro_batches=JOINT_MICRO_BATCHES)
-        engine.train_batch(pipeline_items(batches))
+        loss = engine.train_batch(pipeline_items(batches))
+        losses += [float(loss)] if is_timed else []
         counts += sum((b.counts for b in batches if is_timed), Counts(0, 0, 0))
     check_tied(engine.module.tied_modules["table"].weight.detach())
     times = torch.tensor([watch.wall_s, watch.cpu_s])
@@ -178,6 +172,7 @@ def run(job: BenchJob, num_steps: int, num_warm_up_steps: int) -> SideRun:
         max(float(own[0]) for own in found),
         sum(cpu_s),
         {"teacher": cpu_s[0], "student": cpu_s[1]},
+        losses,
     )
 
 

@@ -31,6 +31,9 @@ class SideRun:
     seconds, ranks of others their CPU seconds; one process of two threads counts as two cores."""
     stage_busy_s: dict[str, float] = field(default_factory=dict)
     """Busy seconds of each stage, where the stages have ranks of their own."""
+    losses: list[float] = field(default_factory=list)
+    """ℓ_T + ℓ_S of each timed step, of the sides whose losses are comparable: means over the
+    step's labelled words on one table."""
 
     @property
     def tokens_per_s(self) -> float:
