@@ -25,7 +25,7 @@ from tsarch.config import Config
 from tsarch.config_loading import load_config
 
 RESULTS = Path("benchmarks/results")
-TIMEOUT_S = 300.0
+TIMEOUT_S = 600.0
 Turn = dict[str, SideRun | SideFailure]
 
 
@@ -126,7 +126,7 @@ def failures(turns: Sequence[Turn]) -> list[SideFailure]:
 def main(
     config: Annotated[Path, typer.Option(help="Config of the job.")] = CONFIG,
     repeats: Annotated[int, typer.Option(help="Repeats of every side.")] = 3,
-    steps: Annotated[int, typer.Option(help="Timed steps of a side.")] = 8,
+    steps: Annotated[int, typer.Option(help="Timed steps of a side.")] = 6,
     warm_up: Annotated[int, typer.Option(help="Steps before them.")] = 2,
     output: Annotated[Path, typer.Option(help="Folder of pipeline.json and .md.")] = RESULTS,
 ) -> None:
