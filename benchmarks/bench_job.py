@@ -78,12 +78,14 @@ class PeerBatch:
     labels: Tensor
     """(contexts, tokens) `IGNORED` where no word starts."""
     windows: tuple[Windows, ...]
+    num_tokens: int
+    """Real tokens; 0 in a micro-batch without contexts, whose arrays hold one token too."""
 
     @property
     def counts(self) -> Counts:
         """Tokens and positions of the micro-batch."""
         student = sum(group.mask.numel() for group in self.windows)
-        return Counts(int(self.mask.sum()), self.mask.numel(), student)
+        return Counts(self.num_tokens, self.mask.numel(), student)
 
 
 class Table(nn.Embedding):
@@ -146,7 +148,14 @@ class BenchJob:
             for group in student.groups
         )
         ids = torch.from_numpy(plan.token_ids[teacher.rows])
-        return PeerBatch(ids, torch.from_numpy(teacher.mask), self._labels(teacher.words), groups)
+        lengths = self.split.context_lengths
+        return PeerBatch(
+            ids,
+            torch.from_numpy(teacher.mask),
+            self._labels(teacher.words),
+            groups,
+            num_tokens=sum(int(lengths[context]) for context in micro_batch.contexts[0]),
+        )
 
     def _labels(self, words: IntArray) -> Tensor:
         return torch.from_numpy(np.where(words >= 0, self.split.labels[words], IGNORED))
