@@ -20,7 +20,7 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import BertModel
+from transformers import BertConfig, BertModel
 
 from benchmarks.common import (
     DEFAULT_DATA,
@@ -82,10 +82,20 @@ class Tagger(nn.Module):
 
 
 def build_models(
-    model: str, student_layers: Sequence[int], num_labels: int
+    model: str,
+    student_layers: Sequence[int],
+    num_labels: int,
+    attention_dropout: float | None = None,
 ) -> tuple[Tagger, Tagger]:
-    """Teacher, and student made of some of its layers; both own the same table."""
-    teacher = BertModel.from_pretrained(resolve_model_path(model), add_pooling_layer=False)
+    """Teacher, and student made of some of its layers; both own the same table.
+
+    `attention_dropout`: None: as in the model's config.
+    """
+    path = resolve_model_path(model)
+    hf = BertConfig.from_pretrained(path)
+    if attention_dropout is not None:
+        hf.attention_probs_dropout_prob = attention_dropout
+    teacher = BertModel.from_pretrained(path, config=hf, add_pooling_layer=False)
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(student_layers)
     student = BertModel(config, add_pooling_layer=False)
@@ -134,6 +144,7 @@ def run(
     teacher: str = DEFAULT_MODEL,
     student_layers: Sequence[int] = STUDENT_LAYERS,
     learning_rate: float = 5e-5,
+    attention_dropout: float | None = None,
     num_warmup_steps: int = 1,
     seed: int = 0,
 ) -> ArticleLoopResult:
@@ -147,13 +158,14 @@ def run(
         num_threads: CPU threads.
         teacher: BERT model's hub name, folder or `package:` path.
         student_layers: layers of the teacher that the student starts from.
+        attention_dropout: probability; None: as in the model's config.
         learning_rate: AdamW's; constant. The article names none, and it doesn't change the speed.
         num_warmup_steps: batches before the clock starts (the first one allocates memory).
     """
     corpus = encode_corpus(data, teacher, max_tokens, pad=True, splits=["train"])
     torch.manual_seed(seed)
     with torch_threads(num_threads):
-        models = build_models(teacher, student_layers, len(corpus.labels))
+        models = build_models(teacher, student_layers, len(corpus.labels), attention_dropout)
         optimizer = torch.optim.AdamW(nn.ModuleList(models).parameters(), lr=learning_rate)
         loader = DataLoader(_tensors(corpus.splits["train"]), batch_size, shuffle=True)
         batches = _forever(loader)
@@ -217,6 +229,10 @@ def main(
     student_layers: Annotated[
         str, typer.Option(help="Layers of the teacher that start the student.")
     ] = ",".join(map(str, STUDENT_LAYERS)),
+    attention_dropout: Annotated[
+        float | None, typer.Option(help="Probability. Default: the model's own.")
+    ] = None,
+    warm_up: Annotated[int, typer.Option(help="Batches before the clock starts.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of heads, order and dropout.")] = 0,
     output: Annotated[Path | None, typer.Option(help="JSON file of the result.")] = None,
 ) -> None:
@@ -230,6 +246,8 @@ def main(
         num_threads=threads,
         teacher=teacher,
         student_layers=layers,
+        attention_dropout=attention_dropout,
+        num_warmup_steps=warm_up,
         seed=seed,
     )
     write_json(result, output)

@@ -1,168 +1,147 @@
-"""The quickstart's speed, all sides in one run: `overlapped`, `sequential`, the article's loop.
+"""Speed of tsarch and of its peers on one job, all sides in one run, turn by turn.
 
-`overlapped` and `sequential` train the same batches on the same two ranks. The bound on their
-ratio follows from the stages' own times, as `sequential` measures them without contention:
-(t_T + t_S) / max(t_T, t_S).
+The job is `configs/bench.yaml`: the same data, models, precision, and two threads in all. Every
+side is a process of its own (`benchmarks/ours.py`, `peer_*.py`, `article_loop.py`) that ends before
+the next one starts; a side that fails has its error in the table.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from cluster.group import RayCrew
+from benchmarks.bench_job import CONFIG
+from benchmarks.processes import SideError, run_module
+from benchmarks.side_table import markdown
+from benchmarks.sides import SideFailure, SideRun, read_runs, summarise
 from tsarch.config import Config
 from tsarch.config_loading import load_config
-from tsarch.run.clock import now_s
-from tsarch.run.metrics import StepTable
-from tsarch.topology import Stage
 
 RESULTS = Path("benchmarks/results")
-_WARM_UP_STEPS = 3
+TIMEOUT_S = 600.0
+Turn = dict[str, SideRun | SideFailure]
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One repeat of one side."""
+class Script:
+    """A file of benchmarks/ that times some sides."""
 
-    tokens_per_s: float
-    """Real (non-padding) training tokens per second; a token that both models read counts once."""
-    step_s: float
-    busy_s: dict[str, float]
-    """Seconds of work per step, by stage."""
-    busy_share: dict[str, float]
+    module: str
+    sides: tuple[str, ...]
+    on_ranks: bool = False
 
 
-def time_schedule(
-    crew: RayCrew, config: Config, name: Literal["sequential", "overlapped"], steps: int
-) -> Timing:
-    """Train the same steps under a schedule, after a few steps that don't count."""
-    schedule = config.schedule.model_copy(update={"name": name})
-    crew.build(config.model_copy(update={"schedule": schedule}))
-    for _ in crew.train(0, _WARM_UP_STEPS):
-        pass
-    table = StepTable(crew.topology)
-    table.start_span(now_s())
-    for reports in crew.train(_WARM_UP_STEPS, _WARM_UP_STEPS + steps):
-        table.add(reports, 0)
-    totals = table.totals
-    return Timing(
-        totals.tokens_per_s,
-        totals.train_s / steps,
-        {s.value: totals.busy_s[s] / steps for s in Stage},
-        {s.value: totals.busy_share(s, crew.topology) for s in Stage},
+SCRIPTS = (
+    Script("benchmarks.ours", ("overlapped", "joint", "sequential", "local")),
+    Script("benchmarks.peer_pipeline", ("pipeline",), on_ranks=True),
+    Script("benchmarks.peer_accelerate", ("accelerate",), on_ranks=True),
+    Script("benchmarks.peer_trainer", ("trainer",)),
+)
+
+
+def time_script(script: Script, config: Path, steps: int, warm_up: int, folder: Path) -> Turn:
+    """One turn of a script's sides."""
+    output = folder / "runs.json"
+    output.unlink(missing_ok=True)
+    arguments = ["--config", str(config), "--steps", str(steps), "--warm-up", str(warm_up)]
+    arguments += ["--output", str(output)]
+    try:
+        run_module(script.module, arguments, folder / "log", TIMEOUT_S, script.on_ranks)
+    except SideError as error:
+        return {side: SideFailure(side, str(error)) for side in script.sides}
+    found: Turn = {run.side: run for run in read_runs(output)}
+    return {side: found[side] for side in script.sides}
+
+
+def time_article_loop(config: Config, steps: int, warm_up: int, folder: Path) -> Turn:
+    """One turn of the article's loop, in its own layout: 16 sentences of 128 tokens."""
+    output = folder / "article.json"
+    layers = ",".join(map(str, config.student.layers or []))
+    arguments = ["--student-layers", layers, "--threads", "2", "--steps", str(steps)]
+    arguments += ["--attention-dropout", str(config.teacher.attention_dropout)]
+    arguments += ["--teacher", str(config.teacher.model), "--data", str(_data_folder(config))]
+    arguments += ["--warm-up", str(warm_up), "--output", str(output)]
+    try:
+        run_module("benchmarks.article_loop", arguments, folder / "log", TIMEOUT_S)
+    except SideError as error:
+        return {"article": SideFailure("article", str(error))}
+    return {"article": article_run(json.loads(output.read_text(encoding="utf-8")))}
+
+
+def _data_folder(config: Config) -> Path:
+    assert config.data.train is not None
+    return Path(config.data.train).parent
+
+
+def article_run(result: Mapping[str, float]) -> SideRun:
+    """The article's loop as a side; both models compute all its positions."""
+    positions = int(result["num_padded_tokens"])
+    wall_s = float(result["train_s"])
+    return SideRun(
+        "article",
+        int(result["num_steps"]),
+        int(result["num_tokens"]),
+        positions,
+        positions,
+        wall_s,
+        int(result["num_threads"]) * wall_s,
     )
 
 
-def time_article_loop(steps: int) -> float:
-    """Real tokens per second of the article's loop, in a process of its own with two threads."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "benchmarks.article_loop", "--threads", "2"]
-        command += ["--steps", str(steps), "--output", str(output)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=600)
-        return float(json.loads(output.read_text())["tokens_per_s"])
-
-
-def measure(config: Config, repeats: int, steps: int, article_steps: int) -> dict[str, Any]:
+def measure(config_file: Path, repeats: int, steps: int, warm_up: int) -> list[Turn]:
     """All sides, turn by turn, so that the machine's moods meet all of them."""
-    overlapped: list[Timing] = []
-    sequential: list[Timing] = []
-    article: list[float] = []
     console = Console(stderr=True, highlight=False)
-    with tempfile.TemporaryDirectory() as logs:
-        crew = RayCrew.start(config, None, Path(logs), console.print)
-        try:
-            for repeat in range(repeats):
-                sequential.append(time_schedule(crew, config, "sequential", steps))
-                overlapped.append(time_schedule(crew, config, "overlapped", steps))
-                article.append(time_article_loop(article_steps))
-                console.print(
-                    f"{repeat + 1}/{repeats}: sequential {sequential[-1].tokens_per_s:.0f}, "
-                    f"overlapped {overlapped[-1].tokens_per_s:.0f}, "
-                    f"article {article[-1]:.0f} tokens/s"
-                )
-        finally:
-            crew.close()
-    return summarise(overlapped, sequential, article)
+    turns = []
+    with tempfile.TemporaryDirectory() as name:
+        for repeat in range(repeats):
+            turn: Turn = {}
+            for script in SCRIPTS:
+                turn |= time_script(script, config_file, steps, warm_up, Path(name))
+            turn |= time_article_loop(load_config(config_file), steps, warm_up, Path(name))
+            turns.append(turn)
+            console.print(f"{repeat + 1}/{repeats}: {_one_line(turn)} tokens/s")
+    return turns
 
 
-def summarise(
-    overlapped: list[Timing], sequential: list[Timing], article: list[float]
-) -> dict[str, Any]:
-    """Medians over the repeats, their ratios, and the raw repeats."""
-    own_s = {s.value: statistics.median(t.busy_s[s] for t in sequential) for s in Stage}
-    pairs = list(zip(overlapped, sequential, article, strict=True))
-    return {
-        "tokens_per_s": {
-            "overlapped": statistics.median(t.tokens_per_s for t in overlapped),
-            "sequential": statistics.median(t.tokens_per_s for t in sequential),
-            "article_loop": statistics.median(article),
-        },
-        "busy_share": {
-            name: {s.value: statistics.median(t.busy_share[s] for t in own) for s in Stage}
-            for name, own in (("overlapped", overlapped), ("sequential", sequential))
-        },
-        "stage_own_s_per_step": own_s,
-        "overlapped_s_per_step": statistics.median(t.step_s for t in overlapped),
-        "overlapped_over_sequential": statistics.median(
-            o.tokens_per_s / s.tokens_per_s for o, s, _ in pairs
-        ),
-        "bound_of_the_stages_own_times": sum(own_s.values()) / max(own_s.values()),
-        "overlapped_over_article_loop": statistics.median(o.tokens_per_s / a for o, _, a in pairs),
-        "repeats": {
-            "overlapped": [asdict(t) for t in overlapped],
-            "sequential": [asdict(t) for t in sequential],
-            "article_loop": article,
-        },
-    }
+def _one_line(turn: Turn) -> str:
+    values = (
+        (side, f"{run.tokens_per_s:.0f}" if isinstance(run, SideRun) else "failed")
+        for side, run in turn.items()
+    )
+    return ", ".join(f"{side} {value}" for side, value in values)
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The result as the table of the README."""
-    speed, share = result["tokens_per_s"], result["busy_share"]
-    lines = ["| side | real tokens/s | busy teacher | busy student |", "|---|---|---|---|"]
-    for name in ("overlapped", "sequential"):
-        own = share[name]
-        lines.append(
-            f"| `{name}`, two ranks of one thread | {speed[name]:,.0f} "
-            f"| {own['teacher']:.0%} | {own['student']:.0%} |"
-        )
-    lines.append(f"| the article's loop, two threads | {speed['article_loop']:,.0f} | – | – |")
-    own_s = result["stage_own_s_per_step"]
-    lines += [
-        "",
-        f"`overlapped` / `sequential`: {result['overlapped_over_sequential']:.2f} (bound by the "
-        f"stages' own {own_s['teacher']:.2f} s and {own_s['student']:.2f} s a step: "
-        f"{result['bound_of_the_stages_own_times']:.2f}); `overlapped` / the article's loop: "
-        f"{result['overlapped_over_article_loop']:.2f}.",
-    ]
-    return "\n".join(lines) + "\n"
+def failures(turns: Sequence[Turn]) -> list[SideFailure]:
+    """Sides that failed, in any turn."""
+    return [run for turn in turns for run in turn.values() if isinstance(run, SideFailure)]
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="Config to measure.")] = Path(
-        "configs/quickstart.yaml"
-    ),
+    config: Annotated[Path, typer.Option(help="Config of the job.")] = CONFIG,
     repeats: Annotated[int, typer.Option(help="Repeats of every side.")] = 3,
-    steps: Annotated[int, typer.Option(help="Timed steps of a schedule.")] = 40,
-    article_steps: Annotated[int, typer.Option(help="Timed steps of the article's loop.")] = 12,
+    steps: Annotated[int, typer.Option(help="Timed steps of a side.")] = 6,
+    warm_up: Annotated[int, typer.Option(help="Steps before them.")] = 2,
+    output: Annotated[Path, typer.Option(help="Folder of pipeline.json and .md.")] = RESULTS,
 ) -> None:
-    """Measure, print the table, and write JSON and Markdown to benchmarks/results/."""
-    result = measure(load_config(config), repeats, steps, article_steps)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
-    (RESULTS / "pipeline.md").write_text(markdown(result))
-    print(markdown(result))
+    """Measure, print the table, and write JSON and Markdown; exit status 1 if a side failed."""
+    turns = measure(config, repeats, steps, warm_up)
+    summary = summarise(turns, "overlapped")
+    table = markdown(summary, repeats, steps)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "pipeline.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (output / "pipeline.md").write_text(table, encoding="utf-8")
+    print(table)
+    for failure in failures(turns):
+        print(failure.error)
+    if failures(turns):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

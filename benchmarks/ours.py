@@ -1,0 +1,119 @@
+"""tsarch's own sides of the speed benchmark: the three schedules on two ranks, and `local`.
+
+Times are of the steady state: the steps before and the last one, with the pipeline's filling and
+draining, are left out. A run of n steps takes one step more under `overlapped`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from benchmarks.bench_job import CONFIG, JOINT_MICRO_BATCHES, BenchJob, Counts
+from benchmarks.sides import CORES, SideRun, write_runs
+from cluster.group import RayCrew
+from tsarch.config import Config
+from tsarch.run.clock import now_s
+from tsarch.run.crew import Crew, LocalCrew
+from tsarch.run.feeds import training_feed
+from tsarch.run.metrics import Row, StepTable
+from tsarch.run.prepare import prepare_data
+from tsarch.topology import Stage, Topology
+
+Schedule = Literal["sequential", "overlapped", "joint"]
+SCHEDULES: tuple[Schedule, ...] = ("sequential", "overlapped", "joint")
+
+
+def with_schedule(config: Config, name: Schedule) -> Config:
+    """`config` under a schedule; `joint` with its micro-batches."""
+    micro_batches = JOINT_MICRO_BATCHES if name == "joint" else config.schedule.micro_batches
+    update = {"name": name, "micro_batches": micro_batches}
+    return config.model_copy(update={"schedule": config.schedule.model_copy(update=update)})
+
+
+def local_config(config: Config) -> Config:
+    """`config` in one process of two threads; one process has nothing to overlap."""
+    topology = config.topology.model_copy(update={"runner": "local", "threads": CORES})
+    return with_schedule(config, "sequential").model_copy(update={"topology": topology})
+
+
+def counts(job: BenchJob, config: Config, steps: range) -> Counts:
+    """Tokens and positions of `steps` on one rank a stage."""
+    feed = training_feed(config, job.split, job.plan, Topology(1, 1))
+    total = Counts(0, 0, 0)
+    for step in steps:
+        total += Counts(feed.plan(step).num_tokens, 0, 0)
+        for micro_batch in range(config.schedule.micro_batches):
+            teacher = feed.teacher_part(step, micro_batch, 0).mask.size
+            groups = feed.student_part(step, micro_batch, 0).groups
+            total += Counts(0, teacher, sum(group.mask.size for group in groups))
+    return total
+
+
+def train_rows(crew: Crew, num_steps: int) -> list[Row]:
+    """Rows of the first `num_steps` steps."""
+    table = StepTable(crew.topology)
+    table.start_span(now_s())
+    return [row for reports in crew.train(0, num_steps) for row in table.add(reports, 0)]
+
+
+def side_run(side: str, rows: list[Row], counts: Counts, one_process: bool) -> SideRun:
+    """The measurement from the rows of the timed steps."""
+    wall_s = sum(float(row["wall_s"] or 0.0) for row in rows)
+    busy_s = {s.value: sum(float(row[f"busy_{s}_s"] or 0.0) for row in rows) for s in Stage}
+    return SideRun(
+        side,
+        len(rows),
+        counts.num_tokens,
+        counts.teacher_positions,
+        counts.student_positions,
+        wall_s,
+        CORES * wall_s if one_process else sum(busy_s.values()),
+        {} if one_process else busy_s,
+        [float(row["loss_teacher"] or 0.0) + float(row["loss_student"] or 0.0) for row in rows],
+    )
+
+
+def time_crew(
+    crew: Crew, side: str, job: BenchJob, config: Config, timed: range, one_process: bool = False
+) -> SideRun:
+    """Train with a crew that is built already; only the steps `timed` count."""
+    rows = train_rows(crew, timed.stop + 1)[timed.start : timed.stop]
+    return side_run(side, rows, counts(job, config, timed), one_process)
+
+
+def run(config_file: Path, timed: range) -> list[SideRun]:
+    """All of tsarch's sides, one after the other."""
+    job = BenchJob.load(config_file)
+    runs = []
+    with tempfile.TemporaryDirectory() as logs:
+        first = with_schedule(job.config, SCHEDULES[0])
+        crew = RayCrew.start(first, None, Path(logs), print)
+        try:
+            for name in SCHEDULES:
+                config = with_schedule(job.config, name)
+                crew.build(config)
+                runs.append(time_crew(crew, name, job, config, timed))
+        finally:
+            crew.close()
+    local = local_config(job.config)
+    crew_of_one = LocalCrew(local, prepare_data(local))
+    runs.append(time_crew(crew_of_one, "local", job, local, timed, one_process=True))
+    return runs
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="JSON file of the measurements.")],
+    config: Annotated[Path, typer.Option(help="Config of the job.")] = CONFIG,
+    steps: Annotated[int, typer.Option(help="Timed steps.")] = 8,
+    warm_up: Annotated[int, typer.Option(help="Steps before them.")] = 2,
+) -> None:
+    """Time tsarch's schedules and `local`."""
+    write_runs(run(config, range(warm_up, warm_up + steps)), output)
+
+
+if __name__ == "__main__":
+    typer.run(main)
