@@ -125,7 +125,7 @@ def _groups(
         if name not in names and key in names:
             name, pattern = key, None
         if name not in names:
-            unexpected.add(name)
+            unexpected.add(name.removeprefix(f"{prefix}."))
             continue
         new = WeightRenaming(key, name) if pattern is None else copy.deepcopy(by_pattern[pattern])
         group = groups.setdefault(name, new)

@@ -79,7 +79,7 @@ class _Visit:
     def settle(self, parameters: list[nn.Parameter]) -> None:
         """Hand over parameters that nothing will change any more."""
         for parameter in parameters:
-            parameter._is_hf_initialized = True
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
         if parameters:
             self._construction.settle(parameters)
 

@@ -102,7 +102,8 @@ def layer_stack(model: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList]:
 
 def _stack_name(model: PreTrainedModel) -> str:
     _, _, stack = layer_stack(model)
-    return next(name for name, module in model.named_modules() if module is stack)
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
+    return names[stack]
 
 
 def _check_layers(skeleton: Skeleton) -> None:
