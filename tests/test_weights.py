@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from functools import partial
@@ -11,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM
+from transformers.core_model_loading import Chunk, WeightConverter
 
 from tests.helpers import tiny_config
 from tests.test_models import ARCHITECTURES, config_of
 from tsarch.errors import UserError
+from tsarch.models import loading
 from tsarch.models.backbone import build_backbone
 from tsarch.models.weight_files import Checkpoint, check_safetensors, open_checkpoint
 from tsarch.run.preflight import check_run
@@ -82,6 +85,29 @@ def test_old_names_and_half_precision_are_understood(tmp_path):
     ours = build_backbone(config_of("bert"), str(folder), SEED_OF)
     assert equal_states(ours.model.state_dict(), reference.model.state_dict())
     assert {p.dtype for p in ours.model.parameters()} == {torch.float32}
+
+
+def test_weights_that_are_fused_in_the_files_are_split(tmp_path, monkeypatch):
+    """As transformers declares it for some architectures; here for a BERT with fused q, k and v."""
+    folder = saved(tmp_path, shard="1GB")
+    reference = build_backbone(config_of("bert"), str(folder), SEED_OF)
+    weights = load_file(folder / "model.safetensors")
+    for layer, leaf in itertools.product(range(4), ("weight", "bias")):
+        prefix = f"bert.encoder.layer.{layer}.attention.self."
+        parts = [weights.pop(f"{prefix}{part}.{leaf}") for part in ("query", "key", "value")]
+        weights[f"{prefix}qkv.{leaf}"] = torch.cat(parts)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    split = [
+        WeightConverter(
+            [f"self.qkv.{leaf}"],
+            [f"self.{part}.{leaf}" for part in ("query", "key", "value")],
+            [Chunk(dim=0)],
+        )
+        for leaf in ("weight", "bias")
+    ]
+    monkeypatch.setattr(loading, "get_model_conversion_mapping", lambda _: split)
+    ours = build_backbone(config_of("bert"), str(folder), SEED_OF)
+    assert equal_states(ours.model.state_dict(), reference.model.state_dict())
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

@@ -68,6 +68,7 @@ class Job:
     config: Config
     stage: Stage
     out: str
+    precision: str = "fp32"
 
 
 def build_on_rank(jobs: list[Job], replicas: int, port: int, rank: int, _: Any) -> list[Any]:
@@ -78,7 +79,7 @@ def build_on_rank(jobs: list[Job], replicas: int, port: int, rank: int, _: Any) 
 
 
 def build_job(job: Job, replicas: int, rank: int) -> dict[str, Any]:
-    construction = stage_construction("fp32", 3, replicas, 1)
+    construction = stage_construction(job.precision, 3, replicas, 1)
     with LiveBytes() as live:
         build = BUILD[job.stage]
         built = build(job.config, NUM_LABELS, construction=construction, with_table=rank == 0)
@@ -87,9 +88,10 @@ def build_job(job: Job, replicas: int, rank: int) -> dict[str, Any]:
         "elements": num_elements(built.module),
         "trained": sum(p.requires_grad for p in built.module.parameters()),
         "table": None if built.table is None else built.table.numpy(),
+        "groups": group_sizes(built.module, job),
     }
     spec = optimizer_spec(job.config, job.stage)
-    engine = DeepSpeedEngine(built.module, spec, "fp32", 3, replicas, 1, CPU)
+    engine = DeepSpeedEngine(built.module, spec, job.precision, 3, replicas, 1, CPU)
     state = engine.state_dict()
     if state is not None:
         save_file(state, job.out)
@@ -99,8 +101,13 @@ def build_job(job: Job, replicas: int, rank: int) -> dict[str, Any]:
     engine.load_state_dict(moved)
     again = engine.state_dict()
     assert again is None or all(torch.equal(again[name], tensor) for name, tensor in moved.items())
-    groups = [len(group["params"]) for group in engine._rates._optimizer.param_groups]
-    return {**result, "groups": groups}
+    return result
+
+
+def group_sizes(module: torch.nn.Module, job: Job) -> list[int]:
+    """Parameters of each optimizer group: backbone or new, with or without weight decay."""
+    groups = parameter_groups(module, optimizer_spec(job.config, job.stage))
+    return [len(group["params"]) for group in groups]
 
 
 def build_on_ranks(jobs: list[Job], replicas: int) -> list[list[dict[str, Any]]]:
@@ -142,11 +149,11 @@ def case_config(tmp_path: Path, case: str):
 
 
 CASES = [
-    ("layers", Stage.TEACHER),
-    ("layers", Stage.STUDENT),
-    ("own", Stage.STUDENT),
-    ("random", Stage.TEACHER),
-    ("random", Stage.STUDENT),
+    ("layers", Stage.TEACHER, "fp32"),
+    ("layers", Stage.STUDENT, "fp32"),
+    ("own", Stage.STUDENT, "bf16"),
+    ("random", Stage.TEACHER, "fp32"),
+    ("random", Stage.STUDENT, "fp32"),
 ]
 
 
@@ -155,10 +162,10 @@ CASES = [
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_the_engine_has_the_weights_of_one_process(tmp_path, replicas):
     jobs = []
-    for case, stage in CASES:
+    for case, stage, precision in CASES:
         folder = tmp_path / f"{case}-{stage}"
         folder.mkdir()
-        jobs.append(Job(case_config(folder, case), stage, str(folder / "state")))
+        jobs.append(Job(case_config(folder, case), stage, str(folder / "state"), precision))
     ranks = build_on_ranks(jobs, replicas)
     for number, job in enumerate(jobs):
         check_against_one_process(job, [rank[number] for rank in ranks])
@@ -168,19 +175,16 @@ def check_against_one_process(job: Job, ranks: list[dict[str, Any]]) -> None:
     built, _ = whole_bytes(job.config, job.stage)
     wanted, found = built.module.state_dict(), load_file(job.out)
     assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    assert all(torch.equal(found[name], tensor.to(dtype)) for name, tensor in wanted.items())
     initial = job.config.embedding.init == job.stage
     assert [rank["table"] is not None for rank in ranks] == [initial] + [False] * (len(ranks) - 1)
     if initial:
         assert np.array_equal(ranks[0]["table"], built.table.numpy())
-    groups = [
-        len(g["params"])
-        for g in parameter_groups(built.module, optimizer_spec(job.config, job.stage))
-    ]
     for rank in ranks:
         assert rank["elements"] == num_elements(built.module)
         assert rank["trained"] == sum(p.requires_grad for p in built.module.parameters())
-        assert rank["groups"] == groups, "with and without weight decay"
+        assert rank["groups"] == group_sizes(built.module, job)
 
 
 @pytest.mark.ranks
