@@ -91,7 +91,7 @@ class Worker:
         from tsarch.parallel.groups import choose_device
         from tsarch.run.prepare import prepare_data
         from tsarch.run.rank import Rank, Wiring
-        from tsarch.stage.deepspeed_engine import DeepSpeedEngine
+        from tsarch.stage.deepspeed_engine import DeepSpeedEngine, stage_construction
         from tsarch.stage.engine import Engine, OptimizerSpec
 
         topology = config.topology
@@ -116,6 +116,12 @@ class Worker:
             make_engine,
             self._groups["link"],
             self._groups["tied"],
+            stage_construction(
+                config.precision,
+                own.zero_stage,
+                self._topology.replicas(self._stage),
+                config.schedule.micro_batches,
+            ),
         )
         self._rank = Rank(config, prepare_data(config), wiring)
 

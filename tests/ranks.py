@@ -1,4 +1,4 @@
-"""Runs a function on a few processes with a gloo group; ends only what it started, within 60 s."""
+"""Runs a function on a few processes with a gloo group; ends only what it started, in time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 TIMEOUT_S = 60.0
 
 
-def run_ranks(function: Callable[..., Any], num_ranks: int) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], num_ranks: int, timeout_s: float = TIMEOUT_S
+) -> list[Any]:
     """`function(rank, group)` on every rank; returns the results by rank."""
     context = multiprocessing.get_context("spawn")
     with socket.socket() as sock:
@@ -24,7 +26,7 @@ def run_ranks(function: Callable[..., Any], num_ranks: int) -> list[Any]:
     for process in processes:
         process.start()
     try:
-        found = dict(results.get(timeout=TIMEOUT_S) for _ in processes)
+        found = dict(results.get(timeout=timeout_s) for _ in processes)
     finally:
         for process in processes:
             process.join(5)

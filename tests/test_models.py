@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from tests.helpers import tiny_config
-from tsarch.models.backbone import HollowEmbedding, backbone_config, build_backbone, select_layers
+from tsarch.models.backbone import HollowEmbedding, backbone_config, build_backbone
 from tsarch.models.heads import linear_map
-from tsarch.stage.build import build_student, build_teacher, table_shape
+from tsarch.seeding import torch_seed
+from tsarch.stage.build import build_student, build_teacher, stage_configs, table_shape
+
+SEED_OF = partial(torch_seed, 0)
 
 ARCHITECTURES = {
     "bert": {"num_attention_heads": 2, "intermediate_size": 32},
@@ -33,7 +38,7 @@ def config_of(kind: str):
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_encoders_run_on_embeddings_and_hold_no_table(kind):
-    backbone = build_backbone(config_of(kind), None)
+    backbone = build_backbone(config_of(kind), None, SEED_OF)
     assert isinstance(backbone.model.get_input_embeddings(), HollowEmbedding)
     width = backbone.embedding_width
     assert not [p for p in backbone.model.parameters() if tuple(p.shape) == (50, width)]
@@ -43,13 +48,13 @@ def test_encoders_run_on_embeddings_and_hold_no_table(kind):
     assert output.shape == (2, 5, backbone.hidden_width)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_selected_layers_are_those_of_the_teacher(kind):
     torch.manual_seed(0)
-    backbone = build_backbone(config_of(kind), None)
+    backbone = build_backbone(config_of(kind), None, SEED_OF)
     backbone.model.eval()
-    same = select_layers(backbone, [0, 1, 2, 3], 0.0, 0.0).model.eval()
-    fewer = select_layers(backbone, [0, 3], 0.0, 0.0)
+    same = build_backbone(config_of(kind), None, SEED_OF, [0, 1, 2, 3]).model.eval()
+    fewer = build_backbone(config_of(kind), None, SEED_OF, [0, 3])
     assert fewer.model.config.num_hidden_layers == 2
     embeds = torch.randn(1, 6, backbone.embedding_width)
     with torch.no_grad():
@@ -84,7 +89,7 @@ def student_section(width: int) -> dict:
 @pytest.mark.parametrize("init", ["teacher", "student"])
 def test_widths_may_differ(tmp_path, init):
     config = tiny_config(tmp_path, student=student_section(16), embedding={"init": init})
-    vocabulary, width = table_shape(config)
+    vocabulary, width = table_shape(config, stage_configs(config))
     assert width == (32 if init == "teacher" else 16)
     teacher, student = build_teacher(config, 9), build_student(config, 9)
     tables = {"teacher": teacher.table, "student": student.table}

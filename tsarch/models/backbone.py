@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from tsarch.errors import UserError
+from tsarch.models.construction import WHOLE, Construction
+from tsarch.models.loading import check_weights, load_weights
+from tsarch.models.random_weights import SeedOf, claim, fill_table, fill_with_random
+from tsarch.models.skeleton import layer_stack, make_skeleton
+from tsarch.models.weight_files import open_checkpoint
 
 _HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "hidden_dropout", "mlp_dropout")
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
@@ -34,13 +36,10 @@ class Backbone:
     """An encoder that takes `inputs_embeds`, and the table that was cut out of it."""
 
     model: PreTrainedModel
-    table: Tensor
-    """(vocabulary, embedding_width) fp32."""
-
-    @property
-    def embedding_width(self) -> int:
-        """Width of `inputs_embeds`."""
-        return int(self.table.shape[1])
+    embedding_width: int
+    """Width of `inputs_embeds`."""
+    table: Tensor | None
+    """(vocabulary, embedding_width) fp32; None where it isn't wanted."""
 
     @property
     def hidden_width(self) -> int:
@@ -74,66 +73,41 @@ def set_dropout(config: PretrainedConfig, dropout: float, attention_dropout: flo
                 setattr(config, name, value)
 
 
-def build_backbone(config: PretrainedConfig, model: str | None) -> Backbone:
-    """Build the encoder of `config`: pretrained weights of `model`, or random ones.
+def build_backbone(
+    config: PretrainedConfig,
+    model: str | None,
+    seed_of: SeedOf,
+    layers: Sequence[int] | None = None,
+    construction: Construction = WHOLE,
+    with_table: bool = True,
+) -> Backbone:
+    """Build the encoder of `config`, or a smaller one of some of its `layers`.
 
-    Weights are fp32; the pooler, which no task here uses, is left out.
+    Weights are fp32: pretrained ones of `model` (folder or hub name), or random ones. All ranks
+    of a stage call it; no more than a few parameters are whole at one time, apart from what
+    `construction` keeps whole. The table is only read `with_table`.
+
+    Raises:
+        UserError: `model` has no fitting safetensors weights, or `layers` can't be chosen.
     """
-    if model is None:
-        return _cut_out_table(AutoModel.from_config(config, dtype=torch.float32))
-    return _cut_out_table(AutoModel.from_pretrained(model, config=config, dtype=torch.float32))
+    skeleton = make_skeleton(config, layers)
+    encoder = skeleton.model
+    if model is not None:
+        checkpoint = open_checkpoint(model)
+        found = check_weights(skeleton, checkpoint)
+        claim(encoder, {n for n in encoder.state_dict() if skeleton.origin(n) in found})
+    fill_with_random(skeleton, seed_of, construction)
+    if model is not None:
+        load_weights(skeleton, checkpoint, construction, with_table)
+    elif with_table:
+        fill_table(skeleton, seed_of)
+    return _cut_out_table(encoder)
 
 
 def _cut_out_table(encoder: PreTrainedModel) -> Backbone:
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    table = encoder.get_input_embeddings().weight.detach().clone()
+    table = encoder.get_input_embeddings().weight.detach()
     encoder.set_input_embeddings(HollowEmbedding(table.shape[1]))
-    return Backbone(encoder, table)
-
-
-def select_layers(
-    backbone: Backbone, layers: Sequence[int], dropout: float, attention_dropout: float
-) -> Backbone:
-    """A smaller encoder that starts as some layers of `backbone`, in the given order."""
-    config = copy.deepcopy(backbone.model.config)
-    shrink_config(config, layers)
-    set_dropout(config, dropout, attention_dropout)
-    smaller = build_backbone(config, None)
-    parent, name, stack = layer_stack(backbone.model)
-    _, _, chosen = layer_stack(smaller.model)
-    setattr(parent, name, nn.ModuleList())
-    smaller.model.load_state_dict(backbone.model.state_dict(), strict=False)
-    setattr(parent, name, stack)
-    for target, source in zip(chosen, layers, strict=True):
-        target.load_state_dict(stack[source].state_dict())
-    return Backbone(smaller.model, backbone.table)
-
-
-def shrink_config(config: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Make `config` one of an encoder with only `layers` of its layers."""
-    config.num_hidden_layers = len(layers)
-    types = getattr(config, "layer_types", None)
-    if types is not None:
-        config.layer_types = [types[i] for i in layers]
-
-
-def layer_stack(model: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList]:
-    """(parent, attribute name, list) of the encoder's transformer layers.
-
-    Raises:
-        UserError: the architecture keeps its layers in another way (ALBERT shares them).
-    """
-    wanted = model.config.num_hidden_layers
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == wanted:
-                return parent, name, child
-    raise UserError.single(
-        type(model).__name__,
-        f"has no list of {wanted} layers to choose from.",
-        "Use `student.model` or `student.config`, and `freeze: none` or `all_but_head`.",
-    )
+    return Backbone(encoder, table.shape[1], None if table.is_meta else table)
 
 
 def freeze_backbone(model: PreTrainedModel, freeze: str, top_k: int) -> None:

@@ -7,8 +7,7 @@ from tsarch.data.feed import Feed
 from tsarch.data.loader import BatchPlan, evaluation_batches
 from tsarch.data.passes import evaluation_passes, training_passes
 from tsarch.records import TokenizedSplit
-from tsarch.stage.build import stage_config
-from tsarch.topology import Stage, Topology
+from tsarch.topology import Topology
 
 
 def batch_plan(config: Config, train: TokenizedSplit) -> BatchPlan:
@@ -28,7 +27,7 @@ def num_training_steps(config: Config, plan: BatchPlan) -> int:
 
 
 def training_feed(
-    config: Config, train: TokenizedSplit, plan: BatchPlan, topology: Topology
+    config: Config, train: TokenizedSplit, plan: BatchPlan, topology: Topology, teacher_width: int
 ) -> Feed:
     """Training batches. The teacher's predictions travel only if they are distilled."""
     student, seed = config.student, config.run.seed
@@ -41,7 +40,7 @@ def training_feed(
             train, contexts, seed, step, student.teacher_dropout, student.alone_weight
         ),
         send_predictions=config.distillation.weight > 0,
-        teacher_width=int(stage_config(config, Stage.TEACHER).hidden_size),
+        teacher_width=teacher_width,
     )
 
 

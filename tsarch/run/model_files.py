@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tsarch.config import Config
-from tsarch.models.backbone import shrink_config
+from tsarch.models.skeleton import shrink_config
 from tsarch.run.prepare import run_tokenizer
 from tsarch.stage.build import stage_config
 from tsarch.topology import STAGES, Stage

@@ -26,6 +26,7 @@ def check_run(config: Config, own_ray: bool) -> None:
         mistakes += _lengths(config, configs)
         mistakes += _layers(config, configs)
         mistakes += _tying(config, configs)
+        mistakes += _weights(config, configs)
     if mistakes:
         raise UserError(mistakes)
 
@@ -153,6 +154,22 @@ def _layers(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
         )
         if section.top_k > depth:
             yield Mistake(f"{stage}.top_k", f"is {section.top_k}, the model has {depth} layers.")
+
+
+def _weights(config: Config, configs: dict[Stage, Any]) -> list[Mistake]:
+    """Whether the models' files have all weights (of hub models: whether there are safetensors)."""
+    from tsarch.stage.build import check_stage_weights
+
+    layers = config.student.layers or [0]
+    if max(layers) >= configs[Stage.TEACHER].num_hidden_layers:
+        return []  # `_layers` says so
+    mistakes: list[Mistake] = []
+    for stage in Stage:
+        try:
+            check_stage_weights(config, configs, stage)
+        except UserError as error:
+            mistakes += error.mistakes
+    return list(dict.fromkeys(mistakes))
 
 
 def _tying(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:

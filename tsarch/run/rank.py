@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from tsarch.config import Config
+from tsarch.models.construction import WHOLE, Construction, num_elements
 from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import GroupLink, Link, LoopbackLink
 from tsarch.parallel.table import Table
@@ -33,7 +34,7 @@ from tsarch.stage.build import (
     build_teacher,
     embedding_spec,
     optimizer_spec,
-    stage_config,
+    stage_configs,
     table_shape,
 )
 from tsarch.stage.engine import Engine, LocalEngine, OptimizerSpec, make_optimizer
@@ -60,6 +61,8 @@ class Wiring:
     make_engine: EngineFactory
     link_group: ProcessGroup | None = None
     tied_group: ProcessGroup | None = None
+    construction: Construction = WHOLE
+    """What happens to parameters while a model is built."""
 
 
 def local_wiring(config: Config) -> Wiring:
@@ -85,11 +88,15 @@ class Rank:
         self._config = config
         self._prepared = prepared
         self._wiring = wiring
+        self._hf_configs = stage_configs(config)
+        self._teacher_width = int(self._hf_configs[Stage.TEACHER].hidden_size)
         self._parameters: dict[str, int] = {}
         self._engines: dict[Stage, Engine] = {}
         self._build(dict(wiring.stages))
         plan = batch_plan(config, prepared.splits["train"])
-        self._training = training_feed(config, prepared.splits["train"], plan, wiring.topology)
+        self._training = training_feed(
+            config, prepared.splits["train"], plan, wiring.topology, self._teacher_width
+        )
         self._num_steps = num_training_steps(config, plan)
         self._executor = Executor(self._stages, self._link, self.tied, self._rate)
         self._tick = 0
@@ -194,11 +201,20 @@ class Rank:
         """Models, engines, the tied table and the link of this process."""
         num_labels = len(self._prepared.labels)
         build = {Stage.TEACHER: build_teacher, Stage.STUDENT: build_student}
-        models = {stage: build[stage](self._config, num_labels) for stage in places}
+        models = {
+            stage: build[stage](
+                self._config,
+                num_labels,
+                self._hf_configs,
+                self._wiring.construction,
+                with_table=replica == 0,
+            )
+            for stage, replica in places.items()
+        }
         table = next((m.table for m in models.values() if m.table is not None), None)
         self.tied = self._tie(table)
         for stage, model in models.items():
-            self._parameters[stage.value] = sum(p.numel() for p in model.module.parameters())
+            self._parameters[stage.value] = num_elements(model.module)
             spec = optimizer_spec(self._config, stage)
             self._engines[stage] = self._wiring.make_engine(stage, model.module, spec)
         self._stages = LocalStages(
@@ -232,7 +248,7 @@ class Rank:
             self._engines[Stage.STUDENT],
             self.tied,
             replica,
-            int(stage_config(self._config, Stage.TEACHER).hidden_size),
+            self._teacher_width,
             len(self._prepared.labels),
             DistillationSpec(kd.weight, kd.temperature, kd.passes == "alone"),
         )
@@ -241,7 +257,7 @@ class Rank:
         """This process's replica of the table; it comes from the stage that has it."""
         wiring, config = self._wiring, self._config
         if table is None:
-            table = torch.zeros(table_shape(config))
+            table = torch.zeros(table_shape(config, self._hf_configs))
         spec = embedding_spec(config)
 
         def optimizer(rows: nn.Parameter) -> torch.optim.Optimizer:

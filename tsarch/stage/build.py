@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +17,13 @@ from tsarch.models.backbone import (
     backbone_config,
     build_backbone,
     freeze_backbone,
-    select_layers,
 )
+from tsarch.models.construction import WHOLE, Construction
+from tsarch.models.loading import check_weights
+from tsarch.models.skeleton import make_skeleton
 from tsarch.models.student import StudentModel
 from tsarch.models.teacher import TeacherModel
+from tsarch.models.weight_files import check_safetensors, open_checkpoint
 from tsarch.seeding import torch_seed
 from tsarch.stage.engine import OptimizerSpec
 from tsarch.topology import Stage
@@ -62,19 +67,34 @@ def embedding_spec(config: Config) -> OptimizerSpec:
     )
 
 
+StageConfigs = Mapping[Stage, PretrainedConfig]
+"""Hugging Face config of each stage's backbone (of the teacher's, for `student.layers`)."""
+
+
+def stage_configs(config: Config) -> StageConfigs:
+    """Read both configs. Each reading of a hub model is a request, so read once and pass on."""
+    return {stage: stage_config(config, stage) for stage in Stage}
+
+
 def stage_config(config: Config, stage: Stage) -> PretrainedConfig:
     """Hugging Face config of a stage's backbone (of the teacher's, for `student.layers`)."""
-    source: BackboneConfig = config.teacher if stage is Stage.TEACHER else config.student
-    own = source
-    if stage is Stage.STUDENT and config.student.layers is not None:
-        source = config.teacher
+    own: BackboneConfig = config.teacher if stage is Stage.TEACHER else config.student
+    _, source = weights_source(config, stage)
     path = None if source.model is None else resolve_model_path(source.model)
     return backbone_config(path, source.config, own.dropout, own.attention_dropout)
 
 
-def table_shape(config: Config) -> tuple[int, int]:
+def weights_source(config: Config, stage: Stage) -> tuple[Stage, BackboneConfig]:
+    """The stage whose model or config a stage's weights come from: with `student.layers` the
+    teacher, else itself."""
+    if stage is Stage.TEACHER or config.student.layers is not None:
+        return Stage.TEACHER, config.teacher
+    return Stage.STUDENT, config.student
+
+
+def table_shape(config: Config, configs: StageConfigs) -> tuple[int, int]:
     """(vocabulary, width) of the tied table, without loading weights."""
-    hf = stage_config(config, Stage(config.embedding.init))
+    hf = configs[Stage(config.embedding.init)]
     return int(hf.vocab_size), embedding_width(hf)
 
 
@@ -83,45 +103,89 @@ def embedding_width(hf: PretrainedConfig) -> int:
     return int(getattr(hf, "embedding_size", None) or hf.hidden_size)
 
 
-def build_teacher(config: Config, num_labels: int) -> BuiltModel:
-    """The teacher's model, with pretrained or (seeded) random weights."""
+def build_teacher(
+    config: Config,
+    num_labels: int,
+    configs: StageConfigs | None = None,
+    construction: Construction = WHOLE,
+    with_table: bool = True,
+) -> BuiltModel:
+    """The teacher's model, with pretrained or (seeded) random weights.
+
+    Every rank of the stage calls it; `with_table` only where the table is wanted. Without
+    `configs` they are read here.
+    """
+    configs = configs or stage_configs(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(config.run.seed, "teacher weights"))
-        backbone = _backbone(config, Stage.TEACHER)
+        backbone = _backbone(config, configs, Stage.TEACHER, construction, with_table)
         freeze_backbone(backbone.model, config.teacher.freeze, config.teacher.top_k)
-        width = table_shape(config)[1]
+        width = table_shape(config, configs)[1]
+        torch.manual_seed(torch_seed(config.run.seed, "teacher weights"))
         module = TeacherModel(backbone, width, num_labels, config.teacher.dropout)
-    return BuiltModel(module, backbone.table if config.embedding.init == "teacher" else None)
+    construction.settle(list(module.parameters()))
+    return BuiltModel(module, backbone.table)
 
 
-def build_student(config: Config, num_labels: int) -> BuiltModel:
-    """The student's model: pretrained, random, or made of layers of the teacher."""
-    layers = config.student.layers
-    teacher_width = int(stage_config(config, Stage.TEACHER).hidden_size)
+def build_student(
+    config: Config,
+    num_labels: int,
+    configs: StageConfigs | None = None,
+    construction: Construction = WHOLE,
+    with_table: bool = True,
+) -> BuiltModel:
+    """The student's model: pretrained, random, or made of layers of the teacher.
+
+    Every rank of the stage calls it; `with_table` only where the table is wanted. Without
+    `configs` they are read here.
+    """
+    configs = configs or stage_configs(config)
     with torch.random.fork_rng(devices=[]):
-        seed = torch_seed(config.run.seed, "student weights")
-        if layers is None:
-            torch.manual_seed(seed)
-            backbone = _backbone(config, Stage.STUDENT)
-        else:
-            torch.manual_seed(torch_seed(config.run.seed, "teacher weights"))
-            teacher = _backbone(config, Stage.TEACHER)
-            torch.manual_seed(seed)
-            student = config.student
-            backbone = select_layers(teacher, layers, student.dropout, student.attention_dropout)
+        backbone = _backbone(config, configs, Stage.STUDENT, construction, with_table)
         freeze_backbone(backbone.model, config.student.freeze, config.student.top_k)
+        torch.manual_seed(torch_seed(config.run.seed, "student weights"))
         module = StudentModel(
             backbone,
-            table_shape(config)[1],
-            teacher_width,
+            table_shape(config, configs)[1],
+            int(configs[Stage.TEACHER].hidden_size),
             num_labels,
             config.student.dropout,
             learned_no_teacher=config.student.no_teacher == "learned",
         )
-    return BuiltModel(module, backbone.table if config.embedding.init == "student" else None)
+    construction.settle(list(module.parameters()))
+    return BuiltModel(module, backbone.table)
 
 
-def _backbone(config: Config, stage: Stage) -> Backbone:
-    source: BackboneConfig = config.teacher if stage is Stage.TEACHER else config.student
-    path = None if source.model is None else resolve_model_path(source.model)
-    return build_backbone(stage_config(config, stage), path)
+def _backbone(
+    config: Config,
+    configs: StageConfigs,
+    stage: Stage,
+    construction: Construction,
+    with_table: bool,
+) -> Backbone:
+    origin, source = weights_source(config, stage)
+    return build_backbone(
+        configs[stage],
+        None if source.model is None else resolve_model_path(source.model),
+        lambda name: torch_seed(config.run.seed, f"{origin} weights {name}"),
+        config.student.layers if stage is Stage.STUDENT else None,
+        construction,
+        with_table and config.embedding.init == stage,
+    )
+
+
+def check_stage_weights(config: Config, configs: StageConfigs, stage: Stage) -> None:
+    """Check without reading values that a stage's model can be built from its weights.
+
+    Raises:
+        UserError: it can't; a model on the hub is not downloaded, so only for want of
+            safetensors files.
+    """
+    _, source = weights_source(config, stage)
+    layers = config.student.layers if stage is Stage.STUDENT else None
+    skeleton = make_skeleton(configs[stage], layers)
+    if source.model is None:
+        return
+    path = resolve_model_path(source.model)
+    check_safetensors(path)
+    if os.path.isdir(path):
+        check_weights(skeleton, open_checkpoint(path))

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: ZeRO 0–3 inside one stage's world. The only file that imports it."""
+"""The DeepSpeed engine: ZeRO 0–3 inside one stage's world. It and `zero3.py` alone import it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tsarch.models.construction import WHOLE, Construction
 from tsarch.parallel.groups import backend_for
 from tsarch.stage.engine import (
     LearningRates,
@@ -19,6 +20,7 @@ from tsarch.stage.engine import (
     make_optimizer,
     parameter_groups,
 )
+from tsarch.stage.zero3 import zero3_construction
 
 
 def start_stage_world(device: torch.device, timeout_s: float) -> None:
@@ -37,6 +39,18 @@ def start_stage_world(device: torch.device, timeout_s: float) -> None:
         auto_mpi_discovery=False,
         verbose=False,
     )
+
+
+def stage_construction(
+    precision: str, zero_stage: int, replicas: int, num_micro_batches: int
+) -> Construction:
+    """How to build a model for `DeepSpeedEngine` with the same arguments: under ZeRO 3 sharded
+    from the first parameter on. `start_stage_world` comes first."""
+    if zero_stage < 3:
+        return WHOLE
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    config = _deepspeed_config(0.0, precision, zero_stage, replicas, num_micro_batches)
+    return zero3_construction(config, dtype, stage_rank=int(os.environ["RANK"]))
 
 
 class DeepSpeedEngine:

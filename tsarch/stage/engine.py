@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from tsarch.models.construction import full_shape
 from tsarch.parallel.gradient_norm import clip_by_global_norm
 
 StateDict = dict[str, Tensor]
@@ -71,7 +72,7 @@ def parameter_groups(module: nn.Module, spec: OptimizerSpec) -> list[dict[str, A
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            key = (name.startswith("backbone."), parameter.ndim > 1)
+            key = (name.startswith("backbone."), len(full_shape(parameter)) > 1)
             groups.setdefault(key, []).append(parameter)
     return [
         {

@@ -1,0 +1,210 @@
+"""ZeRO 3: the same weights as in one process, and never a whole model on a rank."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModel
+
+from tests.helpers import tiny_config
+from tests.ranks import run_ranks
+from tsarch.config import Config
+from tsarch.models.backbone import backbone_config
+from tsarch.models.construction import num_elements
+from tsarch.parallel.groups import Address, free_port, set_stage_environment
+from tsarch.stage.build import build_student, build_teacher, optimizer_spec
+from tsarch.stage.deepspeed_engine import DeepSpeedEngine, stage_construction, start_stage_world
+from tsarch.stage.engine import parameter_groups
+from tsarch.topology import Stage
+
+BUILD = {Stage.TEACHER: build_teacher, Stage.STUDENT: build_student}
+NUM_LABELS = 9
+CPU = torch.device("cpu")
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensor storage that operations make, as long as it lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: Any) -> None:
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.now -= size
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage to build; the first rank writes what its engine has to `out`."""
+
+    config: Config
+    stage: Stage
+    out: str
+    precision: str = "fp32"
+
+
+def build_on_rank(jobs: list[Job], replicas: int, port: int, rank: int, _: Any) -> list[Any]:
+    """Build and start one rank of each job's stage under ZeRO 3."""
+    set_stage_environment(Address("127.0.0.1", port), rank, replicas)
+    start_stage_world(CPU, 60.0)
+    return [build_job(job, replicas, rank) for job in jobs]
+
+
+def build_job(job: Job, replicas: int, rank: int) -> dict[str, Any]:
+    construction = stage_construction(job.precision, 3, replicas, 1)
+    with LiveBytes() as live:
+        build = BUILD[job.stage]
+        built = build(job.config, NUM_LABELS, construction=construction, with_table=rank == 0)
+    result = {
+        "peak": live.peak,
+        "elements": num_elements(built.module),
+        "trained": sum(p.requires_grad for p in built.module.parameters()),
+        "table": None if built.table is None else built.table.numpy(),
+        "groups": group_sizes(built.module, job),
+    }
+    spec = optimizer_spec(job.config, job.stage)
+    engine = DeepSpeedEngine(built.module, spec, job.precision, 3, replicas, 1, CPU)
+    state = engine.state_dict()
+    if state is not None:
+        save_file(state, job.out)
+        save_file({name: tensor + 1 for name, tensor in state.items()}, job.out + ".moved")
+    torch.distributed.barrier()
+    moved = load_file(job.out + ".moved")
+    engine.load_state_dict(moved)
+    again = engine.state_dict()
+    assert again is None or all(torch.equal(again[name], tensor) for name, tensor in moved.items())
+    return result
+
+
+def group_sizes(module: torch.nn.Module, job: Job) -> list[int]:
+    """Parameters of each optimizer group: backbone or new, with or without weight decay."""
+    groups = parameter_groups(module, optimizer_spec(job.config, job.stage))
+    return [len(group["params"]) for group in groups]
+
+
+def build_on_ranks(jobs: list[Job], replicas: int) -> list[list[dict[str, Any]]]:
+    """Results by rank and job."""
+    port = free_port("127.0.0.1")
+    return run_ranks(partial(build_on_rank, jobs, replicas, port), replicas, timeout_s=240.0)
+
+
+def whole_bytes(config, stage: Stage) -> tuple[Any, int]:
+    with LiveBytes() as live:
+        built = BUILD[stage](config, NUM_LABELS)
+    return built, live.peak
+
+
+def save_bert(folder: Path, shard: str, **sizes: int) -> str:
+    """A random BERT in safetensors shards."""
+    raw = {"model_type": "bert", "num_attention_heads": 2, "max_position_embeddings": 128, **sizes}
+    torch.manual_seed(5)
+    model = AutoModel.from_config(backbone_config(None, raw, 0.0, 0.0))
+    model.save_pretrained(folder, max_shard_size=shard)
+    files = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    assert len(set(files.values())) >= 4
+    return str(folder)
+
+
+def case_config(tmp_path: Path, case: str):
+    """Teacher pretrained or random; student of its own or of the teacher's layers."""
+    small = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 64}
+    path = save_bert(tmp_path / "teacher", "50KB", vocab_size=30522, **small)
+    own = save_bert(tmp_path / "own", "30KB", vocab_size=30522, **{**small, "hidden_size": 24})
+    sections: dict[str, dict[str, Any]] = {"teacher": {"freeze": "all_but_top_k", "top_k": 1}}
+    if case != "random":
+        sections["teacher"].update(config=None, model=path)
+    sections["student"] = {"no_teacher": "learned"}
+    if case == "own":
+        sections["student"].update(layers=None, model=own)
+        sections["embedding"] = {"init": "student"}
+    return tiny_config(tmp_path, **sections)
+
+
+CASES = [
+    ("layers", Stage.TEACHER, "fp32"),
+    ("layers", Stage.STUDENT, "fp32"),
+    ("own", Stage.STUDENT, "bf16"),
+    ("random", Stage.TEACHER, "fp32"),
+    ("random", Stage.STUDENT, "fp32"),
+]
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_the_engine_has_the_weights_of_one_process(tmp_path, replicas):
+    jobs = []
+    for case, stage, precision in CASES:
+        folder = tmp_path / f"{case}-{stage}"
+        folder.mkdir()
+        jobs.append(Job(case_config(folder, case), stage, str(folder / "state"), precision))
+    ranks = build_on_ranks(jobs, replicas)
+    for number, job in enumerate(jobs):
+        check_against_one_process(job, [rank[number] for rank in ranks])
+
+
+def check_against_one_process(job: Job, ranks: list[dict[str, Any]]) -> None:
+    built, _ = whole_bytes(job.config, job.stage)
+    wanted, found = built.module.state_dict(), load_file(job.out)
+    assert found.keys() == wanted.keys()
+    dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+    assert all(torch.equal(found[name], tensor.to(dtype)) for name, tensor in wanted.items())
+    initial = job.config.embedding.init == job.stage
+    assert [rank["table"] is not None for rank in ranks] == [initial] + [False] * (len(ranks) - 1)
+    if initial:
+        assert np.array_equal(ranks[0]["table"], built.table.numpy())
+    for rank in ranks:
+        assert rank["elements"] == num_elements(built.module)
+        assert rank["trained"] == sum(p.requires_grad for p in built.module.parameters())
+        assert rank["groups"] == group_sizes(built.module, job)
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_no_rank_ever_holds_the_whole_model(tmp_path, replicas):
+    """120 MB of weights in at least 4 files; the largest parameter has 5.2 MB."""
+    width, inner = 576, 2304
+    sizes = {"hidden_size": width, "num_hidden_layers": 7, "intermediate_size": inner}
+    path = save_bert(tmp_path / "model", "25MB", vocab_size=1000, **sizes)
+    config = tiny_config(tmp_path, teacher={"config": None, "model": path})
+    built, whole_peak = whole_bytes(config, Stage.TEACHER)
+    model_bytes = 4 * num_elements(built.module)
+    assert model_bytes > 100e6
+    largest = max(4 * p.numel() for p in built.module.parameters())
+    table = 4 * 1000 * width
+    del built
+    assert whole_peak > model_bytes
+    job = Job(config, Stage.TEACHER, str(tmp_path / "state"))
+    for (rank,) in build_on_ranks([job], replicas):
+        # A parameter is whole three times at most: in the file, in memory, on its way.
+        assert rank["peak"] < model_bytes / replicas + 3 * largest + table + 1e6
+        assert rank["peak"] < 0.75 * model_bytes

@@ -1,0 +1,55 @@
+"""How a model comes into being: parameter by parameter, each handed over once it has its values.
+
+A rank that keeps whole parameters does nothing with them; under ZeRO 3 they are sharded there and
+then (`tsarch/stage/zero3.py`), so that no rank ever holds a whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+def _keep(parameters: Sequence[nn.Parameter]) -> None:
+    """Whole parameters stay as they are."""
+
+
+@dataclass(frozen=True)
+class Construction:
+    """What happens to parameters while a model is built."""
+
+    settle: Callable[[Sequence[nn.Parameter]], None] = _keep
+    """Takes parameters that have their values. All ranks of a stage call it with the same
+    parameters in the same order; those it has taken before are left alone."""
+    reads: bool = True
+    """Whether this rank reads weights from files; one that doesn't gets them in `settle`."""
+
+
+WHOLE = Construction()
+
+
+def full_shape(parameter: nn.Parameter) -> torch.Size:
+    """Shape of the whole parameter, also where this rank has only a shard of it."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+def num_elements(module: nn.Module) -> int:
+    """Number of elements of all parameters, whole or sharded."""
+    return sum(full_shape(parameter).numel() for parameter in module.parameters())
+
+
+def put(module: nn.Module, name: str, value: torch.Tensor) -> nn.Parameter | None:
+    """Replace the parameter or buffer `name` (dotted); returns the new parameter, if it is one."""
+    owner_name, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    old = getattr(owner, leaf)
+    if not isinstance(old, nn.Parameter):
+        setattr(owner, leaf, value)
+        return None
+    parameter = nn.Parameter(value, requires_grad=old.requires_grad)
+    setattr(owner, leaf, parameter)
+    return parameter

@@ -1,0 +1,123 @@
+"""Encoders on the meta device: every module and shape, no values, next to no memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import initialization as hf_initialization
+
+from tsarch.errors import UserError
+from tsarch.models.weight_files import some
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """An encoder to be filled, and where its values come from."""
+
+    model: PreTrainedModel
+    """The encoder, on the meta device, with its table and without a pooler."""
+    source: PreTrainedModel
+    """The encoder whose names the files have and whose initialisation counts: `model` itself, or
+    the one that `layers` are of (then on the meta device for good)."""
+    layers: Sequence[int] | None
+    """Layers of `source` that `model` is made of, in the given order; None: `model` is `source`."""
+    stack: str
+    """Name of the list of layers; empty if `layers` is None."""
+
+    def origin(self, name: str) -> str:
+        """Name in `source` of a module, parameter or buffer of `model`."""
+        prefix = self.stack + "."
+        if self.layers is None or not name.startswith(prefix):
+            return name
+        place, dot, rest = name.removeprefix(prefix).partition(".")
+        return f"{prefix}{self.layers[int(place)]}{dot}{rest}"
+
+    @property
+    def table(self) -> str:
+        """Name of the embedding table."""
+        embedding = self.model.get_input_embeddings()
+        owner = next(name for name, module in self.model.named_modules() if module is embedding)
+        return f"{owner}.weight"
+
+
+def make_skeleton(config: PretrainedConfig, layers: Sequence[int] | None) -> Skeleton:
+    """The skeleton of `config`'s encoder, or of a smaller one of some of its layers.
+
+    Raises:
+        UserError: layers can't be chosen, or not in this way.
+    """
+    source = _encoder(config)
+    if layers is None:
+        return Skeleton(source, source, None, "")
+    smaller = copy.deepcopy(config)
+    shrink_config(smaller, layers)
+    skeleton = Skeleton(_encoder(smaller), source, layers, _stack_name(source))
+    _check_layers(skeleton)
+    return skeleton
+
+
+def _encoder(config: PretrainedConfig) -> PreTrainedModel:
+    """As `from_pretrained` does it, without the pooler, which no task here uses."""
+    with (
+        torch.device("meta"),
+        hf_initialization.no_tie_weights(),
+        hf_initialization.meta_device_safe_creation_ops(),
+    ):
+        encoder: PreTrainedModel = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
+
+
+def shrink_config(config: PretrainedConfig, layers: Sequence[int]) -> None:
+    """Make `config` one of an encoder with only `layers` of its layers."""
+    config.num_hidden_layers = len(layers)
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        config.layer_types = [types[i] for i in layers]
+
+
+def layer_stack(model: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList]:
+    """(parent, attribute name, list) of the encoder's transformer layers.
+
+    Raises:
+        UserError: the architecture keeps its layers in another way (ALBERT shares them).
+    """
+    wanted = model.config.num_hidden_layers
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == wanted:
+                return parent, name, child
+    raise UserError.single(
+        type(model).__name__,
+        f"has no list of {wanted} layers to choose from.",
+        "Use `student.model` or `student.config`, and `freeze: none` or `all_but_head`.",
+    )
+
+
+def _stack_name(model: PreTrainedModel) -> str:
+    _, _, stack = layer_stack(model)
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
+    return names[stack]
+
+
+def _check_layers(skeleton: Skeleton) -> None:
+    """Every parameter of the smaller encoder must be one of the larger, and the other way round
+    in the chosen layers (ModernBERT's first layer lacks a norm that the others have)."""
+    wanted = {skeleton.origin(name) for name in skeleton.model.state_dict()}
+    there = set(skeleton.source.state_dict())
+    assert skeleton.layers is not None
+    chosen = tuple(f"{skeleton.stack}.{layer}." for layer in skeleton.layers)
+    unlike = (wanted - there) | {n for n in there if n.startswith(chosen) and n not in wanted}
+    if unlike:
+        raise UserError.single(
+            "student.layers",
+            f"{list(skeleton.layers)} can't make a {type(skeleton.model).__name__}: a layer has "
+            f"other parts in its new place ({some(unlike)}).",
+            "Keep layer 0 first, or use `student.model`.",
+        )

@@ -1,0 +1,132 @@
+"""The safetensors files of a model: found by folder or hub name, and read tensor by tensor.
+
+Only safetensors: pickled weights can run code when they are read, and can't be read in parts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files, has_file
+
+from tsarch.errors import UserError, one_line
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where each tensor of a model's files is, and its shape; no values."""
+
+    name: str
+    """Folder or hub name, for messages."""
+    files: Mapping[str, str]
+    """Tensor → file."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Tensor → shape."""
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[str], Tensor]]:
+        """A function that reads one tensor; it views the file, so copy what shall stay."""
+        with ExitStack() as stack:
+            handles = {
+                file: stack.enter_context(safe_open(file, framework="pt"))
+                for file in sorted(set(self.files.values()))
+            }
+            yield lambda key: handles[self.files[key]].get_tensor(key)
+
+
+def open_checkpoint(model: str) -> Checkpoint:
+    """The checkpoint of a local folder or hub name (downloaded, if it isn't cached).
+
+    Raises:
+        UserError: it has no safetensors files, or they can't be read.
+    """
+    files: dict[str, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in _find_files(model):
+        try:
+            with safe_open(path, framework="pt") as handle:
+                for key in handle.keys():  # noqa: SIM118 - the handle is no mapping
+                    files[key] = path
+                    shapes[key] = tuple(handle.get_slice(key).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise UserError.single(
+                path, f"can't be read as safetensors: {one_line(error)}", "Get the file again."
+            ) from None
+    return Checkpoint(model, files, shapes)
+
+
+def check_safetensors(model: str) -> None:
+    """Check without a download that a folder or hub model has safetensors weights.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not any(_has(model, name) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+        raise _no_safetensors(model)
+
+
+def _find_files(model: str) -> list[str]:
+    try:
+        single = _cached(model, SAFE_WEIGHTS_NAME)
+        if single is not None:
+            return [single]
+        index = _cached(model, SAFE_WEIGHTS_INDEX_NAME)
+        if index is None:
+            raise _no_safetensors(model)
+        shards, _ = get_checkpoint_shard_files(model, index)
+    except (OSError, KeyError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError.single(model, f"its weights can't be found: {one_line(error)}") from None
+    missing = [str(Path(shard).name) for shard in shards if not os.path.isfile(shard)]
+    if missing:
+        raise UserError.single(
+            model,
+            f"{SAFE_WEIGHTS_INDEX_NAME} names files that are not there: {some(missing)}.",
+            "Copy or download the whole folder.",
+        )
+    return [str(shard) for shard in shards]
+
+
+def _cached(model: str, filename: str) -> str | None:
+    path: str | None = cached_file(model, filename, _raise_exceptions_for_missing_entries=False)
+    return path
+
+
+def _has(model: str, filename: str) -> bool:
+    if os.path.isdir(model):
+        return os.path.isfile(os.path.join(model, filename))
+    return bool(has_file(model, filename))
+
+
+def _no_safetensors(model: str) -> UserError:
+    if any(_has(model, name) for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+        return UserError.single(
+            model,
+            f"has pickled weights only ({WEIGHTS_NAME}), which can run code when they are read.",
+            "Convert them where you trust them, and name the new folder: python -c 'from "
+            f'transformers import AutoModel; AutoModel.from_pretrained("{model}")'
+            '.save_pretrained("FOLDER")\' (and copy the tokenizer files).',
+        )
+    return UserError.single(
+        model, f"has no weights ({SAFE_WEIGHTS_NAME} or {SAFE_WEIGHTS_INDEX_NAME})."
+    )
+
+
+def some(names: Iterable[str]) -> str:
+    """Names in a message: all of a few, the first of many."""
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - 5} more" if len(ordered) > 5 else ""
+    return ", ".join(ordered[:5]) + rest

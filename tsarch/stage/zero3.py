@@ -1,0 +1,53 @@
+"""ZeRO 3 from the first parameter on: each one is sharded over the stage as soon as it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from tsarch.models.construction import Construction
+
+
+def zero3_construction(
+    deepspeed_config: dict[str, Any], dtype: torch.dtype, stage_rank: int
+) -> Construction:
+    """Shards what is handed to it; the stage's first rank reads weights and sends them.
+
+    Args:
+        deepspeed_config: that of the engine that will take the model.
+        dtype: of the parameters in the engine.
+        stage_rank: this rank's place in the stage's world, which must be up.
+    """
+    return Construction(_Sharder(deepspeed_config, dtype), reads=stage_rank == 0)
+
+
+class _Sharder:
+    """Gives parameters to DeepSpeed, which broadcasts them from the stage's first rank, keeps this
+    rank's shard and frees the rest."""
+
+    def __init__(self, deepspeed_config: dict[str, Any], dtype: torch.dtype) -> None:
+        self._deepspeed_config = deepspeed_config
+        self._dtype = dtype
+        self._first: Any = None
+
+    def __call__(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Shard those that are whole, one after the other. Every rank of the stage calls it."""
+        import deepspeed
+
+        for parameter in parameters:
+            if hasattr(parameter, "ds_id"):
+                continue
+            parameter.data = parameter.data.to(self._dtype)
+            if self._first is None:
+                self._first = parameter
+                # Partitions in place, and gives its methods to the parameter.
+                deepspeed.zero.Init(
+                    module=nn.ParameterList([parameter]),
+                    config_dict_or_path=self._deepspeed_config,
+                    dtype=self._dtype,
+                )
+            else:
+                self._first.convert_to_zero_parameters(param_list=[parameter])
