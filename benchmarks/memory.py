@@ -43,6 +43,9 @@ class Held:
     optimizer: int
     gradients_between_micro_batches: int
     gradients_at_the_step: int
+    gradient_values: int
+    """Between micro-batches, the values alone: a slice of a parameter's gradient keeps the storage
+    of the whole alive."""
     weights_kept_whole: int
     """Part of `weights`: parameters that ZeRO 3 gathers and keeps (`param_persistence_threshold`),
     beside their shard."""
@@ -76,7 +79,7 @@ class Case:
 
 
 def model_config() -> Config:
-    """A teacher of 7 M parameters whose matrices are large enough for ZeRO 3 to shard them."""
+    """A teacher of 4 M parameters whose matrices are large enough for ZeRO 3 to shard them."""
     return parse_config(
         {
             "data": {"train": "-", "validation": "-", "test": "-"},
@@ -85,7 +88,7 @@ def model_config() -> Config:
                     "model_type": "bert",
                     "vocab_size": 100,
                     "hidden_size": 384,
-                    "num_hidden_layers": 4,
+                    "num_hidden_layers": 2,
                     "num_attention_heads": 6,
                     "intermediate_size": 1536,
                 }
@@ -131,13 +134,15 @@ def hold(module: nn.Module, config: Config, case: StageSize, rank: int) -> Held:
     engine.train(True)
     embeds = torch.randn(2, 16, 384, dtype=engine.compute_dtype)
     mask = torch.ones(2, 16, dtype=torch.int64)
-    held = []
+    held: list[int] = []
+    values: list[int] = []
     for _ in range(2):
         for micro_batch in range(MICRO_BATCHES):
             hidden, logits = engine.forward(embeds, mask)
             loss = hidden.float().pow(2).mean() + logits.float().pow(2).mean()
             engine.backward(loss, last=micro_batch == MICRO_BATCHES - 1)
             held.append(storage_bytes(gradients(engine)))
+            values.append(sum(g.nbytes for g in gradients(engine) if g is not None))
         engine.step(1.0)
     parameters = list(module.parameters())
     shards = [getattr(p, "ds_tensor", None) for p in parameters]
@@ -148,6 +153,7 @@ def hold(module: nn.Module, config: Config, case: StageSize, rank: int) -> Held:
         storage_bytes(optimizer_tensors(engine)),
         held[-MICRO_BATCHES],
         held[-1],
+        values[-MICRO_BATCHES],
         whole,
     )
 
@@ -238,6 +244,12 @@ def _remarks(cases: list[Case]) -> Iterator[str]:
         "- Gradients are those between micro-batches or at the step, whichever is more. At the "
         "step ZeRO 1 holds only this rank's slice: "
         f"{min(shares):.0%} to {max(shares):.0%} of what it held before."
+    )
+    two = [c.largest for c in cases if c.zero_stage == 2]
+    sliced = max(h.gradients_between_micro_batches / h.gradient_values for h in two)
+    yield (
+        "- ZeRO 2 holds slices of gradients, and the one of a parameter that is split between "
+        f"ranks keeps its whole storage: at most {sliced:.2f} times the values themselves."
     )
     yield (
         "- ZeRO 3 keeps parameters below `param_persistence_threshold` whole beside their shards: "

@@ -103,7 +103,7 @@ def test_more_replicas_than_devices(tmp_path, capsys):
 def test_inside_a_ray_job_the_cluster_counts_not_this_machine(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     raw = tiny_raw(tmp_path)
-    raw["topology"].update(cpus_per_rank=1.0, teacher={"replicas": 300})
+    raw["topology"].update(cpus_per_rank=300.0)
     status, text = train(tmp_path, raw, capsys)
     assert status == 2
     assert "no Ray cluster can be joined" in text
