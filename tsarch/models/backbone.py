@@ -101,10 +101,11 @@ def build_backbone(
         load_weights(skeleton, checkpoint, construction, with_table)
     elif with_table:
         fill_table(skeleton, seed_of)
-    return _cut_out_table(encoder)
+    return cut_out_table(encoder)
 
 
-def _cut_out_table(encoder: PreTrainedModel) -> Backbone:
+def cut_out_table(encoder: PreTrainedModel) -> Backbone:
+    """Take the table out of an encoder; without values (meta device) only its width is known."""
     table = encoder.get_input_embeddings().weight.detach()
     encoder.set_input_embeddings(HollowEmbedding(table.shape[1]))
     return Backbone(encoder, table.shape[1], None if table.is_meta else table)

@@ -16,7 +16,8 @@ from transformers import PretrainedConfig
 
 from tsarch.config import Config
 from tsarch.errors import Mistake, UserError
-from tsarch.models.backbone import build_backbone, freeze_backbone, shrink_config
+from tsarch.models.backbone import cut_out_table, freeze_backbone
+from tsarch.models.skeleton import make_skeleton, shrink_config
 from tsarch.models.student import StudentModel
 from tsarch.models.teacher import TeacherModel
 from tsarch.parallel.groups import choose_device
@@ -31,7 +32,7 @@ from tsarch.run.memory import (
     zero_states,
 )
 from tsarch.run.prepare import Prepared
-from tsarch.stage.build import stage_config, table_shape
+from tsarch.stage.build import stage_config, stage_configs, table_shape
 from tsarch.topology import STAGES, Stage, Topology
 
 _GB = 1e9
@@ -97,7 +98,9 @@ def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
     size = StageSize(parameters, trainable, replicas, zero_stage, precision, moments)
     trained_rows = len(np.unique(prepared.splits["train"].token_ids))
     table = table_states(
-        *table_shape(config), 0 if config.embedding.frozen else trained_rows, moments
+        *table_shape(config, stage_configs(config)),
+        0 if config.embedding.frozen else trained_rows,
+        moments,
     )
     hf = _shrunk_config(config, stage)
     tokens = config.data.batch_tokens // (replicas * config.schedule.micro_batches)
@@ -112,9 +115,9 @@ def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
 def count_parameters(config: Config, stage: Stage, num_labels: int) -> tuple[int, int]:
     """(all, trained) parameters of a stage's model, from its shapes alone (meta device)."""
     section = config.teacher if stage is Stage.TEACHER else config.student
-    width = table_shape(config)[1]
+    width = table_shape(config, stage_configs(config))[1]
     with torch.device("meta"):
-        backbone = build_backbone(_shrunk_config(config, stage), None)
+        backbone = cut_out_table(make_skeleton(_shrunk_config(config, stage), None).model)
         freeze_backbone(backbone.model, section.freeze, section.top_k)
         if stage is Stage.TEACHER:
             module: torch.nn.Module = TeacherModel(backbone, width, num_labels, section.dropout)
