@@ -91,6 +91,7 @@ class Worker:
         from tsarch.parallel.groups import choose_device
         from tsarch.run.prepare import prepare_data
         from tsarch.run.rank import Rank, Wiring
+        from tsarch.stage.deepspeed_config import stage_extra
         from tsarch.stage.deepspeed_engine import DeepSpeedEngine
         from tsarch.stage.engine import Engine, OptimizerSpec
 
@@ -107,6 +108,7 @@ class Worker:
                 self._topology.replicas(stage),
                 config.schedule.micro_batches,
                 device,
+                stage_extra(config, stage, pin_memory=device.type == "cuda"),
             )
 
         wiring = Wiring(

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from tsarch.config import BackboneConfig, Config
 from tsarch.data.tokenizer import resolve_model_path
+from tsarch.models.adapters import add_adapters, checkpoint_activations
 from tsarch.models.backbone import (
     Backbone,
     backbone_config,
@@ -88,7 +89,7 @@ def build_teacher(config: Config, num_labels: int) -> BuiltModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(config.run.seed, "teacher weights"))
         backbone = _backbone(config, Stage.TEACHER)
-        freeze_backbone(backbone.model, config.teacher.freeze, config.teacher.top_k)
+        _adapt(config, Stage.TEACHER, backbone)
         width = table_shape(config)[1]
         module = TeacherModel(backbone, width, num_labels, config.teacher.dropout)
     return BuiltModel(module, backbone.table if config.embedding.init == "teacher" else None)
@@ -109,7 +110,7 @@ def build_student(config: Config, num_labels: int) -> BuiltModel:
             torch.manual_seed(seed)
             student = config.student
             backbone = select_layers(teacher, layers, student.dropout, student.attention_dropout)
-        freeze_backbone(backbone.model, config.student.freeze, config.student.top_k)
+        _adapt(config, Stage.STUDENT, backbone)
         module = StudentModel(
             backbone,
             table_shape(config)[1],
@@ -125,3 +126,16 @@ def _backbone(config: Config, stage: Stage) -> Backbone:
     source: BackboneConfig = config.teacher if stage is Stage.TEACHER else config.student
     path = None if source.model is None else resolve_model_path(source.model)
     return build_backbone(stage_config(config, stage), path)
+
+
+def _adapt(config: Config, stage: Stage, backbone: Backbone) -> None:
+    """Freezing, adapters and checkpointing, as the config says."""
+    own: BackboneConfig = config.teacher if stage is Stage.TEACHER else config.student
+    freeze_backbone(backbone.model, own.freeze, own.top_k)
+    lora = own.lora
+    if lora is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(config.run.seed, f"{stage} adapters"))
+            add_adapters(backbone.model, lora.rank, lora.alpha, lora.dropout, lora.target_modules)
+    if own.activation_checkpointing:
+        checkpoint_activations(backbone.model)
