@@ -175,8 +175,8 @@ def _without(mapping: Mapping[str, Any], paths: set[str], prefix: str = "") -> d
 class _Noting(dict[str, Any]):
     """A mapping that notes which keys it is asked for.
 
-    Sections that DeepSpeed takes as a whole (`Model(**section)`) are asked for none; its models
-    refuse unknown keys by themselves.
+    A section that DeepSpeed takes as a whole (`Model(**section)`) is asked for all of its keys, or
+    for none if it is inside another one; DeepSpeed's models refuse unknown keys by themselves.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -200,6 +200,10 @@ class _Noting(dict[str, Any]):
     def keys(self) -> Any:
         """DeepSpeed writes `key in section.keys()`."""
         return self
+
+    def __iter__(self) -> Iterator[str]:
+        # Overridden so that `**section` goes through `__getitem__` too.
+        return super().__iter__()
 
     def __copy__(self) -> _Noting:
         return self
