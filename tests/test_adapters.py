@@ -111,6 +111,7 @@ def test_only_adapters_and_new_layers_train(tmp_path):
     assert not torch.equal(one[first], other[first])
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_is_read_back_from_its_folder(tmp_path):
     config = tiny_config(
         tmp_path,
