@@ -91,12 +91,14 @@ class Worker:
         from tsarch.parallel.groups import choose_device
         from tsarch.run.prepare import prepare_data
         from tsarch.run.rank import Rank, Wiring
+        from tsarch.stage.deepspeed_config import stage_extra
         from tsarch.stage.deepspeed_engine import DeepSpeedEngine, stage_construction
         from tsarch.stage.engine import Engine, OptimizerSpec
 
         topology = config.topology
         device = choose_device(topology.device)
         own = topology.teacher if self._stage is Stage.TEACHER else topology.student
+        extra = stage_extra(config, self._stage, pin_memory=device.type == "cuda")
 
         def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
             return DeepSpeedEngine(
@@ -107,6 +109,7 @@ class Worker:
                 self._topology.replicas(stage),
                 config.schedule.micro_batches,
                 device,
+                extra,
             )
 
         wiring = Wiring(
@@ -121,6 +124,7 @@ class Worker:
                 own.zero_stage,
                 self._topology.replicas(self._stage),
                 config.schedule.micro_batches,
+                extra,
             ),
         )
         self._rank = Rank(config, prepare_data(config), wiring)

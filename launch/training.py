@@ -17,7 +17,7 @@ def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
         UserError: mistakes in the config or the data, found before Ray or a model starts.
     """
     quieten()
-    from tsarch.run.preflight import check_run
+    from tsarch.run.preflight import check_run, run_notes
     from tsarch.run.progress import Reporter
     from tsarch.run.run_folder import choose_folder
 
@@ -25,6 +25,8 @@ def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
     reporter = Reporter()
     reporter.say("checking the config and the models")
     check_run(config, own_ray=address is None)
+    for note in run_notes(config):
+        reporter.say(f"note: {note}")
     path = choose_folder(config)
     reporter.say("reading and tokenising the data (cached after the first time)")
     from tsarch.run.capacity import check_capacity

@@ -14,7 +14,7 @@ from tsarch.run.rank import Rank, local_wiring
 from tsarch.topology import Stage
 
 
-def joint_config(tmp_path, **schedule):
+def joint_config(tmp_path, teacher=None, frozen_table=False, **schedule):
     """One SGD step of rate 1 gives the gradient itself; clipping is off."""
     return tiny_config(
         tmp_path,
@@ -28,7 +28,9 @@ def joint_config(tmp_path, **schedule):
             "weight_decay": 0.0,
         },
         learning_rate={"warmup": 0.0, "decay": "constant"},
+        teacher=teacher or {},
         student={"alone_weight": 0.0, "teacher_dropout": 0.0},
+        embedding={"frozen": frozen_table},
         distillation={"weight": 0.0},
         topology={"runner": "local", "device": "cpu"},
     )
@@ -74,17 +76,41 @@ def whole_gradient(rank: Rank) -> dict[str, torch.Tensor]:
     return {name: g for name, g in zip(trained, grads, strict=True) if g is not None}
 
 
-def test_one_step_is_the_gradient_of_both_losses_in_one_graph(tmp_path):
-    rank = build(joint_config(tmp_path))
+def check_one_step(config) -> set[str]:
+    """A step must be the gradient of both losses in one graph; returns what it moved."""
+    rank = build(config)
     before, wanted = weights(rank), whole_gradient(rank)
     rank.begin(0, 1)
     rank.advance(1)
     after = weights(rank)
-    assert any(name.startswith("teacher.backbone") for name in wanted)
     for name, gradient in wanted.items():
+        if config.embedding.frozen and name == "table":
+            continue
         step = before[name] - after[name]
         scale = max(float(gradient.abs().max()), 1e-3)
         assert float((step - gradient).abs().max()) < 2e-5 * scale + 1e-7, name
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_one_step_is_the_gradient_of_both_losses_in_one_graph(tmp_path):
+    moved = check_one_step(joint_config(tmp_path))
+    assert any(name.startswith("teacher.backbone") for name in moved)
+
+
+@pytest.mark.parametrize("frozen_table", [False, True])
+@pytest.mark.parametrize(
+    "teacher",
+    [{"lora": {}}, {"freeze": "all_but_head"}, {"lora": {}, "activation_checkpointing": True}],
+    ids=lambda teacher: "+".join(teacher),
+)
+def test_gradients_flow_through_a_frozen_teacher(tmp_path, teacher, frozen_table):
+    moved = check_one_step(joint_config(tmp_path, teacher, frozen_table))
+    backbone = {name for name in moved if name.startswith("teacher.backbone")}
+    # A of an adapter has no gradient yet, since B starts at zero.
+    assert all(".lora_B." in name for name in backbone)
+    assert bool(backbone) == ("lora" in teacher)
+    assert ("table" in moved) != frozen_table
+    assert {"teacher.head.linear.weight", "student.bridge.weight"} <= moved
 
 
 def test_the_student_teaches_the_teacher_only_in_joint(tmp_path):

@@ -80,7 +80,7 @@ def test_no_cycles():
     ("library", "places"),
     [
         ("ray", ("cluster.",)),
-        ("deepspeed", ("tsarch.stage.deepspeed_engine", "tsarch.stage.zero3")),
+        ("deepspeed", ("tsarch.stage.deepspeed_", "tsarch.stage.zero3")),
         ("torch.distributed._dist2", ("tsarch.parallel.groups",)),
         ("matplotlib", ("tsarch.run.drawing",)),
     ],

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -91,6 +98,22 @@ class TaskConfig(Section):
     """Task; decides labels, heads and metrics."""
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2021): the backbone is frozen, small matrices beside its linear
+    layers train. Head, bridge and projections train as ever, the table as `embedding.frozen` says.
+    """
+
+    rank: PositiveInt = 8
+    """Rank of the adapters."""
+    alpha: PositiveFloat = 16.0
+    """Adapters are multiplied by `alpha / rank`."""
+    dropout: Probability = 0.0
+    """Dropout probability of an adapter's input."""
+    target_modules: Annotated[list[str], Field(min_length=1)] | None = None
+    """Names of the linear layers that get adapters, such as `query`, or `attention.self.query` for
+    the end of a longer name. Default: those that `peft` has for the architecture."""
+
+
 class BackboneConfig(Section):
     """A Hugging Face encoder: pretrained, or random from a config."""
 
@@ -108,6 +131,21 @@ class BackboneConfig(Section):
     """Which parameters stay as they are (the bridge always trains)."""
     top_k: NonNegativeInt = 0
     """Number of layers from the top that train under `freeze: all_but_top_k`."""
+    lora: LoraConfig | None = None
+    """Low-rank adapters in a frozen backbone, in place of `freeze`; `{}` takes the defaults."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of the backbone's layers for the backward pass and compute each layer
+    twice: about a third more compute, activation memory of one layer."""
+    deepspeed: dict[str, Any] = {}
+    """DeepSpeed settings of this stage, merged over ours; refused where another key sets the same.
+    Without effect on `topology.runner: local`."""
+
+    @field_validator("lora")
+    @classmethod
+    def _lora_or_freeze(cls, lora: LoraConfig | None, info: ValidationInfo) -> LoraConfig | None:
+        if lora is not None and info.data.get("freeze", "none") != "none":
+            raise ValueError("lora freezes the whole backbone, so `freeze` must stay `none`")
+        return lora
 
 
 class TeacherConfig(BackboneConfig):
@@ -272,6 +310,24 @@ class StageTopology(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     """DeepSpeed ZeRO stage inside the stage: 0 none, 1 optimizer state, 2 + gradients,
     3 + parameters sharded."""
+    offload_optimizer: bool = False
+    """Keep optimizer state and fp32 master weights in CPU memory and step there; ZeRO 1 or more."""
+    offload_parameters: bool = False
+    """Keep sharded parameters in CPU memory too until a layer needs them; ZeRO 3."""
+
+    @field_validator("offload_optimizer")
+    @classmethod
+    def _optimizer_is_sharded(cls, offload: bool, info: ValidationInfo) -> bool:
+        if offload and info.data.get("zero_stage") == 0:
+            raise ValueError("needs zero_stage 1, 2 or 3")
+        return offload
+
+    @field_validator("offload_parameters")
+    @classmethod
+    def _parameters_are_sharded(cls, offload: bool, info: ValidationInfo) -> bool:
+        if offload and info.data.get("zero_stage", 3) != 3:
+            raise ValueError("needs zero_stage 3")
+        return offload
 
 
 class TopologyConfig(Section):
@@ -324,7 +380,7 @@ class Config(Section):
     topology: TopologyConfig = TopologyConfig()
     """Processes and devices."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of both stages; weights and optimizer state stay fp32."""
+    """Arithmetic of both stages; (master) weights and optimizer state stay fp32."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

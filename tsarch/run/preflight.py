@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from tsarch.config import Config
+from tsarch.config import BackboneConfig, Config
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError
 from tsarch.topology import Stage
@@ -27,8 +27,20 @@ def check_run(config: Config, own_ray: bool) -> None:
         mistakes += _layers(config, configs)
         mistakes += _tying(config, configs)
         mistakes += _weights(config, configs)
+        mistakes += _adapters(config, configs)
+    mistakes += _fragments(config)
     if mistakes:
         raise UserError(mistakes)
+
+
+def run_notes(config: Config) -> list[str]:
+    """Remarks on a config that is right, but says things that are not used."""
+    notes = []
+    if config.topology.runner == "local":
+        for stage, own in _sections(config):
+            if own.deepspeed:
+                notes.append(f"{stage}.deepspeed is not used with topology.runner: local")
+    return notes
 
 
 def count_devices(device: str) -> tuple[str, float]:
@@ -170,6 +182,35 @@ def _weights(config: Config, configs: dict[Stage, Any]) -> list[Mistake]:
         except UserError as error:
             mistakes += error.mistakes
     return list(dict.fromkeys(mistakes))
+
+
+def _sections(config: Config) -> tuple[tuple[Stage, BackboneConfig], ...]:
+    return ((Stage.TEACHER, config.teacher), (Stage.STUDENT, config.student))
+
+
+def _adapters(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
+    """LoRA's layers and activation checkpointing must be there in the architecture."""
+    from tsarch.models.adapters import can_checkpoint, check_targets
+
+    for stage, own in _sections(config):
+        if own.lora is not None:
+            try:
+                check_targets(configs[stage], own.lora.target_modules)
+            except UserError as error:
+                for m in error.mistakes:
+                    yield Mistake(f"{stage}.lora.{m.where}", m.what, m.hint)
+        if own.activation_checkpointing and not can_checkpoint(configs[stage]):
+            yield Mistake(
+                f"{stage}.activation_checkpointing",
+                f"{configs[stage].model_type} in transformers can't do it.",
+            )
+
+
+def _fragments(config: Config) -> Iterator[Mistake]:
+    from tsarch.stage.deepspeed_config import check_fragment
+
+    for stage in Stage:
+        yield from check_fragment(config, stage)
 
 
 def _tying(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 
 from tsarch.config import BackboneConfig, Config
 from tsarch.data.tokenizer import resolve_model_path
+from tsarch.models.adapters import add_adapters, checkpoint_activations
 from tsarch.models.backbone import (
     Backbone,
     backbone_config,
@@ -118,7 +119,7 @@ def build_teacher(
     configs = configs or stage_configs(config)
     with torch.random.fork_rng(devices=[]):
         backbone = _backbone(config, configs, Stage.TEACHER, construction, with_table)
-        freeze_backbone(backbone.model, config.teacher.freeze, config.teacher.top_k)
+        _adapt(config, Stage.TEACHER, backbone)
         width = table_shape(config, configs)[1]
         torch.manual_seed(torch_seed(config.run.seed, "teacher weights"))
         module = TeacherModel(backbone, width, num_labels, config.teacher.dropout)
@@ -141,7 +142,7 @@ def build_student(
     configs = configs or stage_configs(config)
     with torch.random.fork_rng(devices=[]):
         backbone = _backbone(config, configs, Stage.STUDENT, construction, with_table)
-        freeze_backbone(backbone.model, config.student.freeze, config.student.top_k)
+        _adapt(config, Stage.STUDENT, backbone)
         torch.manual_seed(torch_seed(config.run.seed, "student weights"))
         module = StudentModel(
             backbone,
@@ -189,3 +190,16 @@ def check_stage_weights(config: Config, configs: StageConfigs, stage: Stage) -> 
     check_safetensors(path)
     if os.path.isdir(path):
         check_weights(skeleton, open_checkpoint(path))
+
+
+def _adapt(config: Config, stage: Stage, backbone: Backbone) -> None:
+    """Freezing, adapters and checkpointing, as the config says."""
+    own: BackboneConfig = config.teacher if stage is Stage.TEACHER else config.student
+    freeze_backbone(backbone.model, own.freeze, own.top_k)
+    lora = own.lora
+    if lora is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(config.run.seed, f"{stage} adapters"))
+            add_adapters(backbone.model, lora.rank, lora.alpha, lora.dropout, lora.target_modules)
+    if own.activation_checkpointing:
+        checkpoint_activations(backbone.model)

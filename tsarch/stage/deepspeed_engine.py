@@ -1,9 +1,13 @@
-"""The DeepSpeed engine: ZeRO 0–3 inside one stage's world. It and `zero3.py` alone import it."""
+"""The DeepSpeed engine: ZeRO 0–3 inside one stage's world.
+
+Only it, `deepspeed_config.py` and `zero3.py` import DeepSpeed.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 
 from tsarch.models.construction import WHOLE, Construction
 from tsarch.parallel.groups import backend_for
+from tsarch.stage.deepspeed_config import engine_config
 from tsarch.stage.engine import (
     LearningRates,
     OptimizerSpec,
@@ -42,14 +47,18 @@ def start_stage_world(device: torch.device, timeout_s: float) -> None:
 
 
 def stage_construction(
-    precision: str, zero_stage: int, replicas: int, num_micro_batches: int
+    precision: str,
+    zero_stage: int,
+    replicas: int,
+    num_micro_batches: int,
+    extra: Mapping[str, Any] | None = None,
 ) -> Construction:
     """How to build a model for `DeepSpeedEngine` with the same arguments: under ZeRO 3 sharded
     from the first parameter on. `start_stage_world` comes first."""
     if zero_stage < 3:
         return WHOLE
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    config = _deepspeed_config(0.0, precision, zero_stage, replicas, num_micro_batches)
+    config = engine_config(0.0, precision, zero_stage, replicas, num_micro_batches, extra)
     return zero3_construction(config, dtype, stage_rank=int(os.environ["RANK"]))
 
 
@@ -69,6 +78,7 @@ class DeepSpeedEngine:
         replicas: int,
         num_micro_batches: int,
         device: torch.device,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         import deepspeed
 
@@ -83,17 +93,23 @@ class DeepSpeedEngine:
         self._stage_rank = int(os.environ["RANK"])
         optimizer = make_optimizer(parameter_groups(module, spec), spec)
         self._rates = LearningRates(optimizer)
+        self._rates.scale(0.0)
         self._engine, *_ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
-            config=_deepspeed_config(
+            config=engine_config(
                 0.0 if self._clips_here else spec.clip_norm,
                 precision,
                 zero_stage,
                 replicas,
                 num_micro_batches,
+                extra,
             ),
         )
+        if zero_stage == 0 and precision == "bf16":
+            # To allocate its state, DeepSpeed has made one step here (on zero gradients, with the
+            # rate of zero); AdamW would count it in its bias correction.
+            optimizer.state.clear()
         self.module = module
 
     def forward(self, *inputs: Any) -> Any:
@@ -160,20 +176,3 @@ class DeepSpeedEngine:
         return deepspeed.zero.GatheredParameters(
             [tensor], modifier_rank=modifier_rank, enabled=enabled
         )
-
-
-def _deepspeed_config(
-    clip_norm: float, precision: str, zero_stage: int, replicas: int, num_micro_batches: int
-) -> dict[str, Any]:
-    return {
-        # Micro-batches are cut by tokens; this only has to be consistent.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": num_micro_batches,
-        "train_batch_size": replicas * num_micro_batches,
-        "gradient_clipping": clip_norm,
-        "bf16": {"enabled": precision == "bf16"},
-        "zero_optimization": {"stage": zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
