@@ -101,8 +101,8 @@ def place(topology: TopologyConfig) -> PlacementGroup:
 def rank_bundles(topology: TopologyConfig) -> list[dict[str, float]]:
     """What Ray reserves for every rank, in order of ranks."""
     ranks = Topology.from_config(topology)
-    places = [ranks.place(rank)[0] for rank in range(ranks.num_ranks)]
-    return [rank_resources(topology, stage) for stage in places]
+    bundles = {stage: rank_resources(topology, stage) for stage in Stage}
+    return [bundles[ranks.place(rank)[0]] for rank in range(ranks.num_ranks)]
 
 
 def supply_on_cluster(topology: TopologyConfig) -> Supply:
@@ -115,13 +115,13 @@ def supply_on_cluster(topology: TopologyConfig) -> Supply:
     return Supply(
         "cuda" if "GPU" in free else "cpu",
         min(fitting, _num_fitting(own[0], free)),
-        int(min(max(node.get("CPU", 0.0) for node in nodes), free["CPU"])),
+        int(min(max(node.get("CPU", 0.0) for node in nodes), free["CPU"]) + 1e-6),
     )
 
 
 def _num_fitting(bundle: dict[str, float], supply: dict[str, float]) -> int:
     """How many ranks of `bundle` each have room in `supply`."""
-    return min(int(supply.get(name, 0.0) / amount + 1e-9) for name, amount in bundle.items())
+    return min(int(supply.get(name, 0.0) / amount + 1e-6) for name, amount in bundle.items())
 
 
 def _listed(bundles: list[dict[str, float]]) -> str:
