@@ -21,7 +21,6 @@ from tsarch.run.crew import Crew, LocalCrew
 from tsarch.run.feeds import training_feed
 from tsarch.run.metrics import Row, StepTable
 from tsarch.run.prepare import prepare_data
-from tsarch.stage.build import stage_config
 from tsarch.topology import Stage, Topology
 
 Schedule = Literal["sequential", "overlapped", "joint"]
@@ -43,8 +42,7 @@ def local_config(config: Config) -> Config:
 
 def counts(job: BenchJob, config: Config, steps: range) -> Counts:
     """Tokens and positions of `steps` on one rank a stage."""
-    width = int(stage_config(config, Stage.TEACHER).hidden_size)
-    feed = training_feed(config, job.split, job.plan, Topology(1, 1), width)
+    feed = training_feed(config, job.split, job.plan, Topology(1, 1))
     total = Counts(0, 0, 0)
     for step in steps:
         total += Counts(feed.plan(step).num_tokens, 0, 0)

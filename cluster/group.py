@@ -15,13 +15,14 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.placement import join_ray, place, rank_resources
+from cluster.placement import join_ray, place, rank_bundles, supply_on_cluster
 from cluster.worker import Meeting, Worker
-from tsarch.config import Config
+from tsarch.config import Config, TopologyConfig
 from tsarch.errors import ReplicaDriftError, RunFailedError, UserError
 from tsarch.records import Predictions, TickReport, unpack_reports
+from tsarch.run.balance import Supply
 from tsarch.run.rank_stats import RankStats
-from tsarch.topology import STAGES, Stage, Topology
+from tsarch.topology import STAGES, Stage, Topology, stage_topology
 
 MAX_CHUNK_TICKS = 256
 """Most ticks that ranks run per call: what a driver of short steps waits for at most."""
@@ -69,9 +70,9 @@ class RayCrew:
         """
         topology = Topology.from_config(config.topology)
         say("starting a Ray on this machine" if address is None else "joining the Ray cluster")
-        join_ray(config.topology, topology.num_ranks, address)
+        join_ray(config.topology, address)
         try:
-            placement = place(config.topology, topology.num_ranks)
+            placement = place(config.topology)
         except BaseException:
             ray.shutdown()
             raise
@@ -138,6 +139,14 @@ class RayCrew:
         stats = self._call("stats")
         places = [self.topology.place(rank)[0] for rank in range(self.topology.num_ranks)]
         return {s: [own for own, p in zip(stats, places, strict=True) if p is s] for s in STAGES}
+
+    def supply(self, topology: TopologyConfig) -> Supply:
+        """What `topology: auto` may share out on this cluster."""
+        return supply_on_cluster(topology)
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many CPU threads on every rank from now on."""
+        self._call("set_threads", threads)
 
     def perturb_table(self, rank: int, amount: float) -> None:
         """Fault injection for tests: change one replica of the table."""
@@ -219,15 +228,20 @@ def _start_workers(
     own_ray: bool,
     worker: type,
 ) -> list[Any]:
-    resources = rank_resources(config.topology)
-    threads = config.topology.threads or _default_threads(config, topology, own_ray)
+    bundles = rank_bundles(config.topology)
+    threads = [
+        stage_topology(config.topology, topology.place(rank)[0]).threads
+        or config.topology.threads
+        or _default_threads(config, topology, own_ray)
+        for rank in range(topology.num_ranks)
+    ]
     actor = ray.remote(worker)
     return [
         actor.options(
-            num_cpus=resources["CPU"],
-            num_gpus=resources.get("GPU", 0),
+            num_cpus=bundles[rank]["CPU"],
+            num_gpus=bundles[rank].get("GPU", 0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank),
-        ).remote(config, rank, threads, str(log_folder / f"rank-{rank}.log"))
+        ).remote(config, rank, threads[rank], str(log_folder / f"rank-{rank}.log"))
         for rank in range(topology.num_ranks)
     ]
 

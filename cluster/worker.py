@@ -157,6 +157,12 @@ class Worker:
         """See `Rank.stats` (collective)."""
         return self.rank.stats()
 
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many CPU threads from now on."""
+        import torch
+
+        torch.set_num_threads(threads)
+
     def perturb_table(self, amount: float) -> None:
         """Fault injection for tests, see `Rank.perturb_table`."""
         self.rank.perturb_table(amount)

@@ -38,21 +38,48 @@ def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
     _describe(reporter, prepared)
     for note in check_capacity(config, prepared, own_ray=address is None):
         reporter.say(note)
-    crew = _gather(config, prepared, address, path, reporter)
+    proposal = None
+    if config.topology.auto:
+        config, proposal = _balance(config, prepared, address, path, reporter)
+    crew = _gather(config, prepared, address, path / "logs", reporter)
     try:
         with RunFolder(path, config) as folder:
             reporter.say(f"run folder: {path}")
-            summary = Trainer(config, prepared, crew, folder, reporter).run()
+            summary = Trainer(config, prepared, crew, folder, reporter, proposal).run()
     finally:
         crew.close()
     _show(reporter, config, summary, path)
+    if proposal is not None:
+        from tsarch.run.balance_report import outcome_line
+
+        step_s = summary["train_s"] / summary["steps"]
+        reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))
     from tsarch.run.report import write_report
 
     reporter.say(f"report: {write_report(path)}")
     return summary
 
 
-def _gather(config: Config, prepared: Any, address: str | None, path: Any, reporter: Any) -> Any:
+def _balance(
+    config: Config, prepared: Any, address: str | None, path: Any, reporter: Any
+) -> tuple[Config, Any]:
+    """`topology: auto`: measure the stages; the config with what they should have, and why."""
+    from tsarch.run.balance_report import proposal_line, proposal_table
+    from tsarch.run.measure import propose, resolved, trial_config
+
+    reporter.say("topology: auto: measuring both stages on one rank each")
+    trial = trial_config(config)
+    crew = _gather(trial, prepared, address, path / "logs" / "auto", reporter)
+    try:
+        proposal = propose(crew, config, prepared)
+    finally:
+        crew.close()
+    reporter.console.print(proposal_table(proposal))
+    reporter.say(proposal_line(proposal, one_process=config.topology.runner == "local"))
+    return resolved(config, proposal), proposal
+
+
+def _gather(config: Config, prepared: Any, address: str | None, logs: Any, reporter: Any) -> Any:
     if config.topology.runner == "local":
         from tsarch.run.crew import LocalCrew
 
@@ -60,7 +87,7 @@ def _gather(config: Config, prepared: Any, address: str | None, path: Any, repor
         return LocalCrew(config, prepared)
     from cluster.group import RayCrew
 
-    return RayCrew.start(config, address, path / "logs", reporter.say)
+    return RayCrew.start(config, address, logs, reporter.say)
 
 
 def quieten() -> None:

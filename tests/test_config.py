@@ -91,6 +91,11 @@ def test_a_key_in_the_wrong_section_is_pointed_home(tmp_path):
         ({"data": {"validation": None}}, "needs data.validation and data.test"),
         ({"data": {"hub": "conll"}}, "either data.train"),
         ({"topology": {"teacher": {"zero_stage": 4}}}, "topology.teacher.zero_stage"),
+        (
+            {"topology": {"auto": True, "teacher": {"replicas": 1}, "student": {"threads": 2}}},
+            "topology: `auto` chooses the replicas and threads of both stages, so "
+            "`teacher.replicas` and `student.threads` can't be given too",
+        ),
     ],
 )
 def test_impossible_combinations(tmp_path, sections, expected):
@@ -109,6 +114,26 @@ def test_overrides(tmp_path):
     texts = mistakes_of(tiny_raw(tmp_path), ("nonsense", "run.name.x=1", "a=[1"), tmp_path)
     assert len(texts) == 3
     assert "not of the form key=value" in texts[0]
+
+
+def test_topology_auto_in_one_word_or_as_a_key(tmp_path):
+    raw = tiny_raw(tmp_path)
+    keys = {"auto": True, "device": "cpu", "teacher": {"zero_stage": 3}}
+    for section in ("auto", {"auto": True}, keys):
+        raw["topology"] = section
+        assert parse_config(raw, "c.yaml").topology.auto
+        jsonschema.validate(raw, Config.model_json_schema())
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tiny_raw(tmp_path)))
+    for override in ("topology=auto", "topology.auto=true"):
+        config = load_config(tmp_path / "c.yaml", [override])
+        assert config.topology.auto
+    assert config.topology.cpus_per_rank == 0.5  # `topology.auto` leaves the section's other keys
+    raw["topology"] = "automatic"
+    assert mistakes_of(raw) == [
+        "c.yaml: topology: must be a section, or `auto` (given: 'automatic')."
+    ]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(raw, Config.model_json_schema())
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,9 @@ def test_heavy_libraries_stay_in_their_place(library, places):
             assert not [n for n in names if n == library or n.startswith(library + ".")], name
 
 
-@pytest.mark.parametrize("module", ["tsarch.schedule.plan", "tsarch.topology", "launch.cli"])
+@pytest.mark.parametrize(
+    "module", ["tsarch.schedule.plan", "tsarch.topology", "tsarch.run.balance", "launch.cli"]
+)
 def test_the_light_parts_import_no_torch_and_no_ray(module):
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'ray'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -302,6 +302,10 @@ class LinkConfig(Section):
     """Type of hidden states and their gradients on the way; `auto` is that of the arithmetic."""
 
 
+AUTO = "auto"
+"""The whole section `topology` in one word."""
+
+
 class StageTopology(Section):
     """Ranks of one stage."""
 
@@ -329,10 +333,17 @@ class StageTopology(Section):
             raise ValueError("needs zero_stage 3")
         return offload
 
+    threads: PositiveInt | None = None
+    """CPU threads of each rank of the stage. Default: as `topology.threads`."""
+
 
 class TopologyConfig(Section):
-    """Where the two stages run."""
+    """Where the two stages run. `topology: auto` is short for `topology: {auto: true}`."""
 
+    auto: bool = False
+    """Measure both stages, one rank each, for a few steps before the run, and choose what leaves
+    the least idle time: on GPUs the replicas; on CPUs the threads of one rank each, or, where
+    `threads` says how many a rank has, the replicas."""
     runner: Literal["local", "ray"] = "ray"
     """`ray`: one actor a rank, DeepSpeed inside each stage. `local`: both stages in this
     process on one device, without Ray and DeepSpeed; replicas and ZeRO stages don't matter."""
@@ -345,9 +356,41 @@ class TopologyConfig(Section):
     threads: PositiveInt | None = None
     """CPU threads of a rank. Default: cores / ranks on a local Ray, all cores with `local`."""
     cpus_per_rank: PositiveFloat = 1.0
-    """CPUs that Ray reserves for a rank; below 1, ranks share a core."""
+    """CPUs that Ray reserves for a rank (for each thread where its stage has `threads` of its
+    own); below 1, ranks share a core."""
     timeout_s: PositiveFloat = 600.0
     """Seconds after which a collective or a link message that never comes is an error."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value != AUTO:
+            raise ValueError("must be a section, or `auto`")
+        return {"auto": True}
+
+    @model_validator(mode="after")
+    def _auto_chooses(self) -> Self:
+        if self.auto:
+            stages = {"teacher": self.teacher, "student": self.student}
+            given = [
+                f"`{stage}.{key}`"
+                for stage, own in stages.items()
+                for key in ("replicas", "threads")
+                if key in own.model_fields_set
+            ]
+            if given:
+                raise ValueError(
+                    f"`auto` chooses the replicas and threads of both stages, so "
+                    f"{' and '.join(given)} can't be given too: leave out one or the other"
+                )
+        return self
+
+
+def _or_auto(schema: dict[str, Any]) -> None:
+    """Let the JSON Schema of the section `topology` take the word `auto` too."""
+    schema["anyOf"] = [{"$ref": schema.pop("$ref")}, {"const": AUTO, "type": "string"}]
 
 
 class Config(Section):
@@ -377,8 +420,8 @@ class Config(Section):
     """Validation and early stopping."""
     link: LinkConfig = LinkConfig()
     """Boundary messages between the stages."""
-    topology: TopologyConfig = TopologyConfig()
-    """Processes and devices."""
+    topology: TopologyConfig = Field(default=TopologyConfig(), json_schema_extra=_or_auto)
+    """Processes and devices; `auto`: let the run choose how many."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of both stages; (master) weights and optimizer state stay fp32."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tsarch.config import TopologyConfig
+from tsarch.config import StageTopology, TopologyConfig
 
 
 class Stage(StrEnum):
@@ -62,3 +62,20 @@ class Topology:
         """Name of a rank in messages, such as `student 1 (rank 3)`."""
         stage, stage_rank = self.place(rank)
         return f"{stage} {stage_rank} (rank {rank})"
+
+
+def stage_topology(topology: TopologyConfig, stage: Stage) -> StageTopology:
+    """The config's part on one stage."""
+    return topology.teacher if stage is Stage.TEACHER else topology.student
+
+
+def rank_cpus(topology: TopologyConfig, stage: Stage) -> float:
+    """CPUs to reserve for a rank of `stage`."""
+    return topology.cpus_per_rank * (stage_topology(topology, stage).threads or 1)
+
+
+def total_cpus(topology: TopologyConfig) -> float:
+    """CPUs to reserve for all ranks of both stages."""
+    return sum(
+        stage_topology(topology, stage).replicas * rank_cpus(topology, stage) for stage in STAGES
+    )

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from tsarch.config import Config
+import torch
+
+from tsarch.config import Config, TopologyConfig
+from tsarch.parallel.groups import choose_device
 from tsarch.records import Predictions, TickReport
+from tsarch.run.balance import Supply
 from tsarch.run.prepare import Prepared
 from tsarch.run.rank import Rank, local_wiring
 from tsarch.run.rank_stats import RankStats
@@ -36,6 +40,12 @@ class Crew(Protocol):
 
     def stats(self) -> dict[Stage, list[RankStats]]:
         """Counts and peaks of the ranks of each stage."""
+
+    def supply(self, topology: TopologyConfig) -> Supply:
+        """Devices and cores that the run may take, those that it holds already among them."""
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many CPU threads on every rank from now on."""
 
     def close(self) -> None:
         """End all that the crew started."""
@@ -75,6 +85,15 @@ class LocalCrew:
         """The process's numbers, for both stages."""
         own = self._rank.stats()
         return {stage: [own] for stage in Stage}
+
+    def supply(self, topology: TopologyConfig) -> Supply:
+        """This process's one device, and its threads."""
+        device = choose_device(topology.device)
+        return Supply("cuda" if device.type == "cuda" else "cpu", 1, torch.get_num_threads())
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many CPU threads from now on."""
+        torch.set_num_threads(threads)
 
     def close(self) -> None:
         """Nothing was started."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from tsarch.data.feed import Feed
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
@@ -114,6 +116,8 @@ class Executor:
         link_wait_s, tied_wait_s = self._link.wait_s, self._tied.wait_s
         start_s = now_s()
         self._do(run, instruction)
+        if self._trace:
+            _await_device(self._stages.get(run.stage).engine.device)
         end_s = now_s()
         link_wait_s = self._link.wait_s - link_wait_s
         tied_wait_s = self._tied.wait_s - tied_wait_s
@@ -229,6 +233,13 @@ class Executor:
     def _require_feed(self) -> Feed:
         assert self._feed is not None
         return self._feed
+
+
+def _await_device(device: torch.device) -> None:
+    """Let a GPU finish what it was told, so that an instruction's time is its own. Its stream
+    only: to wait for posted receives of other streams would be a deadlock."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _kind(instruction: Instruction) -> str:

@@ -27,9 +27,16 @@ def num_training_steps(config: Config, plan: BatchPlan) -> int:
 
 
 def training_feed(
-    config: Config, train: TokenizedSplit, plan: BatchPlan, topology: Topology, teacher_width: int
+    config: Config,
+    train: TokenizedSplit,
+    plan: BatchPlan,
+    topology: Topology,
+    teacher_width: int = 0,
 ) -> Feed:
-    """Training batches. The teacher's predictions travel only if they are distilled."""
+    """Training batches. The teacher's predictions travel only if they are distilled.
+
+    `teacher_width` is needed where messages travel, not where only the plan is looked at.
+    """
     student, seed = config.student, config.run.seed
     return Feed(
         train,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tsarch.config import Config, Mode
+from tsarch.run.balance import Proposal
 from tsarch.run.clock import now_s
 from tsarch.run.crew import Crew
 from tsarch.run.evaluate import JOINT_WEIGHTS, Evaluation, choose_and_evaluate, evaluate_modes
@@ -38,13 +39,20 @@ class Trainer:
     """One run from the first evaluation to `summary.json`."""
 
     def __init__(
-        self, config: Config, prepared: Prepared, crew: Crew, folder: RunFolder, reporter: Reporter
+        self,
+        config: Config,
+        prepared: Prepared,
+        crew: Crew,
+        folder: RunFolder,
+        reporter: Reporter,
+        proposal: Proposal | None = None,
     ) -> None:
         self._config = config
         self._prepared = prepared
         self._crew = crew
         self._folder = folder
         self._reporter = reporter
+        self._proposal = proposal
         self._task = make_task(config.task.name, prepared.labels)
         self._plan = batch_plan(config, prepared.splits["train"])
         self._num_steps = num_training_steps(config, self._plan)
@@ -185,6 +193,7 @@ class Trainer:
                 stage.value: max(s.peak_memory_bytes for s in own) for stage, own in stats.items()
             },
             "num_cut_tokens": {n: s.num_cut_tokens for n, s in self._prepared.splits.items()},
+            "balance": None if self._proposal is None else self._proposal.as_json(),
             "restarts": 0,
         }
 

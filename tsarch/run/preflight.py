@@ -9,7 +9,7 @@ from typing import Any
 from tsarch.config import BackboneConfig, Config
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError
-from tsarch.topology import Stage
+from tsarch.topology import Stage, total_cpus
 
 
 def check_run(config: Config, own_ray: bool) -> None:
@@ -64,7 +64,7 @@ def _devices(config: Config, own_ray: bool) -> Iterator[Mistake]:
     if not own_ray:
         return
     ranks = topology.teacher.replicas + topology.student.replicas
-    needed = ranks * (topology.cpus_per_rank if kind == "CPU" else 1)
+    needed = total_cpus(topology) if kind == "CPU" else ranks
     if needed > available:
         hint = "Use fewer replicas or join a larger cluster with --address."
         if kind == "CPU":

@@ -1,0 +1,62 @@
+"""How evenly a run's batches can be shared out: what the busiest of several replicas gets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tsarch.config import Config
+from tsarch.data.partition import StepPlan
+from tsarch.records import TokenizedSplit
+from tsarch.run.feeds import batch_plan, num_training_steps, training_feed
+from tsarch.topology import STAGES, Stage, Topology
+
+_NUM_STEPS = 16
+
+
+def busiest_shares(
+    config: Config, train: TokenizedSplit, max_replicas: int
+) -> dict[Stage, tuple[float, ...]]:
+    """Share of the batch's work that the busiest of 1, 2, … replicas of a stage has.
+
+    A mean over steps from all parts of the run; work is padded tokens of contexts (teacher) and
+    tokens of all passes over windows (student). It ends with the most replicas, `max_replicas` or
+    fewer, that all get work in every micro-batch of most steps.
+    """
+    plan = batch_plan(config, train)
+    places = np.linspace(0, num_training_steps(config, plan) - 1, _NUM_STEPS)
+    steps = sorted({round(place) for place in places.tolist()})
+    shares: dict[Stage, tuple[float, ...]] = {}
+    for stage in STAGES:
+        work: list[int] = []
+        for replicas in range(1, max(max_replicas, 1) + 1):
+            feed = training_feed(config, train, plan, _topology(stage, replicas))
+            plans = [feed.plan(step) for step in steps]
+            if replicas > 1 and np.median([_num_idle(stage, p) for p in plans]) > 0:
+                break
+            work.append(sum(_busiest_work(train, stage, p) for p in plans))
+        shares[stage] = tuple(own / work[0] for own in work)
+    return shares
+
+
+def _topology(stage: Stage, replicas: int) -> Topology:
+    return Topology(replicas, 1) if stage is Stage.TEACHER else Topology(1, replicas)
+
+
+def _num_idle(stage: Stage, plan: StepPlan) -> int:
+    """Parts of a step, over micro-batches and replicas, without any work."""
+    parts = [m.contexts if stage is Stage.TEACHER else m.passes for m in plan.micro_batches]
+    return sum(not own for micro_batch in parts for own in micro_batch)
+
+
+def _busiest_work(train: TokenizedSplit, stage: Stage, plan: StepPlan) -> int:
+    """Tokens of the busiest replica of every micro-batch, added up."""
+    lengths = train.context_lengths
+    total = 0
+    for m in plan.micro_batches:
+        if stage is Stage.TEACHER:
+            total += max(len(own) * max(lengths[list(own)], default=0) for own in m.contexts)
+        else:
+            total += max(
+                sum(int(np.diff(train.windows[p.window])[0]) for p in own) for own in m.passes
+            )
+    return total
