@@ -43,9 +43,6 @@ class Held:
     optimizer: int
     gradients_between_micro_batches: int
     gradients_at_the_step: int
-    gradient_values: int
-    """Between micro-batches, the values alone: a slice of a parameter's gradient keeps the storage
-    of the whole alive."""
     weights_kept_whole: int
     """Part of `weights`: parameters that ZeRO 3 gathers and keeps (`param_persistence_threshold`),
     beside their shard."""
@@ -107,12 +104,14 @@ def storage_bytes(tensors: Iterable[Tensor | None]) -> int:
 
 def gradients(engine: DeepSpeedEngine) -> Iterator[Tensor | None]:
     """Where DeepSpeed 0.19.8 holds gradients: at the parameters, as lists of this rank's slices
-    (ZeRO 1 and 2), or in one buffer (ZeRO 3)."""
+    (ZeRO 1 and 2: `all_grad_tensors` between micro-batches, `averaged_gradients` at the step), or
+    in one buffer (ZeRO 3)."""
     optimizer = engine._engine.optimizer
     yield from (p.grad for p in engine.module.parameters())
     yield getattr(optimizer, "grad_partitions_flat_buffer", None)
-    for slices in getattr(optimizer, "averaged_gradients", {}).values():
-        yield from slices or ()
+    for name in ("all_grad_tensors", "averaged_gradients"):
+        for slices in getattr(optimizer, name, {}).values():
+            yield from slices or ()
 
 
 def optimizer_tensors(engine: DeepSpeedEngine) -> Iterator[Tensor]:
@@ -135,14 +134,12 @@ def hold(module: nn.Module, config: Config, case: StageSize, rank: int) -> Held:
     embeds = torch.randn(2, 16, 384, dtype=engine.compute_dtype)
     mask = torch.ones(2, 16, dtype=torch.int64)
     held: list[int] = []
-    values: list[int] = []
     for _ in range(2):
         for micro_batch in range(MICRO_BATCHES):
             hidden, logits = engine.forward(embeds, mask)
             loss = hidden.float().pow(2).mean() + logits.float().pow(2).mean()
             engine.backward(loss, last=micro_batch == MICRO_BATCHES - 1)
             held.append(storage_bytes(gradients(engine)))
-            values.append(sum(g.nbytes for g in gradients(engine) if g is not None))
         engine.step(1.0)
     parameters = list(module.parameters())
     shards = [getattr(p, "ds_tensor", None) for p in parameters]
@@ -153,7 +150,6 @@ def hold(module: nn.Module, config: Config, case: StageSize, rank: int) -> Held:
         storage_bytes(optimizer_tensors(engine)),
         held[-MICRO_BATCHES],
         held[-1],
-        values[-MICRO_BATCHES],
         whole,
     )
 
@@ -245,11 +241,10 @@ def _remarks(cases: list[Case]) -> Iterator[str]:
         "step ZeRO 1 holds only this rank's slice: "
         f"{min(shares):.0%} to {max(shares):.0%} of what it held before."
     )
-    two = [c.largest for c in cases if c.zero_stage == 2]
-    sliced = max(h.gradients_between_micro_batches / h.gradient_values for h in two)
+    split = max(c.largest.gradients / c.formula.gradients for c in cases if c.zero_stage == 2)
     yield (
-        "- ZeRO 2 holds slices of gradients, and the one of a parameter that is split between "
-        f"ranks keeps its whole storage: at most {sliced:.2f} times the values themselves."
+        "- ZeRO 2 holds this rank's gradients, but that of a parameter split between ranks "
+        f"whole on each of them: at most {split:.2f} times an even share."
     )
     yield (
         "- ZeRO 3 keeps parameters below `param_persistence_threshold` whole beside their shards: "

@@ -17,7 +17,7 @@ def test_the_formula_tells_what_two_ranks_hold():
         for held in case.ranks:
             assert held.weights == pytest.approx(case.formula.weights, rel=0.03)
             assert held.optimizer == pytest.approx(case.formula.optimizer, rel=0.01)
-            # A slice of a split parameter's gradient keeps the whole one's storage at ZeRO 2.
+            # The gradient of a parameter that is split between ranks stays whole at ZeRO 2.
             most = 1.4 if case.zero_stage == 2 else 1.01
             assert 0.98 <= held.gradients / case.formula.gradients <= most
     assert markdown(cases).count("| bf16 |") == 4

@@ -133,7 +133,7 @@ def test_the_bubble_of_a_run_on_ray_is_the_idle_time_of_its_trace(tmp_path):
     config = tiny_config(
         tmp_path,
         run={"folder": str(tmp_path / "run"), "trace": True},
-        schedule={"name": "joint", "micro_batches": 3, "epochs": 2},
+        schedule={"name": "joint", "micro_batches": 2, "epochs": 2},
         topology={"teacher": {"replicas": 2, "zero_stage": 1}},
     )
     summary = run_training(config)
