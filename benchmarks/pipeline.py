@@ -126,7 +126,7 @@ def failures(turns: Sequence[Turn]) -> list[SideFailure]:
 def main(
     config: Annotated[Path, typer.Option(help="Config of the job.")] = CONFIG,
     repeats: Annotated[int, typer.Option(help="Repeats of every side.")] = 3,
-    steps: Annotated[int, typer.Option(help="Timed steps of a side.")] = 6,
+    steps: Annotated[int, typer.Option(help="Timed steps of a side.")] = 5,
     warm_up: Annotated[int, typer.Option(help="Steps before them.")] = 2,
     output: Annotated[Path, typer.Option(help="Folder of pipeline.json and .md.")] = RESULTS,
 ) -> None:

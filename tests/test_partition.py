@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from tests.helpers import random_split
 from tsarch.data.feed import Feed
 from tsarch.data.loader import BatchPlan, evaluation_batches
 from tsarch.data.partition import balance, context_windows, plan_step
+from tsarch.data.parts import cheapest_cuts
 from tsarch.data.passes import evaluation_passes, training_passes
 from tsarch.topology import Topology
 
@@ -44,6 +47,37 @@ def test_plan_covers_every_window_and_routes_what_is_needed(seed, topology, m, d
         for (t, s), windows in mb.routes.items():
             owned = {w for c in mb.contexts[t] for w in context_windows(split, c)}
             assert set(windows) <= owned & {p.window for p in mb.passes[s]}
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(1, 100))
+def test_windows_are_grouped_where_padding_and_calls_cost_least(lengths, call_cost):
+    lengths = np.array(sorted(lengths, reverse=True))
+
+    def cost(cuts):
+        return sum(call_cost + lengths[a] * (b - a) for a, b in itertools.pairwise(cuts))
+
+    cuts = cheapest_cuts(lengths, call_cost)
+    assert cuts == sorted(set(cuts))
+    assert (cuts[0], cuts[-1]) == (0, len(lengths))
+    inner = range(1, len(lengths))
+    ways = (
+        (0, *places, len(lengths))
+        for count in range(len(lengths))
+        for places in itertools.combinations(inner, count)
+    )
+    assert cost(cuts) == min(map(cost, ways))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(3, 6))
+def test_the_smallest_micro_batches_are_the_outer_ones(seed, m):
+    split = random_split(seed)
+    contexts = np.arange(split.num_contexts)
+    passes = evaluation_passes(split, contexts)
+    plan = plan_step(split, contexts, Topology(1, 1), m, passes, False)
+    lengths = split.context_lengths
+    sizes = [int(lengths[list(mb.contexts[0])].sum()) for mb in plan.micro_batches]
+    assert [sizes[-1], sizes[0]] == sorted(sizes)[:2]
 
 
 @settings(max_examples=30, deadline=None)

@@ -86,8 +86,10 @@ def plan_step(
         contexts.tolist(), lengths[contexts].tolist(), num_micro_batches * topology.teacher_replicas
     )
     micro_batches = tuple(
-        _plan_micro_batch(split, shares[m::num_micro_batches], topology, passes, send_all)
-        for m in range(num_micro_batches)
+        _plan_micro_batch(split, own, topology, passes, send_all)
+        for own in _smallest_outside(
+            [shares[m::num_micro_batches] for m in range(num_micro_batches)], lengths
+        )
     )
     tokens = np.concatenate([context_tokens(split, c) for c in contexts])
     return StepPlan(
@@ -96,6 +98,19 @@ def plan_step(
         num_tokens=len(tokens),
         token_ids=np.unique(split.token_ids[tokens]),
     )
+
+
+def _smallest_outside(
+    micro_batches: list[list[list[int]]], lengths: IntArray
+) -> list[list[list[int]]]:
+    """The smallest micro-batch last, the next one first: while a pipeline fills and drains, one
+    stage waits for these two."""
+    if len(micro_batches) < 3:
+        return micro_batches
+    last, first, *others = sorted(
+        micro_batches, key=lambda shares: sum(int(lengths[c]) for own in shares for c in own)
+    )
+    return [first, *others, last]
 
 
 def context_tokens(split: TokenizedSplit, context: int) -> IntArray:
