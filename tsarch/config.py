@@ -60,6 +60,16 @@ class ColumnsConfig(Section):
     """Column with the words of the sentence (a list of strings)."""
     tags: str = "tags"
     """Column with a tag for every word (strings, or class numbers that the set names)."""
+    text: str = "text"
+    """`classification`: column with the text (a string)."""
+    label: str = "label"
+    """`classification`: column with the label (a string, or a class number that the set names)."""
+    head: str = "head"
+    """`relation`: column with the words [start, end) of the first entity."""
+    tail: str = "tail"
+    """`relation`: column with the words [start, end) of the second entity."""
+    relation: str = "relation"
+    """`relation`: column with the relation's name; `NA`, `no_relation`, `Other`: none."""
 
 
 class DataConfig(Section):
@@ -94,8 +104,8 @@ class DataConfig(Section):
 class TaskConfig(Section):
     """What is learned, and how it is measured."""
 
-    name: Literal["ner"] = "ner"
-    """Task; decides labels, heads and metrics."""
+    name: Literal["ner", "classification", "relation"] = "ner"
+    """Task; decides what a row is, labels and metrics."""
 
 
 class LoraConfig(Section):

@@ -33,7 +33,8 @@ class TokenizedSplit:
     labels: IntArray
     """(num_words,) label id of every word."""
     sentence_offsets: IntArray
-    """(num_sentences + 1,) where each sentence (row) starts in `labels`."""
+    """(num_sentences + 1,) where each sentence (row) starts in `labels`. Of a row with one label
+    the words are the places that vote on it."""
     num_cut_tokens: int = 0
     """Sub-tokens that were left out because one word alone exceeds a window or context."""
 

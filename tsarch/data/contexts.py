@@ -32,6 +32,8 @@ class Sentence:
     token_ids: list[int]
     starts: list[int]
     """Per token: the word (in the sentence) that starts here, or −1."""
+    focus: int | None = None
+    """Word that the row's one label stands before; None: before the first."""
 
 
 def tokenize_corpus(
@@ -52,12 +54,20 @@ def tokenize_corpus(
     result = {}
     for split, dataset in corpus.splits.items():
         tokenized = _tokenized(split, dataset, tokenizer, digest, cache_folder)
-        columns = dataset["doc_id"][:], tokenized["token_ids"][:], tokenized["starts"][:]
+        columns = (
+            dataset["doc_id"][:],
+            tokenized["token_ids"][:],
+            tokenized["starts"][:],
+            dataset["focus"][:],
+        )
         sentences = [Sentence(*row) for row in zip(*columns, strict=True)]
         labels = [[label_ids[tag] for tag in tags] for tags in dataset["tags"][:]]
-        result[split] = pack(
-            sentences, labels, prefix, suffix, teacher_max_tokens, student_max_tokens
-        )
+        limits = prefix, suffix, teacher_max_tokens, student_max_tokens
+        if corpus.labels_rows:
+            own = [label for (label,) in labels]
+            result[split] = pack_rows(sentences, own, label_token(tokenizer), *limits)
+        else:
+            result[split] = pack(sentences, labels, *limits)
     return result
 
 
@@ -67,6 +77,14 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     ids = list(encoded["input_ids"])
     places = [place for place, word in enumerate(encoded.word_ids()) if word is not None]
     return ids[: places[0]], ids[places[-1] + 1 :]
+
+
+def label_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Token that carries the label of a row: of `[CLS]`, `[SEP]` and their like the first that the
+    tokenizer has."""
+    names = ("cls_token_id", "bos_token_id", "sep_token_id", "eos_token_id", "unk_token_id")
+    found = (getattr(tokenizer, name) for name in names)
+    return int(next((token for token in found if token is not None), 0))
 
 
 def _tokenized(
@@ -161,7 +179,7 @@ class _Packer:
 
     def add(self, token_ids: list[int], words: list[int]) -> None:
         """Add a sentence; start a new context if it doesn't fit into the open one."""
-        token_ids, words = self._cut_words(token_ids, words)
+        token_ids, words = self.cut_words(token_ids, words)
         whole = self.teacher_max_tokens - len(self.prefix) - len(self.suffix)
         for ids, starts in _pieces(token_ids, words, whole):
             if self.is_open and len(ids) > self.room:
@@ -173,6 +191,22 @@ class _Packer:
                 begin = len(self.token_ids)
                 self._append(window_ids, window_words)
                 self.windows.append((begin, len(self.token_ids)))
+
+    def add_row(self, token_ids: list[int], place: int, word: int) -> None:
+        """Add a row with one label, word number `word`, at the token `place`; its one window is
+        the row, or what fits of it from that token on."""
+        if self.is_open and len(token_ids) > self.room:
+            self.close()
+        if not self.is_open:
+            self._append(self.prefix, [-1] * len(self.prefix))
+            self.is_open = True
+        start = 0 if len(token_ids) <= self.student_max_tokens else place
+        begin = len(self.token_ids)
+        stop = min(start + self.student_max_tokens, len(token_ids))
+        words = [-1] * len(token_ids)
+        words[place] = word
+        self._append(token_ids, words)
+        self.windows.append((begin + start, begin + stop))
 
     def close(self) -> None:
         """End the open context."""
@@ -186,15 +220,18 @@ class _Packer:
         self.token_ids += token_ids
         self.words += words
 
-    def _cut_words(self, token_ids: list[int], words: list[int]) -> tuple[list[int], list[int]]:
-        """Shorten words that alone exceed a window."""
-        if len(token_ids) <= self.student_max_tokens:
+    def cut_words(
+        self, token_ids: list[int], words: list[int], spare: int = 0
+    ) -> tuple[list[int], list[int]]:
+        """Shorten words that alone exceed a window less `spare` tokens."""
+        limit = self.student_max_tokens - spare
+        if len(token_ids) <= limit:
             return token_ids, words
         kept = []
         first = 0
         for place, word in enumerate(words):
             first = place if word >= 0 else first
-            if place - first < self.student_max_tokens:
+            if place - first < limit:
                 kept.append(place)
         self.num_cut_tokens += len(words) - len(kept)
         return [token_ids[place] for place in kept], [words[place] for place in kept]
@@ -263,7 +300,51 @@ def pack(
         packer.add(sentence.token_ids, [num_words + w if w >= 0 else -1 for w in sentence.starts])
         num_words += len(own)
     packer.close()
-    lengths = [len(own) for own in labels]
+    return _split(packer, labels)
+
+
+def pack_rows(
+    rows: Sequence[Sentence],
+    labels: Sequence[int],
+    label_token: int,
+    prefix: list[int],
+    suffix: list[int],
+    teacher_max_tokens: int,
+    student_max_tokens: int,
+) -> TokenizedSplit:
+    """Rows of a document in order to contexts, cut between rows; every row has one label, at a
+    `label_token` put before its word `focus`, and one window, the row, or what fits of it from
+    there on.
+
+    A row longer than a context is cut at word boundaries into several, each with a label and a
+    window of its own: they vote (`row_votes`). With a `focus` only the piece that has it is kept.
+    What is left out, and of words longer than a window, is counted in `num_cut_tokens`.
+    """
+    room = teacher_max_tokens - len(prefix) - len(suffix)
+    packer = _Packer(prefix, suffix, teacher_max_tokens, min(student_max_tokens, room))
+    packed: list[list[int]] = []
+    num_labels, document = 0, None
+    for row, label in zip(rows, labels, strict=True):
+        if row.document != document:
+            packer.close()
+            document = row.document
+        pieces = _pieces(*packer.cut_words(row.token_ids, row.starts, spare=1), room - 1)
+        if row.focus is not None and len(pieces) > 1:
+            kept = [piece for piece in pieces if row.focus in piece[1]]
+            packer.num_cut_tokens += sum(len(ids) for ids, _ in pieces)
+            packer.num_cut_tokens -= sum(len(ids) for ids, _ in kept)
+            pieces = kept
+        for ids, starts in pieces:
+            place = 0 if row.focus is None else starts.index(row.focus)
+            packer.add_row([*ids[:place], label_token, *ids[place:]], place, num_labels)
+            num_labels += 1
+        packed.append([label] * len(pieces))
+    packer.close()
+    return _split(packer, packed)
+
+
+def _split(packer: _Packer, labels: Sequence[Sequence[int]]) -> TokenizedSplit:
+    """What a closed packer has, with the labels of every row."""
     return TokenizedSplit(
         token_ids=_array(packer.token_ids),
         words=_array(packer.words),
@@ -271,7 +352,7 @@ def pack(
         windows=_array(packer.windows).reshape(-1, 2),
         window_offsets=_array(packer.window_offsets),
         labels=_array([label for own in labels for label in own]),
-        sentence_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        sentence_offsets=_array([0, *itertools.accumulate(len(own) for own in labels)]),
         num_cut_tokens=packer.num_cut_tokens,
     )
 

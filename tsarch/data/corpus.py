@@ -1,20 +1,20 @@
-"""Reads labelled sentences from files or a hub data set, through `datasets`, and checks them.
+"""Reads a task's rows from files or a hub data set, through `datasets`, and checks them.
 
-Whatever the source, a split becomes a `Dataset` with the columns doc_id, tokens and tags, the
-sentences of a document together and in order. All mistakes are collected before one is shown.
-Raw rows come from `sources.py`.
+Whatever the source, a split becomes a `Dataset` with the columns doc_id, tokens, tags and focus,
+the rows of a document together and in order. All mistakes are collected before one is shown.
+Raw rows come from `sources.py`; what they mean says the task's `RowSchema`.
 """
 
 from __future__ import annotations
 
 import itertools
-import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.sources import Found, Place, file_rows, hub_rows, load_hub, no_column
+from tsarch.data.rows import Place, Row, RowSchema
+from tsarch.data.sources import Found, file_rows, hub_rows, load_hub
 from tsarch.errors import Mistake, UserError
 
 if TYPE_CHECKING:
@@ -29,25 +29,16 @@ class Corpus:
     """The three splits and their labels."""
 
     splits: dict[str, Dataset]
-    """Split → `datasets.Dataset` with doc_id (str), tokens (list[str]), tags (list[str])."""
+    """Split → `datasets.Dataset` with doc_id (str), tokens (list[str]), tags (list[str]: one a
+    word, or one in all), focus (int or None: word that a row's one label stands before)."""
     labels: tuple[str, ...]
-    """`O`, then B- and I- of every entity type of the training split."""
     notes: tuple[str, ...]
     """Remarks for the user."""
+    labels_rows: bool = False
+    """One label a row; otherwise one a word."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One sentence and where it came from."""
-
-    place: Place
-    doc_id: str
-    sent_id: Any
-    tokens: list[str]
-    tags: list[str]
-
-
-def read_splits(data: DataConfig) -> Corpus:
+def read_splits(data: DataConfig, schema: RowSchema) -> Corpus:
     """Read, check and order the three splits.
 
     Raises:
@@ -58,36 +49,25 @@ def read_splits(data: DataConfig) -> Corpus:
     rows: dict[str, list[Row]] = {}
     for split in SPLITS:
         if data.hub is not None:
-            source, found = f"data.hub: {data.hub} ({split})", hub_rows(data, split, sets)
+            source, found = f"data.hub: {data.hub} ({split})", hub_rows(data, schema, split, sets)
         else:
             source = f"data.{split}: {getattr(data, split)}"
-            found = file_rows(data, split, mistakes)
-        rows[split] = _checked(found, data, source, mistakes)
+            found = file_rows(data, schema, split, mistakes)
+        rows[split] = _checked(found, data, schema, source, mistakes)
         if split == "train":
             sound = not mistakes
     # Labels that only broken rows of the training split have would seem to be missing.
-    notes = _check_types(rows, mistakes) if sound else ()
+    notes = _check_names(rows, schema, mistakes) if sound else ()
     if mistakes:
         raise UserError(_shortened(mistakes))
-    types = sorted(_types(rows["train"]))
-    labels = ("O", *(f"{prefix}-{name}" for name in types for prefix in "BI"))
-    return Corpus({split: _dataset(_in_order(rows[split])) for split in SPLITS}, labels, notes)
+    labels = schema.labels(sorted(_names(rows["train"], schema)))
+    splits = {split: _dataset(_in_order(rows[split])) for split in SPLITS}
+    return Corpus(splits, labels, notes, schema.labels_rows)
 
 
-def iob1_to_iob2(tags: Sequence[str]) -> list[str]:
-    """IOB1 (B- only between touching entities of a type) to IOB2 (B- at every start)."""
-    result = []
-    previous = "O"
-    for tag in tags:
-        if tag.startswith("I-") and previous[1:] != tag[1:]:
-            result.append("B" + tag[1:])
-        else:
-            result.append(tag)
-        previous = tag
-    return result
-
-
-def _checked(found: Found, data: DataConfig, source: str, mistakes: list[Mistake]) -> list[Row]:
+def _checked(
+    found: Found, data: DataConfig, schema: RowSchema, source: str, mistakes: list[Mistake]
+) -> list[Row]:
     """The sound rows of a split; what is wrong with the others goes to `mistakes`, in order."""
     num_before = len(mistakes)
     rows: list[Row] = []
@@ -96,54 +76,19 @@ def _checked(found: Found, data: DataConfig, source: str, mistakes: list[Mistake
     try:
         for place, raw in found:
             names.update(raw)
-            row, wrong = _row(place, raw, data)
+            row, wrong = schema.read(place, raw, data)
             if row is not None:
-                wrong += _check_tags(row) + _check_twice(row, seen)
+                wrong += [] if schema.rows_may_share_sentences else _check_twice(row, seen)
                 rows.append(row)
             mistakes += wrong
     except UserError as error:
         mistakes += error.mistakes
         return rows
     if not rows and len(mistakes) == num_before:
-        mistakes.append(Mistake(source, "has no sentences."))
+        mistakes.append(Mistake(source, "has no rows."))
     elif rows:
         mistakes += _check_renamed(data.columns, names, source)
     return rows
-
-
-def _row(place: Place, raw: dict[str, Any], data: DataConfig) -> tuple[Row | None, list[Mistake]]:
-    columns = data.columns
-    wrong = [_check_list(place, raw, name) for name in (columns.tokens, columns.tags)]
-    mistakes = [mistake for mistake in wrong if mistake is not None]
-    if mistakes:
-        return None, mistakes
-    tokens, tags = raw[columns.tokens], raw[columns.tags]
-    doc_id = raw.get(columns.doc_id)
-    doc_id = str(place if doc_id is None else doc_id)
-    try:
-        "".join((doc_id, *tokens, *tags)).encode()
-    except UnicodeEncodeError:
-        return None, [Mistake(str(place), "has half a surrogate pair (\\ud800 … \\udfff).")]
-    if len(tokens) != len(tags):
-        what = f"has {len(tokens)} tokens but {len(tags)} tags."
-        return None, [Mistake(str(place), what)]
-    if not tokens:
-        return None, [Mistake(str(place), "has no tokens.")]
-    tags = iob1_to_iob2(tags) if data.tag_scheme == "iob1" else tags
-    return Row(place, doc_id, raw.get(columns.sent_id), tokens, tags), []
-
-
-def _check_list(place: Place, raw: dict[str, Any], name: str) -> Mistake | None:
-    if name not in raw:
-        return no_column(str(place), name, raw)
-    values = raw[name]
-    if not isinstance(values, list):
-        return Mistake(str(place), f"`{name}` is {reprlib.repr(values)}, not a list of strings.")
-    for word, value in enumerate(values):
-        if not isinstance(value, str):
-            what = f"`{name}` has {reprlib.repr(value)} as item {word + 1}, not a string."
-            return Mistake(place.of_word(word), what)
-    return None
 
 
 def _check_renamed(columns: ColumnsConfig, names: set[str], source: str) -> list[Mistake]:
@@ -156,20 +101,6 @@ def _check_renamed(columns: ColumnsConfig, names: set[str], source: str) -> list
     ]
 
 
-def _check_tags(row: Row) -> list[Mistake]:
-    previous = "O"
-    for word, tag in enumerate(row.tags):
-        if tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) < 3):
-            what = f"tag {word + 1} is `{tag}`, not O, B-TYPE or I-TYPE."
-            return [Mistake(row.place.of_word(word), what)]
-        if tag.startswith("I-") and previous[1:] != tag[1:]:
-            what = f"tag {word + 1} is `{tag}` after `{previous}`, which IOB2 doesn't allow."
-            hint = "If the file is IOB1, set `data.tag_scheme: iob1`."
-            return [Mistake(row.place.of_word(word), what, hint)]
-        previous = tag
-    return []
-
-
 def _check_twice(row: Row, seen: dict[tuple[str, str], Place]) -> list[Mistake]:
     if row.sent_id is None:
         return []
@@ -180,19 +111,20 @@ def _check_twice(row: Row, seen: dict[tuple[str, str], Place]) -> list[Mistake]:
     return [Mistake(str(row.place), what)]
 
 
-def _types(rows: Iterable[Row]) -> dict[str, str]:
-    """Entity type → where it is first."""
+def _names(rows: Iterable[Row], schema: RowSchema) -> dict[str, str]:
+    """What has to be learned → where it is first."""
     found: dict[str, str] = {}
     for row in rows:
-        for word, tag in enumerate(row.tags):
-            if tag != "O" and tag[2:] not in found:
-                found[tag[2:]] = row.place.of_word(word)
+        for name, place in schema.label_names(row):
+            found.setdefault(name, place)
     return found
 
 
-def _check_types(rows: dict[str, list[Row]], mistakes: list[Mistake]) -> tuple[str, ...]:
+def _check_names(
+    rows: dict[str, list[Row]], schema: RowSchema, mistakes: list[Mistake]
+) -> tuple[str, ...]:
     """Add labels that can't be learned to `mistakes`; return notes on those not measured."""
-    found = {split: _types(rows[split]) for split in SPLITS}
+    found = {split: _names(rows[split], schema) for split in SPLITS}
     known = found["train"]
     evaluated = ("validation", "test")
     for name in dict.fromkeys(itertools.chain(*(found[split] for split in evaluated))):
@@ -239,8 +171,11 @@ def _dataset(rows: Sequence[Row]) -> Dataset:
             "doc_id": [row.doc_id for row in rows],
             "tokens": [row.tokens for row in rows],
             "tags": [row.tags for row in rows],
+            "focus": [row.focus for row in rows],
         },
-        features=Features({"doc_id": Value("string"), "tokens": words, "tags": words}),
+        features=Features(
+            {"doc_id": Value("string"), "tokens": words, "tags": words, "focus": Value("int64")}
+        ),
     )
 
 

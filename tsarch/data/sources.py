@@ -8,13 +8,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.conll import read_conll
+from tsarch.data.rows import Place, RowSchema, no_column
 from tsarch.errors import Mistake, UserError, one_line
 
 if TYPE_CHECKING:
@@ -29,23 +29,6 @@ _FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a sentence stands: `FILE:LINE`, or `FILE:row N` where rows aren't lines."""
-
-    source: str
-    number: int
-    unit: str = ""
-    line_per_word: bool = False
-
-    def __str__(self) -> str:
-        return self.of_word(0)
-
-    def of_word(self, word: int) -> str:
-        """Place of a word of the sentence."""
-        return f"{self.source}:{self.unit}{self.number + word * self.line_per_word}"
-
-
 Found = Iterator[tuple[Place, dict[str, Any]]]
 """Raw rows, column → value, as a source holds them."""
 
@@ -55,7 +38,7 @@ def cache_root(folder: str | None) -> Path:
     return Path(folder or "~/.cache/tsarch").expanduser()
 
 
-def file_rows(data: DataConfig, split: str, mistakes: list[Mistake]) -> Found:
+def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mistake]) -> Found:
     """Rows of a split's file; broken lines go to `mistakes`.
 
     Raises:
@@ -76,9 +59,9 @@ def file_rows(data: DataConfig, split: str, mistakes: list[Mistake]) -> Found:
     if not content.strip():
         raise UserError.single(f"data.{split}: {path}", "is empty.")
     if kind == "parquet":
-        yield from _table_rows(_load_table(kind, path, data), path, data.columns)
+        yield from _table_rows(_load_table(kind, path, data), path, data.columns, schema)
     elif kind == "csv":
-        yield from _csv_rows(path, _decoded(path, content), data)
+        yield from _csv_rows(path, _decoded(path, content), data, schema)
     elif kind == "conll":
         yield from _conll_rows(path, _decoded(path, content), data.columns)
     else:
@@ -117,10 +100,10 @@ def _conll_rows(path: str, text: str, columns: ColumnsConfig) -> Found:
         yield Place(path, sentence.line, line_per_word=True), row
 
 
-def _csv_rows(path: str, text: str, data: DataConfig) -> Found:
+def _csv_rows(path: str, text: str, data: DataConfig, schema: RowSchema) -> Found:
     """Rows of a CSV file; lists in cells are JSON, or words separated by spaces."""
     header, lines = _csv_lines(path, text)
-    names = _wanted(data.columns, header, path)
+    names = _wanted(data.columns, schema, header, path)
     if not lines:
         return
     from datasets import Features, Value
@@ -135,10 +118,10 @@ def _csv_rows(path: str, text: str, data: DataConfig) -> Found:
         keep_default_na=False,
         encoding="utf-8-sig",
     )
-    for place, row in _table_rows(table, path, data.columns):
+    for place, row in _table_rows(table, path, data.columns, schema):
         if len(lines) == len(table):
             place = Place(path, lines[place.number - 1])
-        for name in (data.columns.tokens, data.columns.tags):
+        for name in schema.word_lists(data.columns):
             row[name] = _unpacked(row[name])
         yield place, row
 
@@ -206,15 +189,15 @@ def load_hub(data: DataConfig) -> dict[str, Dataset]:
     return sets
 
 
-def hub_rows(data: DataConfig, split: str, sets: dict[str, Dataset]) -> Found:
+def hub_rows(data: DataConfig, schema: RowSchema, split: str, sets: dict[str, Dataset]) -> Found:
     name = next((name for name in _HUB_NAMES[split] if name in sets), None)
     if name is None:
         hint = f"Its splits: {', '.join(sets)}."
         raise UserError.single(f"data.hub: {data.hub}", f"has no split `{split}`.", hint)
-    yield from _table_rows(sets[name], f"{data.hub} ({name})", data.columns)
+    yield from _table_rows(sets[name], f"{data.hub} ({name})", data.columns, schema)
 
 
-def _table_rows(table: Dataset, source: str, columns: ColumnsConfig) -> Found:
+def _table_rows(table: Dataset, source: str, columns: ColumnsConfig, schema: RowSchema) -> Found:
     """Rows of a table; class numbers become the names that the table has for them.
 
     Raises:
@@ -222,31 +205,35 @@ def _table_rows(table: Dataset, source: str, columns: ColumnsConfig) -> Found:
     """
     from datasets import ClassLabel
 
-    values = table.select_columns(_wanted(columns, table.column_names, source)).to_dict()
-    item = getattr(table.features[columns.tags], "feature", None)
+    values = table.select_columns(_wanted(columns, schema, table.column_names, source)).to_dict()
+    column = schema.label_column(columns)
+    feature = table.features[column]
+    item = getattr(feature, "feature", feature)
     if isinstance(item, ClassLabel):
         names = dict(enumerate(item.names))
-        values[columns.tags] = [
-            tags and [names.get(tag, tag) for tag in tags] for tags in values[columns.tags]
-        ]
+        values[column] = [_named(label, names) for label in values[column]]
     for number, row in enumerate(zip(*values.values()), 1):
         yield Place(source, number, unit="row "), dict(zip(values, row))
 
 
-def _wanted(columns: ColumnsConfig, names: Sequence[str], source: str) -> list[str]:
+def _named(label: Any, names: dict[int, str]) -> Any:
+    """A class number, or a list of them, as names; what is none as it is."""
+    if isinstance(label, list):
+        return [names.get(own, own) for own in label]
+    return names.get(label, label)
+
+
+def _wanted(
+    columns: ColumnsConfig, schema: RowSchema, names: Sequence[str], source: str
+) -> list[str]:
     """The columns of a table that are read.
 
     Raises:
         UserError: a column is missing.
     """
-    needed = (columns.tokens, columns.tags)
+    needed = schema.needed(columns)
     missing = [name for name in needed if name not in names]
     if missing:
         raise UserError(no_column(source, name, names) for name in missing)
     optional = [name for name in (columns.doc_id, columns.sent_id) if name in names]
     return list(dict.fromkeys((*needed, *optional)))
-
-
-def no_column(where: str, name: str, columns: Iterable[str]) -> Mistake:
-    hint = f"Columns: {', '.join(columns)}. Set data.columns if names differ."
-    return Mistake(where, f"has no column `{name}`.", hint)

@@ -10,6 +10,7 @@ from tsarch.data.contexts import tokenize_corpus
 from tsarch.data.corpus import read_splits
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.records import TokenizedSplit
+from tsarch.tasks.registry import row_schema
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ def prepare_data(config: Config) -> Prepared:
     Raises:
         UserError: the data holds mistakes; all of them are named.
     """
-    corpus = read_splits(config.data)
+    corpus = read_splits(config.data, row_schema(config.task.name))
     splits = tokenize_corpus(
         corpus,
         run_tokenizer(config),

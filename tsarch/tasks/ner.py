@@ -3,10 +3,64 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
+from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.data.rows import Place, Row, RowOrMistakes, check_words, make_row
+from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import Metrics
+
+
+class NerRows:
+    """One sentence a row: `tokens`, and an IOB2 tag for each in `tags`."""
+
+    labels_rows = False
+    rows_may_share_sentences = False
+
+    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
+        """Words and tags."""
+        return columns.tokens, columns.tags
+
+    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+        """Both."""
+        return self.needed(columns)
+
+    def label_column(self, columns: ColumnsConfig) -> str:
+        """The tags."""
+        return columns.tags
+
+    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
+        """Equally many words and tags, tags of the IOB2 scheme (or IOB1, converted)."""
+        columns = data.columns
+        wrong = [check_words(place, raw, name) for name in (columns.tokens, columns.tags)]
+        mistakes = [mistake for mistake in wrong if mistake is not None]
+        if mistakes:
+            return None, mistakes
+        tokens, tags = raw[columns.tokens], raw[columns.tags]
+        row, mistakes = make_row(place, raw, columns, tokens, tags)
+        if row is None:
+            return None, mistakes
+        if len(tokens) != len(tags):
+            what = f"has {len(tokens)} tokens but {len(tags)} tags."
+            return None, [Mistake(str(place), what)]
+        if not tokens:
+            return None, [Mistake(str(place), "has no tokens.")]
+        if data.tag_scheme == "iob1":
+            row = replace(row, tags=iob1_to_iob2(tags))
+        return row, _check_tags(row)
+
+    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
+        """Entity types."""
+        for word, tag in enumerate(row.tags):
+            if tag != "O":
+                yield tag[2:], row.place.of_word(word)
+
+    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
+        """`O`, then B- and I- of every entity type."""
+        return ("O", *(f"{prefix}-{name}" for name in names for prefix in "BI"))
 
 
 class NerTask:
@@ -39,3 +93,30 @@ class NerTask:
         tags = [self.labels[i] for i in label_ids.tolist()]
         bounds = split.sentence_offsets.tolist()
         return [tags[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+
+def iob1_to_iob2(tags: Sequence[str]) -> list[str]:
+    """IOB1 (B- only between touching entities of a type) to IOB2 (B- at every start)."""
+    result = []
+    previous = "O"
+    for tag in tags:
+        if tag.startswith("I-") and previous[1:] != tag[1:]:
+            result.append("B" + tag[1:])
+        else:
+            result.append(tag)
+        previous = tag
+    return result
+
+
+def _check_tags(row: Row) -> list[Mistake]:
+    previous = "O"
+    for word, tag in enumerate(row.tags):
+        if tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) < 3):
+            what = f"tag {word + 1} is `{tag}`, not O, B-TYPE or I-TYPE."
+            return [Mistake(row.place.of_word(word), what)]
+        if tag.startswith("I-") and previous[1:] != tag[1:]:
+            what = f"tag {word + 1} is `{tag}` after `{previous}`, which IOB2 doesn't allow."
+            hint = "If the file is IOB1, set `data.tag_scheme: iob1`."
+            return [Mistake(row.place.of_word(word), what, hint)]
+        previous = tag
+    return []

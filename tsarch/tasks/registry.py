@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from tsarch.data.rows import RowSchema
 from tsarch.tasks.base import Task
-from tsarch.tasks.ner import NerTask
+from tsarch.tasks.classification import ClassificationRows, ClassificationTask
+from tsarch.tasks.ner import NerRows, NerTask
+from tsarch.tasks.relation import RelationRows, RelationTask
 
-_TASKS = {"ner": NerTask}
+
+class _Entry(NamedTuple):
+    rows: Callable[[], RowSchema]
+    task: Callable[[Sequence[str]], Task]
+
+
+_TASKS = {
+    "ner": _Entry(NerRows, NerTask),
+    "classification": _Entry(ClassificationRows, ClassificationTask),
+    "relation": _Entry(RelationRows, RelationTask),
+}
+
+
+def row_schema(name: str) -> RowSchema:
+    """How the rows of the task called `name` are read."""
+    return _TASKS[name].rows()
 
 
 def make_task(name: str, labels: Sequence[str]) -> Task:
     """The task called `name` over `labels`."""
-    return _TASKS[name](labels)
+    return _TASKS[name].task(labels)
 
 
 def table_metrics(name: str) -> tuple[str, ...]:
     """Metrics of the task called `name` that the final table shows."""
-    return _TASKS[name].table_metrics
+    return _TASKS[name].task(()).table_metrics

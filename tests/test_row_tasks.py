@@ -1,0 +1,229 @@
+"""Tasks with one label a row: reading, contexts and windows, votes, metrics, whole runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.equivalence import Case, run_cases
+from tests.helpers import ROOT, tiny_config, write_jsonl
+from tsarch.config import Config, DataConfig
+from tsarch.config_loading import load_config
+from tsarch.data.contexts import Sentence, pack_rows
+from tsarch.data.corpus import Corpus, read_splits
+from tsarch.errors import UserError
+from tsarch.records import TokenizedSplit
+from tsarch.run.crew import LocalCrew
+from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate
+from tsarch.run.prepare import prepare_data
+from tsarch.tasks.classification import ClassificationTask
+from tsarch.tasks.registry import make_task, row_schema
+from tsarch.tasks.relation import RelationTask
+from tsarch.tasks.votes import row_votes
+
+GOOD = {
+    "classification": {"text": "a b  c", "label": "x"},
+    "relation": {"tokens": ["a", "b", "c", "d"], "head": [2, 4], "tail": [0, 1], "relation": "r"},
+}
+DATA = {"classification": "csabstruct", "relation": "redocred"}
+
+
+def read(folder: Path, task: str, rows: list[dict[str, object]]) -> Corpus:
+    """All three splits have these rows."""
+    path = str(write_jsonl(folder / "rows.jsonl", rows))
+    return read_splits(DataConfig(train=path, validation=path, test=path), row_schema(task))
+
+
+def mistake(folder: Path, task: str, row: dict[str, object]) -> str:
+    """What is said of a second row."""
+    with pytest.raises(UserError) as caught:
+        read(folder, task, [GOOD[task], row])
+    texts = [str(own) for own in caught.value.mistakes]
+    assert texts == 3 * texts[:1], "the same in every split"
+    where, _, what = texts[0].partition(":2: ")
+    assert where == str(folder / "rows.jsonl")
+    return what
+
+
+def test_a_text_is_its_words_and_one_label(tmp_path):
+    corpus = read(tmp_path, "classification", [GOOD["classification"]])
+    assert corpus.labels == ("x",)
+    assert corpus.labels_rows
+    row = corpus.splits["train"][0]
+    assert (row["tokens"], row["tags"], row["focus"]) == (["a", "b", "c"], ["x"], None)
+
+
+def test_both_entities_are_marked_and_the_label_stands_before_the_first(tmp_path):
+    row = read(tmp_path, "relation", [GOOD["relation"]]).splits["train"][0]
+    assert row["tokens"] == ["#", "a", "#", "b", "@", "c", "d", "@"]
+    assert (row["tags"], row["focus"]) == (["r"], 0)
+    later = {**GOOD["relation"], "head": [1, 2], "tail": [3, 4]}
+    row = read(tmp_path, "relation", [later]).splits["train"][0]
+    assert row["tokens"] == ["a", "@", "b", "@", "c", "#", "d", "#"]
+    assert row["focus"] == 1
+    nested = {**GOOD["relation"], "head": [1, 2], "tail": [1, 3]}
+    row = read(tmp_path, "relation", [nested]).splits["train"][0]
+    assert row["tokens"] == ["a", "@", "#", "b", "@", "c", "#", "d"]
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "what"),
+    [
+        ("classification", {"text": " "}, "`text` is empty."),
+        ("classification", {"text": 5}, "`text` is 5, not a string."),
+        ("classification", {"label": None}, "`label` is None, not a string."),
+        ("relation", {"head": [0, 9]}, "`head` is [0, 9), outside the 4 tokens or empty."),
+        ("relation", {"tail": [1, 1]}, "`tail` is [1, 1), outside the 4 tokens or empty."),
+        ("relation", {"head": "x"}, "`head` is 'x', not a span [start, end) of two whole numbers."),
+        ("relation", {"relation": ""}, "`relation` is empty."),
+    ],
+)
+def test_mistakes_name_their_line(tmp_path, task, change, what):
+    assert mistake(tmp_path, task, GOOD[task] | change) == what
+
+
+def test_labels_that_train_does_not_have_are_named_with_their_line(tmp_path):
+    train = str(write_jsonl(tmp_path / "train.jsonl", [GOOD["classification"]]))
+    other = [GOOD["classification"], {"text": "d", "label": "y"}]
+    test = str(write_jsonl(tmp_path / "test.jsonl", other))
+    with pytest.raises(UserError, match=r"test.jsonl:2.*label `y` is in test but not in train"):
+        read_splits(
+            DataConfig(train=train, validation=train, test=test), row_schema("classification")
+        )
+
+
+def row_of(num_words: int, first: int, document: str = "d", focus: int | None = None) -> Sentence:
+    """Words of one token each."""
+    tokens = list(range(first, first + num_words))
+    return Sentence(document, tokens, list(range(num_words)), focus)
+
+
+def texts(split: TokenizedSplit) -> list[list[int]]:
+    return [split.token_ids[start:stop].tolist() for start, stop in split.windows]
+
+
+def test_rows_of_a_document_share_a_context_and_have_a_window_each():
+    rows = [row_of(2, 10), row_of(3, 20), row_of(2, 30, "e")]
+    split = pack_rows(rows, [0, 1, 2], 9, [1], [2], teacher_max_tokens=12, student_max_tokens=3)
+    assert split.token_ids.tolist() == [1, 9, 10, 11, 9, 20, 21, 22, 2, 1, 9, 30, 31, 2]
+    assert texts(split) == [[9, 10, 11], [9, 20, 21], [9, 30, 31]]
+    assert split.labels.tolist() == [0, 1, 2]
+    assert split.token_ids[split.words >= 0].tolist() == [9, 9, 9]
+    assert split.window_offsets.tolist() == [0, 2, 3]
+
+
+def test_a_text_longer_than_a_context_votes_and_loses_nothing():
+    split = pack_rows([row_of(7, 10)], [1], 9, [1], [2], teacher_max_tokens=6, student_max_tokens=4)
+    assert split.num_contexts == 3
+    assert sorted(set(split.token_ids.tolist()) - {1, 2, 9}) == list(range(10, 17))
+    assert split.labels.tolist() == [1, 1, 1]
+    assert split.sentence_offsets.tolist() == [0, 3]
+    assert split.num_cut_tokens == 0
+
+
+def test_a_window_starts_where_the_label_stands_if_it_cannot_hold_the_row():
+    split = pack_rows(
+        [row_of(6, 10, focus=2)], [0], 9, [1], [2], teacher_max_tokens=20, student_max_tokens=4
+    )
+    assert split.token_ids.tolist() == [1, 10, 11, 9, 12, 13, 14, 15, 2]
+    assert texts(split) == [[9, 12, 13, 14]]
+
+
+def test_of_a_marked_row_longer_than_a_context_the_piece_with_the_marks_is_kept():
+    split = pack_rows(
+        [row_of(9, 10, focus=4)], [0], 9, [1], [2], teacher_max_tokens=6, student_max_tokens=4
+    )
+    assert split.token_ids.tolist() == [1, 13, 9, 14, 15, 2]
+    assert split.num_cut_tokens == 6
+
+
+def votes(*rows: list[int]) -> tuple[TokenizedSplit, np.ndarray]:
+    sizes = [len(row) for row in rows]
+    empty = np.empty(0, dtype=np.int64)
+    offsets = np.array([0, *np.cumsum(sizes)])
+    flat = np.array([v for row in rows for v in row])
+    return TokenizedSplit(empty, empty, empty, empty, empty, flat, offsets), flat
+
+
+def test_most_votes_win_and_of_equals_the_first():
+    split, flat = votes([2, 0, 2], [1, 0], [0, 2, 1, 1], [3])
+    assert row_votes(split, flat).tolist() == [2, 1, 1, 3]
+
+
+def test_classification_metrics():
+    split, _ = votes([0], [0], [1], [2])
+    found = ClassificationTask("abc").metrics(split, np.array([0, 1, 1, 2]))
+    # F1 of a: 2/3, of b: 2/3, of c: 1.
+    assert found == pytest.approx({"accuracy": 0.75, "f1_macro": 7 / 9}, abs=1e-15)
+
+
+def test_relation_metrics_leave_no_relation_out():
+    """By hand, as TACRED's scorer counts: 2 right of 3 predicted and of 4 in the gold labels."""
+    split, _ = votes([0], [1], [1], [2], [2], [0])
+    found = RelationTask(["NA", "r", "s"]).metrics(split, np.array([0, 1, 0, 2, 0, 1]))
+    precision, recall = 2 / 3, 2 / 4
+    assert found["precision"] == pytest.approx(precision, abs=1e-15)
+    assert found["recall"] == recall
+    f1 = 2 * precision * recall / (precision + recall)
+    assert found["f1_micro"] == pytest.approx(f1, abs=1e-15)
+    # r: 1 right of 2 predicted and 2 gold; s: 1 right of 1 predicted and 2 gold.
+    assert found["f1_macro"] == pytest.approx((1 / 2 + 2 / 3) / 2, abs=1e-15)
+
+
+def test_no_relation_anywhere_scores_nothing():
+    split, flat = votes([0], [0])
+    assert set(RelationTask(["NA", "r"]).metrics(split, flat).values()) == {0.0}
+
+
+def tiny_task(folder: Path, task: str, **sections: dict[str, object]) -> Config:
+    """A tiny job on the first rows of the task's own data."""
+    data: dict[str, object] = {}
+    names: set[str] = set()
+    (folder / "rows").mkdir()
+    for split in ("train", "validation", "test"):
+        lines = (ROOT / "configs" / DATA[task] / f"{split}.jsonl").read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in lines[:50]]
+        label = "label" if task == "classification" else "relation"
+        names = names or {row[label] for row in rows}
+        rows = [row for row in rows if row[label] in names]
+        data[split] = str(write_jsonl(folder / "rows" / f"{split}.jsonl", rows))
+    return tiny_config(folder, data=data, task={"name": task}, **sections)
+
+
+@pytest.mark.parametrize("task", ["classification", "relation"])
+def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path, task):
+    config = tiny_task(tmp_path, task, schedule={"epochs": 4})
+    prepared = prepare_data(config)
+    crew = LocalCrew(config, prepared)
+    reports = [report for own in crew.train(0, 12) for report in own]
+    losses = [r.losses.means["teacher"] for r in reports if "teacher" in r.losses.means]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    split = prepared.splits["validation"]
+    predictions = crew.evaluate("validation", JOINT_WEIGHTS)
+    found = choose_and_evaluate(make_task(task, prepared.labels), split, predictions)
+    assert all(0 <= value <= 1 for own in found.metrics.values() for value in own.values())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classification", "relation"])
+def test_ranks_give_the_losses_of_one_process(tmp_path, task):
+    config = tiny_task(tmp_path, task)
+    cases = [
+        Case("overlapped", "sgd", (1, 2), (0, 1)),
+        Case("sequential", "adamw", (2, 1), (2, 3)),
+        Case("joint", "sgd", (1, 1), (1, 0)),
+    ]
+    outcomes = list(run_cases(config, cases, num_steps=6))
+    assert len(outcomes) == len(cases)
+    assert all(outcome.is_equal for outcome in outcomes), outcomes
+
+
+@pytest.mark.parametrize("task", ["classification", "relation"])
+def test_the_tasks_config_is_sound(task):
+    config = load_config(ROOT / "configs" / f"{task}.yaml")
+    assert config.task.name == task
+    assert (ROOT / "configs" / DATA[task] / "README.md").exists()

@@ -1,0 +1,123 @@
+"""What a row of a task's data is once it has been read, and what a task says about its rows."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.errors import Mistake
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands: `FILE:LINE`, or `FILE:row N` where rows aren't lines."""
+
+    source: str
+    number: int
+    unit: str = ""
+    line_per_word: bool = False
+
+    def __str__(self) -> str:
+        return self.of_word(0)
+
+    def of_word(self, word: int) -> str:
+        """Place of a word of the row."""
+        return f"{self.source}:{self.unit}{self.number + word * self.line_per_word}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row and where it came from."""
+
+    place: Place
+    doc_id: str
+    sent_id: Any
+    tokens: list[str]
+    """Words."""
+    tags: list[str]
+    """A label for every word, or the row's one label."""
+    focus: int | None = None
+    """Word that the row's one label stands before; None: before the first."""
+
+
+class RowSchema(Protocol):
+    """How a task's rows are read, checked and labelled."""
+
+    labels_rows: bool
+    """One label a row; otherwise one a word."""
+    rows_may_share_sentences: bool
+    """Whether several rows may have the same `doc_id` and `sent_id`."""
+
+    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
+        """Columns that every row must have."""
+
+    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+        """Columns that hold a list of words (in CSV: JSON, or words between spaces)."""
+
+    def label_column(self, columns: ColumnsConfig) -> str:
+        """Column whose class numbers become names."""
+
+    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
+        """A sound row, or None, and what is wrong with it."""
+
+    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
+        """(name, place) of what the training split has to have for this row to be learned."""
+
+    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Label ids in order, from the names of the training split."""
+
+
+RowOrMistakes = tuple[Row | None, list[Mistake]]
+
+
+def no_column(where: str, name: str, columns: Iterable[str]) -> Mistake:
+    """The mistake of a column that isn't there."""
+    hint = f"Columns: {', '.join(columns)}. Set data.columns if names differ."
+    return Mistake(where, f"has no column `{name}`.", hint)
+
+
+def check_words(place: Place, raw: dict[str, Any], name: str) -> Mistake | None:
+    """What is wrong with a column that should hold a list of strings."""
+    if name not in raw:
+        return no_column(str(place), name, raw)
+    values = raw[name]
+    if not isinstance(values, list):
+        return Mistake(str(place), f"`{name}` is {reprlib.repr(values)}, not a list of strings.")
+    for word, value in enumerate(values):
+        if not isinstance(value, str):
+            what = f"`{name}` has {reprlib.repr(value)} as item {word + 1}, not a string."
+            return Mistake(place.of_word(word), what)
+    return None
+
+
+def check_text(place: Place, raw: dict[str, Any], name: str) -> Mistake | None:
+    """What is wrong with a column that should hold a text of at least one word."""
+    if name not in raw:
+        return no_column(str(place), name, raw)
+    value = raw[name]
+    if not isinstance(value, str):
+        return Mistake(str(place), f"`{name}` is {reprlib.repr(value)}, not a string.")
+    if not value.split():
+        return Mistake(str(place), f"`{name}` is empty.")
+    return None
+
+
+def make_row(
+    place: Place,
+    raw: dict[str, Any],
+    columns: ColumnsConfig,
+    tokens: list[str],
+    tags: list[str],
+    focus: int | None = None,
+) -> RowOrMistakes:
+    """The row of checked words and labels, its document from `raw`."""
+    doc_id = raw.get(columns.doc_id)
+    doc_id = str(place if doc_id is None else doc_id)
+    try:
+        "".join((doc_id, *tokens, *tags)).encode()
+    except UnicodeEncodeError:
+        return None, [Mistake(str(place), "has half a surrogate pair (\\ud800 … \\udfff).")]
+    return Row(place, doc_id, raw.get(columns.sent_id), tokens, tags, focus), []

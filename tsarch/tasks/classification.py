@@ -1,0 +1,68 @@
+"""Classification: a label a text, or a label for every sentence of a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.data.rows import Place, Row, RowOrMistakes, check_text, make_row
+from tsarch.records import IntArray, TokenizedSplit
+from tsarch.tasks.base import Metrics
+from tsarch.tasks.votes import row_votes
+
+
+class ClassificationRows:
+    """One `text` a row with its `label`; rows of a `doc_id` are the sentences of a document."""
+
+    labels_rows = True
+    rows_may_share_sentences = False
+
+    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
+        """Text and label."""
+        return columns.text, columns.label
+
+    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def label_column(self, columns: ColumnsConfig) -> str:
+        """The label."""
+        return columns.label
+
+    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
+        """Words are what stands between spaces."""
+        columns = data.columns
+        wrong = [check_text(place, raw, name) for name in self.needed(columns)]
+        mistakes = [mistake for mistake in wrong if mistake is not None]
+        if mistakes:
+            return None, mistakes
+        return make_row(place, raw, columns, raw[columns.text].split(), [raw[columns.label]])
+
+    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
+        """The row's label."""
+        yield row.tags[0], str(row.place)
+
+    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The labels of the training split."""
+        return tuple(names)
+
+
+class ClassificationTask:
+    """Labels of rows, scored by accuracy and by F1 averaged over the labels."""
+
+    main_metric = "f1_macro"
+    table_metrics: tuple[str, ...] = ("accuracy", "f1_macro")
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = tuple(labels)
+
+    def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
+        """Accuracy, and macro F1 over the labels that the split has or that were predicted."""
+        from sklearn.metrics import accuracy_score, f1_score
+
+        gold, guess = row_votes(split, split.labels), row_votes(split, predicted)
+        return {
+            "accuracy": float(accuracy_score(gold, guess)),
+            "f1_macro": float(f1_score(gold, guess, average="macro", zero_division=0)),
+        }
