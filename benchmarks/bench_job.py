@@ -118,7 +118,9 @@ class BenchJob:
         """Plan of `rank`'s share of a step's contexts, all of it on that rank."""
         contexts = self.plan.contexts(step)
         lengths = self.split.context_lengths[contexts]
-        own = np.array(balance(contexts.tolist(), lengths.tolist(), num_ranks)[rank])
+        own = np.array(
+            balance(contexts.tolist(), lengths.tolist(), num_ranks)[rank], dtype=np.int64
+        )
         student = self.config.student
         passes = training_passes(
             self.split, own, self.config.run.seed, step, student.teacher_dropout, 0.0
@@ -140,14 +142,14 @@ class BenchJob:
         sent = np.concatenate([*teacher.outgoing.values(), np.array([-1])])
         groups = tuple(
             Windows(
-                torch.from_numpy(plan.token_ids[group.rows]),
+                torch.from_numpy(_tokens(plan, group.rows)),
                 torch.from_numpy(group.mask),
                 self._labels(group.words),
                 torch.from_numpy(sent[group.boundary]),
             )
             for group in student.groups
         )
-        ids = torch.from_numpy(plan.token_ids[teacher.rows])
+        ids = torch.from_numpy(_tokens(plan, teacher.rows))
         lengths = self.split.context_lengths
         return PeerBatch(
             ids,
@@ -169,6 +171,11 @@ class BenchJob:
         assert isinstance(teacher.module, TeacherModel)
         assert isinstance(student.module, StudentModel)
         return Table(table), teacher.module, student.module
+
+
+def _tokens(plan: StepPlan, rows: IntArray) -> IntArray:
+    """Tokens of rows; of a rank without contexts, whose one row is padding, token 0."""
+    return plan.token_ids[rows] if len(plan.token_ids) else np.zeros_like(rows)
 
 
 def mean_loss(logits: Sequence[Tensor], labels: Sequence[Tensor], num_labels: int) -> Tensor:

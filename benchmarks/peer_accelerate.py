@@ -47,7 +47,8 @@ class Pair(nn.Module):
 
     def forward(self, batch: PeerBatch) -> Tensor:
         """() ℓ_T + ℓ_S of a batch, each the mean over its labelled words."""
-        num_labels = int((batch.labels != IGNORED).sum())
+        # A rank without contexts has none; its loss is then 0.
+        num_labels = max(int((batch.labels != IGNORED).sum()), 1)
         hidden, logits = self.teacher(self.table(batch.ids), batch.mask)
         groups = batch.windows
         student_logits = self.student(

@@ -23,6 +23,7 @@ from benchmarks.sides import (
 )
 from tests.helpers import ROOT, tiny_raw
 from tsarch.config_loading import load_config
+from tsarch.losses.token import IGNORED
 from tsarch.run.crew import LocalCrew
 from tsarch.run.prepare import prepare_data
 
@@ -166,6 +167,16 @@ def test_ranks_share_a_step_out_without_losing_a_token(tmp_path):
                 assert bool(here[group.mask == 1].all()) or batch.num_tokens == 0
                 assert (batch.ids.flatten()[group.places[here]] == group.ids[here]).all()
                 assert (batch.labels.flatten()[group.places[here]] == group.labels[here]).all()
+
+
+def test_a_rank_may_have_no_context(tmp_path):
+    job = BenchJob.load(tiny_job(tmp_path))
+    num_ranks = len(job.plan.contexts(0)) + 1
+    shares = [job.tensors(0, rank, num_ranks) for rank in range(num_ranks)]
+    idle = [batch for (batch,) in shares if batch.num_tokens == 0]
+    assert idle
+    assert all(bool((batch.labels == IGNORED).all()) for batch in idle)
+    assert all(batch.ids.shape == (1, 1) for batch in idle)
 
 
 def test_local_measures_the_steps_that_it_was_told_to(tmp_path):

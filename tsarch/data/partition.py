@@ -91,7 +91,8 @@ def plan_step(
             [shares[m::num_micro_batches] for m in range(num_micro_batches)], lengths
         )
     )
-    tokens = np.concatenate([context_tokens(split, c) for c in contexts])
+    none = np.empty(0, dtype=np.int64)
+    tokens = np.concatenate([none, *(context_tokens(split, c) for c in contexts)])
     return StepPlan(
         micro_batches,
         num_labels=int((split.words[tokens] >= 0).sum()),
