@@ -60,6 +60,8 @@ def test_both_entities_are_marked_and_the_label_stands_before_the_first(tmp_path
     row = read(tmp_path, "relation", [GOOD["relation"]]).splits["train"][0]
     assert row["tokens"] == ["#", "a", "#", "b", "@", "c", "d", "@"]
     assert (row["tags"], row["focus"]) == (["r"], 0)
+    shared = read(tmp_path, "relation", [GOOD["relation"] | {"doc_id": "d"}] * 2).splits["train"]
+    assert len(set(shared["doc_id"])) == 2, "a context of its own"
     later = {**GOOD["relation"], "head": [1, 2], "tail": [3, 4]}
     row = read(tmp_path, "relation", [later]).splits["train"][0]
     assert row["tokens"] == ["a", "@", "b", "@", "c", "#", "d", "#"]

@@ -78,7 +78,7 @@ def _checked(
             names.update(raw)
             row, wrong = schema.read(place, raw, data)
             if row is not None:
-                wrong += [] if schema.rows_may_share_sentences else _check_twice(row, seen)
+                wrong += _check_twice(row, seen)
                 rows.append(row)
             mistakes += wrong
     except UserError as error:

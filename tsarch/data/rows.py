@@ -48,8 +48,6 @@ class RowSchema(Protocol):
 
     labels_rows: bool
     """One label a row; otherwise one a word."""
-    rows_may_share_sentences: bool
-    """Whether several rows may have the same `doc_id` and `sent_id`."""
 
     def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
         """Columns that every row must have."""

@@ -16,7 +16,6 @@ class ClassificationRows:
     """One `text` a row with its `label`; rows of a `doc_id` are the sentences of a document."""
 
     labels_rows = True
-    rows_may_share_sentences = False
 
     def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
         """Text and label."""

@@ -18,7 +18,6 @@ class NerRows:
     """One sentence a row: `tokens`, and an IOB2 tag for each in `tags`."""
 
     labels_rows = False
-    rows_may_share_sentences = False
 
     def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
         """Words and tags."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,11 @@ class RelationRows:
     """`tokens` with the spans [start, end) of `head` and `tail`, and the `relation` of the two.
 
     The label stands before the first of both entities, so a window that can't hold the row begins
-    there. Rows of a `doc_id` are read together.
+    there. Every row is a context of its own, whatever its `doc_id`: rows with other marks in the
+    same sentence are too alike to be told apart in one.
     """
 
     labels_rows = True
-    rows_may_share_sentences = True
 
     def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
         """Words, both spans and the relation."""
@@ -79,7 +80,8 @@ class RelationRows:
             return None, mistakes
         marked = _marked(tokens, spans)
         focus = min(start for start, _ in spans)
-        return make_row(place, raw, columns, marked, [raw[columns.relation]], focus)
+        row, mistakes = make_row(place, raw, columns, marked, [raw[columns.relation]], focus)
+        return row and replace(row, doc_id=str(place)), mistakes
 
     def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
         """The row's relation."""
