@@ -182,11 +182,7 @@ class _Packer:
         token_ids, words = self.cut_words(token_ids, words)
         whole = self.teacher_max_tokens - len(self.prefix) - len(self.suffix)
         for ids, starts in _pieces(token_ids, words, whole):
-            if self.is_open and len(ids) > self.room:
-                self.close()
-            if not self.is_open:
-                self._append(self.prefix, [-1] * len(self.prefix))
-                self.is_open = True
+            self._make_room(len(ids))
             for window_ids, window_words in _pieces(ids, starts, self.student_max_tokens):
                 begin = len(self.token_ids)
                 self._append(window_ids, window_words)
@@ -195,11 +191,7 @@ class _Packer:
     def add_row(self, token_ids: list[int], place: int, word: int) -> None:
         """Add a row with one label, word number `word`, at the token `place`; its one window is
         the row, or what fits of it from that token on."""
-        if self.is_open and len(token_ids) > self.room:
-            self.close()
-        if not self.is_open:
-            self._append(self.prefix, [-1] * len(self.prefix))
-            self.is_open = True
+        self._make_room(len(token_ids))
         start = 0 if len(token_ids) <= self.student_max_tokens else place
         begin = len(self.token_ids)
         stop = min(start + self.student_max_tokens, len(token_ids))
@@ -215,6 +207,14 @@ class _Packer:
             self.context_offsets.append(len(self.token_ids))
             self.window_offsets.append(len(self.windows))
             self.is_open = False
+
+    def _make_room(self, num_tokens: int) -> None:
+        """Have a context open that `num_tokens` more fit into."""
+        if self.is_open and num_tokens > self.room:
+            self.close()
+        if not self.is_open:
+            self._append(self.prefix, [-1] * len(self.prefix))
+            self.is_open = True
 
     def _append(self, token_ids: list[int], words: list[int]) -> None:
         self.token_ids += token_ids

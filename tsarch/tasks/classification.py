@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Place, Row, RowOrMistakes, check_text, make_row
+from tsarch.data.rows import Place, RowOrMistakes, check_text, make_row
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import Metrics
-from tsarch.tasks.votes import row_votes
+from tsarch.tasks.votes import OneLabelRows, row_votes
 
 
-class ClassificationRows:
+class ClassificationRows(OneLabelRows):
     """One `text` a row with its `label`; rows of a `doc_id` are the sentences of a document."""
-
-    labels_rows = True
 
     def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
         """Text and label."""
@@ -37,14 +35,6 @@ class ClassificationRows:
         if mistakes:
             return None, mistakes
         return make_row(place, raw, columns, raw[columns.text].split(), [raw[columns.label]])
-
-    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
-        """The row's label."""
-        yield row.tags[0], str(row.place)
-
-    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The labels of the training split."""
-        return tuple(names)
 
 
 class ClassificationTask:

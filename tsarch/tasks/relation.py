@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.rows import (
     Place,
-    Row,
     RowOrMistakes,
     check_text,
     check_words,
@@ -23,7 +22,7 @@ from tsarch.data.rows import (
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import Metrics
-from tsarch.tasks.votes import row_votes
+from tsarch.tasks.votes import OneLabelRows, row_votes
 
 NO_RELATION = ("NA", "no_relation", "Other", "O")
 """Labels that mean "none of the relations" in the usual data sets."""
@@ -32,15 +31,13 @@ HEAD_MARK, TAIL_MARK = "@", "#"
 Baseline for Sentence-level Relation Extraction", section 3.2)."""
 
 
-class RelationRows:
+class RelationRows(OneLabelRows):
     """`tokens` with the spans [start, end) of `head` and `tail`, and the `relation` of the two.
 
     The label stands before the first of both entities, so a window that can't hold the row begins
     there. Every row is a context of its own, whatever its `doc_id`: rows with other marks in the
     same sentence are too alike to be told apart in one.
     """
-
-    labels_rows = True
 
     def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
         """Words, both spans and the relation."""
@@ -82,14 +79,6 @@ class RelationRows:
         focus = min(start for start, _ in spans)
         row, mistakes = make_row(place, raw, columns, marked, [raw[columns.relation]], focus)
         return row and replace(row, doc_id=str(place)), mistakes
-
-    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
-        """The row's relation."""
-        yield row.tags[0], str(row.place)
-
-    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The relations of the training split."""
-        return tuple(names)
 
 
 def _marked(tokens: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[str]:
