@@ -163,7 +163,7 @@ def _run(rank: int, replicas: int, port: int, results: Any) -> None:
     config = model_config()
     for precision in ("fp32", "bf16"):
         for zero_stage in range(4):
-            module = build_teacher(config, num_labels=9).module
+            module = build_teacher(config, num_outputs=9).module
             count = sum(p.numel() for p in module.parameters())
             size = StageSize(count, count, replicas, zero_stage, precision, num_moments=2)
             results.put((size, hold(module, config, size, rank)))

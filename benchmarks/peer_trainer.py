@@ -32,7 +32,6 @@ from benchmarks.common import Features
 from benchmarks.sides import CORES, SideRun, write_runs
 from tsarch.config import Config
 from tsarch.losses.token import IGNORED, cross_entropy
-from tsarch.models.heads import TokenHead
 from tsarch.records import IntArray
 from tsarch.run.prepare import run_tokenizer
 
@@ -40,7 +39,7 @@ from tsarch.run.prepare import run_tokenizer
 class Tagger(nn.Module):
     """A table, an encoder and a head: what `AutoModelForTokenClassification` is."""
 
-    def __init__(self, table: nn.Embedding, backbone: PreTrainedModel, head: TokenHead) -> None:
+    def __init__(self, table: nn.Embedding, backbone: PreTrainedModel, head: nn.Module) -> None:
         super().__init__()
         self.table = table
         self.backbone = backbone

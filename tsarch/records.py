@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,16 @@ def unpack_reports(rows: Iterable[PackedReport]) -> list[TickReport]:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Label ids that one rank predicted for some words of a split."""
+    """What one rank predicted for some words of a split: label ids, or what else a task's
+    collector keeps."""
 
     words: IntArray
     """(n,) word numbers."""
-    teacher: IntArray
-    """(n,) from the teacher."""
-    student: IntArray
-    """(n,) from the student fed by the teacher."""
-    student_alone: IntArray
-    """(n,) from the student without the teacher."""
-    joint: IntArray
-    """(weights, n) from w·p_teacher + (1 − w)·p_student, for each weight w asked for."""
+    teacher: Array
+    """(n, …) from the teacher."""
+    student: Array
+    """(n, …) from the student fed by the teacher."""
+    student_alone: Array
+    """(n, …) from the student without the teacher."""
+    joint: Array
+    """(weights, n, …) from both, for each weight of the teacher that was asked for."""

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class TokenHead(nn.Module):
-    """Dropout and a linear layer: (…, width) → (…, num_labels)."""
+    """Dropout and a linear layer: (…, width) → (…, num_outputs)."""
 
-    def __init__(self, width: int, num_labels: int, dropout: float) -> None:
+    def __init__(self, width: int, num_outputs: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, num_labels)
+        self.linear = nn.Linear(width, num_outputs)
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
 
@@ -37,3 +37,11 @@ def linear_map(source_width: int, target_width: int) -> nn.Linear:
 def projection(table_width: int, width: int) -> nn.Module:
     """From the tied table's width to a stage's embedding width; nothing if they are equal."""
     return nn.Identity() if table_width == width else linear_map(table_width, width)
+
+
+def make_head(width: int, num_outputs: int | None, table_width: int, dropout: float) -> nn.Module:
+    """The head over hidden states of `width`: (…, width) → (…, num_outputs); for None vectors as
+    wide as the table, which is then the output projection."""
+    if num_outputs is None:
+        return nn.Identity() if width == table_width else linear_map(width, table_width)
+    return TokenHead(width, num_outputs, dropout)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone
-from tsarch.models.heads import TokenHead, linear_map, projection
+from tsarch.models.heads import linear_map, make_head, projection
 
 
 class StudentModel(nn.Module):
@@ -19,7 +19,7 @@ class StudentModel(nn.Module):
         backbone: Backbone,
         table_width: int,
         teacher_width: int,
-        num_labels: int,
+        num_outputs: int | None,
         dropout: float,
         learned_no_teacher: bool = False,
     ) -> None:
@@ -29,7 +29,7 @@ class StudentModel(nn.Module):
         self.bridge = linear_map(teacher_width, width)
         self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
         self.backbone = backbone.model
-        self.head = TokenHead(backbone.hidden_width, num_labels, dropout)
+        self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout)
 
     def forward(
         self,
@@ -38,7 +38,7 @@ class StudentModel(nn.Module):
         boundary: Tensor,
         places: Sequence[Tensor],
     ) -> list[Tensor]:
-        """Logits (windows, tokens, num_labels) of each group of windows.
+        """Logits (windows, tokens, num_outputs) of each group of windows.
 
         Args:
             embeds: per group (windows, tokens, table_width).

@@ -33,6 +33,7 @@ from tsarch.run.memory import (
 )
 from tsarch.run.prepare import Prepared
 from tsarch.stage.build import stage_config, stage_configs, table_shape
+from tsarch.tasks.registry import make_task
 from tsarch.topology import STAGES, Stage, Topology
 
 _GB = 1e9
@@ -91,7 +92,7 @@ def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
     own = config.topology.teacher if stage is Stage.TEACHER else config.topology.student
     replicas = Topology.from_config(config.topology).replicas(stage)
     moments = num_moments(config.optimizer.name, config.optimizer.momentum)
-    parameters, trainable = count_parameters(config, stage, len(prepared.labels))
+    parameters, trainable = count_parameters(config, stage, _num_outputs(config, prepared))
     # One process trains under autocast, where weights stay fp32.
     precision = "fp32" if local else config.precision
     zero_stage = 0 if local else own.zero_stage
@@ -112,7 +113,12 @@ def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
     return RankNeed(stage, replicas, zero_states(size), table, activations)
 
 
-def count_parameters(config: Config, stage: Stage, num_labels: int) -> tuple[int, int]:
+def _num_outputs(config: Config, prepared: Prepared) -> int | None:
+    labels = prepared.labels
+    return make_task(config.task.name, labels).objective.num_outputs(len(labels))
+
+
+def count_parameters(config: Config, stage: Stage, num_outputs: int | None) -> tuple[int, int]:
     """(all, trained) parameters of a stage's model, from its shapes alone (meta device)."""
     section = config.teacher if stage is Stage.TEACHER else config.student
     width = table_shape(config, stage_configs(config))[1]
@@ -120,14 +126,14 @@ def count_parameters(config: Config, stage: Stage, num_labels: int) -> tuple[int
         backbone = cut_out_table(make_skeleton(_shrunk_config(config, stage), None).model)
         freeze_backbone(backbone.model, section.freeze, section.top_k)
         if stage is Stage.TEACHER:
-            module: torch.nn.Module = TeacherModel(backbone, width, num_labels, section.dropout)
+            module: torch.nn.Module = TeacherModel(backbone, width, num_outputs, section.dropout)
         else:
             teacher_width = int(stage_config(config, Stage.TEACHER).hidden_size)
             module = StudentModel(
                 backbone,
                 width,
                 teacher_width,
-                num_labels,
+                num_outputs,
                 section.dropout,
                 learned_no_teacher=config.student.no_teacher == "learned",
             )

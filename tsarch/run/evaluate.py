@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tsarch.config import MODES, Mode
-from tsarch.records import IntArray, Predictions, TokenizedSplit
+from tsarch.records import Array, IntArray, Predictions, TokenizedSplit
 from tsarch.tasks.base import Metrics, Task
 
 JOINT_WEIGHTS = [round(0.1 * i, 1) for i in range(11)]
@@ -35,7 +35,7 @@ def choose_and_evaluate(
         metrics = task.metrics(
             split, _joined(split, [(p.words, p.joint[place]) for p in predictions])
         )
-        scores.append((metrics[task.main_metric], -abs(weight - 0.5), place))
+        scores.append((score(task, metrics), -abs(weight - 0.5), place))
     _, _, best = max(scores)
     return evaluate_modes(task, split, predictions, JOINT_WEIGHTS[best], place=best)
 
@@ -48,21 +48,26 @@ def evaluate_modes(
     place: int = 0,
 ) -> Evaluation:
     """Metrics of all modes; `place` is the row of `joint_weight` in the predictions."""
-    labels: dict[Mode, list[tuple[IntArray, IntArray]]] = {
+    said: dict[Mode, list[tuple[IntArray, Array]]] = {
         "teacher": [(p.words, p.teacher) for p in predictions],
         "student": [(p.words, p.student) for p in predictions],
         "joint": [(p.words, p.joint[place]) for p in predictions],
         "student_alone": [(p.words, p.student_alone) for p in predictions],
     }
-    metrics = {mode: task.metrics(split, _joined(split, labels[mode])) for mode in MODES}
+    metrics = {mode: task.metrics(split, _joined(split, said[mode])) for mode in MODES}
     return Evaluation(metrics, joint_weight)
 
 
-def _joined(split: TokenizedSplit, shares: list[tuple[IntArray, IntArray]]) -> IntArray:
-    """(num_words,) label ids from the ranks' shares; every word must be there once."""
-    result = np.full(split.num_words, -1, dtype=np.int64)
-    for words, labels in shares:
-        result[words] = labels
-    assert sum(len(words) for words, _ in shares) == split.num_words
-    assert (result >= 0).all(), "a word was not predicted"
-    return result
+def score(task: Task, metrics: Metrics) -> float:
+    """The main metric so that higher is better."""
+    value = metrics[task.main_metric]
+    return -value if task.lower_is_better else value
+
+
+def _joined(split: TokenizedSplit, shares: list[tuple[IntArray, Array]]) -> Array:
+    """(num_words, …) from the ranks' shares; every word must be there once."""
+    words = np.concatenate([own for own, _ in shares])
+    order = np.argsort(words)
+    assert np.array_equal(words[order], np.arange(split.num_words)), "a word was not predicted once"
+    joined: Array = np.concatenate([said for _, said in shares])[order]
+    return joined

@@ -13,7 +13,13 @@ from tsarch.config import Config, Mode
 from tsarch.run.balance import Proposal
 from tsarch.run.clock import now_s
 from tsarch.run.crew import Crew
-from tsarch.run.evaluate import JOINT_WEIGHTS, Evaluation, choose_and_evaluate, evaluate_modes
+from tsarch.run.evaluate import (
+    JOINT_WEIGHTS,
+    Evaluation,
+    choose_and_evaluate,
+    evaluate_modes,
+    score,
+)
 from tsarch.run.feeds import batch_plan, num_training_steps
 from tsarch.run.metrics import StepTable
 from tsarch.run.model_files import TaskFile, replace_folder, save_description
@@ -111,13 +117,13 @@ class Trainer:
         evaluation = choose_and_evaluate(self._task, split, predictions)
         self._folder.write_evaluation("validation", step, evaluation.metrics)
         name = self._task.main_metric
-        score = evaluation.metrics[self._config.evaluation.monitor][name]
-        better = self._best is None or score > self._best.score
+        own = score(self._task, evaluation.metrics[self._config.evaluation.monitor])
+        better = self._best is None or own > self._best.score
         values = " · ".join(f"{mode} {m[name]:.4f}" for mode, m in evaluation.metrics.items())
         kept = " (best so far: kept)" if better else ""
         self._reporter.say(f"epoch {epoch + 1}: validation {name} {values}{kept}")
         if better:
-            self._best = _Best(evaluation, score, epoch + 1)
+            self._best = _Best(evaluation, own, epoch + 1)
             self._keep(evaluation.joint_weight)
         else:
             assert self._best is not None

@@ -24,7 +24,6 @@ from tsarch.run.execute import Executor, LocalStages
 from tsarch.run.feeds import batch_plan, evaluation_feed, num_training_steps, training_feed
 from tsarch.run.learning_rate import learning_rate_factor
 from tsarch.run.model_files import load_table, load_weights, save_table, save_weights
-from tsarch.run.predict import PredictionCollector
 from tsarch.run.prepare import Prepared
 from tsarch.run.rank_stats import RankStats
 from tsarch.schedule.plan import Alternation, Span, forward_programs, training_programs
@@ -40,6 +39,7 @@ from tsarch.stage.build import (
 from tsarch.stage.engine import Engine, LocalEngine, OptimizerSpec, make_optimizer
 from tsarch.stage.student import DistillationSpec, StudentStage
 from tsarch.stage.teacher import TeacherStage
+from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage, Topology
 
 
@@ -88,6 +88,8 @@ class Rank:
         self._config = config
         self._prepared = prepared
         self._wiring = wiring
+        self._task = make_task(config.task.name, prepared.labels)
+        self._num_outputs = self._task.objective.num_outputs(len(prepared.labels))
         self._hf_configs = stage_configs(config)
         self._teacher_width = int(self._hf_configs[Stage.TEACHER].hidden_size)
         self._parameters: dict[str, int] = {}
@@ -144,7 +146,7 @@ class Rank:
         feed, num_batches = evaluation_feed(
             self._config, self._prepared.splits[split], self._wiring.topology
         )
-        collector = PredictionCollector(joint_weights)
+        collector = self._task.collector(joint_weights)
         student = self._stages.student
         for engine in self._engines.values():
             engine.train(False)
@@ -199,12 +201,11 @@ class Rank:
 
     def _build(self, places: dict[Stage, int]) -> None:
         """Models, engines, the tied table and the link of this process."""
-        num_labels = len(self._prepared.labels)
         build = {Stage.TEACHER: build_teacher, Stage.STUDENT: build_student}
         models = {
             stage: build[stage](
                 self._config,
-                num_labels,
+                self._num_outputs,
                 self._hf_configs,
                 self._wiring.construction,
                 with_table=replica == 0,
@@ -238,7 +239,7 @@ class Rank:
     def _teacher(self, replica: int | None) -> TeacherStage | None:
         if replica is None:
             return None
-        return TeacherStage(self._engines[Stage.TEACHER], self.tied, replica)
+        return TeacherStage(self._engines[Stage.TEACHER], self.tied, replica, self._task.objective)
 
     def _student(self, replica: int | None) -> StudentStage | None:
         if replica is None:
@@ -249,7 +250,8 @@ class Rank:
             self.tied,
             replica,
             self._teacher_width,
-            len(self._prepared.labels),
+            self._num_outputs or self.tied.table.storage.shape[1],
+            self._task.objective,
             DistillationSpec(kd.weight, kd.temperature, kd.passes == "alone"),
         )
 

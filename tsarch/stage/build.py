@@ -106,7 +106,7 @@ def embedding_width(hf: PretrainedConfig) -> int:
 
 def build_teacher(
     config: Config,
-    num_labels: int,
+    num_outputs: int | None,
     configs: StageConfigs | None = None,
     construction: Construction = WHOLE,
     with_table: bool = True,
@@ -122,14 +122,14 @@ def build_teacher(
         _adapt(config, Stage.TEACHER, backbone)
         width = table_shape(config, configs)[1]
         torch.manual_seed(torch_seed(config.run.seed, "teacher weights"))
-        module = TeacherModel(backbone, width, num_labels, config.teacher.dropout)
+        module = TeacherModel(backbone, width, num_outputs, config.teacher.dropout)
     construction.settle(list(module.parameters()))
     return BuiltModel(module, backbone.table)
 
 
 def build_student(
     config: Config,
-    num_labels: int,
+    num_outputs: int | None,
     configs: StageConfigs | None = None,
     construction: Construction = WHOLE,
     with_table: bool = True,
@@ -148,7 +148,7 @@ def build_student(
             backbone,
             table_shape(config, configs)[1],
             int(configs[Stage.TEACHER].hidden_size),
-            num_labels,
+            num_outputs,
             config.student.dropout,
             learned_no_teacher=config.student.no_teacher == "learned",
         )

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from tsarch.data.feed import Feed
 from tsarch.data.parts import StudentPart, WindowGroup
-from tsarch.losses.token import cross_entropy, distillation
+from tsarch.losses.objective import Objective
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding, TouchedRows
 from tsarch.records import LossParts
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
+from tsarch.tasks.collect import GroupOutput
 from tsarch.topology import Stage
 
 
@@ -29,24 +30,13 @@ class DistillationSpec:
 
 
 @dataclass(frozen=True)
-class GroupOutput:
-    """Logits of one group of windows, beside the teacher's on the same positions."""
-
-    group: WindowGroup
-    logits: Tensor
-    """(windows, tokens, num_labels)."""
-    teacher_logits: Tensor | None
-    """(windows, tokens, num_labels), where they came along."""
-
-
-@dataclass(frozen=True)
 class _Boundary:
     """What came from the teachers for a micro-batch, and a spare row."""
 
     hidden: Tensor
     """(rows + 1, teacher_width); a leaf whose gradient goes back, in `joint`."""
-    logits: Tensor | None
-    """(rows + 1, num_labels), where they came along."""
+    predictions: Tensor | None
+    """(rows + 1, outputs), where they came along."""
 
 
 class StudentStage:
@@ -58,16 +48,18 @@ class StudentStage:
         tied: TiedEmbedding,
         replica: int,
         teacher_width: int,
-        num_labels: int,
+        num_outputs: int,
+        objective: Objective,
         distillation: DistillationSpec,
     ) -> None:
         self.engine = engine
         self.replica = replica
         self.on_output: Callable[[GroupOutput], None] | None = None
-        """Called with every group's logits while evaluating."""
+        """Called with every group's predictions while evaluating."""
         self.rows = StepRows(tied)
         self._teacher_width = teacher_width
-        self._num_labels = num_labels
+        self._num_outputs = num_outputs
+        self._objective = objective
         self._distillation = distillation
         self._losses: dict[tuple[int, int], Tensor] = {}
         self._boundaries: dict[tuple[int, int], _Boundary] = {}
@@ -76,7 +68,7 @@ class StudentStage:
     def incoming(self, feed: Feed, step: int, micro_batch: int) -> list[Message]:
         """The messages with a micro-batch's hidden states, in order of arrival."""
         part = feed.student_part(step, micro_batch, self.replica)
-        width = self._teacher_width + (self._num_labels if feed.send_predictions else 0)
+        width = self._teacher_width + (self._num_outputs if feed.send_predictions else 0)
         own = feed.topology.rank(Stage.STUDENT, self.replica)
         return [
             Message(step, micro_batch, feed.topology.rank(Stage.TEACHER, teacher), own, rows, width)
@@ -91,7 +83,7 @@ class StudentStage:
         `requires_grad`: `backward` will make their gradient, for `send`.
         """
         messages = self.incoming(feed, step, micro_batch)
-        width = self._teacher_width + (self._num_labels if feed.send_predictions else 0)
+        width = self._teacher_width + (self._num_outputs if feed.send_predictions else 0)
         # One row more, so that an idle replica's indices point somewhere; nothing reads it.
         rows = torch.zeros(
             sum(m.rows for m in messages) + 1,
@@ -103,12 +95,12 @@ class StudentStage:
         for message in messages:
             link.receive(message, rows[start : start + message.rows])
             start += message.rows
-        hidden, logits = rows[:, : self._teacher_width], None
+        hidden, predictions = rows[:, : self._teacher_width], None
         if feed.send_predictions:
-            logits = rows[:, self._teacher_width :]
+            predictions = rows[:, self._teacher_width :]
         if requires_grad:
             hidden = hidden.clone().requires_grad_()
-        self._boundaries[step, micro_batch] = _Boundary(hidden, logits)
+        self._boundaries[step, micro_batch] = _Boundary(hidden, predictions)
 
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Predictions and loss of a micro-batch's windows; keeps the graph for an update."""
@@ -116,12 +108,18 @@ class StudentStage:
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
         boundary = self._boundaries[step, micro_batch]
         with torch.set_grad_enabled(update):
-            logits = self._logits(part, touched, boundary.hidden)
+            predictions = self._predictions(part, touched, boundary.hidden)
             outputs = [
-                GroupOutput(group, group_logits, self._teacher_view(group, boundary.logits))
-                for group, group_logits in zip(part.groups, logits, strict=True)
+                GroupOutput(
+                    group,
+                    torch.from_numpy(feed.labels(group.words)).to(own.device),
+                    own,
+                    self._teacher_view(group, boundary.predictions),
+                    touched.leaf,
+                )
+                for group, own in zip(part.groups, predictions, strict=True)
             ]
-            loss, parts = self._loss(feed, step, outputs)
+            loss, parts = self._loss(feed.plan(step).num_labels, outputs)
         if update:
             self._losses[step, micro_batch] = loss
         if not boundary.hidden.requires_grad:
@@ -149,47 +147,49 @@ class StudentStage:
             link.send(back, grad[start : start + m.rows])
             start += m.rows
 
-    def _logits(self, part: StudentPart, touched: TouchedRows, boundary: Tensor) -> list[Tensor]:
+    def _predictions(
+        self, part: StudentPart, touched: TouchedRows, boundary: Tensor
+    ) -> list[Tensor]:
         device, dtype = self.engine.device, self.engine.compute_dtype
         embeds = [touched.lookup(torch.from_numpy(g.rows).to(device), dtype) for g in part.groups]
         masks = [torch.from_numpy(g.mask).to(device) for g in part.groups]
         places = [torch.from_numpy(g.boundary).to(device) for g in part.groups]
-        logits: list[Tensor] = self.engine.forward(embeds, masks, boundary, places)
-        return logits
+        predictions: list[Tensor] = self.engine.forward(embeds, masks, boundary, places)
+        return predictions
 
-    def _teacher_view(self, group: WindowGroup, teacher_logits: Tensor | None) -> Tensor | None:
-        """The teacher's logits at the group's positions (also of passes that were not fed)."""
-        if teacher_logits is None:
+    def _teacher_view(self, group: WindowGroup, predictions: Tensor | None) -> Tensor | None:
+        """The teacher's predictions at the group's positions (also of passes that were not fed)."""
+        if predictions is None:
             return None
         places = torch.from_numpy(group.arrived).to(self.engine.device)
-        return teacher_logits[places.clamp(min=0)]
+        return predictions[places.clamp(min=0)]
 
-    def _loss(self, feed: Feed, step: int, outputs: list[GroupOutput]) -> tuple[Tensor, LossParts]:
-        """Σ weight · (cross-entropy + λ·KD) / labels of the global batch, and its terms."""
-        num_labels = feed.plan(step).num_labels
+    def _loss(self, num_labels: int, outputs: list[GroupOutput]) -> tuple[Tensor, LossParts]:
+        """Σ weight · (loss + λ·KD) / labels of the global batch, and its terms."""
         total = torch.zeros((), device=self.engine.device)
         sums = {"student": 0.0, "student_alone": 0.0, "distillation": 0.0}
         for output in outputs:
-            labels = torch.from_numpy(feed.labels(output.group.words)).to(total.device)
             weight = torch.from_numpy(output.group.weight).to(total.device).unsqueeze(1)
-            losses = cross_entropy(output.logits, labels)
+            losses = self._objective.losses(output.student, output.labels, output.table)
             total = total + (losses * weight).sum()
             second = torch.from_numpy(output.group.second).to(total.device).unsqueeze(1)
             per_pass = losses.detach().double()
             sums["student"] += float((per_pass * (1 - second)).sum())
             sums["student_alone"] += float((per_pass * second).sum())
-            if self._distillation.weight > 0 and output.teacher_logits is not None:
-                divergence = self._divergence(output, labels) * weight
+            if self._distillation.weight > 0 and output.teacher is not None:
+                divergence = self._divergence(output) * weight
                 total = total + self._distillation.weight * divergence.sum().float()
                 sums["distillation"] += float(divergence.detach().double().sum())
         parts = LossParts({name: value / num_labels for name, value in sums.items()})
         return total / num_labels, parts
 
-    def _divergence(self, output: GroupOutput, labels: Tensor) -> Tensor:
+    def _divergence(self, output: GroupOutput) -> Tensor:
         """(windows, tokens) KD term of the passes that it is for."""
-        assert output.teacher_logits is not None
+        assert output.teacher is not None
         spec = self._distillation
-        divergence = distillation(output.logits, output.teacher_logits, labels, spec.temperature)
+        divergence = self._objective.divergences(
+            output.student, output.teacher, output.labels, spec.temperature, output.table
+        )
         if spec.alone_only:
             fed = torch.from_numpy(output.group.fed).to(divergence.device).unsqueeze(1)
             divergence = divergence * (1 - fed)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tsarch.data.feed import Feed
 from tsarch.data.parts import TeacherPart
-from tsarch.losses.token import cross_entropy
+from tsarch.losses.objective import Objective
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import LossParts
@@ -33,9 +33,12 @@ class _UnderWay:
 class TeacherStage:
     """Runs the teacher's instructions on replica `replica`."""
 
-    def __init__(self, engine: Engine, tied: TiedEmbedding, replica: int) -> None:
+    def __init__(
+        self, engine: Engine, tied: TiedEmbedding, replica: int, objective: Objective
+    ) -> None:
         self.engine = engine
         self.replica = replica
+        self._objective = objective
         self.rows = StepRows(tied)
         self._under_way: dict[tuple[int, int], _UnderWay] = {}
         self._outgoing: dict[tuple[int, int], list[tuple[Message, Tensor]]] = {}
@@ -49,15 +52,16 @@ class TeacherStage:
             embeds = touched.lookup(
                 torch.from_numpy(part.rows).to(device), self.engine.compute_dtype
             )
-            hidden, logits = self.engine.forward(embeds, torch.from_numpy(part.mask).to(device))
+            mask = torch.from_numpy(part.mask).to(device)
+            hidden, predictions = self.engine.forward(embeds, mask)
             hidden = hidden.flatten(0, 1)
             labels = torch.from_numpy(feed.labels(part.words)).to(device)
-            losses = cross_entropy(logits, labels)
+            losses = self._objective.losses(predictions, labels, touched.leaf)
             loss = losses.sum() / feed.plan(step).num_labels
         if update:
             self._under_way[step, micro_batch] = _UnderWay(part, hidden, loss)
         self._outgoing[step, micro_batch] = self._messages(
-            feed, part, step, micro_batch, hidden.detach(), logits.detach().flatten(0, 1)
+            feed, part, step, micro_batch, hidden.detach(), predictions.detach().flatten(0, 1)
         )
         total = float(losses.detach().double().sum()) / feed.plan(step).num_labels
         return LossParts({"teacher": total})
@@ -112,11 +116,11 @@ class TeacherStage:
         step: int,
         micro_batch: int,
         hidden: Tensor,
-        logits: Tensor,
+        predictions: Tensor,
     ) -> list[tuple[Message, Tensor]]:
         rows = hidden
         if feed.send_predictions:
-            rows = torch.cat([hidden, logits.to(hidden.dtype)], dim=-1)
+            rows = torch.cat([hidden, predictions.to(hidden.dtype)], dim=-1)
         own = feed.topology.rank(Stage.TEACHER, self.replica)
         return [
             (

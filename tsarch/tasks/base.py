@@ -1,10 +1,13 @@
-"""What a task is to the rest: labels in, metrics out."""
+"""What a task is to the rest: labels in, losses and metrics out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.losses.objective import LabelObjective, Objective
+from tsarch.records import Array, TokenizedSplit
+from tsarch.tasks.collect import Collector, label_collector
 
 Metrics = dict[str, float]
 
@@ -12,10 +15,31 @@ Metrics = dict[str, float]
 class Task(Protocol):
     """A task over labelled words."""
 
+    objective: Objective
+    """Heads and losses."""
     main_metric: str
-    """Metric that decides which weights are best (higher is better)."""
+    """Metric that decides which weights are best."""
+    lower_is_better: bool
+    """Whether the best `main_metric` is the lowest."""
     table_metrics: tuple[str, ...]
     """Metrics that the final table shows."""
 
-    def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
-        """Metrics of (num_words,) predicted label ids against the split's labels."""
+    def collector(self, joint_weights: Sequence[float]) -> Collector:
+        """Takes predictions while the pipeline runs; `joint` is wanted for all of the weights."""
+
+    def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
+        """Metrics of (num_words, …) of what the collector kept for a mode."""
+
+
+class LabelTask:
+    """The part of a `Task` that is the same for all with a label a word or a row."""
+
+    objective: Objective = LabelObjective()
+    lower_is_better = False
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = tuple(labels)
+
+    def collector(self, joint_weights: Sequence[float]) -> Collector:
+        """Label ids."""
+        return label_collector(joint_weights)

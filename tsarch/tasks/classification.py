@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.rows import Place, RowOrMistakes, check_text, make_row
 from tsarch.records import IntArray, TokenizedSplit
-from tsarch.tasks.base import Metrics
+from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.votes import OneLabelRows, row_votes
 
 
@@ -37,14 +36,11 @@ class ClassificationRows(OneLabelRows):
         return make_row(place, raw, columns, raw[columns.text].split(), [raw[columns.label]])
 
 
-class ClassificationTask:
+class ClassificationTask(LabelTask):
     """Labels of rows, scored by accuracy and by F1 averaged over the labels."""
 
     main_metric = "f1_macro"
     table_metrics: tuple[str, ...] = ("accuracy", "f1_macro")
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = tuple(labels)
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
         """Accuracy, and macro F1 over the labels that the split has or that were predicted."""

@@ -11,7 +11,7 @@ from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.rows import Place, Row, RowOrMistakes, check_words, make_row
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
-from tsarch.tasks.base import Metrics
+from tsarch.tasks.base import LabelTask, Metrics
 
 
 class NerRows:
@@ -62,14 +62,11 @@ class NerRows:
         return ("O", *(f"{prefix}-{name}" for name in names for prefix in "BI"))
 
 
-class NerTask:
+class NerTask(LabelTask):
     """Entities as tags of words; an entity counts if its type and both its ends are right."""
 
     main_metric = "f1"
     table_metrics: tuple[str, ...] = ("precision", "recall", "f1")
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = tuple(labels)
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
         """Strict entity precision, recall and F1 (micro), and accuracy over words."""

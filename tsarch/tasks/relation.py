@@ -21,7 +21,7 @@ from tsarch.data.rows import (
 )
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
-from tsarch.tasks.base import Metrics
+from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.votes import OneLabelRows, row_votes
 
 NO_RELATION = ("NA", "no_relation", "Other", "O")
@@ -113,14 +113,11 @@ def _span(
     return None
 
 
-class RelationTask:
+class RelationTask(LabelTask):
     """Relations of rows; rows without one count only where one was predicted."""
 
     main_metric = "f1_micro"
     table_metrics: tuple[str, ...] = ("precision", "recall", "f1_micro", "f1_macro")
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = tuple(labels)
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
         """Precision, recall, micro and macro F1 without the class of no relation.

@@ -1,0 +1,118 @@
+"""What a stage's predictions mean: from the numbers that heads put out to losses per position.
+
+A head puts out `width` numbers a position. They travel over the link in place of logits, which for
+a vocabulary would be a hundred times as many, and losses are computed outside the engines, where
+the tied table is.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from tsarch.losses.token import IGNORED, cross_entropy, distillation
+
+_CHUNK_ELEMENTS = 1 << 27
+"""Logits that are held at one time: 0.5 GB in fp32."""
+
+
+class Objective(Protocol):
+    """Losses of predictions at labelled positions."""
+
+    uses_table: bool
+    """Predictions are compared with every row of the table, so that every step touches all."""
+
+    def num_outputs(self, num_labels: int) -> int | None:
+        """Numbers that a head puts out a position; None: as many as the table is wide."""
+
+    def losses(self, predictions: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+        """(batch, tokens, outputs), (batch, tokens), (rows, table_width) → (batch, tokens) fp32,
+        0 where `labels` is `IGNORED`."""
+
+    def divergences(
+        self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, table: Tensor
+    ) -> Tensor:
+        """Distillation (`losses.token.distillation`) from the teacher's to the student's
+        predictions, of shapes as in `losses` → (batch, tokens) fp64."""
+
+
+class LabelObjective:
+    """A label for every labelled position: predictions are logits of the labels."""
+
+    uses_table = False
+
+    def num_outputs(self, num_labels: int) -> int | None:
+        """One a label."""
+        return num_labels
+
+    def losses(self, predictions: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return cross_entropy(predictions, labels)
+
+    def divergences(
+        self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, table: Tensor
+    ) -> Tensor:
+        """KL between the labels' distributions."""
+        return distillation(student, teacher, labels, temperature)
+
+
+class VocabularyObjective:
+    """A next token for every labelled position: the tied table is the output projection.
+
+    Predictions are vectors as wide as the table; a token's logit is its row's product with them
+    (Press & Wolf 2017, "Using the Output Embedding to Improve Language Models"). Labels are tokens.
+    """
+
+    uses_table = True
+
+    def num_outputs(self, num_labels: int) -> int | None:
+        """As many as the table is wide."""
+        return None
+
+    def losses(self, predictions: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+        """Negative log-likelihood of the next token."""
+        chosen = labels != IGNORED
+
+        def chunk(vectors: Tensor, tokens: Tensor) -> Tensor:
+            return cross_entropy(token_logits(vectors, table), tokens)
+
+        return _scattered(chosen, [predictions[chosen], labels[chosen]], chunk, table)
+
+    def divergences(
+        self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, table: Tensor
+    ) -> Tensor:
+        """KL between the vocabulary's distributions; the teacher's is seen through the table as it
+        is here and now."""
+        chosen = labels != IGNORED
+
+        def chunk(own: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
+            with torch.no_grad():
+                teacher_logits = token_logits(other, table)
+            return distillation(token_logits(own, table), teacher_logits, tokens, temperature)
+
+        return _scattered(chosen, [student[chosen], teacher[chosen], labels[chosen]], chunk, table)
+
+
+def token_logits(vectors: Tensor, table: Tensor) -> Tensor:
+    """(…, table_width), (vocabulary, table_width) → (…, vocabulary) fp32 logits."""
+    return (vectors @ table.to(vectors.dtype).t()).float()
+
+
+def _scattered(chosen: Tensor, inputs: list[Tensor], chunk: object, table: Tensor) -> Tensor:
+    """`chunk` of the chosen positions, in their places; zeros elsewhere.
+
+    Where the logits of all are too many to hold, they are computed in several chunks, and again in
+    the backward pass.
+    """
+    assert callable(chunk)
+    size = max(_CHUNK_ELEMENTS // len(table), 1)
+    parts = zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
+    if len(inputs[0]) <= size:
+        values = chunk(*inputs)
+    else:
+        values = torch.cat([checkpoint(chunk, *part, use_reentrant=False) for part in parts])
+    scattered: Tensor = values.new_zeros(chosen.shape).masked_scatter(chosen, values)
+    return scattered

@@ -1,0 +1,136 @@
+"""Collects what both models predict for words, in all modes, while the pipeline runs forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsarch.data.parts import WindowGroup
+from tsarch.losses.objective import token_logits
+from tsarch.records import FloatArray, IntArray, Predictions
+
+
+@dataclass(frozen=True)
+class GroupOutput:
+    """What both models say of one group of windows."""
+
+    group: WindowGroup
+    labels: Tensor
+    """(windows, tokens), `IGNORED` where there is no word."""
+    student: Tensor
+    """(windows, tokens, outputs) the student's predictions."""
+    teacher: Tensor | None
+    """(windows, tokens, outputs) the teacher's on the same positions, where they came along."""
+    table: Tensor
+    """(rows, table_width) rows of the table that the step touches."""
+
+
+class Collector(Protocol):
+    """Takes groups of windows, each window once fed and once alone, and keeps what metrics need."""
+
+    def add(self, output: GroupOutput) -> None:
+        """Take one group."""
+
+    def result(self) -> Predictions:
+        """Everything collected, by word."""
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The passes over windows of a group that were fed, or those that were not."""
+
+    words: IntArray
+    student: FloatArray
+    teacher: FloatArray
+
+
+Scores = Callable[[Tensor, Tensor, Tensor], FloatArray]
+"""(n, outputs) predictions, (n,) labels, table → (n, …) what is kept of each position."""
+Decision = Callable[[FloatArray], np.ndarray]
+"""(…, n, …) scores → what a mode says."""
+
+
+class WordCollector:
+    """Keeps scores of words.
+
+    Args:
+        joint_weights: weights w that `joint` is wanted for.
+        scores: what is kept; `joint` is w·teacher + (1 − w)·student of it.
+        decide: from scores to what a mode says.
+    """
+
+    def __init__(self, joint_weights: Sequence[float], scores: Scores, decide: Decision) -> None:
+        self._joint_weights = np.array(joint_weights, dtype=np.float32)
+        self._scores = scores
+        self._decide = decide
+        self._fed: list[_Chosen] = []
+        self._alone: list[tuple[IntArray, FloatArray]] = []
+
+    def add(self, output: GroupOutput) -> None:
+        """Take one group."""
+        assert output.teacher is not None
+        group = output.group
+        for fed in (True, False):
+            chosen = (group.words >= 0) & (group.fed[:, None] == int(fed))
+            words, places = group.words[chosen], torch.from_numpy(chosen).to(output.labels.device)
+            labels = output.labels[places]
+            student = self._scores(output.student[places], labels, output.table)
+            if fed:
+                teacher = self._scores(output.teacher[places], labels, output.table)
+                self._fed.append(_Chosen(words, student, teacher))
+            else:
+                self._alone.append((words, self._decide(student)))
+
+    def result(self) -> Predictions:
+        """Everything collected, by word."""
+        words = np.concatenate([own.words for own in self._fed])
+        student = np.concatenate([own.student for own in self._fed])
+        teacher = np.concatenate([own.teacher for own in self._fed])
+        weights = self._joint_weights.reshape(-1, *(1 for _ in student.shape))
+        joint = self._decide(weights * teacher + (1 - weights) * student)
+        alone_words = np.concatenate([words for words, _ in self._alone])
+        alone = np.concatenate([said for _, said in self._alone])
+        order, alone_order = np.argsort(words), np.argsort(alone_words)
+        assert np.array_equal(words[order], alone_words[alone_order])
+        return Predictions(
+            words[order],
+            self._decide(teacher)[order],
+            self._decide(student)[order],
+            alone[alone_order],
+            joint[:, order],
+        )
+
+
+def label_collector(joint_weights: Sequence[float]) -> Collector:
+    """Label ids; `joint` is the mean of both models' probabilities."""
+    return WordCollector(joint_weights, _label_probabilities, lambda scores: scores.argmax(-1))
+
+
+def token_collector(joint_weights: Sequence[float]) -> Collector:
+    """Log-probability of the true next token; `joint` is the mean of both probabilities."""
+    tiny = np.finfo(np.float32).tiny
+    return WordCollector(
+        joint_weights, _token_probabilities, lambda scores: np.log(np.maximum(scores, tiny))
+    )
+
+
+def _label_probabilities(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
+    probabilities: FloatArray = torch.softmax(predictions.float(), dim=-1).cpu().numpy()
+    return probabilities
+
+
+def _token_probabilities(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
+    size = max((1 << 27) // len(table), 1)
+    parts = [predictions.new_zeros(0, dtype=torch.float32)]
+    for vectors, tokens in zip(
+        torch.split(predictions, size), torch.split(labels, size), strict=True
+    ):
+        logits = token_logits(vectors, table)
+        parts.append(logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1))
+    probabilities: FloatArray = torch.cat(parts).exp().cpu().numpy()
+    return probabilities
