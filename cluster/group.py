@@ -17,9 +17,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.placement import join_ray, place, rank_bundles, supply_on_cluster
 from cluster.worker import Meeting, Worker
-from tsarch.config import Config, TopologyConfig
+from tsarch.config import Config, Mode, TopologyConfig
 from tsarch.errors import ReplicaDriftError, RunFailedError, UserError
-from tsarch.records import Predictions, TickReport, unpack_reports
+from tsarch.records import Predictions, Texts, TickReport, unpack_reports
 from tsarch.run.balance import Supply
 from tsarch.run.rank_stats import RankStats
 from tsarch.topology import STAGES, Stage, Topology, stage_topology
@@ -121,6 +121,11 @@ class RayCrew:
     def evaluate(self, split: str, joint_weights: list[float]) -> list[Predictions]:
         """Predict a split; every student rank gives the words of its windows."""
         return [p for p in self._call("evaluate", split, joint_weights) if p is not None]
+
+    def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
+        """Generate the texts of a split; every student rank gives those of its contexts."""
+        shares = self._call("generate", split, mode, joint_weight)
+        return {context: tokens for own in shares for context, tokens in own.items()}
 
     def check_replicas(self, step: int) -> None:
         """Compare the replicas of the table now."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsarch.config import Config
-from tsarch.records import PackedReport, Predictions, pack_reports
+from tsarch.config import Config, Mode
+from tsarch.records import PackedReport, Predictions, Texts, pack_reports
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
@@ -140,6 +140,10 @@ class Worker:
     def evaluate(self, split: str, joint_weights: list[float]) -> Predictions | None:
         """See `Rank.evaluate` (collective)."""
         return self.rank.evaluate(split, joint_weights)
+
+    def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
+        """See `Rank.generate` (collective)."""
+        return self.rank.generate(split, mode, joint_weight)
 
     def check_replicas(self, step: int) -> None:
         """See `Rank.check_replicas` (collective)."""

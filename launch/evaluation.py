@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tsarch.config import Mode
 
-def show_evaluation(run: Path, split: str, mode: str | None) -> None:
+
+def show_evaluation(run: Path, split: str, mode: Mode | None) -> None:
     """Print the metrics of a run on a split, of all modes or of one.
 
     Raises:
@@ -17,6 +19,6 @@ def show_evaluation(run: Path, split: str, mode: str | None) -> None:
     from tsarch.tasks.registry import table_metrics
 
     quieten()
-    config, evaluation = evaluate_run(run, split)
+    config, evaluation = evaluate_run(run, split, mode)
     chosen = {m: v for m, v in evaluation.metrics.items() if mode in (None, m)}
     Reporter().table(f"{split} split of {run}", {"": dict(chosen)}, table_metrics(config.task.name))

@@ -9,6 +9,8 @@ from typing import Any
 
 from tsarch.config import Config
 
+_SHOWN_SAMPLES = 3
+
 
 def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
     """Train a run; returns its summary.
@@ -118,6 +120,8 @@ def _show(reporter: Any, config: Config, summary: dict[str, Any], path: Any) -> 
     if summary["before"] is not None:
         columns = {"before": summary["before"], **columns}
     reporter.table("test split", columns, table_metrics(config.task.name))
+    for sample in summary["samples"][:_SHOWN_SAMPLES]:
+        reporter.sample(sample)
     busy = summary["stage_busy_share"]
     reporter.say(
         f"{summary['steps']} steps in {summary['train_s']:.0f} s of training · "

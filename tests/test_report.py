@@ -89,6 +89,8 @@ def made_up(folder: Path, num_steps: int = 3, **changes: Any) -> Config:
         },
         "embedding_parameters": 2_000_000,
         "main_metric": "f1",
+        "lower_is_better": False,
+        "samples": [],
         "before": metrics(0.1),
         "after": metrics(0.5),
         "validation": metrics(0.5),

@@ -23,6 +23,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
+TaskName = Literal["ner", "classification", "relation", "translation", "summarization", "dialogue"]
 Mode = Literal["teacher", "student", "joint", "student_alone"]
 MODES: tuple[Mode, ...] = ("teacher", "student", "joint", "student_alone")
 
@@ -70,6 +71,18 @@ class ColumnsConfig(Section):
     """`relation`: column with the words [start, end) of the second entity."""
     relation: str = "relation"
     """`relation`: column with the relation's name; `NA`, `no_relation`, `Other`: none."""
+    source: str = "source"
+    """`translation`: column with the text to translate."""
+    target: str = "target"
+    """`translation`: column with its translation."""
+    document: str = "document"
+    """`summarization`: column with the text to summarise."""
+    summary: str = "summary"
+    """`summarization`: column with its summary."""
+    history: str = "history"
+    """`dialogue`: column with the turns so far (a list of strings)."""
+    response: str = "response"
+    """`dialogue`: column with the turn that answers them."""
 
 
 class DataConfig(Section):
@@ -104,8 +117,50 @@ class DataConfig(Section):
 class TaskConfig(Section):
     """What is learned, and how it is measured."""
 
-    name: Literal["ner", "classification", "relation"] = "ner"
+    name: TaskName = "ner"
     """Task; decides what a row is, labels and metrics."""
+    source_prefix: str = ""
+    """Generative tasks: text put before every source, such as `Summarize: `."""
+    target_prefix: str = ""
+    """Generative tasks: text between source and target, such as `Summary:`; not generated."""
+    max_target_tokens: PositiveInt = 64
+    """Generative tasks: tokens of a target at most, its end included. A context keeps so much
+    room free of its source; what of a target is longer is cut off in training and counted."""
+
+
+class DecodingConfig(Section):
+    """How generative tasks make text of predictions, for the metrics of the test split."""
+
+    num_beams: PositiveInt = 1
+    """Hypotheses that are kept at a time; 1: the likeliest token every time."""
+    length_penalty: float = 1.0
+    """Beam search: a hypothesis' log-probability is divided by its length to this power
+    (Wu et al. 2016, "Google's Neural Machine Translation System", section 7)."""
+    sample: bool = False
+    """Draw tokens at random, with `temperature`, `top_k` and `top_p`, in place of the likeliest."""
+    temperature: PositiveFloat = 1.0
+    """Logits are divided by it before drawing."""
+    top_k: NonNegativeInt = 0
+    """Draw among so many likeliest tokens. 0: among all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw among the likeliest tokens that have this probability together (Holtzman et al. 2020,
+    "The Curious Case of Neural Text Degeneration", section 3.1)."""
+    no_repeat_ngram: NonNegativeInt = 0
+    """No group of so many tokens comes twice in a text. 0: no rule."""
+    cache: bool = True
+    """Keep keys and values of the tokens so far, in both stages; without, each token costs a pass
+    over all."""
+    batch: PositiveInt = 32
+    """Texts that all replicas together generate at a time."""
+    max_texts: PositiveInt = 200
+    """Texts of a split that are generated for its metrics, evenly spread over it; perplexity is
+    that of the whole split."""
+
+    @model_validator(mode="after")
+    def _beams_or_sampling(self) -> Self:
+        if self.sample and self.num_beams > 1:
+            raise ValueError("`sample` takes one beam: leave out one of `num_beams`, `sample`")
+        return self
 
 
 class LoraConfig(Section):
@@ -428,6 +483,8 @@ class Config(Section):
     """Learning-rate schedule."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Validation and early stopping."""
+    decoding: DecodingConfig = DecodingConfig()
+    """How texts are generated."""
     link: LinkConfig = LinkConfig()
     """Boundary messages between the stages."""
     topology: TopologyConfig = Field(default=TopologyConfig(), json_schema_extra=_or_auto)

@@ -16,6 +16,15 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
+class TextPair:
+    """A row of a generative task as it was written."""
+
+    source: str
+    """All parts of the source, a line each."""
+    target: str
+
+
+@dataclass(frozen=True)
 class TokenizedSplit:
     """A split as flat arrays: contexts made of tokens, windows as slices of contexts.
 
@@ -38,7 +47,10 @@ class TokenizedSplit:
     """(num_sentences + 1,) where each sentence (row) starts in `labels`. Of a row with one label
     the words are the places that vote on it."""
     num_cut_tokens: int = 0
-    """Sub-tokens that were left out because one word alone exceeds a window or context."""
+    """Tokens that were left out: of words that alone exceed a window or context, of sources and
+    targets that exceed their share of a context."""
+    texts: tuple[TextPair, ...] = ()
+    """(num_contexts,) what is to be generated from what, of generative tasks."""
 
     @property
     def num_contexts(self) -> int:
@@ -163,3 +175,7 @@ class Predictions:
     """(n, …) from the student without the teacher."""
     joint: Array
     """(weights, n, …) from both, for each weight of the teacher that was asked for."""
+
+
+Texts = dict[int, list[int]]
+"""Context → tokens that were generated for it."""

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsarch.data.corpus import Corpus
+from tsarch.data.pairs import Pair, PairLayout, pack_pairs
 from tsarch.data.sources import cache_root
 from tsarch.data.tokenizer import tokenizer_digest
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import IntArray, TextPair, TokenizedSplit
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-_FORMAT = "2"
+_FORMAT = "3"
 """Part of the cache's key: a new value whenever what is stored changes."""
 
 
@@ -42,12 +43,17 @@ def tokenize_corpus(
     teacher_max_tokens: int,
     student_max_tokens: int,
     cache_folder: str | None,
+    pair_layout: PairLayout | None = None,
 ) -> dict[str, TokenizedSplit]:
     """Contexts and windows of every split, from a fast tokenizer.
 
+    `pair_layout` is for corpora of pairs.
     Tokenising is cached in `cache_folder` (default `~/.cache/tsarch`) by the content of the data
     and of the tokenizer; several processes may do it at once.
     """
+    if corpus.layout == "pairs":
+        assert pair_layout is not None
+        return _pairs(corpus, tokenizer, pair_layout, cache_folder)
     label_ids = {label: index for index, label in enumerate(corpus.labels)}
     prefix, suffix = special_tokens(tokenizer)
     digest = tokenizer_digest(tokenizer)
@@ -63,11 +69,35 @@ def tokenize_corpus(
         sentences = [Sentence(*row) for row in zip(*columns, strict=True)]
         labels = [[label_ids[tag] for tag in tags] for tags in dataset["tags"][:]]
         limits = prefix, suffix, teacher_max_tokens, student_max_tokens
-        if corpus.labels_rows:
+        if corpus.layout == "rows":
             own = [label for (label,) in labels]
             result[split] = pack_rows(sentences, own, label_token(tokenizer), *limits)
         else:
             result[split] = pack(sentences, labels, *limits)
+    return result
+
+
+def _pairs(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    layout: PairLayout,
+    cache_folder: str | None,
+) -> dict[str, TokenizedSplit]:
+    """Sources and targets of every split; texts are tokenised whole."""
+    digest = tokenizer_digest(tokenizer)
+    result = {}
+    for split, dataset in corpus.splits.items():
+        tokenized = _tokenized(split, dataset, tokenizer, digest, cache_folder, whole_texts=True)
+        parts, texts = dataset["tokens"][:], dataset["tags"][:]
+        columns = tokenized["source"][:], tokenized["target"][:], dataset["focus"][:]
+        pairs = [
+            Pair(source, target, reads_last=focus is not None)
+            for source, target, focus in zip(*columns, strict=True)
+        ]
+        written = [
+            TextPair("\n".join(own), target) for own, (target,) in zip(parts, texts, strict=True)
+        ]
+        result[split] = pack_pairs(pairs, written, layout)
     return result
 
 
@@ -93,18 +123,25 @@ def _tokenized(
     tokenizer: PreTrainedTokenizerBase,
     tokenizer_digest: str,
     cache_folder: str | None,
+    whole_texts: bool = False,
 ) -> Dataset:
-    """The split as token_ids and starts, from the cache if it is there.
+    """The split as token_ids and starts, from the cache if it is there; with `whole_texts` as
+    tokens of each part of the source and of the target.
 
     `map` writes to a temporary file beside the cache file and renames it, so that another process
     finds the whole file or none.
     """
-    content = json.dumps([_FORMAT, tokenizer_digest, dataset["tokens"][:]])
+    texts = [dataset["tokens"][:], *([dataset["tags"][:]] if whole_texts else [])]
+    content = json.dumps([_FORMAT, tokenizer_digest, *texts])
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:32]
     folder = cache_root(cache_folder) / "tokenized"
     folder.mkdir(parents=True, exist_ok=True)
     return dataset.map(
-        lambda rows: _tokenize(rows["tokens"], tokenizer),
+        lambda rows: (
+            _tokenize_texts(rows["tokens"], rows["tags"], tokenizer)
+            if whole_texts
+            else _tokenize(rows["tokens"], tokenizer)
+        ),
         batched=True,
         remove_columns=dataset.column_names,
         new_fingerprint=fingerprint,
@@ -136,6 +173,21 @@ def _tokenize(
         token_ids.append(ids)
         starts.append(own)
     return {"token_ids": token_ids, "starts": starts}
+
+
+def _tokenize_texts(
+    sources: Sequence[list[str]], targets: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[Any]]:
+    """Tokens of every part of the sources, and of the targets."""
+
+    def ids(texts: list[str]) -> list[list[int]]:
+        encoded = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)
+        return list(encoded["input_ids"])
+
+    return {
+        "source": [ids(parts) for parts in sources],
+        "target": ids([target for (target,) in targets]),
+    }
 
 
 def _with_all_words(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Place, Row, RowSchema
+from tsarch.data.rows import Layout, Place, Row, RowSchema
 from tsarch.data.sources import Found, file_rows, hub_rows, load_hub
 from tsarch.errors import Mistake, UserError
 
@@ -30,12 +30,11 @@ class Corpus:
 
     splits: dict[str, Dataset]
     """Split → `datasets.Dataset` with doc_id (str), tokens (list[str]), tags (list[str]: one a
-    word, or one in all), focus (int or None: word that a row's one label stands before)."""
+    word, or one in all), focus (int or None: see `Row`)."""
     labels: tuple[str, ...]
     notes: tuple[str, ...]
     """Remarks for the user."""
-    labels_rows: bool = False
-    """One label a row; otherwise one a word."""
+    layout: Layout = "words"
 
 
 def read_splits(data: DataConfig, schema: RowSchema) -> Corpus:
@@ -62,7 +61,7 @@ def read_splits(data: DataConfig, schema: RowSchema) -> Corpus:
         raise UserError(_shortened(mistakes))
     labels = schema.labels(sorted(_names(rows["train"], schema)))
     splits = {split: _dataset(_in_order(rows[split])) for split in SPLITS}
-    return Corpus(splits, labels, notes, schema.labels_rows)
+    return Corpus(splits, labels, notes, schema.layout)
 
 
 def _checked(

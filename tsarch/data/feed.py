@@ -24,6 +24,7 @@ class Feed:
         passes_of: (step, contexts) → the student's passes over each window.
         send_predictions: whether the teacher's logits travel with its hidden states.
         teacher_width: width of the teacher's hidden states.
+        vocabulary: rows of the table, if every step touches them all.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Feed:
         passes_of: Callable[[int, IntArray], Passes],
         send_predictions: bool,
         teacher_width: int = 0,
+        vocabulary: int | None = None,
     ) -> None:
         self.split = split
         self.send_predictions = send_predictions
         self.topology = topology
         self.teacher_width = teacher_width
+        self._vocabulary = vocabulary
         self._num_micro_batches = num_micro_batches
         self._contexts_of = contexts_of
         self._passes_of = passes_of
@@ -76,4 +79,5 @@ class Feed:
             self._num_micro_batches,
             passes,
             self.send_predictions,
+            self._vocabulary,
         )

@@ -49,7 +49,8 @@ class StepPlan:
     num_tokens: int
     """Real (non-padding) tokens of the global batch's contexts."""
     token_ids: IntArray
-    """Sorted distinct tokens of the contexts: the rows of the table that the step touches."""
+    """Sorted distinct tokens of the rows of the table that the step touches: the contexts', or all
+    where the table is the output projection."""
 
 
 def balance(items: Iterable[Item], sizes: Iterable[int], num_bins: int) -> list[list[Item]]:
@@ -75,11 +76,13 @@ def plan_step(
     num_micro_batches: int,
     passes: dict[int, tuple[WindowPass, ...]],
     send_all: bool,
+    vocabulary: int | None = None,
 ) -> StepPlan:
     """Share a global batch out over micro-batches and the replicas of both stages.
 
     `passes` gives each window's passes; rows travel for windows with a fed pass, or for all
-    (`send_all`, when the teacher's predictions are needed too).
+    (`send_all`, when the teacher's predictions are needed too). `vocabulary`: rows of the table, if
+    the step touches them all.
     """
     lengths = split.context_lengths
     shares = balance(
@@ -97,7 +100,9 @@ def plan_step(
         micro_batches,
         num_labels=int((split.words[tokens] >= 0).sum()),
         num_tokens=len(tokens),
-        token_ids=np.unique(split.token_ids[tokens]),
+        token_ids=np.unique(split.token_ids[tokens])
+        if vocabulary is None
+        else np.arange(vocabulary),
     )
 
 

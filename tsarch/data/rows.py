@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.errors import Mistake
@@ -36,18 +36,24 @@ class Row:
     doc_id: str
     sent_id: Any
     tokens: list[str]
-    """Words."""
+    """Words, or the parts of a source."""
     tags: list[str]
-    """A label for every word, or the row's one label."""
+    """A label for every word, the row's one label, or the target."""
     focus: int | None = None
-    """Word that the row's one label stands before; None: before the first."""
+    """Word that the row's one label stands before; None: before the first. Of a source: the last
+    part, if the student reads it too."""
+
+
+Layout = Literal["words", "rows", "pairs"]
+"""A label a word; a label a row; a source and a target to generate, whose parts and text stand in
+`Row.tokens` and `Row.tags`."""
 
 
 class RowSchema(Protocol):
     """How a task's rows are read, checked and labelled."""
 
-    labels_rows: bool
-    """One label a row; otherwise one a word."""
+    layout: Layout
+    """What becomes of rows in `contexts.py`."""
 
     def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
         """Columns that every row must have."""

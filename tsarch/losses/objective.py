@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tsarch.losses.token import IGNORED, cross_entropy, distillation
 
-_CHUNK_ELEMENTS = 1 << 27
-"""Logits that are held at one time: 0.5 GB in fp32."""
+_CHUNK_ELEMENTS = 1 << 25
+"""Logits that are held at one time: 0.13 GB in fp32."""
 
 
 class Objective(Protocol):

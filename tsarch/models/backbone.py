@@ -6,40 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from tsarch.models.construction import WHOLE, Construction
 from tsarch.models.loading import check_weights, load_weights
 from tsarch.models.random_weights import SeedOf, claim, fill_table, fill_with_random
-from tsarch.models.skeleton import layer_stack, make_skeleton
+from tsarch.models.skeleton import HollowEmbedding, layer_stack, make_skeleton
 from tsarch.models.weight_files import open_checkpoint
 
-_HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "hidden_dropout", "mlp_dropout")
-_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
-
-
-class HollowEmbedding(nn.Module):
-    """Stands where the backbone's table was: no parameters, and calling it is a bug."""
-
-    def __init__(self, embedding_dim: int) -> None:
-        super().__init__()
-        self.embedding_dim = embedding_dim
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Always fails: backbones here take `inputs_embeds`."""
-        raise AssertionError("a backbone takes inputs_embeds; the table is tied, outside of it")
+_HIDDEN_DROPOUT = (
+    *("hidden_dropout_prob", "dropout", "hidden_dropout", "mlp_dropout"),
+    *("resid_pdrop", "embd_pdrop", "dropout_rate"),
+)
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
 
 @dataclass
 class Backbone:
-    """An encoder that takes `inputs_embeds`, and the table that was cut out of it."""
+    """A model that takes `inputs_embeds`, and the table that was cut out of it."""
 
     model: PreTrainedModel
     embedding_width: int
     """Width of `inputs_embeds`."""
     table: Tensor | None
     """(vocabulary, embedding_width) fp32; None where it isn't wanted."""
+    embedding_scale: float = 1.0
+    """What the architecture multiplies embeddings by (BART's `scale_embedding`)."""
 
     @property
     def hidden_width(self) -> int:
@@ -106,9 +99,11 @@ def build_backbone(
 
 def cut_out_table(encoder: PreTrainedModel) -> Backbone:
     """Take the table out of an encoder; without values (meta device) only its width is known."""
-    table = encoder.get_input_embeddings().weight.detach()
+    embedding = encoder.get_input_embeddings()
+    table, scale = embedding.weight.detach(), getattr(embedding, "embed_scale", None) or 1.0
     encoder.set_input_embeddings(HollowEmbedding(table.shape[1]))
-    return Backbone(encoder, table.shape[1], None if table.is_meta else table)
+    encoder.config.use_cache = False  # where keys and values are kept, a cache is passed
+    return Backbone(encoder, table.shape[1], None if table.is_meta else table, float(scale))
 
 
 def freeze_backbone(model: PreTrainedModel, freeze: str, top_k: int) -> None:

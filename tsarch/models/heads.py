@@ -39,9 +39,29 @@ def projection(table_width: int, width: int) -> nn.Module:
     return nn.Identity() if table_width == width else linear_map(table_width, width)
 
 
-def make_head(width: int, num_outputs: int | None, table_width: int, dropout: float) -> nn.Module:
+class VocabularyHead(nn.Module):
+    """(…, width) → (…, table_width): what is compared with every row of the table.
+
+    Args:
+        scale: of the result. T5's tables are trained for table_width^-0.5.
+    """
+
+    def __init__(self, width: int, table_width: int, scale: float) -> None:
+        super().__init__()
+        self.linear = nn.Identity() if width == table_width else linear_map(width, table_width)
+        self._scale = scale
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Vectors of every position."""
+        vectors: Tensor = self.linear(hidden)
+        return vectors if self._scale == 1.0 else vectors * self._scale
+
+
+def make_head(
+    width: int, num_outputs: int | None, table_width: int, dropout: float, table_scale: float
+) -> nn.Module:
     """The head over hidden states of `width`: (…, width) → (…, num_outputs); for None vectors as
-    wide as the table, which is then the output projection."""
+    wide as the table, which is then the output projection, times `table_scale`."""
     if num_outputs is None:
-        return nn.Identity() if width == table_width else linear_map(width, table_width)
+        return VocabularyHead(width, table_width, table_scale)
     return TokenHead(width, num_outputs, dropout)

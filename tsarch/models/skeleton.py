@@ -7,12 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers import initialization as hf_initialization
 
 from tsarch.errors import UserError
 from tsarch.models.weight_files import some
+
+
+class HollowEmbedding(nn.Module):
+    """Stands where the backbone's table was: no parameters, and calling it is a bug."""
+
+    def __init__(self, embedding_dim: int) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Always fails: backbones here take `inputs_embeds`."""
+        raise AssertionError("a backbone takes inputs_embeds; the table is tied, outside of it")
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,10 @@ def _encoder(config: PretrainedConfig) -> PreTrainedModel:
         encoder: PreTrainedModel = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
+    if encoder.config.is_encoder_decoder:
+        width = encoder.get_input_embeddings().weight.shape[1]
+        for side in (encoder.encoder, encoder.decoder):  # both read the one shared table
+            side.embed_tokens = HollowEmbedding(width)
     return encoder
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone
+from tsarch.models.decoding_cache import DecodingCache
 from tsarch.models.heads import linear_map, make_head, projection
 
 
@@ -22,6 +24,7 @@ class StudentModel(nn.Module):
         num_outputs: int | None,
         dropout: float,
         learned_no_teacher: bool = False,
+        table_scale: float = 1.0,
     ) -> None:
         super().__init__()
         width = backbone.embedding_width
@@ -29,7 +32,8 @@ class StudentModel(nn.Module):
         self.bridge = linear_map(teacher_width, width)
         self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
         self.backbone = backbone.model
-        self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout)
+        self._embedding_scale = backbone.embedding_scale
+        self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
 
     def forward(
         self,
@@ -37,22 +41,32 @@ class StudentModel(nn.Module):
         masks: Sequence[Tensor],
         boundary: Tensor,
         places: Sequence[Tensor],
+        positions: Tensor | None = None,
+        cache: DecodingCache | None = None,
     ) -> list[Tensor]:
-        """Logits (windows, tokens, num_outputs) of each group of windows.
+        """Predictions (windows, tokens, outputs) of each group of windows.
 
         Args:
             embeds: per group (windows, tokens, table_width).
             masks: per group (windows, tokens), 0 at padding.
             boundary: (rows, teacher_width) hidden states that came from the teacher.
             places: per group (windows, tokens), row in `boundary`; −1: no teacher here.
+            positions: (windows, tokens) places in the windows of the one group, where they aren't
+                0, 1, 2, …
+            cache: keys and values of the one group's earlier tokens, which its mask covers too.
         """
+        options: dict[str, Any] = {} if positions is None else {"position_ids": positions}
+        if cache is not None and cache.values is not None:
+            options |= {"past_key_values": cache.values, "use_cache": True}
         bridged = torch.cat([self.bridge(boundary), self.no_teacher.unsqueeze(0)])
         return [
-            self._group(self.projection(e) + bridged[place], mask)
+            self._group(self.projection(e) + bridged[place], mask, options)
             for e, mask, place in zip(embeds, masks, places, strict=True)
         ]
 
-    def _group(self, embeds: Tensor, mask: Tensor) -> Tensor:
-        output = self.backbone(inputs_embeds=embeds, attention_mask=mask)
-        logits: Tensor = self.head(output.last_hidden_state)
-        return logits
+    def _group(self, embeds: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
+        if self._embedding_scale != 1.0:
+            embeds = embeds * self._embedding_scale
+        output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
+        predictions: Tensor = self.head(output.last_hidden_state)
+        return predictions

@@ -1,10 +1,14 @@
-"""The teacher: encoder and head over embedded long contexts."""
+"""The teacher: a model and its head over embedded long contexts."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone
+from tsarch.models.decoding_cache import DecodingCache
 from tsarch.models.heads import make_head, projection
 
 
@@ -12,16 +16,93 @@ class TeacherModel(nn.Module):
     """Hidden states and predictions of whole contexts. Takes embeddings, never ids."""
 
     def __init__(
-        self, backbone: Backbone, table_width: int, num_outputs: int | None, dropout: float
+        self,
+        backbone: Backbone,
+        table_width: int,
+        num_outputs: int | None,
+        dropout: float,
+        table_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.projection = projection(table_width, backbone.embedding_width)
         self.backbone = backbone.model
-        self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout)
+        self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
+        self._embedding_scale = backbone.embedding_scale
+        self._is_seq2seq = bool(backbone.model.config.is_encoder_decoder)
 
-    def forward(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        starts: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: DecodingCache | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """(batch, tokens, table_width), (batch, tokens) → hidden (batch, tokens, width) and
-        logits (batch, tokens, num_outputs)."""
-        output = self.backbone(inputs_embeds=self.projection(embeds), attention_mask=mask)
-        hidden = output.last_hidden_state
+        predictions (batch, tokens, outputs).
+
+        Args:
+            starts: (batch,) where each target starts: a sequence-to-sequence model's encoder reads
+                what stands before, its decoder the rest; hidden states of the former are zero.
+            positions: (batch, tokens) places in the text, where they aren't 0, 1, 2, …
+            cache: keys and values of earlier tokens, which `mask` then covers too.
+        """
+        embeds = self.projection(embeds)
+        if self._embedding_scale != 1.0:
+            embeds = embeds * self._embedding_scale
+        if self._is_seq2seq:
+            hidden = self._decoded(embeds, mask, starts, cache)
+        else:
+            options: dict[str, Any] = {} if positions is None else {"position_ids": positions}
+            if cache is not None and cache.values is not None:
+                options |= {"past_key_values": cache.values, "use_cache": True}
+            output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
+            hidden = output.last_hidden_state
         return hidden, self.head(hidden)
+
+    def _decoded(
+        self, embeds: Tensor, mask: Tensor, starts: Tensor | None, cache: DecodingCache | None
+    ) -> Tensor:
+        """Hidden states (batch, tokens, width) of the target side of a sequence-to-sequence model,
+        in their places."""
+        if starts is None:  # later tokens of targets, whose sources the cache has
+            assert cache is not None
+            return self._decoder(embeds, None, cache)
+        num_tokens = embeds.shape[1]
+        places = torch.arange(num_tokens, device=embeds.device)
+        before = places < starts.unsqueeze(1)
+        num_source = max(int(starts.max()), 1)
+        source = self.backbone.encoder(
+            inputs_embeds=embeds[:, :num_source],
+            attention_mask=_readable((mask * before)[:, :num_source]),
+        ).last_hidden_state
+        lengths = mask.sum(1) - starts
+        offsets = torch.arange(max(int(lengths.max()), 1), device=embeds.device)
+        own = (starts.unsqueeze(1) + offsets).clamp(max=num_tokens - 1)
+        rows = torch.arange(len(embeds), device=embeds.device).unsqueeze(1)
+        cache = cache or DecodingCache()
+        cache.source, cache.source_mask = source, _readable((mask * before)[:, :num_source])
+        target_mask = _readable((offsets < lengths.unsqueeze(1)).to(mask.dtype))
+        decoded = self._decoder(embeds[rows, own], target_mask, cache)
+        hidden = decoded.new_zeros(*embeds.shape[:2], decoded.shape[2])
+        inside = (target_mask.bool() & (lengths.unsqueeze(1) > offsets)).unsqueeze(2)
+        return hidden.index_put((rows.expand_as(own), own), decoded * inside, accumulate=True)
+
+    def _decoder(self, embeds: Tensor, mask: Tensor | None, cache: DecodingCache) -> Tensor:
+        options: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
+        if cache.values is not None:
+            options |= {"past_key_values": cache.values, "use_cache": True}
+        hidden: Tensor = self.backbone.decoder(
+            inputs_embeds=embeds,
+            encoder_hidden_states=cache.source,
+            encoder_attention_mask=cache.source_mask,
+            **options,
+        ).last_hidden_state
+        return hidden
+
+
+def _readable(mask: Tensor) -> Tensor:
+    """The mask with one readable token at least, so that no softmax is over nothing."""
+    mask = mask.clone()
+    mask[:, 0] = 1
+    return mask

@@ -98,6 +98,8 @@ def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
     zero_stage = 0 if local else own.zero_stage
     size = StageSize(parameters, trainable, replicas, zero_stage, precision, moments)
     trained_rows = len(np.unique(prepared.splits["train"].token_ids))
+    if make_task(config.task.name, prepared.labels).objective.uses_table:
+        trained_rows = table_shape(config, stage_configs(config))[0]
     table = table_states(
         *table_shape(config, stage_configs(config)),
         0 if config.embedding.frozen else trained_rows,

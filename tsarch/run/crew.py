@@ -8,9 +8,9 @@ from typing import Protocol
 
 import torch
 
-from tsarch.config import Config, TopologyConfig
+from tsarch.config import Config, Mode, TopologyConfig
 from tsarch.parallel.groups import choose_device
-from tsarch.records import Predictions, TickReport
+from tsarch.records import Predictions, Texts, TickReport
 from tsarch.run.balance import Supply
 from tsarch.run.prepare import Prepared
 from tsarch.run.rank import Rank, local_wiring
@@ -28,6 +28,9 @@ class Crew(Protocol):
 
     def evaluate(self, split: str, joint_weights: list[float]) -> list[Predictions]:
         """Predict a split on all ranks."""
+
+    def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
+        """Generate the texts of a split on all ranks."""
 
     def check_replicas(self, step: int) -> None:
         """Raise `ReplicaDriftError` if replicas of the table differ."""
@@ -69,6 +72,10 @@ class LocalCrew:
         predictions = self._rank.evaluate(split, joint_weights)
         assert predictions is not None
         return [predictions]
+
+    def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
+        """Generate the texts of a split."""
+        return self._rank.generate(split, mode, joint_weight)
 
     def check_replicas(self, step: int) -> None:
         """There is one replica only."""

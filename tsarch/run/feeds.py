@@ -32,10 +32,12 @@ def training_feed(
     plan: BatchPlan,
     topology: Topology,
     teacher_width: int = 0,
+    vocabulary: int | None = None,
 ) -> Feed:
     """Training batches. The teacher's predictions travel only if they are distilled.
 
-    `teacher_width` is needed where messages travel, not where only the plan is looked at.
+    `teacher_width` is needed where messages travel, not where only the plan is looked at;
+    `vocabulary` where the table is the output projection.
     """
     student, seed = config.student, config.run.seed
     return Feed(
@@ -48,10 +50,13 @@ def training_feed(
         ),
         send_predictions=config.distillation.weight > 0,
         teacher_width=teacher_width,
+        vocabulary=vocabulary,
     )
 
 
-def evaluation_feed(config: Config, split: TokenizedSplit, topology: Topology) -> tuple[Feed, int]:
+def evaluation_feed(
+    config: Config, split: TokenizedSplit, topology: Topology, vocabulary: int | None = None
+) -> tuple[Feed, int]:
     """Evaluation batches and their number; every window is read fed and alone."""
     batches = evaluation_batches(split.context_lengths, config.evaluation.batch_tokens)
     feed = Feed(
@@ -61,5 +66,6 @@ def evaluation_feed(config: Config, split: TokenizedSplit, topology: Topology) -
         lambda step: batches[step],
         lambda _, contexts: evaluation_passes(split, contexts),
         send_predictions=True,
+        vocabulary=vocabulary,
     )
     return feed, len(batches)

@@ -21,14 +21,18 @@ from tsarch.run.evaluate import (
     score,
 )
 from tsarch.run.feeds import batch_plan, num_training_steps
-from tsarch.run.metrics import StepTable
+from tsarch.run.metrics import StepTable, show_metric
 from tsarch.run.model_files import TaskFile, replace_folder, save_description
 from tsarch.run.prepare import Prepared
 from tsarch.run.progress import LiveNumbers, Reporter
 from tsarch.run.run_folder import RunFolder
+from tsarch.run.texts import Sample, with_texts
 from tsarch.tasks.base import Metrics
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage
+
+_NUM_SAMPLES = 5
+"""Generated texts that the summary shows."""
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Trainer:
         self._num_steps = num_training_steps(config, self._plan)
         self._steps = StepTable(crew.topology)
         self._best: _Best | None = None
+        self._samples: list[Sample] = []
         self._started_s = now_s()
 
     def run(self) -> dict[str, Any]:
@@ -94,11 +99,23 @@ class Trainer:
         if not self._config.evaluation.before:
             return None
         self._reporter.say("measuring the test split before training")
-        predictions = self._crew.evaluate("test", [0.5])
+        return self._test(0.5, "before").metrics
+
+    def _test(self, joint_weight: float, when: str) -> Evaluation:
+        """Metrics of the test split; generated texts go to `texts.jsonl`."""
+        predictions = self._crew.evaluate("test", [joint_weight])
         split = self._prepared.splits["test"]
-        metrics = evaluate_modes(self._task, split, predictions, 0.5).metrics
-        self._folder.write_evaluation("test", 0, metrics)
-        return metrics
+        result, self._samples = with_texts(
+            self._crew,
+            self._config,
+            self._prepared,
+            self._task,
+            "test",
+            evaluate_modes(self._task, split, predictions, joint_weight),
+        )
+        self._folder.write_evaluation("test", self._steps.totals.steps, result.metrics)
+        self._folder.write_texts(when, [sample.as_json() for sample in self._samples])
+        return result
 
     def _train(self, epoch: int, start: int, stop: int) -> None:
         self._steps.start_span(now_s())
@@ -119,7 +136,8 @@ class Trainer:
         name = self._task.main_metric
         own = score(self._task, evaluation.metrics[self._config.evaluation.monitor])
         better = self._best is None or own > self._best.score
-        values = " · ".join(f"{mode} {m[name]:.4f}" for mode, m in evaluation.metrics.items())
+        found = evaluation.metrics.items()
+        values = " · ".join(f"{mode} {show_metric(m[name])}" for mode, m in found)
         kept = " (best so far: kept)" if better else ""
         self._reporter.say(f"epoch {epoch + 1}: validation {name} {values}{kept}")
         if better:
@@ -156,10 +174,7 @@ class Trainer:
         self._reporter.say(f"measuring the test split with the weights of epoch {self._best.epoch}")
         self._crew.load(self._model_folder)
         weight = self._best.evaluation.joint_weight
-        predictions = self._crew.evaluate("test", [weight])
-        result = evaluate_modes(self._task, self._prepared.splits["test"], predictions, weight)
-        self._folder.write_evaluation("test", self._steps.totals.steps, result.metrics)
-        return result
+        return self._test(weight, "after")
 
     def _summary(
         self, before: dict[Mode, Metrics] | None, after: Evaluation, stats: dict[Stage, list[Any]]
@@ -174,6 +189,7 @@ class Trainer:
             **{stage.value: self._stage_summary(stage, stats) for stage in Stage},
             "embedding_parameters": stats[Stage.TEACHER][0].stage_parameters["embedding"],
             "main_metric": self._task.main_metric,
+            "lower_is_better": self._task.lower_is_better,
             "before": before,
             "after": after.metrics,
             "validation": self._best.evaluation.metrics,
@@ -200,6 +216,7 @@ class Trainer:
             },
             "num_cut_tokens": {n: s.num_cut_tokens for n, s in self._prepared.splits.items()},
             "balance": None if self._proposal is None else self._proposal.as_json(),
+            "samples": [sample.as_json() for sample in self._samples[:_NUM_SAMPLES]],
             "restarts": 0,
         }
 

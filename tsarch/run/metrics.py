@@ -11,6 +11,11 @@ from tsarch.topology import Stage, Topology
 Row = dict[str, float | int | None]
 
 
+def show_metric(value: float) -> str:
+    """Four digits behind the point; of a perplexity of 100 or more none but one."""
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
 @dataclass
 class _Pending:
     losses: LossParts = field(default_factory=lambda: LossParts({}))

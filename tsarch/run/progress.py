@@ -18,11 +18,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from tsarch.config import MODES
-from tsarch.run.metrics import Row
+from tsarch.run.metrics import Row, show_metric
 
 _LINE_EVERY_S = 15.0
+_SAMPLE_CHARACTERS = 240
 _CAPTION = "student: fed by the teacher · joint: both combined · student_alone: without the teacher"
 
 
@@ -93,6 +95,14 @@ class Reporter:
         eta = "" if left is None else f" · {left:.0f} s left"
         self.say(f"step {num_done}/{num_steps} · {numbers.text()}{eta}")
 
+    def sample(self, texts: dict[str, str]) -> None:
+        """One generated text of every mode, below its source and reference."""
+        table = Table(show_header=False, box=None, padding=(0, 1))
+        for name, text in texts.items():
+            shown = text if len(text) <= _SAMPLE_CHARACTERS else text[:_SAMPLE_CHARACTERS] + "…"
+            table.add_row(f"[dim]{name}[/dim]", Text(shown))
+        self.console.print(table)
+
     def table(
         self, title: str, columns: dict[str, dict[Any, dict[str, float]]], metrics: tuple[str, ...]
     ) -> None:
@@ -104,6 +114,6 @@ class Reporter:
                 table.add_column(f"{column}\n{metric}".strip(), justify="right", no_wrap=True)
         for mode in MODES:
             if all(mode in values for values in columns.values()):
-                cells = [f"{v[mode][m]:.4f}" for v in columns.values() for m in metrics]
+                cells = [show_metric(v[mode][m]) for v in columns.values() for m in metrics]
                 table.add_row(mode, *cells)
         self.console.print(table)

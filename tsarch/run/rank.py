@@ -13,15 +13,16 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from tsarch.config import Config
+from tsarch.config import Config, Mode
 from tsarch.models.construction import WHOLE, Construction, num_elements
 from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import GroupLink, Link, LoopbackLink
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import Predictions, TickReport
+from tsarch.records import Predictions, Texts, TickReport
 from tsarch.run.execute import Executor, LocalStages
 from tsarch.run.feeds import batch_plan, evaluation_feed, num_training_steps, training_feed
+from tsarch.run.generate import GenerationSpec, Generator, chosen_contexts
 from tsarch.run.learning_rate import learning_rate_factor
 from tsarch.run.model_files import load_table, load_weights, save_table, save_weights
 from tsarch.run.prepare import Prepared
@@ -39,6 +40,7 @@ from tsarch.stage.build import (
 from tsarch.stage.engine import Engine, LocalEngine, OptimizerSpec, make_optimizer
 from tsarch.stage.student import DistillationSpec, StudentStage
 from tsarch.stage.teacher import TeacherStage
+from tsarch.tasks.decoding import DecodingSpec
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage, Topology
 
@@ -97,7 +99,12 @@ class Rank:
         self._build(dict(wiring.stages))
         plan = batch_plan(config, prepared.splits["train"])
         self._training = training_feed(
-            config, prepared.splits["train"], plan, wiring.topology, self._teacher_width
+            config,
+            prepared.splits["train"],
+            plan,
+            wiring.topology,
+            self._teacher_width,
+            self._vocabulary,
         )
         self._num_steps = num_training_steps(config, plan)
         self._executor = Executor(self._stages, self._link, self.tied, self._rate)
@@ -144,7 +151,7 @@ class Rank:
     def evaluate(self, split: str, joint_weights: list[float]) -> Predictions | None:
         """Predict a whole split; the ranks with a student give the predictions of their words."""
         feed, num_batches = evaluation_feed(
-            self._config, self._prepared.splits[split], self._wiring.topology
+            self._config, self._prepared.splits[split], self._wiring.topology, self._vocabulary
         )
         collector = self._task.collector(joint_weights)
         student = self._stages.student
@@ -158,6 +165,48 @@ class Rank:
             return None
         student.on_output = None
         return collector.result()
+
+    def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
+        """Generate the targets of a split (at most `decoding.max_texts`) as `mode` predicts them;
+        all ranks call it, those with a student give their texts."""
+        for engine in self._engines.values():
+            engine.train(False)
+        generator = Generator(
+            self._stages,
+            self._link,
+            self.tied,
+            self._wiring.tied_group,
+            self._wiring.topology,
+            self._generation_spec(),
+            mode,
+            joint_weight,
+        )
+        own = self._prepared.splits[split]
+        return generator.run(own, chosen_contexts(own, self._config.decoding.max_texts))
+
+    def _generation_spec(self) -> GenerationSpec:
+        config, decoding = self._config, self._config.decoding
+        assert self._prepared.end_token is not None
+        return GenerationSpec(
+            DecodingSpec(
+                num_beams=decoding.num_beams,
+                length_penalty=decoding.length_penalty,
+                sample=decoding.sample,
+                temperature=decoding.temperature,
+                top_k=decoding.top_k,
+                top_p=decoding.top_p,
+                no_repeat_ngram=decoding.no_repeat_ngram,
+                max_tokens=config.task.max_target_tokens,
+                end=self._prepared.end_token,
+            ),
+            decoding.batch,
+            decoding.cache,
+            config.student.max_tokens,
+            self._teacher_width,
+            self._num_predictions,
+            bool(self._hf_configs[Stage.TEACHER].is_encoder_decoder),
+            config.run.seed,
+        )
 
     def check_replicas(self, step: int) -> None:
         """Every replica of the tied embedding must be bitwise equal (all ranks call it)."""
@@ -190,6 +239,16 @@ class Rank:
     def perturb_table(self, amount: float) -> None:
         """Fault injection for tests: make this replica of the table differ."""
         self.tied.table.storage[0, 0] += amount
+
+    @property
+    def _vocabulary(self) -> int | None:
+        """Rows of the table, if every step touches them all."""
+        return len(self.tied.table) if self._task.objective.uses_table else None
+
+    @property
+    def _num_predictions(self) -> int:
+        """Numbers that a head puts out a position."""
+        return self._num_outputs or int(self.tied.table.storage.shape[1])
 
     @property
     def _is_first(self) -> bool:
@@ -239,7 +298,13 @@ class Rank:
     def _teacher(self, replica: int | None) -> TeacherStage | None:
         if replica is None:
             return None
-        return TeacherStage(self._engines[Stage.TEACHER], self.tied, replica, self._task.objective)
+        return TeacherStage(
+            self._engines[Stage.TEACHER],
+            self.tied,
+            replica,
+            self._task.objective,
+            bool(self._hf_configs[Stage.TEACHER].is_encoder_decoder),
+        )
 
     def _student(self, replica: int | None) -> StudentStage | None:
         if replica is None:
@@ -250,7 +315,7 @@ class Rank:
             self.tied,
             replica,
             self._teacher_width,
-            self._num_outputs or self.tied.table.storage.shape[1],
+            self._num_predictions,
             self._task.objective,
             DistillationSpec(kd.weight, kd.temperature, kd.passes == "alone"),
         )
@@ -265,7 +330,9 @@ class Rank:
         def optimizer(rows: nn.Parameter) -> torch.optim.Optimizer:
             return make_optimizer([{"params": [rows], "weight_decay": 0.0}], spec)
 
-        trained = np.unique(self._prepared.splits["train"].token_ids)
+        trained = None
+        if not self._task.objective.uses_table:
+            trained = np.unique(self._prepared.splits["train"].token_ids)
         tied = TiedEmbedding(
             Table(table.to(wiring.device), trained),
             None if config.embedding.frozen else optimizer,

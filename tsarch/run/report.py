@@ -18,6 +18,7 @@ from markupsafe import Markup
 from tsarch.config import MODES, Config
 from tsarch.config_loading import load_config
 from tsarch.run.drawing import Series, curves_svg, save_timeline_png, timeline_svg
+from tsarch.run.metrics import show_metric
 from tsarch.run.run_folder import write_atomically
 from tsarch.run.timeline import MAX_LANES, Timeline, make_timeline
 from tsarch.run.trace import read_middle
@@ -63,6 +64,8 @@ def write_report(folder: Path) -> Path:
         verdict=verdict(summary),
         best_mode=best,
         best_value=best_value,
+        lower_is_better=summary["lower_is_better"],
+        samples=summary["samples"],
         metric_names=metric_names,
         mode_rows=mode_rows(summary, metric_names),
         models={stage.value: model_name(summary[stage.value]["model"]) for stage in STAGES},
@@ -81,9 +84,9 @@ def verdict(summary: Summary) -> str:
     """The run in one line."""
     name = summary["main_metric"]
     best, value = best_mode(summary)
-    text = f"{best} reached a test {name} of {value:.4f}"
+    text = f"{best} reached a test {name} of {show_metric(value)}"
     if summary["before"] is not None:
-        text += f" ({summary['before'][best][name]:.4f} before training)"
+        text += f" ({show_metric(summary['before'][best][name])} before training)"
     busy = (1.0 - summary["bubble_fraction"]) * 100
     speed = f"{summary['tokens_per_s']:,.0f} tokens/s"
     return f"{text}, at {speed} with ranks busy {busy:.0f}\u00a0% of the time."
@@ -92,7 +95,8 @@ def verdict(summary: Summary) -> str:
 def best_mode(summary: Summary) -> tuple[str, float]:
     """The mode with the best main metric after training, and its value."""
     after = {mode: values[summary["main_metric"]] for mode, values in summary["after"].items()}
-    return max(after.items(), key=lambda item: item[1])
+    pick = min if summary["lower_is_better"] else max
+    return pick(after.items(), key=lambda item: item[1])
 
 
 def mode_rows(summary: Summary, metric_names: Sequence[str]) -> list[ModeRow]:
@@ -181,6 +185,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["metric"] = show_metric
     environment.filters["bytes"] = show_bytes
     environment.filters["seconds"] = show_seconds
     environment.filters["count"] = show_count

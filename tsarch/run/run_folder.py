@@ -97,6 +97,13 @@ class RunFolder:
         }
         self._write_points(points, step)
 
+    def write_texts(self, when: str, texts: list[dict[str, str]]) -> None:
+        """Generated texts of the test split, a line of `texts.jsonl` each."""
+        if texts:
+            with (self.path / "texts.jsonl").open("a", encoding="utf-8") as file:
+                for row in texts:
+                    file.write(json.dumps({"when": when, **row}, ensure_ascii=False) + "\n")
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """`summary.json`."""
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")

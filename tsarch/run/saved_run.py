@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsarch.config import Config
+from tsarch.config import MODES, Config, Mode
 from tsarch.config_loading import load_config
 from tsarch.errors import UserError
 from tsarch.run.crew import LocalCrew
 from tsarch.run.evaluate import Evaluation, evaluate_modes
 from tsarch.run.model_files import load_task, saved_config
 from tsarch.run.prepare import prepare_data
+from tsarch.run.texts import with_texts
 from tsarch.tasks.registry import make_task
 
 
-def evaluate_run(run: Path, split: str) -> tuple[Config, Evaluation]:
-    """Metrics of a run's best weights on one of its splits.
+def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Config, Evaluation]:
+    """Metrics of a run's best weights on one of its splits; texts are only generated as `mode`
+    predicts them, if it is given.
 
     Raises:
         UserError: the folder is not a complete run, or its data has changed its labels.
@@ -39,4 +41,6 @@ def evaluate_run(run: Path, split: str) -> tuple[Config, Evaluation]:
     weight = task_file.joint_weight
     predictions = crew.evaluate(split, [weight])
     task = make_task(task_file.task, prepared.labels)
-    return config, evaluate_modes(task, prepared.splits[split], predictions, weight)
+    evaluation = evaluate_modes(task, prepared.splits[split], predictions, weight)
+    modes = MODES if mode is None else (mode,)
+    return config, with_texts(crew, config, prepared, task, split, evaluation, modes)[0]

@@ -99,6 +99,14 @@ def table_shape(config: Config, configs: StageConfigs) -> tuple[int, int]:
     return int(hf.vocab_size), embedding_width(hf)
 
 
+def table_scale(config: Config, configs: StageConfigs) -> float:
+    """Factor of what is compared with the table's rows to give logits: T5's tables want one
+    (`scale_decoder_outputs` in transformers)."""
+    hf = configs[Stage(config.embedding.init)]
+    wants_one = getattr(hf, "scale_decoder_outputs", False)
+    return embedding_width(hf) ** -0.5 if wants_one else 1.0
+
+
 def embedding_width(hf: PretrainedConfig) -> int:
     """Width of an architecture's embeddings (ALBERT and ELECTRA have one of their own)."""
     return int(getattr(hf, "embedding_size", None) or hf.hidden_size)
@@ -122,7 +130,9 @@ def build_teacher(
         _adapt(config, Stage.TEACHER, backbone)
         width = table_shape(config, configs)[1]
         torch.manual_seed(torch_seed(config.run.seed, "teacher weights"))
-        module = TeacherModel(backbone, width, num_outputs, config.teacher.dropout)
+        module = TeacherModel(
+            backbone, width, num_outputs, config.teacher.dropout, table_scale(config, configs)
+        )
     construction.settle(list(module.parameters()))
     return BuiltModel(module, backbone.table)
 
@@ -151,6 +161,7 @@ def build_student(
             num_outputs,
             config.student.dropout,
             learned_no_teacher=config.student.no_teacher == "learned",
+            table_scale=table_scale(config, configs),
         )
     construction.settle(list(module.parameters()))
     return BuiltModel(module, backbone.table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from tsarch.data.parts import TeacherPart
 from tsarch.losses.objective import Objective
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import LossParts
+from tsarch.records import IntArray, LossParts
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
 from tsarch.topology import Stage
@@ -34,11 +35,17 @@ class TeacherStage:
     """Runs the teacher's instructions on replica `replica`."""
 
     def __init__(
-        self, engine: Engine, tied: TiedEmbedding, replica: int, objective: Objective
+        self,
+        engine: Engine,
+        tied: TiedEmbedding,
+        replica: int,
+        objective: Objective,
+        is_seq2seq: bool = False,
     ) -> None:
         self.engine = engine
         self.replica = replica
         self._objective = objective
+        self._is_seq2seq = is_seq2seq
         self.rows = StepRows(tied)
         self._under_way: dict[tuple[int, int], _UnderWay] = {}
         self._outgoing: dict[tuple[int, int], list[tuple[Message, Tensor]]] = {}
@@ -53,7 +60,7 @@ class TeacherStage:
                 torch.from_numpy(part.rows).to(device), self.engine.compute_dtype
             )
             mask = torch.from_numpy(part.mask).to(device)
-            hidden, predictions = self.engine.forward(embeds, mask)
+            hidden, predictions = self.engine.forward(embeds, mask, self._starts(part.words))
             hidden = hidden.flatten(0, 1)
             labels = torch.from_numpy(feed.labels(part.words)).to(device)
             losses = self._objective.losses(predictions, labels, touched.leaf)
@@ -108,6 +115,13 @@ class TeacherStage:
         if under_way.grad is not None and under_way.hidden.requires_grad:
             loss = loss + (under_way.hidden * under_way.grad).sum(dtype=torch.float32)
         self.engine.backward(loss, last)
+
+    def _starts(self, words: IntArray) -> Tensor | None:
+        """(batch,) places of the first labelled tokens, for sequence-to-sequence models."""
+        if not self._is_seq2seq:
+            return None
+        starts = np.argmax(words >= 0, axis=1)
+        return torch.from_numpy(starts).to(self.engine.device)
 
     def _messages(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tsarch.losses.objective import LabelObjective, Objective
 from tsarch.records import Array, TokenizedSplit
@@ -29,6 +29,14 @@ class Task(Protocol):
 
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Metrics of (num_words, …) of what the collector kept for a mode."""
+
+
+@runtime_checkable
+class GenerativeTask(Task, Protocol):
+    """A task whose targets are texts."""
+
+    def text_metrics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Metrics:
+        """Metrics of generated texts."""
 
 
 class LabelTask:

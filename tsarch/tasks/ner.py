@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Place, Row, RowOrMistakes, check_words, make_row
+from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_words, make_row
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask, Metrics
@@ -17,7 +17,7 @@ from tsarch.tasks.base import LabelTask, Metrics
 class NerRows:
     """One sentence a row: `tokens`, and an IOB2 tag for each in `tags`."""
 
-    labels_rows = False
+    layout: Layout = "words"
 
     def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
         """Words and tags."""

@@ -8,8 +8,11 @@ from typing import NamedTuple
 from tsarch.data.rows import RowSchema
 from tsarch.tasks.base import Task
 from tsarch.tasks.classification import ClassificationRows, ClassificationTask
+from tsarch.tasks.dialogue import DialogueRows, DialogueTask
 from tsarch.tasks.ner import NerRows, NerTask
 from tsarch.tasks.relation import RelationRows, RelationTask
+from tsarch.tasks.summarization import SummarizationRows, SummarizationTask
+from tsarch.tasks.translation import TranslationRows, TranslationTask
 
 
 class _Entry(NamedTuple):
@@ -21,6 +24,9 @@ _TASKS = {
     "ner": _Entry(NerRows, NerTask),
     "classification": _Entry(ClassificationRows, ClassificationTask),
     "relation": _Entry(RelationRows, RelationTask),
+    "translation": _Entry(TranslationRows, TranslationTask),
+    "summarization": _Entry(SummarizationRows, SummarizationTask),
+    "dialogue": _Entry(DialogueRows, DialogueTask),
 }
 
 

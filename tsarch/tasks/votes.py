@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tsarch.data.rows import Row
+from tsarch.data.rows import Layout, Row
 from tsarch.records import IntArray, TokenizedSplit
 
 
 class OneLabelRows:
     """The part of a `RowSchema` that is the same for all rows with one label."""
 
-    labels_rows = True
+    layout: Layout = "rows"
 
     def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
         """The row's label."""

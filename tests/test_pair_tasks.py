@@ -1,0 +1,181 @@
+"""Tasks that generate a target from a source: reading, contexts and windows, metrics, runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from benchmarks.equivalence import Case, run_cases
+from launch.training import run_training
+from tests.helpers import write_jsonl
+from tests.pairs import pair_config, rows
+from tsarch.config import MODES, DataConfig
+from tsarch.data.corpus import read_splits
+from tsarch.data.pairs import Pair, PairLayout, pack_pairs
+from tsarch.errors import UserError
+from tsarch.records import TextPair
+from tsarch.run.saved_run import evaluate_run
+from tsarch.tasks.registry import make_task, row_schema
+from tsarch.tasks.text_metrics import bleu, bleu_signature, distinct, is_chinese, rouge
+
+GOOD = {
+    "translation": {"source": "a b", "target": "c"},
+    "summarization": {"document": "a b", "summary": "c"},
+    "dialogue": {"history": ["a", "b"], "response": "c"},
+}
+LAYOUT = PairLayout(
+    prefix=(1,),
+    separator=2,
+    suffix=(3,),
+    start=4,
+    end=5,
+    teacher_max_tokens=14,
+    student_max_tokens=4,
+    max_target_tokens=6,
+    keep_last=False,
+    student_reads_source=True,
+)
+
+
+def packed(pair: Pair, **changes: Any) -> Any:
+    layout = PairLayout(**{**vars(LAYOUT), **changes})
+    return pack_pairs([pair], [TextPair("s", "t")], layout)
+
+
+def windows(split: Any) -> list[list[int]]:
+    return [split.token_ids[start:stop].tolist() for start, stop in split.windows]
+
+
+def test_the_target_follows_the_source_and_every_token_predicts_the_next():
+    split = packed(Pair([[10, 11], [12]], [20, 21, 22]))
+    assert split.token_ids.tolist() == [1, 10, 11, 2, 12, 3, 4, 20, 21, 22]
+    assert split.words.tolist() == [-1] * 6 + [0, 1, 2, 3]
+    assert split.labels.tolist() == [20, 21, 22, 5]
+    assert windows(split) == [[4, 20, 21, 22]]
+    assert split.num_cut_tokens == 0
+
+
+def test_long_targets_make_several_windows_and_are_cut_and_counted():
+    split = packed(Pair([[10]], [20, 21, 22, 23, 24, 25, 26]))
+    assert split.labels.tolist() == [20, 21, 22, 23, 24, 25]
+    assert windows(split) == [[4, 20, 21, 22], [23, 24]]
+    assert split.num_cut_tokens == 2, "the last token and the end"
+
+
+@pytest.mark.parametrize(("keep_last", "kept"), [(False, [10, 11, 12]), (True, [13, 14, 15])])
+def test_long_sources_lose_their_end_or_their_start(keep_last, kept):
+    split = packed(Pair([list(range(10, 16))], [20]), keep_last=keep_last, teacher_max_tokens=11)
+    assert split.token_ids.tolist() == [1, *kept, 3, 4, 20]
+    assert split.num_cut_tokens == 3
+
+
+def test_the_student_reads_the_last_turn_if_that_leaves_half_a_window():
+    short, long = Pair([[10], [11]], [20, 21], True), Pair([[10], [11, 12]], [20], True)
+    assert windows(packed(short)) == [[11, 3, 4, 20], [21]]
+    assert windows(packed(long)) == [[4, 20]]
+    assert windows(packed(short, student_reads_source=False)) == [[4, 20, 21]]
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "what"),
+    [
+        ("translation", {"target": " "}, "`target` is empty."),
+        ("translation", {"source": None}, "`source` is None, not a string."),
+        ("summarization", {"document": ""}, "`document` is empty."),
+        ("dialogue", {"history": []}, "`history` has no turn, or an empty one."),
+        ("dialogue", {"history": ["a", " "]}, "`history` has no turn, or an empty one."),
+        ("dialogue", {"history": "a"}, "`history` is 'a', not a list of strings."),
+        ("dialogue", {"response": 3}, "`response` is 3, not a string."),
+        ("dialogue", {"response": "\ud800"}, "has half a surrogate pair (\\ud800 … \\udfff)."),
+    ],
+)
+def test_mistakes_name_their_line(tmp_path, task, change, what):
+    path = str(write_jsonl(tmp_path / "rows.jsonl", [GOOD[task], GOOD[task] | change]))
+    with pytest.raises(UserError) as caught:
+        read_splits(DataConfig(train=path, validation=path, test=path), row_schema(task))
+    texts = [str(own) for own in caught.value.mistakes]
+    assert texts == [f"{path}:2: {what}"] * 3
+
+
+def test_perplexity_is_of_all_target_tokens():
+    split = packed(Pair([[10]], [20, 21]))
+    logs = np.log(np.array([0.5, 0.25, 0.125], dtype=np.float32))
+    found = make_task("translation", ()).metrics(split, logs)
+    assert found["perplexity"] == pytest.approx(4.0, rel=1e-7)
+
+
+def golden() -> dict[str, Any]:
+    path = Path(__file__).parent / "golden" / "text_metrics.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("case", golden(), ids=lambda case: case["name"])
+def test_metrics_are_the_libraries_to_the_last_digit(case):
+    hypotheses, references = case["hypotheses"], case["references"]
+    for task, expected in case["metrics"].items():
+        assert make_task(task, ()).text_metrics(hypotheses, references) == expected
+    assert bleu_signature(hypotheses, references) == case["bleu_signature"]
+    tokenizer = "zh" if is_chinese(references) else "13a"
+    own = sacrebleu.corpus_bleu(hypotheses, [references], tokenize=tokenizer)
+    assert bleu(hypotheses, references) == own.score
+
+
+def test_chinese_is_measured_by_characters():
+    assert rouge(["我爱猫"], ["我爱狗"])["rouge1"] == pytest.approx(2 / 3)
+    assert distinct(["我我我", "猫"], 1) == 2 / 4
+    assert distinct(["a b a b"], 2) == 2 / 3
+
+
+@pytest.mark.parametrize("task", ["translation", "summarization", "dialogue"])
+def test_a_run_learns_and_shows_texts(tmp_path, task):
+    config = pair_config(tmp_path, task, "llama", topology={"runner": "local"})
+    summary = run_training(config)
+    names = make_task(task, ()).table_metrics
+    for mode in MODES:
+        before, after = summary["before"][mode], summary["after"][mode]
+        assert set(names) == set(before) == set(after)
+        assert after["perplexity"] < 0.7 * before["perplexity"]
+    assert summary["samples"][0]["reference"] == rows("translation", 1)[0]["target"]
+    texts = [json.loads(line) for line in (tmp_path / "run" / "texts.jsonl").open()]
+    assert [row["when"] for row in texts] == ["before"] * 8 + ["after"] * 8
+    assert "Texts of the test split" in (tmp_path / "run" / "report.html").read_text()
+    _, again = evaluate_run(tmp_path / "run", "test")
+    for mode in MODES:
+        assert again.metrics[mode] == pytest.approx(summary["after"][mode], abs=1e-9)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "model"), [("translation", "llama"), ("summarization", "t5")])
+def test_ranks_give_the_losses_of_one_process(tmp_path, task, model):
+    config = pair_config(tmp_path, task, model)
+    cases = [
+        Case("overlapped", "sgd", (1, 2), (0, 1)),
+        Case("sequential", "adamw", (2, 1), (3, 2)),
+        Case("joint", "sgd", (1, 1), (1, 0)),
+    ]
+    outcomes = list(run_cases(config, cases, num_steps=4))
+    assert len(outcomes) == len(cases)
+    assert all(outcome.is_equal for outcome in outcomes), outcomes
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["gpt2", "bart"])
+def test_ranks_generate_what_one_process_generates(tmp_path, model):
+    topology = {"teacher": {"replicas": 2, "zero_stage": 3}, "student": {"replicas": 2}}
+    config = pair_config(
+        tmp_path, "translation", model, topology=topology, decoding={"num_beams": 2}
+    )
+    summary = run_training(config)
+    _, again = evaluate_run(tmp_path / "run", "test")
+    for mode in MODES:
+        for name, value in summary["after"][mode].items():
+            assert math.isclose(again.metrics[mode][name], value, rel_tol=1e-5), (mode, name)

@@ -1,0 +1,120 @@
+"""Sources and targets to contexts of a causal or a sequence-to-sequence teacher, and windows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tsarch.records import TextPair, TokenizedSplit
+
+
+@dataclass(frozen=True)
+class PairLayout:
+    """Tokens around a source and its target, and how many of each a context takes."""
+
+    prefix: tuple[int, ...]
+    """Before the source."""
+    separator: int
+    """Between parts of the source, such as the turns of a dialogue."""
+    suffix: tuple[int, ...]
+    """After the source."""
+    start: int
+    """First token of the target side: its prediction is the target's first token."""
+    end: int
+    """Predicted after the target's last token."""
+    teacher_max_tokens: int
+    student_max_tokens: int
+    max_target_tokens: int
+    """Predicted tokens of a target at most, its end included."""
+    keep_last: bool
+    """Of a source that is too long the end is kept (a dialogue's latest turns), not the start."""
+    student_reads_source: bool
+    """Whether the student may read the last part of a source; the hidden states of a
+    sequence-to-sequence teacher that travel are its decoder's alone."""
+
+    @property
+    def max_source_tokens(self) -> int:
+        """Tokens that a context has for the source, its separators included: as many while
+        training as while generating, when the target's length isn't known yet."""
+        around = len(self.prefix) + len(self.suffix)
+        return self.teacher_max_tokens - around - self.max_target_tokens
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tokenised row."""
+
+    source: list[list[int]]
+    """Tokens of each part."""
+    target: list[int]
+    reads_last: bool = False
+    """The student reads the last part of the source too, not only the target."""
+
+
+@dataclass
+class _Packed:
+    token_ids: list[int] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    context_offsets: list[int] = field(default_factory=lambda: [0])
+    windows: list[tuple[int, int]] = field(default_factory=list)
+    window_offsets: list[int] = field(default_factory=lambda: [0])
+    sentence_offsets: list[int] = field(default_factory=lambda: [0])
+    num_cut_tokens: int = 0
+
+
+def pack_pairs(
+    pairs: Sequence[Pair], texts: Sequence[TextPair], layout: PairLayout
+) -> TokenizedSplit:
+    """One context a pair: source, start, target. Its labelled positions are the start and the
+    target's tokens; the label is the token that comes next, `layout.end` at last.
+
+    The student's windows are blocks of `student_max_tokens` from the start token on, or, with
+    `reads_last`, from the source's last part on, if that leaves them at least half a block.
+    Sources and targets that are too long are cut and counted in `num_cut_tokens`.
+    """
+    packed = _Packed()
+    for pair in pairs:
+        _add(packed, pair, layout)
+    return TokenizedSplit(
+        token_ids=np.array(packed.token_ids, dtype=np.int64),
+        words=np.array(packed.words, dtype=np.int64),
+        context_offsets=np.array(packed.context_offsets, dtype=np.int64),
+        windows=np.array(packed.windows, dtype=np.int64).reshape(-1, 2),
+        window_offsets=np.array(packed.window_offsets, dtype=np.int64),
+        labels=np.array(packed.labels, dtype=np.int64),
+        sentence_offsets=np.array(packed.sentence_offsets, dtype=np.int64),
+        num_cut_tokens=packed.num_cut_tokens,
+        texts=tuple(texts),
+    )
+
+
+def _add(packed: _Packed, pair: Pair, layout: PairLayout) -> None:
+    source = list(itertools.chain(*((*part, layout.separator) for part in pair.source)))[:-1]
+    room = layout.max_source_tokens
+    packed.num_cut_tokens += max(len(source) - room, 0)
+    source = source[-room:] if layout.keep_last else source[:room]
+    labels = [*pair.target, layout.end]
+    packed.num_cut_tokens += max(len(labels) - layout.max_target_tokens, 0)
+    labels = labels[: layout.max_target_tokens]
+    before = [*layout.prefix, *source, *layout.suffix]
+    begin = len(packed.token_ids)
+    first = begin + len(before)
+    packed.token_ids += [*before, layout.start, *labels[:-1]]
+    num_words = len(packed.labels)
+    packed.words += [-1] * len(before)
+    packed.words += range(num_words, num_words + len(labels))
+    packed.labels += labels
+    last_part = len(pair.source[-1]) + len(layout.suffix)
+    reads_last = pair.reads_last and layout.student_reads_source
+    if reads_last and 2 * last_part <= layout.student_max_tokens and len(source) >= last_part:
+        first -= last_part
+    stop = len(packed.token_ids)
+    bounds = [*range(first, stop, layout.student_max_tokens), stop]
+    packed.windows += itertools.pairwise(bounds)
+    packed.context_offsets.append(stop)
+    packed.window_offsets.append(len(packed.windows))
+    packed.sentence_offsets.append(len(packed.labels))

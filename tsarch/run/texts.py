@@ -1,0 +1,58 @@
+"""Generated texts and their metrics, mode by mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tsarch.config import MODES, Config, Mode
+from tsarch.run.crew import Crew
+from tsarch.run.evaluate import Evaluation
+from tsarch.run.generate import chosen_contexts
+from tsarch.run.prepare import Prepared, run_tokenizer
+from tsarch.tasks.base import GenerativeTask, Task
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One source, its target, and what each mode made of the source."""
+
+    source: str
+    reference: str
+    generated: dict[Mode, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, str]:
+        """For files."""
+        own = {str(mode): text for mode, text in self.generated.items()}
+        return {"source": self.source, "reference": self.reference, **own}
+
+
+def with_texts(
+    crew: Crew,
+    config: Config,
+    prepared: Prepared,
+    task: Task,
+    split: str,
+    evaluation: Evaluation,
+    modes: Iterable[Mode] = MODES,
+) -> tuple[Evaluation, list[Sample]]:
+    """The evaluation with metrics of generated texts, and the texts; of tasks that generate none,
+    the evaluation as it is."""
+    if not isinstance(task, GenerativeTask):
+        return evaluation, []
+    tokenizer = run_tokenizer(config)
+    own = prepared.splits[split]
+    contexts = chosen_contexts(own, config.decoding.max_texts)
+    samples = [Sample(own.texts[c].source, own.texts[c].target) for c in contexts]
+    metrics = dict(evaluation.metrics)
+    for mode in modes:
+        tokens = crew.generate(split, mode, evaluation.joint_weight)
+        texts = tokenizer.batch_decode(
+            [tokens[context] for context in contexts], skip_special_tokens=True
+        )
+        for sample, text in zip(samples, texts, strict=True):
+            sample.generated[mode] = " ".join(text.split())
+        references = [sample.reference for sample in samples]
+        scores = task.text_metrics([sample.generated[mode] for sample in samples], references)
+        metrics[mode] = {**metrics[mode], **scores}
+    return Evaluation(metrics, evaluation.joint_weight), samples

@@ -1,0 +1,83 @@
+"""Tasks that generate a target from a source: what they share in reading, and perplexity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_text, make_row
+from tsarch.losses.objective import Objective, VocabularyObjective
+from tsarch.records import Array, TokenizedSplit
+from tsarch.tasks.base import Metrics
+from tsarch.tasks.collect import Collector, token_collector
+
+
+class PairRows:
+    """One source and one target a row: the part of a `RowSchema` that is the same for all."""
+
+    layout: Layout = "pairs"
+    keep_last = False
+    """Of a source that is too long the end is kept, not the start."""
+
+    def source_column(self, columns: ColumnsConfig) -> str:
+        """Column of the source."""
+        raise NotImplementedError
+
+    def label_column(self, columns: ColumnsConfig) -> str:
+        """Column of the target."""
+        raise NotImplementedError
+
+    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
+        """Source and target."""
+        return self.source_column(columns), self.label_column(columns)
+
+    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
+        """Two texts that aren't empty; every row is a context of its own."""
+        columns = data.columns
+        wrong = [check_text(place, raw, name) for name in self.needed(columns)]
+        mistakes = [mistake for mistake in wrong if mistake is not None]
+        if mistakes:
+            return None, mistakes
+        source, target = (raw[name] for name in self.needed(columns))
+        return own_document(*make_row(place, raw, columns, [source], [target]))
+
+    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
+        """None: whatever the vocabulary spells can be learned."""
+        return ()
+
+    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+
+def own_document(row: Row | None, mistakes: list[Any]) -> RowOrMistakes:
+    """The row as a document of its own."""
+    return row and replace(row, doc_id=str(row.place), sent_id=None), mistakes
+
+
+class PairTask:
+    """The part of a `GenerativeTask` that is the same for all."""
+
+    objective: Objective = VocabularyObjective()
+    main_metric = "perplexity"
+    lower_is_better = True
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        assert not labels
+
+    def collector(self, joint_weights: Sequence[float]) -> Collector:
+        """Log-probabilities of the true next tokens."""
+        return token_collector(joint_weights)
+
+    def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
+        """Perplexity: exp of the mean negative log-likelihood of the targets' tokens, their ends
+        included, each given the source and the true tokens before it."""
+        return {"perplexity": float(np.exp(-predicted.astype(np.float64).mean()))}

@@ -1,0 +1,77 @@
+"""Metrics of generated texts, by the reference libraries. Chinese counts by characters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tsarch.tasks.base import Metrics
+
+_CJK = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_WORDS = re.compile(rf"{_CJK.pattern}|[^\W\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+|[^\w\s]")
+
+
+def is_chinese(texts: Sequence[str]) -> bool:
+    """Whether most letters are Chinese characters."""
+    joined = "".join(texts)
+    return 2 * len(_CJK.findall(joined)) > sum(c.isalpha() for c in joined)
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU, 0 to 100 (Papineni et al. 2002), by sacrebleu with its tokenizer `13a`, of
+    Chinese references with `zh`. Signature: `bleu_signature`."""
+    return float(_bleu(references).corpus_score(list(hypotheses), [list(references)]).score)
+
+
+def bleu_signature(hypotheses: Sequence[str], references: Sequence[str]) -> str:
+    """sacrebleu's signature of what `bleu` computes."""
+    metric = _bleu(references)
+    metric.corpus_score(list(hypotheses), [list(references)])
+    return str(metric.get_signature())
+
+
+def _bleu(references: Sequence[str]):  # type: ignore[no-untyped-def]
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(tokenize="zh" if is_chinese(references) else "13a")
+
+
+def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus chrF2, 0 to 100 (Popović 2015), by sacrebleu."""
+    from sacrebleu.metrics import CHRF
+
+    return float(CHRF().corpus_score(list(hypotheses), [list(references)]).score)
+
+
+def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> Metrics:
+    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), 0 to 1, by rouge-score with its stemmer;
+    of Chinese references by characters."""
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    names = ("rouge1", "rouge2", "rougeL")
+    tokenizer = _Characters() if is_chinese(references) else DefaultTokenizer(use_stemmer=True)
+    scorer = RougeScorer(names, tokenizer=tokenizer)
+    scores = [scorer.score(r, h) for h, r in zip(hypotheses, references, strict=True)]
+    return {name: sum(own[name].fmeasure for own in scores) / len(scores) for name in names}
+
+
+class _Characters:
+    """rouge-score's tokenizer interface: every Chinese character is a token."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Characters, words and marks."""
+        return words(text)
+
+
+def words(text: str) -> list[str]:
+    """Words, lower-cased, Chinese characters and other marks one by one."""
+    return _WORDS.findall(text.lower())
+
+
+def distinct(texts: Sequence[str], length: int) -> float:
+    """Different n-grams of `length` words over all n-grams of all texts, 0 to 1."""
+    grams = [
+        gram for own in map(words, texts) for gram in zip(*(own[start:] for start in range(length)))
+    ]
+    return len(set(grams)) / max(len(grams), 1)
