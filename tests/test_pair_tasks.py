@@ -14,12 +14,14 @@ import sacrebleu
 from benchmarks.equivalence import Case, run_cases
 from launch.training import run_training
 from tests.helpers import write_jsonl
-from tests.pairs import pair_config, rows
+from tests.pairs import pair_config, pair_raw, rows
 from tsarch.config import MODES, DataConfig
+from tsarch.config_loading import parse_config
 from tsarch.data.corpus import read_splits
 from tsarch.data.pairs import Pair, PairLayout, pack_pairs
 from tsarch.errors import UserError
 from tsarch.records import TextPair
+from tsarch.run.preflight import check_run
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.registry import make_task, row_schema
 from tsarch.tasks.text_metrics import bleu, bleu_signature, distinct, is_chinese, rouge
@@ -45,7 +47,7 @@ LAYOUT = PairLayout(
 
 def packed(pair: Pair, **changes: Any) -> Any:
     layout = PairLayout(**{**vars(LAYOUT), **changes})
-    return pack_pairs([pair], [TextPair("s", "t")], layout)
+    return pack_pairs([pair], [TextPair("s", ("t",))], layout)
 
 
 def windows(split: Any) -> list[list[int]]:
@@ -88,6 +90,7 @@ def test_the_student_reads_the_last_turn_if_that_leaves_half_a_window():
         ("translation", {"target": " "}, "`target` is empty."),
         ("translation", {"source": None}, "`source` is None, not a string."),
         ("summarization", {"document": ""}, "`document` is empty."),
+        ("summarization", {"references": "d"}, "`references` is 'd', not a list of strings."),
         ("dialogue", {"history": []}, "`history` has no turn, or an empty one."),
         ("dialogue", {"history": ["a", " "]}, "`history` has no turn, or an empty one."),
         ("dialogue", {"history": "a"}, "`history` is 'a', not a list of strings."),
@@ -118,17 +121,18 @@ def golden() -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", golden(), ids=lambda case: case["name"])
 def test_metrics_are_the_libraries_to_the_last_digit(case):
-    hypotheses, references = case["hypotheses"], case["references"]
+    hypotheses = case["hypotheses"]
+    references = [own if isinstance(own, list) else [own] for own in case["references"]]
     for task, expected in case["metrics"].items():
         assert make_task(task, ()).text_metrics(hypotheses, references) == expected
     assert bleu_signature(hypotheses, references) == case["bleu_signature"]
     tokenizer = "zh" if is_chinese(references) else "13a"
-    own = sacrebleu.corpus_bleu(hypotheses, [references], tokenize=tokenizer)
+    own = sacrebleu.corpus_bleu(hypotheses, case["streams"], tokenize=tokenizer)
     assert bleu(hypotheses, references) == own.score
 
 
 def test_chinese_is_measured_by_characters():
-    assert rouge(["我爱猫"], ["我爱狗"])["rouge1"] == pytest.approx(2 / 3)
+    assert rouge(["我爱猫"], [["我爱狗"]])["rouge1"] == pytest.approx(2 / 3)
     assert distinct(["我我我", "猫"], 1) == 2 / 4
     assert distinct(["a b a b"], 2) == 2 / 3
 
@@ -179,3 +183,39 @@ def test_ranks_generate_what_one_process_generates(tmp_path, model):
     for mode in MODES:
         for name, value in summary["after"][mode].items():
             assert math.isclose(again.metrics[mode][name], value, rel_tol=1e-5), (mode, name)
+
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 300,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "sections", "what"),
+    [
+        ("llama", {"teacher": {"config": BERT}, "student": {"layers": [0]}}, "in both directions"),
+        ("t5", {"student": {"config": None, "layers": [0]}}, "or layers of one"),
+        ("t5", {"teacher": {"freeze": "all_but_top_k", "top_k": 1}}, "doesn't say which layers"),
+        ("t5", {"task": {"target_prefix": "in short"}}, "starts with its own token"),
+        ("gpt2", {"task": {"max_target_tokens": 60}}, "it takes 68 or more"),
+        ("t5", {"task": {"name": "ner"}}, "takes no sequence-to-sequence model"),
+    ],
+)
+def test_models_that_cannot_generate_are_refused(tmp_path, model, sections, what):
+    raw = pair_raw(tmp_path, "translation", model)
+    for name, section in sections.items():
+        raw[name] |= section
+    with pytest.raises(UserError, match=what):
+        check_run(parse_config(raw, "tiny"), own_ray=True)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama", "t5", "bart"])
+def test_models_that_can_generate_are_taken(tmp_path, model):
+    check_run(pair_config(tmp_path, "translation", model), own_ray=True)
+    bert = {"teacher": {"config": {**BERT, "is_decoder": True}}, "student": {"layers": [0, 1]}}
+    check_run(pair_config(tmp_path, "translation", "gpt2", **bert), own_ray=True)

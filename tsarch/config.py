@@ -79,6 +79,9 @@ class ColumnsConfig(Section):
     """`summarization`: column with the text to summarise."""
     summary: str = "summary"
     """`summarization`: column with its summary."""
+    references: str = "references"
+    """Generative tasks: column with all targets of a source (a list of strings), where there are
+    several; a generated text is compared with each. Absent: the target alone."""
     history: str = "history"
     """`dialogue`: column with the turns so far (a list of strings)."""
     response: str = "response"

@@ -21,7 +21,8 @@ class TextPair:
 
     source: str
     """All parts of the source, a line each."""
-    target: str
+    targets: tuple[str, ...]
+    """The target, then further references that a generated text is compared with too."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def _pairs(
             for source, target, focus in zip(*columns, strict=True)
         ]
         written = [
-            TextPair("\n".join(own), target) for own, (target,) in zip(parts, texts, strict=True)
+            TextPair("\n".join(own), tuple(targets))
+            for own, targets in zip(parts, texts, strict=True)
         ]
         result[split] = pack_pairs(pairs, written, layout)
     return result
@@ -186,7 +187,7 @@ def _tokenize_texts(
 
     return {
         "source": [ids(parts) for parts in sources],
-        "target": ids([target for (target,) in targets]),
+        "target": ids([target for target, *_ in targets]),
     }
 
 

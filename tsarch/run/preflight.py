@@ -9,6 +9,7 @@ from typing import Any
 from tsarch.config import BackboneConfig, Config
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError
+from tsarch.run.generative_models import generation_mistakes
 from tsarch.topology import Stage, total_cpus
 
 
@@ -28,6 +29,7 @@ def check_run(config: Config, own_ray: bool) -> None:
         mistakes += _tying(config, configs)
         mistakes += _weights(config, configs)
         mistakes += _adapters(config, configs)
+        mistakes += generation_mistakes(config, configs)
     mistakes += _fragments(config)
     if mistakes:
         raise UserError(mistakes)

@@ -15,16 +15,16 @@ from tsarch.tasks.base import GenerativeTask, Task
 
 @dataclass(frozen=True)
 class Sample:
-    """One source, its target, and what each mode made of the source."""
+    """One source, its targets, and what each mode made of the source."""
 
     source: str
-    reference: str
+    references: tuple[str, ...]
     generated: dict[Mode, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, str]:
         """For files."""
         own = {str(mode): text for mode, text in self.generated.items()}
-        return {"source": self.source, "reference": self.reference, **own}
+        return {"source": self.source, "reference": " | ".join(self.references), **own}
 
 
 def with_texts(
@@ -43,7 +43,7 @@ def with_texts(
     tokenizer = run_tokenizer(config)
     own = prepared.splits[split]
     contexts = chosen_contexts(own, config.decoding.max_texts)
-    samples = [Sample(own.texts[c].source, own.texts[c].target) for c in contexts]
+    samples = [Sample(own.texts[c].source, own.texts[c].targets) for c in contexts]
     metrics = dict(evaluation.metrics)
     for mode in modes:
         tokens = crew.generate(split, mode, evaluation.joint_weight)
@@ -52,7 +52,7 @@ def with_texts(
         )
         for sample, text in zip(samples, texts, strict=True):
             sample.generated[mode] = " ".join(text.split())
-        references = [sample.reference for sample in samples]
+        references = [sample.references for sample in samples]
         scores = task.text_metrics([sample.generated[mode] for sample in samples], references)
         metrics[mode] = {**metrics[mode], **scores}
     return Evaluation(metrics, evaluation.joint_weight), samples

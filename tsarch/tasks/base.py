@@ -10,6 +10,8 @@ from tsarch.records import Array, TokenizedSplit
 from tsarch.tasks.collect import Collector, label_collector
 
 Metrics = dict[str, float]
+References = Sequence[Sequence[str]]
+"""One reference or more for each text."""
 
 
 class Task(Protocol):
@@ -35,8 +37,8 @@ class Task(Protocol):
 class GenerativeTask(Task, Protocol):
     """A task whose targets are texts."""
 
-    def text_metrics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Metrics:
-        """Metrics of generated texts."""
+    def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
+        """Metrics of generated texts against one reference or more each."""
 
 
 class LabelTask:

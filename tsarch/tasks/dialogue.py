@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Place, RowOrMistakes, check_text, check_words, make_row
+from tsarch.data.rows import Place, RowOrMistakes, check_text, check_words
 from tsarch.errors import Mistake
-from tsarch.tasks.base import Metrics
-from tsarch.tasks.pairs import PairRows, PairTask, own_document
+from tsarch.tasks.base import Metrics, References
+from tsarch.tasks.pairs import PairRows, PairTask
 from tsarch.tasks.text_metrics import bleu, distinct
 
 
@@ -45,8 +45,8 @@ class DialogueRows(PairRows):
         if not turns or not all(turn.split() for turn in turns):
             what = f"`{columns.history}` has no turn, or an empty one."
             return None, [Mistake(str(place), what)]
-        row, mistakes = make_row(place, raw, columns, turns, [raw[columns.response]])
-        return own_document(row and replace(row, focus=len(turns) - 1), mistakes)
+        row, mistakes = self.row(place, raw, columns, turns)
+        return row and replace(row, focus=len(turns) - 1), mistakes
 
 
 class DialogueTask(PairTask):
@@ -54,7 +54,7 @@ class DialogueTask(PairTask):
 
     table_metrics: tuple[str, ...] = ("perplexity", "bleu", "distinct1", "distinct2")
 
-    def text_metrics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Metrics:
+    def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """BLEU, 0 to 100, by sacrebleu; distinct-1 and distinct-2 (Li et al. 2016, "A
         Diversity-Promoting Objective Function for Neural Conversation Models", section 5.2)."""
         return {

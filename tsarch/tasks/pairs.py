@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_text, make_row
+from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_text, check_words, make_row
 from tsarch.losses.objective import Objective, VocabularyObjective
 from tsarch.records import Array, TokenizedSplit
 from tsarch.tasks.base import Metrics
@@ -46,8 +46,22 @@ class PairRows:
         mistakes = [mistake for mistake in wrong if mistake is not None]
         if mistakes:
             return None, mistakes
-        source, target = (raw[name] for name in self.needed(columns))
-        return own_document(*make_row(place, raw, columns, [source], [target]))
+        return self.row(place, raw, columns, [raw[self.source_column(columns)]])
+
+    def row(
+        self, place: Place, raw: dict[str, Any], columns: ColumnsConfig, parts: list[str]
+    ) -> RowOrMistakes:
+        """The row of a checked source, with its target and further references; it is a document of
+        its own."""
+        target = raw[self.label_column(columns)]
+        others: list[str] = []
+        if columns.references in raw:
+            mistake = check_words(place, raw, columns.references)
+            if mistake is not None:
+                return None, [mistake]
+            others = [text for text in raw[columns.references] if text not in (target, "")]
+        row, mistakes = make_row(place, raw, columns, parts, [target, *others])
+        return row and replace(row, doc_id=str(row.place), sent_id=None), mistakes
 
     def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
         """None: whatever the vocabulary spells can be learned."""
@@ -56,11 +70,6 @@ class PairRows:
     def labels(self, names: Iterable[str]) -> tuple[str, ...]:
         """None."""
         return ()
-
-
-def own_document(row: Row | None, mistakes: list[Any]) -> RowOrMistakes:
-    """The row as a document of its own."""
-    return row and replace(row, doc_id=str(row.place), sent_id=None), mistakes
 
 
 class PairTask:

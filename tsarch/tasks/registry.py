@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tsarch.data.rows import RowSchema
-from tsarch.tasks.base import Task
+from tsarch.tasks.base import GenerativeTask, Task
 from tsarch.tasks.classification import ClassificationRows, ClassificationTask
 from tsarch.tasks.dialogue import DialogueRows, DialogueTask
 from tsarch.tasks.ner import NerRows, NerTask
@@ -43,3 +43,8 @@ def make_task(name: str, labels: Sequence[str]) -> Task:
 def table_metrics(name: str) -> tuple[str, ...]:
     """Metrics of the task called `name` that the final table shows."""
     return _TASKS[name].task(()).table_metrics
+
+
+def is_generative(name: str) -> bool:
+    """Whether the targets of the task called `name` are texts."""
+    return isinstance(_TASKS[name].task(()), GenerativeTask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsarch.config import ColumnsConfig
-from tsarch.tasks.base import Metrics
+from tsarch.tasks.base import Metrics, References
 from tsarch.tasks.pairs import PairRows, PairTask
 from tsarch.tasks.text_metrics import rouge
 
@@ -27,6 +27,6 @@ class SummarizationTask(PairTask):
 
     table_metrics: tuple[str, ...] = ("perplexity", "rouge1", "rouge2", "rougeL")
 
-    def text_metrics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Metrics:
+    def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """Mean F of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), 0 to 1, by rouge-score."""
         return rouge(hypotheses, references)

@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
-from tsarch.tasks.base import Metrics
+from tsarch.tasks.base import Metrics, References
 
 _CJK = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _WORDS = re.compile(rf"{_CJK.pattern}|[^\W\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+|[^\w\s]")
 
 
-def is_chinese(texts: Sequence[str]) -> bool:
+def is_chinese(references: References) -> bool:
     """Whether most letters are Chinese characters."""
-    joined = "".join(texts)
+    joined = "".join(text for own in references for text in own)
     return 2 * len(_CJK.findall(joined)) > sum(c.isalpha() for c in joined)
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+def bleu(hypotheses: Sequence[str], references: References) -> float:
     """Corpus BLEU, 0 to 100 (Papineni et al. 2002), by sacrebleu with its tokenizer `13a`, of
     Chinese references with `zh`. Signature: `bleu_signature`."""
-    return float(_bleu(references).corpus_score(list(hypotheses), [list(references)]).score)
+    return float(_bleu(references).corpus_score(list(hypotheses), _streams(references)).score)
 
 
-def bleu_signature(hypotheses: Sequence[str], references: Sequence[str]) -> str:
+def bleu_signature(hypotheses: Sequence[str], references: References) -> str:
     """sacrebleu's signature of what `bleu` computes."""
     metric = _bleu(references)
-    metric.corpus_score(list(hypotheses), [list(references)])
+    metric.corpus_score(list(hypotheses), _streams(references))
     return str(metric.get_signature())
 
 
-def _bleu(references: Sequence[str]):  # type: ignore[no-untyped-def]
+def _bleu(references: References):  # type: ignore[no-untyped-def]
     from sacrebleu.metrics import BLEU
 
     return BLEU(tokenize="zh" if is_chinese(references) else "13a")
 
 
-def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+def _streams(references: References) -> list[list[str | None]]:
+    """As sacrebleu wants them: the first of every text, the second (or None), and so on."""
+    return [list(stream) for stream in itertools.zip_longest(*references)]
+
+
+def chrf(hypotheses: Sequence[str], references: References) -> float:
     """Corpus chrF2, 0 to 100 (Popović 2015), by sacrebleu."""
     from sacrebleu.metrics import CHRF
 
-    return float(CHRF().corpus_score(list(hypotheses), [list(references)]).score)
+    return float(CHRF().corpus_score(list(hypotheses), _streams(references)).score)
 
 
-def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> Metrics:
+def rouge(hypotheses: Sequence[str], references: References) -> Metrics:
     """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), 0 to 1, by rouge-score with its stemmer;
-    of Chinese references by characters."""
+    of Chinese references by characters. Of several references the one with the best F1 counts."""
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
     names = ("rouge1", "rouge2", "rougeL")
     tokenizer = _Characters() if is_chinese(references) else DefaultTokenizer(use_stemmer=True)
     scorer = RougeScorer(names, tokenizer=tokenizer)
-    scores = [scorer.score(r, h) for h, r in zip(hypotheses, references, strict=True)]
+    scores = [scorer.score_multi(r, h) for h, r in zip(hypotheses, references, strict=True)]
     return {name: sum(own[name].fmeasure for own in scores) / len(scores) for name in names}
 
 

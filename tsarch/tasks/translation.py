@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsarch.config import ColumnsConfig
-from tsarch.tasks.base import Metrics
+from tsarch.tasks.base import Metrics, References
 from tsarch.tasks.pairs import PairRows, PairTask
 from tsarch.tasks.text_metrics import bleu, chrf
 
@@ -27,6 +27,6 @@ class TranslationTask(PairTask):
 
     table_metrics: tuple[str, ...] = ("perplexity", "bleu", "chrf")
 
-    def text_metrics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Metrics:
+    def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """BLEU (Papineni et al. 2002) and chrF (Popović 2015), 0 to 100, by sacrebleu."""
         return {"bleu": bleu(hypotheses, references), "chrf": chrf(hypotheses, references)}
