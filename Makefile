@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart test test-quick check format schema equivalence bench clean
+.PHONY: help install quickstart test test-quick check format schema equivalence bench study clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -22,6 +22,7 @@ help:
 	@echo "make check        lint, format check, type check"
 	@echo "make equivalence  one process = any ranks: all cases, with a table"
 	@echo "make bench        the measurements of the README"
+	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
 	@echo "make format schema install clean"
 
 install: $(STAMP)
@@ -74,6 +75,10 @@ bench: install
 	.venv/bin/python -m benchmarks.hf_trainer
 	.venv/bin/python -m benchmarks.controller
 	.venv/bin/python -m benchmarks.memory
+
+# Goes on where it was interrupted: finished runs are in runs/study.
+study: install
+	.venv/bin/python -m benchmarks.study
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,15 +21,20 @@ class SideError(RuntimeError):
 
 
 def run_module(
-    module: str, arguments: Sequence[str], log: Path, timeout_s: float, on_ranks: bool = False
+    module: str,
+    arguments: Sequence[str],
+    log: Path,
+    timeout_s: float,
+    on_ranks: bool = False,
+    threads: int = CORES,
 ) -> None:
-    """`python -m module`, or the same on two ranks of one thread by torchrun.
+    """`python -m module` with so many threads, or the same on two ranks of one thread by torchrun.
 
     Raises:
         SideError: exit status other than 0, or no end within `timeout_s`.
     """
     launcher = [*_TORCHRUN, "-m", module] if on_ranks else [module]
-    threads = CORES // _NUM_RANKS if on_ranks else CORES
+    threads = CORES // _NUM_RANKS if on_ranks else threads
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),

@@ -28,7 +28,7 @@ GOOD = {
     "classification": {"text": "a b  c", "label": "x"},
     "relation": {"tokens": ["a", "b", "c", "d"], "head": [2, 4], "tail": [0, 1], "relation": "r"},
 }
-DATA = {"classification": "csabstruct", "relation": "redocred"}
+DATA = {"classification": "csabstruct", "relation": "semeval"}
 
 
 def read(folder: Path, task: str, rows: list[dict[str, object]]) -> Corpus:

@@ -1,0 +1,165 @@
+"""What the study runs, and in which order: pure functions of what is finished already.
+
+Every method gets the same data, batches, optimizer and number of steps. The learning rates of the
+teacher and of the small model are those of `RATES` that are best on validation where each trains by
+itself with the first seed. Both serve for all other runs and seeds too, ours among them: only the
+baselines are tuned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from tsarch.config import Mode
+from tsarch.tasks.base import Metrics
+
+Method = Literal["teacher", "small", "distilled", "ours"]
+METHODS: tuple[Method, ...] = ("teacher", "small", "distilled", "ours")
+"""The teacher trained alone; the student's model trained alone; the same with the teacher's
+predictions distilled into it; both trained by tsarch."""
+TUNED: tuple[Method, ...] = ("teacher", "small")
+"""Methods whose learning rate is looked for."""
+RATES = (1e-4, 3e-4)
+"""Peak learning rates that are tried."""
+SEEDS = (0, 1, 2)
+MONITOR: Mapping[Method, Mode] = {
+    "teacher": "teacher",
+    "small": "student_alone",
+    "distilled": "student_alone",
+    "ours": "joint",
+}
+"""Mode whose main metric on validation chooses the epoch; one set of weights serves all four modes
+of `ours`."""
+
+
+@dataclass(frozen=True)
+class StudyTask:
+    """A task of the study."""
+
+    name: str
+    config: Path
+    num_train_rows: int | None = None
+    """So many rows from the start of the training file; None: all."""
+    num_test_rows: int | None = None
+    epochs: int = 5
+    overrides: tuple[str, ...] = ()
+    """Further `key=value` of its config."""
+
+    def digest(self) -> str:
+        """Changes with the task's config and subset, so that results of others are not taken up."""
+        text = f"{self!r}\n{self.config.read_text(encoding='utf-8')}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RunKey(BaseModel):
+    """One training run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task: str
+    method: Method
+    rates: tuple[float, ...]
+    """Peak learning rate of the teacher, or of the student; of both if the run needs both."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its file, without the ending; its folder is the task's."""
+        rates = "-".join(f"{rate:g}" for rate in self.rates)
+        return f"{self.task}/{self.method}-{rates}-seed{self.seed}"
+
+    @property
+    def teacher(self) -> Self:
+        """The run whose teacher a distilled run learns from."""
+        return self.model_copy(update={"method": "teacher", "rates": self.rates[:1]})
+
+
+class RunResult(BaseModel):
+    """What a run reached and cost."""
+
+    key: RunKey
+    settings: str
+    """Digest of what the task was when it ran (`StudyTask.digest`)."""
+    main_metric: str
+    validation: dict[Mode, Metrics]
+    """Mode → metrics, of the epoch that was best on validation."""
+    test: dict[Mode, Metrics]
+    best_epoch: int
+    """From 1."""
+    steps: int
+    parameters: int
+    """Of the model that answers, table included; `ours`: of both and the table."""
+    train_s: float
+    """CPU seconds of training, on one thread; without what trained a distilled model's teacher."""
+
+    @property
+    def score(self) -> float:
+        """Main metric on validation, of the mode that chooses."""
+        return self.validation[MONITOR[self.key.method]][self.main_metric]
+
+
+Results = Mapping[RunKey, RunResult]
+
+
+def tried_runs(results: Results, task: str, method: Method) -> list[RunResult]:
+    """Finished runs of the first seed that a learning rate is chosen from."""
+    found = (results.get(_key(task, method, (rate,), SEEDS[0])) for rate in RATES)
+    return [result for result in found if result is not None]
+
+
+def chosen_rates(results: Results, task: str, method: Method) -> tuple[float, ...] | None:
+    """The learning rates of a method; None while one that is needed has not been found."""
+    rates: list[float] = []
+    for model in _NEEDED[method]:
+        tried = tried_runs(results, task, model)
+        if len(tried) < len(RATES):
+            return None
+        rates += max(tried, key=lambda result: result.score).key.rates
+    return tuple(rates)
+
+
+_NEEDED: Mapping[Method, tuple[Method, ...]] = {
+    "teacher": ("teacher",),
+    "small": ("small",),
+    "distilled": ("teacher", "small"),
+    "ours": ("teacher", "small"),
+}
+
+
+def chosen_runs(results: Results, task: str, method: Method) -> list[RunResult]:
+    """Finished runs of all seeds with the chosen learning rates."""
+    rates = chosen_rates(results, task, method)
+    if rates is None:
+        return []
+    found = (results.get(_key(task, method, rates, seed)) for seed in SEEDS)
+    return [result for result in found if result is not None]
+
+
+def ready_runs(results: Results, tasks: Sequence[str]) -> list[RunKey]:
+    """Runs that are not finished and wait for no other, in the order to start them."""
+    wanted = (key for seed in SEEDS for task in tasks for key in _wanted(results, task, seed))
+    return [key for key in wanted if key not in results and _can_start(results, key)]
+
+
+def _wanted(results: Results, task: str, seed: int) -> Iterator[RunKey]:
+    """Runs of a task with a seed, as far as learning rates are known."""
+    for method in METHODS:
+        rates = chosen_rates(results, task, method)
+        if seed == SEEDS[0] and method in TUNED:
+            yield from (_key(task, method, (rate,), seed) for rate in RATES)
+        elif rates is not None:
+            yield _key(task, method, rates, seed)
+
+
+def _can_start(results: Results, key: RunKey) -> bool:
+    return key.method != "distilled" or key.teacher in results
+
+
+def _key(task: str, method: Method, rates: tuple[float, ...], seed: int) -> RunKey:
+    return RunKey(task=task, method=method, rates=rates, seed=seed)

@@ -1,0 +1,166 @@
+"""One training run of the study, in a process of one thread; its result is one JSON file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.study_models import Learner, Ours, Solo
+from benchmarks.study_plan import MONITOR, RunKey, RunResult, StudyTask
+from benchmarks.study_tasks import TASKS
+from tsarch.config import Config, Mode
+from tsarch.config_loading import load_config
+from tsarch.run.feeds import batch_plan, num_training_steps
+from tsarch.run.prepare import Prepared, prepare_data
+from tsarch.run.run_folder import write_atomically
+from tsarch.tasks.base import Metrics
+from tsarch.tasks.registry import make_task
+from tsarch.topology import Stage
+
+
+def read_results(folder: Path, tasks: Sequence[StudyTask]) -> dict[RunKey, RunResult]:
+    """Finished runs of `tasks`, as they are now, in the folder of a study."""
+    found = [
+        (task, RunResult.model_validate_json(file.read_text(encoding="utf-8")))
+        for task in tasks
+        for file in sorted((folder / task.name).glob("*.json"))
+    ]
+    return {result.key: result for task, result in found if result.settings == task.digest()}
+
+
+def result_file(folder: Path, key: RunKey) -> Path:
+    """Where a run's result is written when it is done."""
+    return folder / f"{key.name}.json"
+
+
+def run_config(task: StudyTask, folder: Path, key: RunKey) -> Config:
+    """The config of a run: the task's file with the run's rates and seed, in one thread.
+
+    The table takes the lower rate of both models where both use it.
+    """
+    rates = {
+        "teacher": key.rates[0],
+        "student": key.rates[-1],
+        "embedding": key.rates[-1] if key.method == "distilled" else min(key.rates),
+    }
+    overrides = [
+        f"run.seed={key.seed}",
+        f"schedule.epochs={task.epochs}",
+        "topology.runner=local",
+        "topology.device=cpu",
+        "topology.threads=1",
+        *(f"optimizer.{name}_learning_rate={rate}" for name, rate in rates.items()),
+        *task.overrides,
+    ]
+    config = load_config(task.config, overrides)
+    files = {
+        name: str(first_rows(Path(getattr(config.data, name)), count, folder / task.name / "data"))
+        for name, count in (("train", task.num_train_rows), ("test", task.num_test_rows))
+        if count is not None
+    }
+    return config.model_copy(update={"data": config.data.model_copy(update=files)})
+
+
+def first_rows(file: Path, count: int, folder: Path) -> Path:
+    """A file with the first `count` rows of a JSON Lines file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{file.stem}-{count}.jsonl"
+    rows = file.read_text(encoding="utf-8").splitlines(keepends=True)[:count]
+    aside = part.with_suffix(f".{os.getpid()}")  # other runs may write the same at the same time
+    aside.write_text("".join(rows), encoding="utf-8")
+    aside.replace(part)
+    return part
+
+
+def make_learner(
+    config: Config, prepared: Prepared, key: RunKey, teacher_folder: Path | None
+) -> Learner:
+    """What a run trains."""
+    match key.method:
+        case "teacher":
+            return Solo(config, prepared, Stage.TEACHER)
+        case "small":
+            return Solo(config, prepared, Stage.STUDENT)
+        case "distilled":
+            return Solo(config, prepared, Stage.STUDENT, teacher_folder)
+        case "ours":
+            return Ours(config, prepared)
+
+
+def train(
+    config: Config, key: RunKey, settings: str, weights: Path, teacher_folder: Path | None
+) -> RunResult:
+    """Train; validate after every epoch; test with the weights that were best on validation.
+
+    Args:
+        weights: folder that the best weights are left in.
+    """
+    prepared = prepare_data(config)
+    metric = make_task(config.task.name, prepared.labels).main_metric
+    learner = make_learner(config, prepared, key, teacher_folder)
+    plan = batch_plan(config, prepared.splits["train"])
+    num_steps = num_training_steps(config, plan)
+    weights.mkdir(parents=True, exist_ok=True)
+    best: tuple[float, int, dict[Mode, Metrics]] | None = None
+    train_s = 0.0
+    for epoch, (start, stop) in enumerate(zip(plan.epoch_starts, plan.epoch_starts[1:])):
+        started_s = time.process_time()
+        learner.train(start, stop)
+        train_s += time.process_time() - started_s
+        validation = learner.evaluate("validation")
+        score = validation[MONITOR[key.method]][metric]
+        values = " ".join(f"{mode} {found[metric]:.4f}" for mode, found in validation.items())
+        print(f"epoch {epoch + 1} of {len(plan.epoch_starts) - 1}: {values}", flush=True)
+        if best is None or score > best[0]:
+            best = score, epoch + 1, validation
+            learner.keep(weights)
+    assert best is not None
+    learner.restore(weights)
+    return RunResult(
+        key=key,
+        settings=settings,
+        main_metric=metric,
+        validation=best[2],
+        test=learner.evaluate("test"),
+        best_epoch=best[1],
+        steps=num_steps,
+        parameters=learner.num_parameters,
+        train_s=train_s,
+    )
+
+
+def run(folder: Path, key: RunKey, tasks: Sequence[StudyTask] = TASKS) -> RunResult:
+    """Do one run of a study and write its result; only teachers' weights stay."""
+    task = next(task for task in tasks if task.name == key.task)
+    teacher_folder = weights_folder(folder, key.teacher) if key.method == "distilled" else None
+    weights = weights_folder(folder, key)
+    result = train(run_config(task, folder, key), key, task.digest(), weights, teacher_folder)
+    if key.method != "teacher":
+        shutil.rmtree(weights)
+    text = result.model_dump_json(indent=2) + "\n"
+    write_atomically(result_file(folder, key), text)
+    return result
+
+
+def weights_folder(folder: Path, key: RunKey) -> Path:
+    """Folder of a run's best weights."""
+    return folder / f"{key.name}.weights"
+
+
+def main(
+    key: Annotated[str, typer.Argument(help="The run, as the JSON of a RunKey.")],
+    folder: Annotated[Path, typer.Option(help="Folder of the study's runs.")],
+) -> None:
+    """Do one run of the study."""
+    result = run(folder, RunKey.model_validate_json(key))
+    print(result.model_dump_json())
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,258 @@
+"""The study's summary, Markdown and plot, made of its results and of nothing else."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from benchmarks.study_cost import SERVED, InferenceCost
+from benchmarks.study_plan import (
+    METHODS,
+    MONITOR,
+    TUNED,
+    Method,
+    Results,
+    chosen_runs,
+    tried_runs,
+)
+from tsarch.config import MODES, Mode
+from tsarch.tasks.registry import table_metrics
+
+
+class Spread(BaseModel):
+    """A figure over seeds."""
+
+    mean: float
+    least: float
+    most: float
+
+    def text(self) -> str:
+        """`.6543 (.6501–.6602)`."""
+        return f"{short(self.mean)} ({short(self.least)}–{short(self.most)})"
+
+
+class Line(BaseModel):
+    """One way to predict."""
+
+    method: Method
+    mode: Mode
+    rates: tuple[float, ...]
+    """Of the teacher, of the student."""
+    seeds: list[int]
+    metrics: dict[str, Spread]
+    """On the test split, by metric."""
+    validation: Spread
+    """Main metric."""
+    parameters: int
+    """Of what answers, table included."""
+    train_s: Spread
+    """CPU seconds on one thread, with the teacher's of the same seed where one is needed first."""
+
+    @property
+    def name(self) -> str:
+        """What the table and the plot call it."""
+        if self.method == "ours":
+            return f"ours: `{self.mode}`"
+        return _NAMES[self.method]
+
+
+_NAMES: Mapping[Method, str] = {
+    "teacher": "teacher alone",
+    "small": "small model alone",
+    "distilled": "small model, distilled",
+    "ours": "ours",
+}
+
+
+class TaskSummary(BaseModel):
+    """All of one task."""
+
+    main_metric: str
+    steps: int
+    lines: list[Line]
+    tried: dict[str, dict[str, float]]
+    """Model by itself → learning rate → main metric on validation with the first seed."""
+    cost: InferenceCost
+
+
+def short(value: float) -> str:
+    """A fraction with four digits, without the zero before the point."""
+    return f"{value:.4f}".removeprefix("0")
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and extremes."""
+    return Spread(mean=statistics.mean(values), least=min(values), most=max(values))
+
+
+def summarise(
+    results: Results, task: str, parameters: Mapping[str, int], cost: InferenceCost
+) -> TaskSummary:
+    """The lines of a task from its finished runs.
+
+    Args:
+        parameters: of `teacher` and `student_alone`, table included; `ours` has more: the bridge.
+    """
+    lines = []
+    for method in METHODS:
+        runs = chosen_runs(results, task, method)
+        if not runs:
+            continue
+        teachers = {run.key.seed: run.train_s for run in chosen_runs(results, task, "teacher")}
+        before = teachers if method == "distilled" else {}
+        modes = MODES if method == "ours" else (MONITOR[method],)
+        for mode in modes:
+            metrics = {
+                name: spread([run.test[mode][name] for run in runs]) for name in runs[0].test[mode]
+            }
+            lines.append(
+                Line(
+                    method=method,
+                    mode=mode,
+                    rates=runs[0].key.rates,
+                    seeds=[run.key.seed for run in runs],
+                    metrics=metrics,
+                    validation=spread([run.validation[mode][run.main_metric] for run in runs]),
+                    parameters=parameters.get(mode, runs[0].parameters),
+                    train_s=spread([run.train_s + before.get(run.key.seed, 0.0) for run in runs]),
+                )
+            )
+    tried = {
+        _NAMES[method]: {f"{r.key.rates[0]:g}": r.score for r in tried_runs(results, task, method)}
+        for method in TUNED
+    }
+    first = chosen_runs(results, task, "teacher")[0]
+    return TaskSummary(
+        main_metric=first.main_metric,
+        steps=first.steps,
+        lines=lines,
+        tried=tried,
+        cost=cost,
+    )
+
+
+def line_of(summary: TaskSummary, method: Method, mode: Mode) -> Line:
+    """The line of a method's mode."""
+    return next(line for line in summary.lines if (line.method, line.mode) == (method, mode))
+
+
+def gap_recovered(summary: TaskSummary) -> float:
+    """Share of the gap between the small model alone and the teacher alone that the fed student
+    recovers, by the means of the main metric on test."""
+    low, high, fed = (
+        line_of(summary, method, mode).metrics[summary.main_metric].mean for method, mode in _GAP
+    )
+    return (fed - low) / (high - low)
+
+
+_GAP: tuple[tuple[Method, Mode], ...] = (
+    ("small", "student_alone"),
+    ("teacher", "teacher"),
+    ("ours", "student"),
+)
+
+
+def markdown(summaries: Mapping[str, TaskSummary]) -> str:
+    """The tables of all tasks."""
+    return "\n".join(
+        text for name, summary in summaries.items() for text in _section(name, summary)
+    )
+
+
+def _section(name: str, summary: TaskSummary) -> list[str]:
+    metrics = table_metrics(name)
+    head = [
+        "",
+        *(f"{metric}" for metric in metrics),
+        "parameters",
+        "training, CPU s",
+        "seeds",
+        "rates",
+    ]
+    rows = [
+        [
+            line.name,
+            *(line.metrics[metric].text() for metric in metrics),
+            f"{line.parameters / 1e6:.1f} M",
+            f"{line.train_s.mean:,.0f}",
+            str(len(line.seeds)),
+            ", ".join(f"{rate:g}" for rate in line.rates),
+        ]
+        for line in summary.lines
+    ]
+    cost = summary.cost
+    served = [
+        [
+            "fed student: context read once, kept",
+            *(f"{cost.fed_ms(count):.1f}" for count in SERVED),
+        ],
+        ["teacher reads the context again", *(f"{cost.teacher_context_ms:.1f}" for _ in SERVED)],
+        [
+            "teacher, all windows in one reading",
+            *(f"{cost.teacher_context_ms / count:.1f}" for count in SERVED),
+        ],
+        ["student alone", *(f"{cost.alone_window_ms:.1f}" for _ in SERVED)],
+    ]
+    document = ", ".join(
+        f"{label} {cost.document_ms(mode):.0f}"
+        for label, mode in (
+            ("teacher", "teacher"),
+            ("teacher and fed student", "student"),
+            ("student alone", "student_alone"),
+        )
+    )
+    tried = "; ".join(
+        f"{method} " + ", ".join(f"{rate}: {short(score)}" for rate, score in rates.items())
+        for method, rates in summary.tried.items()
+    )
+    return [
+        f"## {name}",
+        "",
+        *_table(head, rows),
+        "",
+        f"Test split, mean (least–most) over seeds, {summary.steps} steps. The fed student "
+        f"recovers {gap_recovered(summary):.0%} of the gap "
+        f"between the small model alone and the teacher alone ({summary.main_metric}).",
+        "",
+        f"Learning rates tried, {summary.main_metric} on validation: {tried}.",
+        "",
+        "CPU ms a window (one thread, one window a call; "
+        f"{cost.window_tokens:.0f} tokens in contexts of {cost.context_tokens:.0f}), where one "
+        "context serves so many windows:",
+        "",
+        *_table(["windows of a context", *(str(count) for count in SERVED)], served),
+        "",
+        f"CPU ms a document ({cost.windows_per_document:.1f} windows in "
+        f"{cost.contexts_per_document:.1f} contexts): {document}.",
+        "",
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def plot(summaries: Mapping[str, TaskSummary], file: Path) -> None:
+    """Quality of every way to predict, a panel a task: the mean, and a line from least to most."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(summaries), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(summaries), squeeze=False)[0]
+    for axes, (name, summary) in zip(panels, summaries.items(), strict=True):
+        lines = list(reversed(summary.lines))
+        found = [line.metrics[summary.main_metric] for line in lines]
+        colours = ["#4285d6" if line.method == "ours" else "#7d8797" for line in lines]
+        places = range(len(lines))
+        axes.hlines(places, [f.least for f in found], [f.most for f in found], colours, linewidth=2)
+        axes.scatter([f.mean for f in found], places, c=colours, zorder=3)
+        axes.set_yticks(places, [line.name.replace("`", "") for line in lines])
+        axes.set_title(name)
+        axes.set_xlabel(f"{summary.main_metric}, test")
+        axes.grid(axis="x", color="#d9dde5")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=130)

@@ -1,0 +1,207 @@
+"""The study: what runs next, going on after an interruption, tables; every method on a tiny job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.study import do_runs
+from benchmarks.study_cost import InferenceCost, measure
+from benchmarks.study_models import Solo
+from benchmarks.study_plan import (
+    METHODS,
+    MONITOR,
+    RATES,
+    SEEDS,
+    TUNED,
+    RunKey,
+    RunResult,
+    chosen_rates,
+    ready_runs,
+)
+from benchmarks.study_run import first_rows, read_results, result_file, run_config, train
+from benchmarks.study_table import gap_recovered, line_of, markdown, plot, spread, summarise
+from benchmarks.study_tasks import TASKS
+from tests.helpers import tiny_config
+from tsarch.config import MODES
+from tsarch.run.prepare import prepare_data
+from tsarch.topology import Stage
+
+SCORES = {"teacher": 0.7, "small": 0.5, "distilled": 0.6, "ours": 0.69}
+NER = TASKS[0]
+COST = InferenceCost(
+    context_tokens=100.0,
+    window_tokens=25.0,
+    windows_per_context=4.0,
+    contexts_per_document=2.0,
+    teacher_context_ms=80.0,
+    fed_window_ms=10.0,
+    alone_window_ms=9.0,
+)
+
+
+def a_result(key: RunKey) -> RunResult:
+    score = SCORES[key.method] + 0.01 * key.seed - (0.1 if key.rates[0] == RATES[1] else 0.0)
+    modes = MODES if key.method == "ours" else (MONITOR[key.method],)
+    metrics = {mode: {"precision": 1.0, "recall": score, "f1": score} for mode in modes}
+    return RunResult(
+        key=key,
+        settings=NER.digest(),
+        main_metric="f1",
+        validation=metrics,
+        test=metrics,
+        best_epoch=2,
+        steps=10,
+        parameters=1000,
+        train_s=60.0,
+    )
+
+
+def write(folder: Path, key: RunKey) -> None:
+    file = result_file(folder, key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(a_result(key).model_dump_json())
+
+
+def finished(task="ner"):
+    results = {}
+    while ready := ready_runs(results, [task]):
+        results |= {key: a_result(key) for key in ready}
+    return results
+
+
+def test_the_baselines_rates_are_found_with_the_first_seed():
+    ready = ready_runs({}, ["ner"])
+    assert {(key.method, key.rates, key.seed) for key in ready} == {
+        (method, (rate,), SEEDS[0]) for method in TUNED for rate in RATES
+    }
+    results = {key: a_result(key) for key in ready}
+    assert chosen_rates(results, "ner", "ours") == (RATES[0], RATES[0])
+    later = [key for key in ready_runs(results, ["ner"]) if key.method == "ours"]
+    assert [key.seed for key in later] == list(SEEDS)
+    assert len(finished()) == len(METHODS) * len(SEEDS) + len(TUNED) * (len(RATES) - 1)
+
+
+def test_a_distilled_run_waits_for_its_teacher():
+    results = {key: a_result(key) for key in ready_runs({}, ["ner"])}
+    waiting = RunKey(task="ner", method="distilled", rates=(RATES[0], RATES[0]), seed=1)
+    assert waiting not in ready_runs(results, ["ner"])
+    results[waiting.teacher] = a_result(waiting.teacher)
+    assert waiting in ready_runs(results, ["ner"])
+
+
+def test_a_study_goes_on_where_it_was(tmp_path):
+    started = []
+
+    def run(folder: Path, key: RunKey) -> None:
+        started.append(key)
+        if len(started) == 5:
+            raise KeyboardInterrupt
+        write(folder, key)
+
+    with pytest.raises(KeyboardInterrupt):
+        do_runs(tmp_path, [NER], run, lambda _: None, num_processes=1)
+    done = set(read_results(tmp_path, [NER]))
+    assert len(done) == 4
+    again = len(started)
+    results = do_runs(tmp_path, [NER], run, lambda _: None)
+    assert set(results) == set(finished())
+    assert done.isdisjoint(started[again:])
+    assert len(started[again:]) == len(results) - len(done)
+
+
+def test_results_of_other_settings_are_not_taken_up(tmp_path):
+    key = RunKey(task="ner", method="small", rates=(RATES[0],), seed=0)
+    write(tmp_path, key)
+    assert set(read_results(tmp_path, [NER])) == {key}
+    assert not read_results(tmp_path, [replace(NER, epochs=9)])
+
+
+def test_the_summary_is_of_the_chosen_rates(tmp_path):
+    summary = summarise(finished(), "ner", {"teacher": 22, "student_alone": 17}, COST)
+    assert [line.name for line in summary.lines] == [
+        "teacher alone",
+        "small model alone",
+        "small model, distilled",
+        *(f"ours: `{mode}`" for mode in MODES),
+    ]
+    teacher = line_of(summary, "teacher", "teacher")
+    assert teacher.metrics["f1"] == spread([0.7, 0.71, 0.72])
+    assert teacher.metrics["f1"].text() == ".7100 (.7000–.7200)"
+    assert teacher.seeds == list(SEEDS)
+    assert line_of(summary, "ours", "student_alone").parameters == 17
+    assert line_of(summary, "ours", "joint").parameters == 1000
+    assert line_of(summary, "distilled", "student_alone").train_s.mean == 120
+    assert summary.tried["teacher alone"] == {"0.0001": 0.7, "0.0003": pytest.approx(0.6)}
+    assert gap_recovered(summary) == pytest.approx(0.95)
+    text = markdown({"ner": summary})
+    assert "| ours: `student` | 1.0000 (1.0000–1.0000) | .7000 (.6900–.7100)" in text
+    assert "recovers 95% of the gap" in text
+    plot({"ner": summary}, tmp_path / "study.png")
+    assert (tmp_path / "study.png").stat().st_size > 5000
+
+
+def test_the_cost_of_a_window_falls_with_what_its_context_serves():
+    assert [COST.fed_ms(count) for count in (1, 4, 16)] == [90.0, 30.0, 15.0]
+    assert COST.document_ms("teacher") == 160
+    assert COST.document_ms("student") == 240
+    assert COST.document_ms("student_alone") == 72
+
+
+def test_subsets_are_the_first_rows(tmp_path):
+    file = tmp_path / "train.jsonl"
+    file.write_text("a\nb\nc\n")
+    assert first_rows(file, 2, tmp_path / "part").read_text() == "a\nb\n"
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_every_task_has_a_sound_config(tmp_path, task):
+    key = RunKey(task=task.name, method="ours", rates=(1e-4, 3e-4), seed=1)
+    config = run_config(task, tmp_path, key)
+    assert config.task.name == task.name
+    rates = config.optimizer
+    assert (rates.teacher_learning_rate, rates.student_learning_rate) == key.rates
+    assert rates.embedding_learning_rate == min(key.rates)
+
+
+RUN = {"rates": (2e-3,), "seed": 0}
+
+
+def test_every_method_trains(tmp_path):
+    config = tiny_config(tmp_path, data={"cache_folder": str(tmp_path / "cache")})
+    weights = {method: tmp_path / method for method in METHODS}
+    found = {}
+    for method in METHODS:
+        key = RunKey(task="ner", method=method, **RUN)
+        teacher = weights["teacher"] if method == "distilled" else None
+        found[method] = train(config, key, "", weights[method], teacher)
+    assert len({result.steps for result in found.values()}) == 1
+    assert list(found["teacher"].test) == ["teacher"]
+    assert list(found["distilled"].test) == ["student_alone"]
+    assert list(found["ours"].test) == list(MODES)
+    assert found["small"].parameters < found["teacher"].parameters < found["ours"].parameters
+    cost = measure(config, num_documents=3, num_contexts=2)
+    assert cost.alone_window_ms > 0
+
+
+def test_the_teachers_predictions_change_the_distilled_model_alone(tmp_path):
+    config = tiny_config(tmp_path)
+    prepared = prepare_data(config)
+    teacher = Solo(config, prepared, Stage.TEACHER)
+    teacher.keep(tmp_path)
+    small = Solo(config, prepared, Stage.STUDENT)
+    distilled = Solo(config, prepared, Stage.STUDENT, tmp_path)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "distilled").mkdir()
+    for name, model in (("small", small), ("distilled", distilled)):
+        model.train(0, 2)
+        model.keep(tmp_path / name)
+    again = Solo(config, prepared, Stage.STUDENT)
+    again.train(0, 2)
+    (tmp_path / "again").mkdir()
+    again.keep(tmp_path / "again")
+    tables = [(tmp_path / n / "embedding.safetensors").read_bytes() for n in ("small", "again")]
+    assert tables[0] == tables[1]
+    assert tables[0] != (tmp_path / "distilled" / "embedding.safetensors").read_bytes()
