@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import Config
-from tsarch.records import PackedReport, Predictions, pack_reports
+from tsarch.records import PackedReport, Predictions, Survey, Windows, pack_reports
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
@@ -137,9 +137,15 @@ class Worker:
         """See `Rank.advance` (collective)."""
         return pack_reports(self.rank.advance(num_ticks))
 
-    def evaluate(self, split: str, joint_weights: list[float]) -> Predictions | None:
+    def survey(self, split: str) -> Survey | None:
+        """See `Rank.survey` (collective)."""
+        return self.rank.survey(split)
+
+    def evaluate(
+        self, split: str, joint_weights: list[float], windows: Windows | None = None
+    ) -> Predictions | None:
         """See `Rank.evaluate` (collective)."""
-        return self.rank.evaluate(split, joint_weights)
+        return self.rank.evaluate(split, joint_weights, windows)
 
     def check_replicas(self, step: int) -> None:
         """See `Rank.check_replicas` (collective)."""

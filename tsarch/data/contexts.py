@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsarch.data.corpus import Corpus
+from tsarch.data.passages import Limits, Passage, pack_passages, pair_specials, split_row
 from tsarch.data.sources import cache_root
 from tsarch.data.tokenizer import tokenizer_digest
 from tsarch.records import IntArray, TokenizedSplit
@@ -42,6 +43,8 @@ def tokenize_corpus(
     teacher_max_tokens: int,
     student_max_tokens: int,
     cache_folder: str | None,
+    overlap_tokens: int = 0,
+    seed: int = 0,
 ) -> dict[str, TokenizedSplit]:
     """Contexts and windows of every split, from a fast tokenizer.
 
@@ -63,7 +66,19 @@ def tokenize_corpus(
         sentences = [Sentence(*row) for row in zip(*columns, strict=True)]
         labels = [[label_ids[tag] for tag in tags] for tags in dataset["tags"][:]]
         limits = prefix, suffix, teacher_max_tokens, student_max_tokens
-        if corpus.labels_rows:
+        details = corpus.details.get(split, ())
+        if details and all(isinstance(own, Passage) for own in details):
+            result[split] = pack_passages(
+                [
+                    split_row(own.token_ids, own.starts, passage.num_question_words)
+                    for own, passage in zip(sentences, details, strict=True)
+                ],
+                details,
+                pair_specials(tokenizer),
+                Limits(teacher_max_tokens, student_max_tokens, overlap_tokens),
+                seed,
+            )
+        elif corpus.labels_rows:
             own = [label for (label,) in labels]
             result[split] = pack_rows(sentences, own, label_token(tokenizer), *limits)
         else:

@@ -41,6 +41,10 @@ class Row:
     """A label for every word, or the row's one label."""
     focus: int | None = None
     """Word that the row's one label stands before; None: before the first."""
+    unique_id: str | None = None
+    """Id that no other row of the split may have."""
+    details: Any = None
+    """What packing and metrics need beside words and labels; a task's own."""
 
 
 class RowSchema(Protocol):

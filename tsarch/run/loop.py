@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tsarch.config import Config, Mode
+from tsarch.records import Predictions
 from tsarch.run.balance import Proposal
 from tsarch.run.clock import now_s
 from tsarch.run.crew import Crew
@@ -18,6 +19,7 @@ from tsarch.run.evaluate import (
     Evaluation,
     choose_and_evaluate,
     evaluate_modes,
+    predict,
     score,
 )
 from tsarch.run.feeds import batch_plan, num_training_steps
@@ -94,7 +96,7 @@ class Trainer:
         if not self._config.evaluation.before:
             return None
         self._reporter.say("measuring the test split before training")
-        predictions = self._crew.evaluate("test", [0.5])
+        predictions = self._predict("test", [0.5])
         split = self._prepared.splits["test"]
         metrics = evaluate_modes(self._task, split, predictions, 0.5).metrics
         self._folder.write_evaluation("test", 0, metrics)
@@ -112,7 +114,7 @@ class Trainer:
                 self._reporter.step(numbers, totals.steps, self._num_steps)
 
     def _validate(self, epoch: int, step: int) -> None:
-        predictions = self._crew.evaluate("validation", JOINT_WEIGHTS)
+        predictions = self._predict("validation", JOINT_WEIGHTS)
         split = self._prepared.splits["validation"]
         evaluation = choose_and_evaluate(self._task, split, predictions)
         self._folder.write_evaluation("validation", step, evaluation.metrics)
@@ -128,6 +130,10 @@ class Trainer:
         else:
             assert self._best is not None
             self._best.num_worse += 1
+
+    def _predict(self, name: str, joint_weights: list[float]) -> list[Predictions]:
+        split = self._prepared.splits[name]
+        return predict(self._config, self._task, self._crew, name, split, joint_weights)
 
     def _keep(self, joint_weight: float) -> None:
         """Write the weights aside, then put them in the place of `model/`."""
@@ -156,7 +162,7 @@ class Trainer:
         self._reporter.say(f"measuring the test split with the weights of epoch {self._best.epoch}")
         self._crew.load(self._model_folder)
         weight = self._best.evaluation.joint_weight
-        predictions = self._crew.evaluate("test", [weight])
+        predictions = self._predict("test", [weight])
         result = evaluate_modes(self._task, self._prepared.splits["test"], predictions, weight)
         self._folder.write_evaluation("test", self._steps.totals.steps, result.metrics)
         return result

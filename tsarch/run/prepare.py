@@ -46,5 +46,7 @@ def prepare_data(config: Config) -> Prepared:
         config.teacher.max_tokens,
         config.student.max_tokens,
         config.data.cache_folder,
+        config.data.overlap_tokens,
+        config.run.seed,
     )
     return Prepared(splits, corpus.labels, corpus.notes)

@@ -8,7 +8,7 @@ from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.errors import UserError
 from tsarch.run.crew import LocalCrew
-from tsarch.run.evaluate import Evaluation, evaluate_modes
+from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
 from tsarch.run.model_files import load_task, saved_config
 from tsarch.run.prepare import prepare_data
 from tsarch.tasks.registry import make_task
@@ -37,6 +37,6 @@ def evaluate_run(run: Path, split: str) -> tuple[Config, Evaluation]:
     crew = LocalCrew(config, prepared)
     crew.load(model)
     weight = task_file.joint_weight
-    predictions = crew.evaluate(split, [weight])
-    task = make_task(task_file.task, prepared.labels)
-    return config, evaluate_modes(task, prepared.splits[split], predictions, weight)
+    task, own = make_task(task_file.task, prepared.labels), prepared.splits[split]
+    predictions = predict(config, task, crew, split, own, [weight])
+    return config, evaluate_modes(task, own, predictions, weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from tsarch.data.parts import TeacherPart
 from tsarch.losses.objective import Objective
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import LossParts
+from tsarch.records import IntArray, LossParts
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
 from tsarch.topology import Stage
@@ -38,6 +39,8 @@ class TeacherStage:
     ) -> None:
         self.engine = engine
         self.replica = replica
+        self.on_output: Callable[[IntArray, Tensor], None] | None = None
+        """Called with every part's words and predictions while the teacher alone is evaluated."""
         self._objective = objective
         self.rows = StepRows(tied)
         self._under_way: dict[tuple[int, int], _UnderWay] = {}
@@ -57,13 +60,18 @@ class TeacherStage:
             hidden = hidden.flatten(0, 1)
             labels = torch.from_numpy(feed.labels(part.words)).to(device)
             losses = self._objective.losses(predictions, labels, touched.leaf)
-            loss = losses.sum() / feed.plan(step).num_labels
+            num_terms = feed.plan(step).num_terms(Stage.TEACHER, self._objective.per_sequence)
+            loss = losses.sum() / num_terms
         if update:
             self._under_way[step, micro_batch] = _UnderWay(part, hidden, loss)
+        predictions = predictions.detach()
+        if self.on_output is not None:
+            self.on_output(part.words, predictions)
+        sent = self._objective.sent(predictions, labels).flatten(0, 1)
         self._outgoing[step, micro_batch] = self._messages(
-            feed, part, step, micro_batch, hidden.detach(), predictions.detach().flatten(0, 1)
+            feed, part, step, micro_batch, hidden.detach(), sent
         )
-        total = float(losses.detach().double().sum()) / feed.plan(step).num_labels
+        total = float(losses.detach().double().sum()) / num_terms
         return LossParts({"teacher": total})
 
     def send(self, link: Link, step: int, micro_batch: int) -> None:

@@ -9,6 +9,7 @@ from tsarch.data.rows import RowSchema
 from tsarch.tasks.base import Task
 from tsarch.tasks.classification import ClassificationRows, ClassificationTask
 from tsarch.tasks.ner import NerRows, NerTask
+from tsarch.tasks.qa import QaRows, QaTask
 from tsarch.tasks.relation import RelationRows, RelationTask
 
 
@@ -21,6 +22,7 @@ _TASKS = {
     "ner": _Entry(NerRows, NerTask),
     "classification": _Entry(ClassificationRows, ClassificationTask),
     "relation": _Entry(RelationRows, RelationTask),
+    "qa": _Entry(QaRows, QaTask),
 }
 
 
