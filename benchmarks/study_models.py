@@ -19,6 +19,7 @@ from tsarch.config import Config, Mode
 from tsarch.data.feed import Feed
 from tsarch.data.loader import evaluation_batches
 from tsarch.data.passes import training_passes
+from tsarch.losses.objective import LabelObjective
 from tsarch.models.construction import num_elements
 from tsarch.models.student import StudentModel
 from tsarch.parallel.link import LoopbackLink
@@ -35,12 +36,14 @@ from tsarch.run.rank import local_wiring
 from tsarch.seeding import torch_seed
 from tsarch.stage.build import build_student, build_teacher, embedding_spec, optimizer_spec
 from tsarch.stage.engine import make_optimizer
-from tsarch.stage.student import DistillationSpec, GroupOutput, StudentStage
+from tsarch.stage.student import DistillationSpec, StudentStage
 from tsarch.stage.teacher import TeacherStage
 from tsarch.tasks.base import Metrics, Task
+from tsarch.tasks.collect import GroupOutput
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage, Topology
 
+_OBJECTIVE = LabelObjective()
 _ONE = Topology(1, 1)
 
 
@@ -242,13 +245,15 @@ def solo_stage(config: Config, stage: Stage, num_labels: int, train: TokenizedSp
     engine = local_wiring(config).make_engine(stage, built.module, optimizer_spec(config, stage))
     width = built.table.shape[1]
     if stage is Stage.TEACHER:
-        return SoloStage(stage, TeacherStage(engine, tied, 0), built.module, tied, width)
+        return SoloStage(
+            stage, TeacherStage(engine, tied, 0, _OBJECTIVE), built.module, tied, width
+        )
     assert isinstance(built.module, StudentModel)
     width = built.module.bridge.in_features
     kd = config.distillation
     # Without a teacher no predictions come, and the term is left out.
     spec_kd = DistillationSpec(kd.weight, kd.temperature, alone_only=False)
-    running = StudentStage(engine, tied, 0, width, num_labels, spec_kd)
+    running = StudentStage(engine, tied, 0, width, num_labels, _OBJECTIVE, spec_kd)
     return SoloStage(stage, running, built.module, tied, width)
 
 
@@ -282,7 +287,7 @@ def _own_parameters(module: nn.Module) -> int:
 
 def _take(predicted: IntArray, output: GroupOutput) -> None:
     """Put a group's labels into (num_words,) `predicted`."""
-    _put(predicted, output.group.words, output.logits)
+    _put(predicted, output.group.words, output.student)
 
 
 def _put(predicted: IntArray, words: IntArray, logits: Tensor) -> None:

@@ -19,7 +19,7 @@ from cluster.placement import join_ray, place, rank_bundles, supply_on_cluster
 from cluster.worker import Meeting, Worker
 from tsarch.config import Config, Mode, TopologyConfig
 from tsarch.errors import ReplicaDriftError, RunFailedError, UserError
-from tsarch.records import Predictions, Texts, TickReport, unpack_reports
+from tsarch.records import Predictions, Survey, Texts, TickReport, Windows, unpack_reports
 from tsarch.run.balance import Supply
 from tsarch.run.rank_stats import RankStats
 from tsarch.topology import STAGES, Stage, Topology, stage_topology
@@ -118,9 +118,16 @@ class RayCrew:
             yield [report for own in self._collect(references) for report in unpack_reports(own)]
             self._adapt_chunk(ticks, time.perf_counter() - started_s)
 
-    def evaluate(self, split: str, joint_weights: list[float]) -> list[Predictions]:
+    def survey(self, split: str) -> list[Survey]:
+        """The teachers' predictions; every teacher rank gives the words of its contexts."""
+        return [own for own in self._call("survey", split) if own is not None]
+
+    def evaluate(
+        self, split: str, joint_weights: list[float], windows: Windows | None = None
+    ) -> list[Predictions]:
         """Predict a split; every student rank gives the words of its windows."""
-        return [p for p in self._call("evaluate", split, joint_weights) if p is not None]
+        found = self._call("evaluate", split, joint_weights, windows)
+        return [own for own in found if own is not None]
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """Generate the texts of a split; every student rank gives those of its contexts."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import Config, Mode
-from tsarch.records import PackedReport, Predictions, Texts, pack_reports
+from tsarch.records import PackedReport, Predictions, Survey, Texts, Windows, pack_reports
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
@@ -137,9 +137,15 @@ class Worker:
         """See `Rank.advance` (collective)."""
         return pack_reports(self.rank.advance(num_ticks))
 
-    def evaluate(self, split: str, joint_weights: list[float]) -> Predictions | None:
+    def survey(self, split: str) -> Survey | None:
+        """See `Rank.survey` (collective)."""
+        return self.rank.survey(split)
+
+    def evaluate(
+        self, split: str, joint_weights: list[float], windows: Windows | None = None
+    ) -> Predictions | None:
         """See `Rank.evaluate` (collective)."""
-        return self.rank.evaluate(split, joint_weights)
+        return self.rank.evaluate(split, joint_weights, windows)
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """See `Rank.generate` (collective)."""

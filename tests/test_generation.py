@@ -160,7 +160,7 @@ def log_likelihood(
     (prompt,) = prompts_of(split, [context])
     layout = pair_layout(config, run_tokenizer(config))
     pair = Pair([prompt.token_ids[:-1].tolist()], tokens)
-    own = pack_pairs([pair], [split.texts[context]], layout)
+    own = pack_pairs([pair], [split.rows[context]], layout)
     replaced = replace(prepared, splits={**prepared.splits, "test": own})
     (found,) = LocalCrew(config, replaced).evaluate("test", [0.5])
     said = {**vars(found), "joint": found.joint[0]}[mode]

@@ -51,7 +51,7 @@ def mistake(folder: Path, task: str, row: dict[str, object]) -> str:
 def test_a_text_is_its_words_and_one_label(tmp_path):
     corpus = read(tmp_path, "classification", [GOOD["classification"]])
     assert corpus.labels == ("x",)
-    assert corpus.labels_rows
+    assert corpus.layout == "rows"
     row = corpus.splits["train"][0]
     assert (row["tokens"], row["tags"], row["focus"]) == (["a", "b", "c"], ["x"], None)
 

@@ -23,7 +23,9 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
-TaskName = Literal["ner", "classification", "relation", "translation", "summarization", "dialogue"]
+TaskName = Literal[
+    "ner", "classification", "relation", "qa", "translation", "summarization", "dialogue"
+]
 Mode = Literal["teacher", "student", "joint", "student_alone"]
 MODES: tuple[Mode, ...] = ("teacher", "student", "joint", "student_alone")
 
@@ -71,6 +73,15 @@ class ColumnsConfig(Section):
     """`relation`: column with the words [start, end) of the second entity."""
     relation: str = "relation"
     """`relation`: column with the relation's name; `NA`, `no_relation`, `Other`: none."""
+    id: str = "id"
+    """`qa`: column with the question's id."""
+    context: str = "context"
+    """`qa`: column with the passage (a string)."""
+    question: str = "question"
+    """`qa`: column with the question (a string)."""
+    answers: str = "answers"
+    """`qa`: column with `{text: [...], answer_start: [...]}`, places in characters; empty lists:
+    the passage has no answer."""
     source: str = "source"
     """`translation`: column with the text to translate."""
     target: str = "target"
@@ -108,13 +119,17 @@ class DataConfig(Section):
     columns: ColumnsConfig = ColumnsConfig()
     """Column names, where they differ."""
     tokenizer: str | None = None
-    """Tokenizer (hub name, folder, `package:`). Default: the teacher's."""
+    """Tokenizer (hub name, `package:`, or folder, relative to the config file's folder or the
+    current one). Default: the teacher's."""
     cache_folder: str | None = None
     """Folder of the tokenised data. Default: `~/.cache/tsarch`."""
     batch_tokens: PositiveInt = 4096
     """Padded teacher tokens of one step's global batch, over all replicas."""
     num_buckets: PositiveInt = 8
     """Number of length buckets; contexts of one bucket are batched together."""
+    overlap_tokens: NonNegativeInt = 128
+    """`qa`: tokens that neighbouring contexts of a passage longer than `teacher.max_tokens` share;
+    at most half of a context."""
 
 
 class TaskConfig(Section):
@@ -361,6 +376,8 @@ class EvaluationConfig(Section):
     """Stop after so many validations without a better result. Default: never stop early."""
     before: bool = True
     """Also measure the test split before training."""
+    windows: PositiveInt = 2
+    """`qa`: windows that the student reads of a question, around the teacher's best spans."""
 
 
 class LinkConfig(Section):

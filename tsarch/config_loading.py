@@ -71,6 +71,9 @@ def parse_config(raw: dict[str, Any], source: str, base: Path | None = None) -> 
         for name in _PATH_FIELDS
         if (value := getattr(config.data, name)) is not None
     }
+    tokenizer = config.data.tokenizer
+    if tokenizer is not None and (base / tokenizer).is_dir():
+        resolved["tokenizer"] = str(base / tokenizer)
     return config.model_copy(update={"data": config.data.model_copy(update=resolved)})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any
 
@@ -13,6 +13,16 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of a split, in place of those that it has."""
+
+    slices: IntArray
+    """(num_windows, 2) as `TokenizedSplit.windows`."""
+    offsets: IntArray
+    """(num_contexts + 1,) as `TokenizedSplit.window_offsets`."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +58,38 @@ class TokenizedSplit:
     """(num_sentences + 1,) where each sentence (row) starts in `labels`. Of a row with one label
     the words are the places that vote on it."""
     num_cut_tokens: int = 0
-    """Tokens that were left out: of words that alone exceed a window or context, of sources and
-    targets that exceed their share of a context."""
-    texts: tuple[TextPair, ...] = ()
-    """(num_contexts,) what is to be generated from what, of generative tasks."""
+    """Tokens that were left out: of a word that alone exceeds a window or context, of a question
+    longer than half of one, of a row too far from its marked entities, of a source or target that
+    exceeds its share of a context."""
+    leads: IntArray | None = None
+    """(num_contexts, 2) start and stop of what every window of a context has before its own slice
+    (of a question's passage: the question). None: nothing."""
+    rows: tuple[Any, ...] = ()
+    """What the metrics need of each row beside its labels; a task's own."""
+
+    def window_places(self, window: int) -> IntArray:
+        """(num_tokens,) places in `token_ids` of a window's tokens, its context's lead first."""
+        own = np.arange(*self.windows[window])
+        if self.leads is None:
+            return own
+        lead = np.arange(*self.leads[self.context_of(window)])
+        return np.concatenate([lead, own])
+
+    def window_length(self, window: int) -> int:
+        """Tokens of a window, its context's lead among them."""
+        start, stop = self.windows[window]
+        if self.leads is None:
+            return int(stop - start)
+        lead_start, lead_stop = self.leads[self.context_of(window)]
+        return int(stop - start + lead_stop - lead_start)
+
+    def context_of(self, window: int) -> int:
+        """Context that a window is in."""
+        return int(np.searchsorted(self.window_offsets, window, side="right")) - 1
+
+    def with_windows(self, chosen: Windows) -> TokenizedSplit:
+        """The same contexts with other windows."""
+        return replace(self, windows=chosen.slices, window_offsets=chosen.offsets)
 
     @property
     def num_contexts(self) -> int:
@@ -176,6 +214,16 @@ class Predictions:
     """(n, …) from the student without the teacher."""
     joint: Array
     """(weights, n, …) from both, for each weight of the teacher that was asked for."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one teacher rank predicted for some words of a split, before windows were chosen."""
+
+    words: IntArray
+    """(n,) word numbers."""
+    predictions: FloatArray
+    """(n, outputs) the teacher's numbers at these words."""
 
 
 Texts = dict[int, list[int]]

@@ -13,6 +13,7 @@ import numpy as np
 
 from tsarch.data.corpus import Corpus
 from tsarch.data.pairs import Pair, PairLayout, pack_pairs
+from tsarch.data.passages import Limits, pack_passages, pair_specials, split_row
 from tsarch.data.sources import cache_root
 from tsarch.data.tokenizer import tokenizer_digest
 from tsarch.records import IntArray, TextPair, TokenizedSplit
@@ -44,6 +45,8 @@ def tokenize_corpus(
     student_max_tokens: int,
     cache_folder: str | None,
     pair_layout: PairLayout | None = None,
+    overlap_tokens: int = 0,
+    seed: int = 0,
 ) -> dict[str, TokenizedSplit]:
     """Contexts and windows of every split, from a fast tokenizer.
 
@@ -69,7 +72,19 @@ def tokenize_corpus(
         sentences = [Sentence(*row) for row in zip(*columns, strict=True)]
         labels = [[label_ids[tag] for tag in tags] for tags in dataset["tags"][:]]
         limits = prefix, suffix, teacher_max_tokens, student_max_tokens
-        if corpus.layout == "rows":
+        if corpus.layout == "passages":
+            details = corpus.details[split]
+            result[split] = pack_passages(
+                [
+                    split_row(own.token_ids, own.starts, passage.num_question_words)
+                    for own, passage in zip(sentences, details, strict=True)
+                ],
+                details,
+                pair_specials(tokenizer),
+                Limits(teacher_max_tokens, student_max_tokens, overlap_tokens),
+                seed,
+            )
+        elif corpus.layout == "rows":
             own = [label for (label,) in labels]
             result[split] = pack_rows(sentences, own, label_token(tokenizer), *limits)
         else:

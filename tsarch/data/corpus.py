@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import ColumnsConfig, DataConfig
@@ -35,6 +35,8 @@ class Corpus:
     notes: tuple[str, ...]
     """Remarks for the user."""
     layout: Layout = "words"
+    details: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Split → `Row.details` of every row, where the task's rows have them."""
 
 
 def read_splits(data: DataConfig, schema: RowSchema) -> Corpus:
@@ -60,8 +62,10 @@ def read_splits(data: DataConfig, schema: RowSchema) -> Corpus:
     if mistakes:
         raise UserError(_shortened(mistakes))
     labels = schema.labels(sorted(_names(rows["train"], schema)))
-    splits = {split: _dataset(_in_order(rows[split])) for split in SPLITS}
-    return Corpus(splits, labels, notes, schema.layout)
+    ordered = {split: _in_order(rows[split]) for split in SPLITS}
+    splits = {split: _dataset(own) for split, own in ordered.items()}
+    details = {split: tuple(row.details for row in own) for split, own in ordered.items()}
+    return Corpus(splits, labels, notes, schema.layout, details)
 
 
 def _checked(
@@ -71,7 +75,7 @@ def _checked(
     num_before = len(mistakes)
     rows: list[Row] = []
     names: set[str] = set()
-    seen: dict[tuple[str, str], Place] = {}
+    seen: dict[tuple[str, ...], Place] = {}
     try:
         for place, raw in found:
             names.update(raw)
@@ -100,14 +104,19 @@ def _check_renamed(columns: ColumnsConfig, names: set[str], source: str) -> list
     ]
 
 
-def _check_twice(row: Row, seen: dict[tuple[str, str], Place]) -> list[Mistake]:
-    if row.sent_id is None:
+def _check_twice(row: Row, seen: dict[tuple[str, ...], Place]) -> list[Mistake]:
+    key: tuple[str, ...]
+    if row.unique_id is not None:
+        key, what = (row.unique_id,), f"id {row.unique_id}"
+    elif row.sent_id is not None:
+        key = row.doc_id, str(row.sent_id)
+        what = f"sentence {row.sent_id} of document {row.doc_id}"
+    else:
         return []
-    first = seen.setdefault((row.doc_id, str(row.sent_id)), row.place)
+    first = seen.setdefault(key, row.place)
     if first is row.place:
         return []
-    what = f"sentence {row.sent_id} of document {row.doc_id} was at {first} already."
-    return [Mistake(str(row.place), what)]
+    return [Mistake(str(row.place), f"{what} was at {first} already.")]
 
 
 def _names(rows: Iterable[Row], schema: RowSchema) -> dict[str, str]:

@@ -88,7 +88,7 @@ def pack_pairs(
         labels=np.array(packed.labels, dtype=np.int64),
         sentence_offsets=np.array(packed.sentence_offsets, dtype=np.int64),
         num_cut_tokens=packed.num_cut_tokens,
-        texts=tuple(texts),
+        rows=tuple(texts),
     )
 
 

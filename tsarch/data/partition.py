@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from tsarch.records import IntArray, TokenizedSplit
-from tsarch.topology import Topology
+from tsarch.topology import Stage, Topology
 
 Item = TypeVar("Item")
 
@@ -46,11 +46,21 @@ class StepPlan:
     micro_batches: tuple[MicroBatchPlan, ...]
     num_labels: int
     """Labelled words of the global batch."""
+    num_contexts: int
+    """Contexts of the global batch."""
+    num_windows: int
+    """Their windows."""
     num_tokens: int
     """Real (non-padding) tokens of the global batch's contexts."""
     token_ids: IntArray
     """Sorted distinct tokens of the rows of the table that the step touches: the contexts', or all
     where the table is the output projection."""
+
+    def num_terms(self, stage: Stage, per_sequence: bool) -> int:
+        """What a stage's losses are means over: labelled words, or sequences that it reads."""
+        if not per_sequence:
+            return self.num_labels
+        return self.num_contexts if stage is Stage.TEACHER else max(self.num_windows, 1)
 
 
 def balance(items: Iterable[Item], sizes: Iterable[int], num_bins: int) -> list[list[Item]]:
@@ -99,6 +109,8 @@ def plan_step(
     return StepPlan(
         micro_batches,
         num_labels=int((split.words[tokens] >= 0).sum()),
+        num_contexts=len(contexts),
+        num_windows=sum(len(context_windows(split, c)) for c in contexts.tolist()),
         num_tokens=len(tokens),
         token_ids=np.unique(split.token_ids[tokens])
         if vocabulary is None
@@ -138,7 +150,7 @@ def _plan_micro_batch(
 ) -> MicroBatchPlan:
     owner = {w: t for t, own in enumerate(shares) for c in own for w in context_windows(split, c)}
     windows = sorted(owner)
-    sizes = [int(np.diff(split.windows[w])[0]) * len(passes[w]) for w in windows]
+    sizes = [split.window_length(w) * len(passes[w]) for w in windows]
     received = balance(windows, sizes, topology.student_replicas)
     routes = {
         (t, s): tuple(

@@ -87,7 +87,7 @@ def student_part(
     total = 0
     for (source, target), windows in sorted(micro_batch.routes.items()):
         if target == replica:
-            sizes = [_length(split, window) for window in windows]
+            sizes = [split.window_length(window) for window in windows]
             offsets = [total, *accumulate(sizes, initial=total)][1:]
             starts.update(zip(windows, offsets))
             incoming[source] = sum(sizes)
@@ -99,18 +99,13 @@ def student_part(
     return StudentPart(tuple(_group(split, step, g, starts) for g in own), incoming)
 
 
-def _length(split: TokenizedSplit, window: int) -> int:
-    return int(split.windows[window, 1] - split.windows[window, 0])
-
-
 def _flat(
     split: TokenizedSplit, window: int, places: dict[int, int], teacher_tokens: int
 ) -> IntArray:
     """Positions of a window's tokens in the flattened (batch × teacher_tokens) output."""
-    start, stop = split.windows[window]
-    context = int(np.searchsorted(split.window_offsets, window, side="right")) - 1
-    first = places[context] * teacher_tokens + start - split.context_offsets[context]
-    return np.arange(first, first + stop - start)
+    context = split.context_of(window)
+    first = places[context] * teacher_tokens - int(split.context_offsets[context])
+    return split.window_places(window) + first
 
 
 def _by_length(split: TokenizedSplit, passes: Sequence[WindowPass]) -> list[list[WindowPass]]:
@@ -120,8 +115,8 @@ def _by_length(split: TokenizedSplit, passes: Sequence[WindowPass]) -> list[list
     """
     if not passes:
         return [[]]
-    ordered = sorted(passes, key=lambda p: -_length(split, p.window))
-    lengths = np.array([_length(split, p.window) for p in ordered])
+    ordered = sorted(passes, key=lambda p: -split.window_length(p.window))
+    lengths = np.array([split.window_length(p.window) for p in ordered])
     call_cost = max(_CALL_COST_TOKENS, _CALL_COST_SHARE * float(lengths.sum()))
     cuts = cheapest_cuts(lengths, call_cost)
     return [ordered[start:stop] for start, stop in pairwise(cuts)]
@@ -149,7 +144,7 @@ def cheapest_cuts(lengths: IntArray, call_cost: float) -> list[int]:
 def _group(
     split: TokenizedSplit, step: StepPlan, passes: Sequence[WindowPass], starts: dict[int, int]
 ) -> WindowGroup:
-    slices = [np.arange(*split.windows[p.window]) for p in passes]
+    slices = [split.window_places(p.window) for p in passes]
     rows, mask, words = _pad(split, step, slices)
     arrived = np.full_like(rows, -1)
     for place, item in enumerate(passes):

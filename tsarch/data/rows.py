@@ -42,11 +42,15 @@ class Row:
     focus: int | None = None
     """Word that the row's one label stands before; None: before the first. Of a source: the last
     part, if the student reads it too."""
+    unique_id: str | None = None
+    """Id that no other row of the split may have."""
+    details: Any = None
+    """What packing and metrics need beside words and labels; a task's own."""
 
 
-Layout = Literal["words", "rows", "pairs"]
-"""A label a word; a label a row; a source and a target to generate, whose parts and text stand in
-`Row.tokens` and `Row.tags`."""
+Layout = Literal["words", "rows", "passages", "pairs"]
+"""A label a word; a label a row; spans of passages, with a `Passage` in `Row.details`; a source and
+a target to generate, whose parts and texts stand in `Row.tokens` and `Row.tags`."""
 
 
 class RowSchema(Protocol):

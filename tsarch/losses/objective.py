@@ -24,6 +24,8 @@ class Objective(Protocol):
 
     uses_table: bool
     """Predictions are compared with every row of the table, so that every step touches all."""
+    per_sequence: bool
+    """A loss a context or window, at its first position; otherwise one a labelled word."""
 
     def num_outputs(self, num_labels: int) -> int | None:
         """Numbers that a head puts out a position; None: as many as the table is wide."""
@@ -38,11 +40,15 @@ class Objective(Protocol):
         """Distillation (`losses.token.distillation`) from the teacher's to the student's
         predictions, of shapes as in `losses` → (batch, tokens) fp64."""
 
+    def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """The teacher's predictions as they travel to the student, of the same shape."""
+
 
 class LabelObjective:
     """A label for every labelled position: predictions are logits of the labels."""
 
     uses_table = False
+    per_sequence = False
 
     def num_outputs(self, num_labels: int) -> int | None:
         """One a label."""
@@ -58,6 +64,10 @@ class LabelObjective:
         """KL between the labels' distributions."""
         return distillation(student, teacher, labels, temperature)
 
+    def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """As they are."""
+        return predictions
+
 
 class VocabularyObjective:
     """A next token for every labelled position: the tied table is the output projection.
@@ -67,6 +77,7 @@ class VocabularyObjective:
     """
 
     uses_table = True
+    per_sequence = False
 
     def num_outputs(self, num_labels: int) -> int | None:
         """As many as the table is wide."""
@@ -94,6 +105,10 @@ class VocabularyObjective:
             return distillation(token_logits(own, table), teacher_logits, tokens, temperature)
 
         return _scattered(chosen, [student[chosen], teacher[chosen], labels[chosen]], chunk, table)
+
+    def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """As they are."""
+        return predictions
 
 
 def token_logits(vectors: Tensor, table: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from tsarch.config import Config, Mode, TopologyConfig
 from tsarch.parallel.groups import choose_device
-from tsarch.records import Predictions, Texts, TickReport
+from tsarch.records import Predictions, Survey, Texts, TickReport, Windows
 from tsarch.run.balance import Supply
 from tsarch.run.prepare import Prepared
 from tsarch.run.rank import Rank, local_wiring
@@ -26,8 +26,13 @@ class Crew(Protocol):
     def train(self, start: int, stop: int) -> Iterator[list[TickReport]]:
         """Train on the steps `start` … `stop` − 1; yields reports as they come in."""
 
-    def evaluate(self, split: str, joint_weights: list[float]) -> list[Predictions]:
-        """Predict a split on all ranks."""
+    def survey(self, split: str) -> list[Survey]:
+        """The teachers' predictions of a split, before windows are chosen."""
+
+    def evaluate(
+        self, split: str, joint_weights: list[float], windows: Windows | None = None
+    ) -> list[Predictions]:
+        """Predict a split on all ranks; `windows`: in place of the split's own."""
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """Generate the texts of a split on all ranks."""
@@ -67,9 +72,17 @@ class LocalCrew:
         for _ in range(self._rank.begin(start, stop)):
             yield self._rank.advance(1)
 
-    def evaluate(self, split: str, joint_weights: list[float]) -> list[Predictions]:
+    def survey(self, split: str) -> list[Survey]:
+        """The teacher's predictions."""
+        survey = self._rank.survey(split)
+        assert survey is not None
+        return [survey]
+
+    def evaluate(
+        self, split: str, joint_weights: list[float], windows: Windows | None = None
+    ) -> list[Predictions]:
         """Predict a split."""
-        predictions = self._rank.evaluate(split, joint_weights)
+        predictions = self._rank.evaluate(split, joint_weights, windows)
         assert predictions is not None
         return [predictions]
 

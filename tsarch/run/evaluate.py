@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from tsarch.config import MODES, Mode
-from tsarch.records import Array, IntArray, Predictions, TokenizedSplit
+from tsarch.config import MODES, Config, Mode
+from tsarch.records import Array, IntArray, Predictions, Survey, TokenizedSplit, Windows
 from tsarch.tasks.base import Metrics, Task
 
 JOINT_WEIGHTS = [round(0.1 * i, 1) for i in range(11)]
@@ -20,6 +21,39 @@ class Evaluation:
 
     metrics: dict[Mode, Metrics]
     joint_weight: float
+
+
+class Predictor(Protocol):
+    """The part of a `Crew` that evaluation needs."""
+
+    def survey(self, split: str) -> list[Survey]:
+        """The teachers' predictions of a split, before windows are chosen."""
+
+    def evaluate(
+        self, split: str, joint_weights: list[float], windows: Windows | None = None
+    ) -> list[Predictions]:
+        """Predict a split on all ranks; `windows`: in place of the split's own."""
+
+
+def predict(
+    config: Config,
+    task: Task,
+    crew: Predictor,
+    name: str,
+    split: TokenizedSplit,
+    joint_weights: list[float],
+) -> list[Predictions]:
+    """Predictions of the split called `name`.
+
+    Where the task chooses windows, the teacher reads the split twice: first alone, and then, with
+    the windows known, with the student.
+    """
+    choice = task.window_choice
+    if choice is None:
+        return crew.evaluate(name, joint_weights)
+    teacher = _joined(split, [(own.words, own.predictions) for own in crew.survey(name)])
+    windows = choice.windows(split, teacher, config.student.max_tokens, config.evaluation.windows)
+    return [choice.complete(teacher, crew.evaluate(name, [], windows), joint_weights)]
 
 
 def choose_and_evaluate(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tsarch.config import Config, Mode
+from tsarch.records import Predictions
 from tsarch.run.balance import Proposal
 from tsarch.run.clock import now_s
 from tsarch.run.crew import Crew
@@ -18,6 +19,7 @@ from tsarch.run.evaluate import (
     Evaluation,
     choose_and_evaluate,
     evaluate_modes,
+    predict,
     score,
 )
 from tsarch.run.feeds import batch_plan, num_training_steps
@@ -103,7 +105,7 @@ class Trainer:
 
     def _test(self, joint_weight: float, when: str) -> Evaluation:
         """Metrics of the test split; generated texts go to `texts.jsonl`."""
-        predictions = self._crew.evaluate("test", [joint_weight])
+        predictions = self._predict("test", [joint_weight])
         split = self._prepared.splits["test"]
         result, self._samples = with_texts(
             self._crew,
@@ -129,7 +131,7 @@ class Trainer:
                 self._reporter.step(numbers, totals.steps, self._num_steps)
 
     def _validate(self, epoch: int, step: int) -> None:
-        predictions = self._crew.evaluate("validation", JOINT_WEIGHTS)
+        predictions = self._predict("validation", JOINT_WEIGHTS)
         split = self._prepared.splits["validation"]
         evaluation = choose_and_evaluate(self._task, split, predictions)
         self._folder.write_evaluation("validation", step, evaluation.metrics)
@@ -146,6 +148,10 @@ class Trainer:
         else:
             assert self._best is not None
             self._best.num_worse += 1
+
+    def _predict(self, name: str, joint_weights: list[float]) -> list[Predictions]:
+        split = self._prepared.splits[name]
+        return predict(self._config, self._task, self._crew, name, split, joint_weights)
 
     def _keep(self, joint_weight: float) -> None:
         """Write the weights aside, then put them in the place of `model/`."""

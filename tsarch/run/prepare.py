@@ -56,6 +56,8 @@ def prepare_data(config: Config) -> Prepared:
         config.student.max_tokens,
         config.data.cache_folder,
         layout,
+        config.data.overlap_tokens,
+        config.run.seed,
     )
     return Prepared(splits, corpus.labels, corpus.notes, layout.end if layout else None)
 

@@ -19,7 +19,15 @@ from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import GroupLink, Link, LoopbackLink
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import Predictions, Texts, TickReport
+from tsarch.records import (
+    IntArray,
+    Predictions,
+    Survey,
+    Texts,
+    TickReport,
+    TokenizedSplit,
+    Windows,
+)
 from tsarch.run.execute import Executor, LocalStages
 from tsarch.run.feeds import batch_plan, evaluation_feed, num_training_steps, training_feed
 from tsarch.run.generate import GenerationSpec, Generator, chosen_contexts
@@ -148,23 +156,55 @@ class Rank:
                 self.tied.check_replicas(self._tick)
         return reports
 
-    def evaluate(self, split: str, joint_weights: list[float]) -> Predictions | None:
-        """Predict a whole split; the ranks with a student give the predictions of their words."""
-        feed, num_batches = evaluation_feed(
-            self._config, self._prepared.splits[split], self._wiring.topology, self._vocabulary
-        )
+    def survey(self, split: str) -> Survey | None:
+        """Let the teacher read a whole split, before there are windows; the ranks with a teacher
+        give its predictions of their words."""
+        whole = self._prepared.splits[split]
+        nothing = np.zeros((0, 2), dtype=np.int64)
+        none = Windows(nothing, np.zeros(whole.num_contexts + 1, dtype=np.int64))
+        teacher = self._stages.teacher
+        words, predictions = [], []
+
+        def keep(own: IntArray, logits: torch.Tensor) -> None:
+            is_word = own >= 0
+            words.append(own[is_word])
+            predictions.append(logits[torch.from_numpy(is_word).to(logits.device)].float().cpu())
+
+        if teacher is not None:
+            teacher.on_output = keep
+        self._run_forward(whole.with_windows(none))
+        if teacher is None:
+            return None
+        teacher.on_output = None
+        return Survey(np.concatenate(words), torch.cat(predictions).numpy())
+
+    def evaluate(
+        self, split: str, joint_weights: list[float], windows: Windows | None = None
+    ) -> Predictions | None:
+        """Predict a whole split; the ranks with a student give the predictions of their words.
+
+        `windows`: what the student reads, in place of the split's own windows.
+        """
+        whole = self._prepared.splits[split]
         collector = self._task.collector(joint_weights)
         student = self._stages.student
-        for engine in self._engines.values():
-            engine.train(False)
         if student is not None:
             student.on_output = collector.add
-        self._executor.load(forward_programs(num_batches), feed)
-        self._executor.advance(num_batches)
+        self._run_forward(whole if windows is None else whole.with_windows(windows))
         if student is None:
             return None
         student.on_output = None
         return collector.result()
+
+    def _run_forward(self, split: TokenizedSplit) -> None:
+        """Run both models over a split, without updates."""
+        feed, num_batches = evaluation_feed(
+            self._config, split, self._wiring.topology, self._vocabulary
+        )
+        for engine in self._engines.values():
+            engine.train(False)
+        self._executor.load(forward_programs(num_batches), feed)
+        self._executor.advance(num_batches)
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """Generate the targets of a split (at most `decoding.max_texts`) as `mode` predicts them;

@@ -8,7 +8,7 @@ from tsarch.config import MODES, Config, Mode
 from tsarch.config_loading import load_config
 from tsarch.errors import UserError
 from tsarch.run.crew import LocalCrew
-from tsarch.run.evaluate import Evaluation, evaluate_modes
+from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
 from tsarch.run.model_files import load_task, saved_config
 from tsarch.run.prepare import prepare_data
 from tsarch.run.texts import with_texts
@@ -39,8 +39,8 @@ def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Confi
     crew = LocalCrew(config, prepared)
     crew.load(model)
     weight = task_file.joint_weight
-    predictions = crew.evaluate(split, [weight])
-    task = make_task(task_file.task, prepared.labels)
-    evaluation = evaluate_modes(task, prepared.splits[split], predictions, weight)
+    task, own = make_task(task_file.task, prepared.labels), prepared.splits[split]
+    predictions = predict(config, task, crew, split, own, [weight])
+    evaluation = evaluate_modes(task, own, predictions, weight)
     modes = MODES if mode is None else (mode,)
     return config, with_texts(crew, config, prepared, task, split, evaluation, modes)[0]

@@ -43,7 +43,7 @@ def with_texts(
     tokenizer = run_tokenizer(config)
     own = prepared.splits[split]
     contexts = chosen_contexts(own, config.decoding.max_texts)
-    samples = [Sample(own.texts[c].source, own.texts[c].targets) for c in contexts]
+    samples = [Sample(own.rows[c].source, own.rows[c].targets) for c in contexts]
     metrics = dict(evaluation.metrics)
     for mode in modes:
         tokens = crew.generate(split, mode, evaluation.joint_weight)

@@ -56,7 +56,5 @@ def _busiest_work(train: TokenizedSplit, stage: Stage, plan: StepPlan) -> int:
         if stage is Stage.TEACHER:
             total += max(len(own) * max(lengths[list(own)], default=0) for own in m.contexts)
         else:
-            total += max(
-                sum(int(np.diff(train.windows[p.window])[0]) for p in own) for own in m.passes
-            )
+            total += max(sum(train.window_length(p.window) for p in own) for own in m.passes)
     return total

@@ -119,7 +119,8 @@ class StudentStage:
                 )
                 for group, own in zip(part.groups, predictions, strict=True)
             ]
-            loss, parts = self._loss(feed.plan(step).num_labels, outputs)
+            num_terms = feed.plan(step).num_terms(Stage.STUDENT, self._objective.per_sequence)
+            loss, parts = self._loss(num_terms, outputs)
         if update:
             self._losses[step, micro_batch] = loss
         if not boundary.hidden.requires_grad:
@@ -164,8 +165,8 @@ class StudentStage:
         places = torch.from_numpy(group.arrived).to(self.engine.device)
         return predictions[places.clamp(min=0)]
 
-    def _loss(self, num_labels: int, outputs: list[GroupOutput]) -> tuple[Tensor, LossParts]:
-        """Σ weight · (loss + λ·KD) / labels of the global batch, and its terms."""
+    def _loss(self, num_terms: int, outputs: list[GroupOutput]) -> tuple[Tensor, LossParts]:
+        """Σ weight · (loss + λ·KD) / terms of the global batch, and its parts."""
         total = torch.zeros((), device=self.engine.device)
         sums = {"student": 0.0, "student_alone": 0.0, "distillation": 0.0}
         for output in outputs:
@@ -180,8 +181,8 @@ class StudentStage:
                 divergence = self._divergence(output) * weight
                 total = total + self._distillation.weight * divergence.sum().float()
                 sums["distillation"] += float(divergence.detach().double().sum())
-        parts = LossParts({name: value / num_labels for name, value in sums.items()})
-        return total / num_labels, parts
+        parts = LossParts({name: value / num_terms for name, value in sums.items()})
+        return total / num_terms, parts
 
     def _divergence(self, output: GroupOutput) -> Tensor:
         """(windows, tokens) KD term of the passes that it is for."""

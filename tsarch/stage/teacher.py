@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,8 @@ class TeacherStage:
     ) -> None:
         self.engine = engine
         self.replica = replica
+        self.on_output: Callable[[IntArray, Tensor], None] | None = None
+        """Called with every part's words and predictions while the teacher alone is evaluated."""
         self._objective = objective
         self._is_seq2seq = is_seq2seq
         self.rows = StepRows(tied)
@@ -64,13 +67,18 @@ class TeacherStage:
             hidden = hidden.flatten(0, 1)
             labels = torch.from_numpy(feed.labels(part.words)).to(device)
             losses = self._objective.losses(predictions, labels, touched.leaf)
-            loss = losses.sum() / feed.plan(step).num_labels
+            num_terms = feed.plan(step).num_terms(Stage.TEACHER, self._objective.per_sequence)
+            loss = losses.sum() / num_terms
         if update:
             self._under_way[step, micro_batch] = _UnderWay(part, hidden, loss)
+        predictions = predictions.detach()
+        if self.on_output is not None:
+            self.on_output(part.words, predictions)
+        sent = self._objective.sent(predictions, labels).flatten(0, 1)
         self._outgoing[step, micro_batch] = self._messages(
-            feed, part, step, micro_batch, hidden.detach(), predictions.detach().flatten(0, 1)
+            feed, part, step, micro_batch, hidden.detach(), sent
         )
-        total = float(losses.detach().double().sum()) / feed.plan(step).num_labels
+        total = float(losses.detach().double().sum()) / num_terms
         return LossParts({"teacher": total})
 
     def send(self, link: Link, step: int, micro_batch: int) -> None:

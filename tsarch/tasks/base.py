@@ -6,12 +6,30 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from tsarch.losses.objective import LabelObjective, Objective
-from tsarch.records import Array, TokenizedSplit
+from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
 from tsarch.tasks.collect import Collector, label_collector
 
 Metrics = dict[str, float]
 References = Sequence[Sequence[str]]
 """One reference or more for each text."""
+
+
+class WindowChoice(Protocol):
+    """Chooses the windows that the student reads while evaluating, by what the teacher says."""
+
+    def windows(
+        self, split: TokenizedSplit, teacher: Array, max_tokens: int, count: int
+    ) -> Windows:
+        """Windows of at most `max_tokens` for (num_words, outputs) of the teacher; `count`:
+        `evaluation.windows`."""
+
+    def complete(
+        self,
+        teacher: FloatArray,
+        predictions: Sequence[Predictions],
+        joint_weights: Sequence[float],
+    ) -> Predictions:
+        """Predictions for all words from those for words in windows."""
 
 
 class Task(Protocol):
@@ -25,6 +43,8 @@ class Task(Protocol):
     """Whether the best `main_metric` is the lowest."""
     table_metrics: tuple[str, ...]
     """Metrics that the final table shows."""
+    window_choice: WindowChoice | None
+    """None: the student reads the split's own windows."""
 
     def collector(self, joint_weights: Sequence[float]) -> Collector:
         """Takes predictions while the pipeline runs; `joint` is wanted for all of the weights."""
@@ -46,6 +66,7 @@ class LabelTask:
 
     objective: Objective = LabelObjective()
     lower_is_better = False
+    window_choice: WindowChoice | None = None
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = tuple(labels)

@@ -119,6 +119,16 @@ def token_collector(joint_weights: Sequence[float]) -> Collector:
     )
 
 
+def span_collector() -> Collector:
+    """Logits of start and end of both models; no `joint`."""
+    return WordCollector([], _logits, lambda logits: logits)
+
+
+def _logits(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
+    logits: FloatArray = predictions.float().cpu().numpy()
+    return logits
+
+
 def _label_probabilities(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
     probabilities: FloatArray = torch.softmax(predictions.float(), dim=-1).cpu().numpy()
     return probabilities

@@ -12,7 +12,7 @@ from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_text, check_words, make_row
 from tsarch.losses.objective import Objective, VocabularyObjective
 from tsarch.records import Array, TokenizedSplit
-from tsarch.tasks.base import Metrics
+from tsarch.tasks.base import Metrics, WindowChoice
 from tsarch.tasks.collect import Collector, token_collector
 
 
@@ -78,6 +78,7 @@ class PairTask:
     objective: Objective = VocabularyObjective()
     main_metric = "perplexity"
     lower_is_better = True
+    window_choice: WindowChoice | None = None
 
     def __init__(self, labels: Sequence[str]) -> None:
         assert not labels

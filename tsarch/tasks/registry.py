@@ -10,6 +10,7 @@ from tsarch.tasks.base import GenerativeTask, Task
 from tsarch.tasks.classification import ClassificationRows, ClassificationTask
 from tsarch.tasks.dialogue import DialogueRows, DialogueTask
 from tsarch.tasks.ner import NerRows, NerTask
+from tsarch.tasks.qa import QaRows, QaTask
 from tsarch.tasks.relation import RelationRows, RelationTask
 from tsarch.tasks.summarization import SummarizationRows, SummarizationTask
 from tsarch.tasks.translation import TranslationRows, TranslationTask
@@ -24,6 +25,7 @@ _TASKS = {
     "ner": _Entry(NerRows, NerTask),
     "classification": _Entry(ClassificationRows, ClassificationTask),
     "relation": _Entry(RelationRows, RelationTask),
+    "qa": _Entry(QaRows, QaTask),
     "translation": _Entry(TranslationRows, TranslationTask),
     "summarization": _Entry(SummarizationRows, SummarizationTask),
     "dialogue": _Entry(DialogueRows, DialogueTask),

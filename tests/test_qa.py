@@ -1,0 +1,547 @@
+"""Question answering: rows, contexts and windows, losses, scores, evaluation, whole runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from benchmarks.equivalence import Case, comparable, run_cases
+from cluster.group import RayCrew
+from launch.training import run_training
+from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_config, write_jsonl
+from tsarch.config import Config, DataConfig
+from tsarch.data.contexts import tokenize_corpus
+from tsarch.data.corpus import Corpus, read_splits
+from tsarch.data.feed import Feed
+from tsarch.data.passages import (
+    Limits,
+    Passage,
+    PassageTokens,
+    Specials,
+    pack_passages,
+    pair_specials,
+    strides,
+)
+from tsarch.data.passes import evaluation_passes
+from tsarch.data.tokenizer import load_tokenizer
+from tsarch.errors import UserError
+from tsarch.losses.spans import END, START, SpanObjective
+from tsarch.losses.token import IGNORED
+from tsarch.records import Predictions, TokenizedSplit
+from tsarch.run.crew import Crew, LocalCrew
+from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, predict
+from tsarch.run.prepare import prepare_data
+from tsarch.run.saved_run import evaluate_run
+from tsarch.tasks.qa import QaTask, word_bounds
+from tsarch.tasks.registry import make_task, row_schema
+from tsarch.tasks.span_search import MAX_ANSWER_WORDS, SpanWindows, best_spans, question_logits
+from tsarch.tasks.squad import is_chinese, normalized, score_answer
+from tsarch.topology import Topology
+
+CONTEXT = "Ann Lee, born in 1950, sings in Rome."
+GOOD = {
+    "id": "a",
+    "context": CONTEXT,
+    "question": "Where does she sing?",
+    "answers": {"text": ["Rome", "in Rome"], "answer_start": [32, 29]},
+}
+OBJECTIVE = SpanObjective()
+NO_TABLE = torch.zeros(1, 1)
+
+
+def read(folder: Path, rows: list[dict[str, object]]) -> Corpus:
+    """All three splits have these rows."""
+    path = str(write_jsonl(folder / "rows.jsonl", rows))
+    return read_splits(DataConfig(train=path, validation=path, test=path), row_schema("qa"))
+
+
+def test_words_are_exact_pieces_of_the_passage(tmp_path):
+    corpus = read(tmp_path, [GOOD])
+    passage = corpus.details["train"][0]
+    words = [CONTEXT[a:b] for a, b in passage.words]
+    assert words == ["Ann", "Lee", ",", "born", "in", "1950", ",", "sings", "in", "Rome", "."]
+    assert passage.spans == ((9, 9), (8, 9))
+    assert passage.num_question_words == 5
+    assert corpus.splits["train"][0]["tokens"][5:] == words
+    assert corpus.labels == ("answer",)
+
+
+def test_chinese_characters_are_words_of_their_own():
+    text = "公元前4713年,Rome 為"
+    words = [text[a:b] for a, b in word_bounds(text)]
+    assert words == ["公", "元", "前", "4713", "年", ",", "Rome", "為"]
+
+
+def test_an_answer_inside_a_word_counts_as_the_word(tmp_path):
+    row = GOOD | {"answers": {"text": ["95"], "answer_start": [18]}}
+    assert read(tmp_path, [row]).details["train"][0].spans == ((5, 5),)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"context": " "}, "`context` is empty."),
+        ({"question": ""}, "`question` is empty."),
+        ({"question": ["x"]}, "`question` is ['x'], not a string."),
+        ({"id": None}, "`id` is None, not a string or a number."),
+        (
+            {"answers": {"text": ["Rome"], "answer_start": [31]}},
+            "answer 'Rome' is not at answer_start 31 of the passage. It stands at 32.",
+        ),
+        (
+            {"answers": {"text": ["Paris"], "answer_start": [900]}},
+            "answer 'Paris' is not at answer_start 900 of the passage. "
+            "It stands nowhere in the passage.",
+        ),
+        ({"answers": {"text": [" "], "answer_start": [3]}}, "has an empty answer."),
+        (
+            {"answers": {"text": ["Rome"], "answer_start": ["32"]}},
+            "answer 1 is 'Rome' at '32', not a string and a whole number.",
+        ),
+        (
+            {"answers": {"text": ["Rome"], "answer_start": []}},
+            "`answers` is {'answer_start': [], 'text': ['Rome']}, "
+            "not {text: [...], answer_start: [...]} with equally long lists.",
+        ),
+    ],
+)
+def test_mistakes_name_their_line(tmp_path, change, what):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, [GOOD, GOOD | {"id": "b"} | change])
+    texts = [str(own) for own in caught.value.mistakes]
+    assert texts == [f"{tmp_path / 'rows.jsonl'}:2: {what}"] * 3
+
+
+def test_all_mistakes_come_at_once_and_an_id_only_once(tmp_path):
+    wrong = {"text": ["x y"], "answer_start": [0]}
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, [GOOD, GOOD, GOOD | {"id": "c", "answers": wrong, "question": "?"}])
+    texts = [str(own) for own in caught.value.mistakes][:2]
+    assert texts[0].endswith(f":2: id a was at {tmp_path / 'rows.jsonl'}:1 already.")
+    assert ":3: answer 'x y' is not at answer_start 0" in texts[1]
+
+
+def test_questions_without_an_answer_must_be_in_train_too(tmp_path):
+    none = GOOD | {"id": "n", "answers": {"text": [], "answer_start": []}}
+    assert read(tmp_path, [GOOD, none]).labels == ("answer", "no_answer")
+    train = str(write_jsonl(tmp_path / "train.jsonl", [GOOD]))
+    test = str(write_jsonl(tmp_path / "test.jsonl", [none]))
+    with pytest.raises(UserError, match="`no_answer` is in test but not in train"):
+        read_splits(DataConfig(train=train, validation=train, test=test), row_schema("qa"))
+
+
+def test_csv_holds_answers_as_json(tmp_path):
+    path = tmp_path / "rows.csv"
+    answers = json.dumps(GOOD["answers"]).replace('"', '""')
+    path.write_text(f'id,context,question,answers\n7,"{CONTEXT}",Where?,"{answers}"\n')
+    data = DataConfig(
+        train=str(path), validation=str(path), test=str(path), cache_folder=str(tmp_path)
+    )
+    assert read_splits(data, row_schema("qa")).details["test"][0].answers == ("Rome", "in Rome")
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=60), st.integers(8, 30), st.integers(0, 40))
+def test_strides_cover_every_word_and_overlap(sizes, room, overlap):
+    parts = strides(sizes, room, overlap)
+    assert parts[0][0] == 0
+    assert parts[-1][1] == len(sizes)
+    for first, stop in parts:
+        assert 0 < sum(sizes[first:stop]) <= room
+    for (a, b), (c, d) in itertools.pairwise(parts):
+        assert a < c <= b < d
+        assert sum(sizes[c:b]) <= overlap
+
+
+@st.composite
+def packed(draw) -> tuple[TokenizedSplit, list[PassageTokens], Limits]:
+    """A few random questions, packed."""
+    limits = Limits(draw(st.integers(20, 60)), draw(st.integers(16, 40)), draw(st.integers(0, 20)))
+    rows, passages = [], []
+    for _ in range(draw(st.integers(1, 4))):
+        sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=60))
+        seed = draw(st.integers(0, 10**6))
+        rng = np.random.default_rng(seed)
+        words = [rng.integers(5, 90, size=n).tolist() for n in sizes]
+        question = rng.integers(5, 90, size=draw(st.integers(1, 12))).tolist()
+        spans = []
+        for _ in range(draw(st.integers(0, 2))):
+            first = int(rng.integers(len(words)))
+            spans.append((first, min(first + int(rng.integers(4)), len(words) - 1)))
+        text = "x " * len(words)
+        bounds = np.array([(2 * i, 2 * i + 1) for i in range(len(words))])
+        answers = tuple(text[2 * a : 2 * b + 1] for a, b in spans)
+        rows.append(PassageTokens(question, words))
+        passages.append(Passage(text, answers, len(question), bounds, tuple(spans)))
+    return pack_passages(rows, passages, Specials([1], [2], [3]), limits, 0), rows, limits
+
+
+@given(packed())
+def test_contexts_and_windows_fit_and_hold_what_they_should(made):
+    split, rows, limits = made
+    assert split.context_lengths.max() <= limits.context
+    context = 0
+    for row, question in zip(rows, split.rows, strict=True):
+        seen = set()
+        for piece in question.pieces:
+            start, stop = split.context_offsets[context : context + 2]
+            lead_start, lead_stop = split.leads[context]
+            assert lead_start == start
+            assert split.token_ids[start] == 1
+            assert split.token_ids[lead_stop - 1] == 2
+            assert split.token_ids[stop - 1] == 3
+            assert piece.places[0] == lead_stop
+            assert piece.places[-1] == stop - 1
+            assert (split.words[piece.places[:-1]] >= 0).all()
+            assert (split.words[start:stop] >= 0).sum() == piece.num_words
+            seen |= set(range(piece.first, piece.first + piece.num_words))
+            windows = range(*split.window_offsets[context : context + 2])
+            assert len(windows) <= 2
+            for window in windows:
+                places = split.window_places(window)
+                assert len(places) == split.window_length(window) <= limits.window
+                assert {*split.windows[window]} <= {*piece.places}
+                assert split.context_of(window) == context
+                words = split.words[places]
+                codes = split.labels[words[words >= 0]]
+                learned = bool((codes & START).any() and (codes & END).any())
+                first = int(np.searchsorted(piece.places, split.windows[window, 0])) + piece.first
+                last = int(np.searchsorted(piece.places, split.windows[window, 1])) + piece.first
+                answers = question.passage.spans
+                touched = any(a < last and b >= first for a, b in answers)
+                assert learned or not touched, "a window shows its answer whole, or none at all"
+            context += 1
+        assert seen == set(range(len(row.words)))
+    assert context == split.num_contexts
+    assert split.sentence_offsets[-1] == split.num_words
+
+
+def test_the_hard_negative_shares_the_questions_rare_words():
+    words = [[token] for token in [*range(10, 40), 77, *range(41, 60)]]
+    common = [PassageTokens([5], [[10]])] * 8
+    row = PassageTokens([10, 77], words)
+    text = "x " * 50
+    bounds = np.array([(2 * i, 2 * i + 1) for i in range(50)])
+    passage = Passage(text, (text[90:91],), 2, bounds, ((45, 45),))
+    other = Passage("x", (), 1, np.array([(0, 1)]), ())
+    split = pack_passages(
+        [row, *common],
+        [passage, *[other] * 8],
+        Specials([1], [2], [3]),
+        Limits(100, 16, 0),
+        0,
+    )
+    first, second = (split.token_ids[start:stop].tolist() for start, stop in split.windows[:2])
+    assert 77 in first
+    assert 10 not in first
+    assert words[45][0] in second
+
+
+def test_what_is_cut_is_counted():
+    row = PassageTokens(list(range(30)), [[5] * 40, [6]])
+    passage = Passage("a b", (), 30, np.array([(0, 1), (2, 3)]), ())
+    split = pack_passages([row], [passage], Specials([1], [2], [3]), Limits(23, 40, 0), 0)
+    assert split.num_cut_tokens == (30 - 10) + (40 - 10)
+    with pytest.raises(UserError, match="leave 7 tokens"):
+        pack_passages([row], [passage], Specials([1], [2], [3]), Limits(10, 40, 0), 0)
+
+
+def test_special_tokens_of_a_pair():
+    tokenizer = load_tokenizer(QUICKSTART_MODEL)
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert pair_specials(tokenizer) == Specials([cls], [sep], [sep])
+
+
+@given(packed(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
+def test_rows_arrive_at_the_tokens_of_question_and_window(made, teachers, students, m):
+    """Send each token's place as its 'hidden state' and look where it ends up."""
+    split, _, _ = made
+    contexts = np.arange(split.num_contexts)
+    feed = Feed(
+        split,
+        Topology(teachers, students),
+        m,
+        lambda _: contexts,
+        lambda _, c: evaluation_passes(split, c),
+        True,
+    )
+    ids = feed.plan(0).token_ids
+    for micro_batch in range(m):
+        sent = {}
+        for t in range(teachers):
+            part = feed.teacher_part(0, micro_batch, t)
+            for s, places in part.outgoing.items():
+                sent[t, s] = ids[part.rows].flatten()[places]
+        for s in range(students):
+            part = feed.student_part(0, micro_batch, s)
+            assert part.incoming == {t: len(sent[t, s]) for t in part.incoming}
+            tokens = np.concatenate([np.zeros(0, int), *(sent[t, s] for t in part.incoming)])
+            for group in part.groups:
+                came = group.arrived >= 0
+                assert np.array_equal(tokens[group.arrived[came]], ids[group.rows[came]])
+                assert came.sum() == group.mask[group.weight > 0].sum()
+
+
+def random_scores(labels: torch.Tensor) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return 3 * torch.randn(*labels.shape, 2, generator=generator)
+
+
+def test_the_loss_is_cross_entropy_with_a_class_for_no_answer():
+    labels = torch.tensor([[IGNORED, 0, START, 0, END], [IGNORED, 0, START, IGNORED, IGNORED]])
+    scores = random_scores(labels)
+    losses = OBJECTIVE.losses(scores, labels, NO_TABLE)
+    assert losses.shape == labels.shape
+    assert losses.dtype == torch.float32
+    assert not losses[:, 1:].any()
+    zero = torch.zeros(1)
+    start = F.cross_entropy(torch.cat([zero, scores[0, 1:, 0]])[None], torch.tensor([2]))
+    end = F.cross_entropy(torch.cat([zero, scores[0, 1:, 1]])[None], torch.tensor([4]))
+    assert float(losses[0, 0]) == pytest.approx(float(start + end) / 2, rel=1e-6)
+    none = [
+        F.cross_entropy(torch.cat([zero, scores[1, 1:3, side]])[None], torch.tensor([0]))
+        for side in (0, 1)
+    ]
+    assert float(losses[1, 0]) == pytest.approx(float(sum(none)) / 2, rel=1e-6), "half an answer"
+    nothing = OBJECTIVE.losses(scores, torch.full_like(labels, IGNORED), NO_TABLE)
+    assert not nothing.any()
+
+
+def test_distillation_takes_what_is_outside_the_window_as_not_here():
+    labels = torch.tensor([[IGNORED, 0, 0, 0, 0]])
+    teacher, temperature = random_scores(labels), 2.0
+    sent = OBJECTIVE.sent(teacher, labels)
+    odds = torch.cat([torch.zeros(1, 1, 2), teacher[:, 1:]], 1).double()
+    whole = torch.softmax(odds, 1)
+    torch.testing.assert_close(sent[:, 1:].double().exp(), whole[:, 1:])
+    window = slice(1, 4)
+    student = random_scores(labels)[:, window].flip(1)
+    found = OBJECTIVE.divergences(
+        student, sent[:, window], labels[:, window], temperature, NO_TABLE
+    )
+    inside = whole[:, 1:4]
+    target = torch.cat([1 - inside.sum(1, keepdim=True), inside], 1) ** (1 / temperature)
+    target = target / target.sum(1, keepdim=True)
+    own = torch.cat([torch.zeros(1, 1, 2), student], 1).double() / temperature
+    kl = (target * (target.log() - torch.log_softmax(own, 1))).sum(1)
+    assert float(found[0, 0]) == pytest.approx(float(kl.mean()) * temperature**2, rel=1e-5)
+    assert not found[:, 1:].any()
+
+
+def test_gradients_are_finite_and_leave_padding_alone():
+    labels = torch.tensor([[IGNORED, START | END, IGNORED], [IGNORED, IGNORED, IGNORED]])
+    student = random_scores(labels).requires_grad_()
+    sent = OBJECTIVE.sent(50 * random_scores(labels), labels)
+    total = OBJECTIVE.losses(student, labels, NO_TABLE).sum()
+    total = total + OBJECTIVE.divergences(student, sent, labels, 2.0, NO_TABLE).sum()
+    (grad,) = torch.autograd.grad(total, student)
+    assert torch.isfinite(grad).all()
+    assert grad[0, 1].abs().min() > 0
+    assert not grad[labels == IGNORED].any()
+
+
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "qa_scores.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(("script", "chinese"), [("squad", False), ("cmrc", True)])
+def test_scores_are_those_of_the_reference_scripts(script, chinese):
+    """The golden values are what the scripts gave: `evaluate-v2.0.py`, `cmrc2018_evaluate.py`."""
+    scores = []
+    for case in GOLDEN[script]:
+        score = score_answer(case["predicted"], case["answers"], chinese)
+        assert (score.exact, score.f1) == (case["exact"], case["f1"]), case
+        scores.append(score)
+    total = GOLDEN[f"{script}_total"]
+    assert 100.0 * sum(score.exact for score in scores) / len(scores) == total["exact"]
+    assert 100.0 * sum(score.f1 for score in scores) / len(scores) == total["f1"]
+
+
+def test_which_script_scores_a_passage():
+    assert is_chinese("儒略日是在儒略週期內以連續的日數計算時間的計時法 (Julian day)")
+    assert not is_chinese("The name 儒略 is Chinese for Julian")
+    assert not is_chinese("…")
+    assert normalized("The  Broncos, a team!") == "broncos team"
+
+
+def small_split(
+    folder: Path, rows: list[dict[str, object]], teacher=64, student=24
+) -> TokenizedSplit:
+    corpus = read(folder, rows)
+    tokenizer = load_tokenizer(QUICKSTART_MODEL)
+    made = tokenize_corpus(corpus, tokenizer, teacher, student, str(folder / "cache"), 8)
+    return made["test"]
+
+
+def test_best_spans_are_those_of_a_search_through_all(tmp_path):
+    long = " ".join(f"w{i}" for i in range(70))
+    split = small_split(
+        tmp_path, [GOOD | {"context": long, "answers": {"text": [], "answer_start": []}}]
+    )
+    (question,) = split.rows
+    assert len(question.pieces) > 1
+    logits = np.random.default_rng(0).normal(size=(split.num_words, 2)).astype(np.float32)
+    logits[5] = -np.inf
+    found = best_spans(question, logits, 3)
+    start, expected = 0, []
+    for number, piece in enumerate(question.pieces):
+        pairs = [
+            (float(logits[start + a, 0]) + float(logits[start + b, 1]), number, a, b)
+            for a in range(piece.num_words)
+            for b in range(a, min(a + MAX_ANSWER_WORDS, piece.num_words))
+        ]
+        expected += sorted(pairs, key=lambda own: -own[0])[:3]
+        start += piece.num_words
+    expected = sorted(expected, key=lambda own: -own[0])
+    assert [tuple(span)[1:] for span in found] == [own[1:] for own in expected]
+    np.testing.assert_allclose([span.score for span in found], [own[0] for own in expected], 1e-6)
+
+
+@given(st.integers(0, 10**6), packed(), st.integers(1, 4))
+def test_windows_hold_the_best_span_and_no_word_twice(seed, made, count):
+    split, _, limits = made
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(split.num_words, 2)).astype(np.float32)
+    chosen = split.with_windows(SpanWindows().windows(split, logits, limits.window, count))
+    assert chosen.window_offsets[-1] == len(chosen.windows)
+    read_words: list[int] = []
+    for window in range(len(chosen.windows)):
+        places = chosen.window_places(window)
+        assert len(places) <= limits.window
+        read_words += chosen.words[places][chosen.words[places] >= 0].tolist()
+    assert len(set(read_words)) == len(read_words)
+    context, first_word = 0, 0
+    for question, own in zip(split.rows, question_logits(split, logits), strict=True):
+        contexts = range(context, context + len(question.pieces))
+        num = chosen.window_offsets[contexts.stop] - chosen.window_offsets[contexts.start]
+        assert 1 <= num <= count
+        best = best_spans(question, own, 1)[0]
+        before = sum(piece.num_words for piece in question.pieces[: best.piece])
+        places = question.pieces[best.piece].places
+        lead = int(np.diff(split.leads[context + best.piece])[0])
+        if places[best.last + 1] - places[best.first] <= limits.window - lead:
+            span = range(first_word + before + best.first, first_word + before + best.last + 1)
+            assert set(span) <= set(read_words)
+        context, first_word = contexts.stop, first_word + len(own)
+
+
+def test_joint_is_the_mean_of_log_odds_where_the_student_has_read():
+    teacher = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
+    student = np.array([[3, 0], [1, 1]], dtype=np.float32)
+    share = Predictions(np.array([2, 0]), student, student, student + 1, student[None])
+    whole = SpanWindows().complete(teacher, [share], [0.0, 0.25])
+    inf = -np.inf
+    assert whole.student.tolist() == [[1, 1], [inf, inf], [3, 0]]
+    assert whole.student_alone.tolist() == [[2, 2], [inf, inf], [4, 1]]
+    assert whole.joint[0].tolist() == whole.student.tolist()
+    assert whole.joint[1].tolist() == [[1, 1.25], [inf, inf], [3.5, 1.5]]
+
+
+def test_answers_are_pieces_of_the_passage_or_none(tmp_path):
+    none = GOOD | {"id": "n", "answers": {"text": [], "answer_start": []}}
+    split = small_split(tmp_path, [GOOD, none])
+    logits = np.full((split.num_words, 2), -5, dtype=np.float32)
+    half = split.num_words // 2
+    logits[8, 0] = logits[9, 1] = logits[half + 3, 0] = logits[half + 5, 1] = 4
+    logits[half + 5, 1] = -4.5
+    always, may_be_none = QaTask(["answer"]), QaTask(["answer", "no_answer"])
+    assert always.answers(split, logits) == ["in Rome", "born in 1950"]
+    assert may_be_none.answers(split, logits) == ["in Rome", ""]
+    assert may_be_none.metrics(split, logits) == {
+        "exact_match": 1.0,
+        "f1": 1.0,
+        "has_answer_exact_match": 1.0,
+        "has_answer_f1": 1.0,
+        "no_answer_exact_match": 1.0,
+        "no_answer_f1": 1.0,
+        "no_answer_share": 0.5,
+    }
+    assert always.metrics(split, logits)["exact_match"] == 0.5
+
+
+def tiny_qa(folder: Path, source: str = "squadshifts", **sections: dict[str, object]) -> Config:
+    """A tiny job on the first rows of the task's own data, some of them without an answer."""
+    data: dict[str, object] = {"overlap_tokens": 16}
+    (folder / "rows").mkdir()
+    for split in ("train", "validation", "test"):
+        lines = (ROOT / "configs" / source / f"{split}.jsonl").read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in lines[:24]]
+        for row in rows[::6]:
+            row["answers"] = {"text": [], "answer_start": []}
+        data[split] = str(write_jsonl(folder / "rows" / f"{split}.jsonl", rows))
+    return tiny_config(folder, data=data, task={"name": "qa"}, **sections)
+
+
+def measured(config: Config, crew: Crew):
+    """Metrics of all modes on validation."""
+    prepared = prepare_data(config)
+    task, split = make_task("qa", prepared.labels), prepared.splits["validation"]
+    predictions = predict(config, task, crew, "validation", split, JOINT_WEIGHTS)
+    return choose_and_evaluate(task, split, predictions), predictions
+
+
+def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path):
+    config = tiny_qa(tmp_path, schedule={"epochs": 4})
+    crew = LocalCrew(config, prepare_data(config))
+    reports = [report for own in crew.train(0, 24) for report in own]
+    for stage in ("teacher", "student"):
+        losses = [r.losses.means[stage] for r in reports if stage in r.losses.means]
+        assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    found, _ = measured(config, crew)
+    assert all(0 <= value <= 1 for own in found.metrics.values() for value in own.values())
+    assert {"no_answer_share", "has_answer_f1"} <= set(found.metrics["student_alone"])
+
+
+def test_a_run_evaluates_again_from_its_folder(tmp_path):
+    config = tiny_qa(
+        tmp_path,
+        run={"folder": str(tmp_path / "run")},
+        topology={"runner": "local"},
+        schedule={"max_steps": 3},
+    )
+    summary = run_training(config)
+    _, again = evaluate_run(tmp_path / "run", "test")
+    assert again.metrics == summary["after"]
+    assert set(summary["num_cut_tokens"]) == {"train", "validation", "test"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ranks_give_the_losses_of_one_process(tmp_path):
+    config = tiny_qa(tmp_path)
+    cases = [
+        Case("overlapped", "sgd", (1, 2), (0, 1)),
+        Case("sequential", "adamw", (2, 1), (2, 3)),
+        Case("joint", "sgd", (1, 1), (1, 0)),
+    ]
+    outcomes = list(run_cases(config, cases, num_steps=6))
+    assert len(outcomes) == len(cases)
+    assert all(outcome.is_equal for outcome in outcomes), outcomes
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_evaluation_is_the_same_at_any_replica_count(tmp_path):
+    config = tiny_qa(tmp_path)
+    local = measured(config, LocalCrew(config, prepare_data(config)))
+    wanted = comparable(config, Case("overlapped", "sgd", (2, 2), (0, 3)), 1)
+    crew = RayCrew.start(wanted, None, tmp_path, lambda _: None)
+    try:
+        crew.build(wanted)
+        found, predictions = measured(wanted, crew)
+    finally:
+        crew.close()
+    assert found == local[0]
+    (one,), (other,) = local[1], predictions
+    for name in ("teacher", "student", "student_alone", "joint"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert np.array_equal(np.isfinite(a), np.isfinite(b))
+        np.testing.assert_allclose(a[np.isfinite(a)], b[np.isfinite(b)], atol=1e-5)
+    assert math.isfinite(float(one.teacher.sum()))

@@ -1,0 +1,342 @@
+"""Questions and their passages to contexts, and to windows of the passage that the student reads.
+
+A context is `[CLS] question [SEP] passage [SEP]`, a window `[CLS] question [SEP]` and a slice of
+the passage. A passage that is too long for a context becomes several that overlap (`doc_stride` in
+the script of Devlin et al. 2019).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsarch.errors import UserError
+from tsarch.losses.spans import END, START
+from tsarch.records import IntArray, TokenizedSplit
+from tsarch.seeding import generator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LEAST_ROOM = 8
+"""Tokens that contexts and windows must have for a question and its passage."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What a question's row says beside its words."""
+
+    text: str
+    """The passage."""
+    answers: tuple[str, ...]
+    """Right answers; none: it has none."""
+    num_question_words: int
+    """Words of the row that are the question; the others are the passage."""
+    words: IntArray
+    """(num_words, 2) characters [start, stop) of each of the passage's words in `text`."""
+    spans: tuple[tuple[int, int], ...]
+    """First and last word of each answer; the first answer is the one that is learned."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A passage, or a part of it, in one context."""
+
+    first: int
+    """First word of the passage that is here."""
+    places: IntArray
+    """(words + 1,) where each word starts in the split's `token_ids`, and where the last ends."""
+
+    @property
+    def num_words(self) -> int:
+        """Words that are here."""
+        return len(self.places) - 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of a packed split."""
+
+    passage: Passage
+    pieces: tuple[Piece, ...]
+    """One a context, in order of the contexts."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Lengths in tokens."""
+
+    context: int
+    window: int
+    overlap: int
+    """What neighbouring contexts of a passage share."""
+
+
+@dataclass(frozen=True)
+class Specials:
+    """Tokens around and between a question and its passage."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+
+
+@dataclass(frozen=True)
+class PassageTokens:
+    """A tokenised row: the question, and the tokens of each of the passage's words."""
+
+    question: list[int]
+    words: list[list[int]]
+
+
+def pair_specials(tokenizer: PreTrainedTokenizerBase) -> Specials:
+    """What the tokenizer puts around and between two texts."""
+    encoded = tokenizer(["a"], ["a"], is_split_into_words=True)
+    ids, owners = list(encoded["input_ids"]), encoded.sequence_ids()
+    first = [place for place, owner in enumerate(owners) if owner == 0]
+    second = [place for place, owner in enumerate(owners) if owner == 1]
+    return Specials(ids[: first[0]], ids[first[-1] + 1 : second[0]], ids[second[-1] + 1 :])
+
+
+def split_row(token_ids: list[int], starts: list[int], num_question_words: int) -> PassageTokens:
+    """Part a row's tokens into question and passage; `starts`: per token its word, or −1."""
+    begins = [*(place for place, word in enumerate(starts) if word >= 0), len(starts)]
+    words = [token_ids[start:stop] for start, stop in itertools.pairwise(begins)]
+    question = itertools.chain.from_iterable(words[:num_question_words])
+    return PassageTokens(list(question), words[num_question_words:])
+
+
+def pack_passages(
+    rows: Sequence[PassageTokens],
+    passages: Sequence[Passage],
+    specials: Specials,
+    limits: Limits,
+    seed: int,
+) -> TokenizedSplit:
+    """Every question and its passage to one context, or to several that overlap.
+
+    Labels are bits of `losses.spans`. The windows are those of training: one around the answer, at
+    a random place of it, and one hard negative without any (`_negative`). A question longer than
+    half of a window or context is cut, and so is a word longer than what a question leaves of
+    them; both are counted.
+
+    Raises:
+        UserError: contexts or windows are too short for any question.
+    """
+    room = min(
+        limits.context - len(specials.before + specials.between + specials.after),
+        limits.window - len(specials.before + specials.between),
+    )
+    if room < _LEAST_ROOM:
+        what = f"leave {room} tokens for a question and its passage."
+        raise UserError.single("teacher.max_tokens and student.max_tokens", what)
+    packer = _Packer(specials, limits, room, _rarity(rows))
+    for number, (row, passage) in enumerate(zip(rows, passages, strict=True)):
+        packer.add(row, passage, generator(seed, "windows", number))
+    return packer.split()
+
+
+def _rarity(rows: Iterable[PassageTokens]) -> dict[int, float]:
+    """Inverse document frequency of the passages' tokens (Robertson & Zaragoza 2009, "The
+    Probabilistic Relevance Framework: BM25 and Beyond", equation 3.3, kept positive)."""
+    counts: Counter[int] = Counter()
+    num_rows = 0
+    for row in rows:
+        counts.update(set(itertools.chain.from_iterable(row.words)))
+        num_rows += 1
+    return {t: math.log(1 + (num_rows - n + 0.5) / (n + 0.5)) for t, n in counts.items()}
+
+
+@dataclass
+class _Packer:
+    """Grows the flat arrays of a `TokenizedSplit`."""
+
+    specials: Specials
+    limits: Limits
+    room: int
+    """Tokens that a question and its passage have in every context and window."""
+    rarity: Mapping[int, float]
+    token_ids: list[int] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    context_offsets: list[int] = field(default_factory=lambda: [0])
+    leads: list[tuple[int, int]] = field(default_factory=list)
+    windows: list[tuple[int, int]] = field(default_factory=list)
+    window_offsets: list[int] = field(default_factory=lambda: [0])
+    row_offsets: list[int] = field(default_factory=lambda: [0])
+    questions: list[Question] = field(default_factory=list)
+    num_cut_tokens: int = 0
+
+    def add(self, row: PassageTokens, passage: Passage, rng: np.random.Generator) -> None:
+        """Add a question's contexts and windows."""
+        question = self._cut(row.question, self.room // 2)
+        words = [self._cut(word, self.room - len(question)) for word in row.words]
+        lead = [*self.specials.before, *question, *self.specials.between]
+        room = self.limits.context - len(lead) - len(self.specials.after)
+        pieces = []
+        for first, stop in strides([len(word) for word in words], room, self.limits.overlap):
+            spans = [(a - first, b - first) for a, b in passage.spans]
+            piece = self._add_context(lead, first, words[first:stop], spans[:1])
+            inside = [(max(a, 0), min(b, stop - first - 1)) for a, b in spans]
+            answers = [(a, b) for a, b in inside if a <= b]
+            is_whole = bool(spans) and inside[0] == spans[0]
+            self._add_windows(
+                piece, set(question), answers, is_whole, self.limits.window - len(lead), rng
+            )
+            pieces.append(piece)
+        self.row_offsets.append(len(self.labels))
+        self.questions.append(Question(passage, tuple(pieces)))
+
+    def split(self) -> TokenizedSplit:
+        """All that was added."""
+        return TokenizedSplit(
+            token_ids=_array(self.token_ids),
+            words=_array(self.words),
+            context_offsets=_array(self.context_offsets),
+            windows=_array(self.windows).reshape(-1, 2),
+            window_offsets=_array(self.window_offsets),
+            labels=_array(self.labels),
+            sentence_offsets=_array(self.row_offsets),
+            num_cut_tokens=self.num_cut_tokens,
+            leads=_array(self.leads).reshape(-1, 2),
+            rows=tuple(self.questions),
+        )
+
+    def _cut(self, tokens: list[int], limit: int) -> list[int]:
+        self.num_cut_tokens += max(len(tokens) - limit, 0)
+        return tokens[:limit]
+
+    def _add_context(
+        self,
+        lead: list[int],
+        first: int,
+        words: Sequence[list[int]],
+        learned: Sequence[tuple[int, int]],
+    ) -> Piece:
+        """Add a context; `learned`: first and last word of the answer, maybe outside."""
+        begin = len(self.token_ids)
+        self.token_ids += lead
+        self.words += [-1] * len(lead)
+        self.leads.append((begin, begin + len(lead)))
+        places = [len(self.token_ids)]
+        for number, word in enumerate(words):
+            label = sum(START * (number == a) + END * (number == b) for a, b in learned)
+            self.words += [len(self.labels), *([-1] * (len(word) - 1))]
+            self.labels.append(label)
+            self.token_ids += word
+            places.append(len(self.token_ids))
+        self.token_ids += self.specials.after
+        self.words += [-1] * len(self.specials.after)
+        self.context_offsets.append(len(self.token_ids))
+        return Piece(first, _array(places))
+
+    def _add_windows(
+        self,
+        piece: Piece,
+        question: set[int],
+        answers: list[tuple[int, int]],
+        has_answer: bool,
+        room: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Add a piece's windows; `answers` are the parts of answers that are in it, the learned
+        one first if it `has_answer` whole."""
+        found = []
+        if has_answer:
+            found.append(_around(piece.places, answers[0], room, rng))
+        found.append(self._negative(piece, question, answers, room))
+        for words in sorted(own for own in found if own is not None):
+            start, stop = (int(piece.places[word]) for word in words)
+            self.windows.append((start, stop))
+        self.window_offsets.append(len(self.windows))
+
+    def _negative(
+        self, piece: Piece, question: set[int], answers: list[tuple[int, int]], room: int
+    ) -> tuple[int, int] | None:
+        """The window without a part of an answer that has most of the question's tokens, weighed by
+        rarity; of a piece that is no longer than a window only the whole is good enough."""
+        places, best = piece.places, None
+        least = min(room, int(places[-1] - places[0]) if not answers else room) // 2
+        highest = -1.0
+        for first, last in _gaps(answers, piece.num_words):
+            for place in range(int(places[first]), int(places[last]), max(room // 4, 1)):
+                start = int(np.searchsorted(places, place))
+                stop = min(_fill(places, start, room), last)
+                if places[stop] - places[start] < max(least, 1):
+                    break
+                tokens = question.intersection(self.token_ids[places[start] : places[stop]])
+                score = sum(self.rarity[token] for token in sorted(tokens))
+                if score > highest:
+                    best, highest = (start, stop), score
+        return best
+
+
+def strides(sizes: Sequence[int], room: int, overlap: int) -> list[tuple[int, int]]:
+    """Words [first, stop) of the parts of at most `room` tokens that a passage is read in.
+
+    Neighbours share at most `overlap` tokens, and at most half of a part.
+    """
+    places = _array([0, *itertools.accumulate(sizes)])
+    parts = []
+    first = 0
+    while True:
+        stop = _fill(places, first, room)
+        parts.append((first, stop))
+        if stop == len(sizes):
+            return parts
+        shared = min(overlap, int(places[stop] - places[first]) // 2)
+        first = max(int(np.searchsorted(places, places[stop] - shared)), first + 1)
+
+
+def window_of(places: IntArray, span: tuple[int, int], wanted: int, room: int) -> tuple[int, int]:
+    """Words [start, stop) of a window of at most `room` tokens that has all of a span.
+
+    Args:
+        places: (words + 1,) where words start and the last ends.
+        span: first and last word, no longer than `room`.
+        wanted: where the window should start; it starts where that keeps it full, if it can be.
+        room: its length in tokens.
+    """
+    first, last = span
+    lowest = max(int(places[last + 1]) - room, int(places[0]))
+    highest = min(int(places[first]), max(int(places[-1]) - room, lowest))
+    start = int(np.searchsorted(places, min(max(wanted, lowest), highest)))
+    return start, _fill(places, start, room)
+
+
+def _around(
+    places: IntArray, span: tuple[int, int], room: int, rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """A window with a span anywhere in it; None where it doesn't fit."""
+    length = int(places[span[1] + 1] - places[span[0]])
+    if length > room:
+        return None
+    before = int(rng.integers(room - length + 1))
+    return window_of(places, span, int(places[span[0]]) - before, room)
+
+
+def _fill(places: IntArray, start: int, room: int) -> int:
+    """Word before which `room` tokens from the word `start` on end."""
+    return int(np.searchsorted(places, places[start] + room, side="right")) - 1
+
+
+def _gaps(spans: Iterable[tuple[int, int]], num_words: int) -> list[tuple[int, int]]:
+    """Words [start, stop) between the spans [first, last]."""
+    gaps, start = [], 0
+    for first, last in sorted(spans):
+        if first > start:
+            gaps.append((start, first))
+        start = max(start, last + 1)
+    if start < num_words:
+        gaps.append((start, num_words))
+    return gaps
+
+
+def _array(values: Sequence[object]) -> IntArray:
+    return np.array(values, dtype=np.int64)

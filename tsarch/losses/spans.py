@@ -1,0 +1,79 @@
+"""Spans: at which word of a sequence an answer starts and at which it ends, or that it isn't there.
+
+A head puts out two logits a word, of the start and of the end. "Not in this context or window" is
+a further class of both distributions, with the logit 0: p(start = i) = exp(sᵢ) / (1 + Σⱼ exp(sⱼ))
+over the words j. So sᵢ + eⱼ is the log-odds of the span against no answer, which may be compared
+between contexts and windows. (Devlin et al. 2019, "BERT", sections 4.2 and 4.3, where the logit of
+no answer is that of [CLS].)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+START, END = 1, 2
+"""Bits of a word's label: the answer starts here, ends here."""
+_NEVER = -1e4
+"""Logit of positions without a word; fp16 can hold it."""
+_LEAST = 1e-6
+"""Least probability that the teacher is taken to give to "not in this window"."""
+
+
+class SpanObjective:
+    """Start and end of an answer; in double precision, since sequences differ in length."""
+
+    uses_table = False
+    per_sequence = True
+
+    def num_outputs(self, num_labels: int) -> int | None:
+        """Start and end."""
+        return 2
+
+    def losses(self, predictions: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+        """Mean negative log-likelihood of start and end; of "no answer" where not both are here."""
+        scores = _scores(predictions, labels)
+        words = labels.clamp(min=0)
+        gold = torch.stack([words & START, words & END], dim=-1) > 0
+        is_here = gold.any(1).all(-1)
+        chosen = (scores * (gold & is_here[:, None, None])).sum(1)
+        return _at_first((_log_total(scores) - chosen).mean(-1).float(), labels)
+
+    def divergences(
+        self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, table: Tensor
+    ) -> Tensor:
+        """Mean over start and end of T²·KL between the distributions over the window's words and
+        "not here"; `teacher` is as `sent` made it, and what it gives to words outside is not here.
+        """
+        inside = _scores(teacher, labels)
+        outside = (1 - inside.exp().sum(1, keepdim=True)).clamp(min=_LEAST).log()
+        none = torch.zeros_like(outside)
+        log_teacher = _log_softened(torch.cat([outside, inside], 1), temperature)
+        log_student = _log_softened(torch.cat([none, _scores(student, labels)], 1), temperature)
+        divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+        return _at_first(divergence.mean(-1) * temperature**2, labels)
+
+    def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """Log-probabilities over the whole context, which a window alone can't tell."""
+        scores = _scores(predictions, labels)
+        return (scores - _log_total(scores)[:, None]).clamp(min=_NEVER).float()
+
+
+def _scores(predictions: Tensor, labels: Tensor) -> Tensor:
+    """(batch, tokens, 2) fp64, hopeless where there is no word (`IGNORED` is negative)."""
+    return predictions.double().masked_fill((labels < 0).unsqueeze(-1), _NEVER)
+
+
+def _log_total(scores: Tensor) -> Tensor:
+    """(batch, tokens, 2) → (batch, 2) log(1 + Σ exp)."""
+    return F.softplus(torch.logsumexp(scores, dim=1))
+
+
+def _log_softened(scores: Tensor, temperature: float) -> Tensor:
+    return F.log_softmax(scores / temperature, dim=1)
+
+
+def _at_first(values: Tensor, labels: Tensor) -> Tensor:
+    """(batch,) → (batch, tokens): the value of a sequence at its first position, 0 elsewhere."""
+    return F.pad(values.unsqueeze(1), (0, labels.shape[1] - 1))

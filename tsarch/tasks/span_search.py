@@ -1,0 +1,148 @@
+"""From logits of start and end to spans, and from the teacher's spans to the student's windows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tsarch.data.passages import Piece, Question, window_of
+from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
+
+MAX_ANSWER_WORDS = 30
+"""Longest answer that is predicted, as in the script of Devlin et al. 2019."""
+_NUM_BEST = 20
+"""Best spans of a context that windows are put around."""
+
+
+class Span(NamedTuple):
+    """A possible answer."""
+
+    score: float
+    """Log-odds against no answer."""
+    piece: int
+    """Context of the question, counted from its first."""
+    first: int
+    """First word, counted from the context's first."""
+    last: int
+
+
+def best_spans(question: Question, logits: FloatArray, count: int) -> list[Span]:
+    """Up to `count` best spans of each of a question's contexts, best first.
+
+    `logits`: (words of all contexts, 2) of start and end; −∞ where nothing was predicted.
+    """
+    spans, start = [], 0
+    for number, piece in enumerate(question.pieces):
+        own = logits[start : start + piece.num_words]
+        start += piece.num_words
+        spans += [Span(score, number, a, b) for score, a, b in _best_of(own, count)]
+    return sorted(spans, key=lambda span: (-span.score, *span[1:]))
+
+
+def _best_of(logits: FloatArray, count: int) -> list[tuple[float, int, int]]:
+    """(score, first, last) of the best spans of one context."""
+    num_words = len(logits)
+    width = min(MAX_ANSWER_WORDS, num_words)
+    ends = np.full(num_words + width - 1, -np.inf)
+    ends[:num_words] = logits[:, 1]
+    scores = logits[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, width)
+    flat = scores.ravel()
+    count = min(count, len(flat))
+    places = np.argpartition(-flat, count - 1)[:count]
+    return [
+        (float(flat[place]), int(place) // width, int(place) // width + int(place) % width)
+        for place in places
+        if flat[place] > -np.inf
+    ]
+
+
+def question_logits(split: TokenizedSplit, logits: Array) -> list[FloatArray]:
+    """The part of (num_words, 2) logits that each question has."""
+    bounds = itertools.pairwise(split.sentence_offsets.tolist())
+    return [logits[start:stop] for start, stop in bounds]
+
+
+class SpanWindows:
+    """Windows around the teacher's best spans; a word is in one of them at most."""
+
+    def windows(
+        self, split: TokenizedSplit, teacher: Array, max_tokens: int, count: int
+    ) -> Windows:
+        """At most `count` windows a question, of at most `max_tokens`, around the best spans of
+        (num_words, 2) logits of the teacher."""
+        slices: list[tuple[int, int]] = []
+        sizes: list[int] = []
+        assert split.leads is not None
+        for question, own in zip(split.rows, question_logits(split, teacher), strict=True):
+            context = len(sizes)
+            leads = split.leads[context : context + len(question.pieces)]
+            rooms = (max_tokens - np.diff(leads, axis=1)[:, 0]).tolist()
+            chosen = _choose(question, best_spans(question, own, _NUM_BEST), rooms, count)
+            for number, piece in enumerate(question.pieces):
+                found = sorted(chosen[number])
+                slices += [(int(piece.places[a]), int(piece.places[b])) for a, b in found]
+                sizes.append(len(found))
+        return Windows(
+            np.array(slices, dtype=np.int64).reshape(-1, 2),
+            np.array([0, *itertools.accumulate(sizes)], dtype=np.int64),
+        )
+
+    def complete(
+        self,
+        teacher: FloatArray,
+        predictions: Sequence[Predictions],
+        joint_weights: Sequence[float],
+    ) -> Predictions:
+        """Predictions for all words: the student's are −∞ outside the windows, and `joint` is the
+        weighted mean of both models' logits, that is of their log-odds against no answer.
+
+        Args:
+            teacher: (num_words, 2) logits of the teacher.
+            predictions: of the ranks, for words in windows.
+            joint_weights: of the teacher, in `joint`.
+        """
+        nowhere = np.full_like(teacher, -np.inf)
+        student, alone = nowhere.copy(), nowhere
+        for own in predictions:
+            student[own.words] = own.student
+            alone[own.words] = own.student_alone
+        weights: FloatArray = np.array(joint_weights, dtype=np.float32).reshape(-1, 1, 1)
+        inside = np.isfinite(student).all(-1)
+        joint = np.full((len(weights), *teacher.shape), -np.inf, dtype=np.float32)
+        joint[:, inside] = weights * teacher[inside] + (1 - weights) * student[inside]
+        return Predictions(np.arange(len(teacher)), teacher, student, alone, joint)
+
+
+def _choose(
+    question: Question, spans: Sequence[Span], rooms: Sequence[int], count: int
+) -> list[list[tuple[int, int]]]:
+    """Windows, as words [start, stop), of each piece: around the best span, then around the next
+    one that touches no window so far, and so on."""
+    chosen: list[list[tuple[int, int]]] = [[] for _ in question.pieces]
+    for span in spans:
+        if sum(map(len, chosen)) == count:
+            break
+        own = chosen[span.piece]
+        if all(span.last < start or span.first >= stop for start, stop in own):
+            piece = question.pieces[span.piece]
+            lowest = max((stop for _, stop in own if stop <= span.first), default=0)
+            highest = min((start for start, _ in own if start > span.last), default=piece.num_words)
+            own.append(_centred(piece, (span.first, span.last), lowest, highest, rooms[span.piece]))
+    return chosen
+
+
+def _centred(
+    piece: Piece, span: tuple[int, int], lowest: int, highest: int, room: int
+) -> tuple[int, int]:
+    """Words [start, stop) of the window with a span in its middle, or what of it fits between the
+    words `lowest` and `highest`."""
+    first, last = span[0] - lowest, span[1] - lowest
+    places = piece.places[lowest : highest + 1]
+    while places[last + 1] - places[first] > room:
+        last -= 1
+    middle = int(places[first] + places[last + 1]) // 2
+    start, stop = window_of(places, (first, last), middle - room // 2, room)
+    return start + lowest, stop + lowest
