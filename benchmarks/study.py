@@ -1,6 +1,6 @@
 """The comparison that justifies the architecture: the teacher, the small model, and ours.
 
-Two training runs at a time, a process of one thread each. A finished run is one JSON file in the
+Training runs are processes of one thread, two at a time. A finished run is one JSON file in the
 study's folder and is not done again, so a study that was interrupted goes on where it was.
 """
 
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.processes import SideError, run_module
 from benchmarks.study_cost import measure
-from benchmarks.study_plan import Results, RunKey, StudyTask, chosen_runs, ready_runs
+from benchmarks.study_plan import METHODS, Results, RunKey, StudyTask, chosen_runs, ready_runs
 from benchmarks.study_run import read_results, result_file, run_config
 from benchmarks.study_table import TaskSummary, markdown, plot, summarise
 from benchmarks.study_tasks import TASKS
@@ -75,16 +75,19 @@ def do_runs(
 
 
 def summaries(folder: Path, results: Results, tasks: Sequence[StudyTask]) -> dict[str, TaskSummary]:
-    """The summaries of tasks whose runs are all done; measures what answering costs."""
+    """The summaries of tasks for which every method has a run; measures what answering costs."""
     found = {}
     for task in tasks:
-        ours, teacher, small = (
-            chosen_runs(results, task.name, method)[0] for method in ("ours", "teacher", "small")
-        )
-        config = run_config(task, folder, ours.key)
+        runs = {method: chosen_runs(results, task.name, method) for method in METHODS}
+        if not all(runs.values()):
+            continue
+        config = run_config(task, folder, runs["ours"][0].key)
         documents = read_splits(config.data, row_schema(config.task.name)).splits["test"]["doc_id"]
         cost = measure(config, len(set(documents)))
-        parameters = {"teacher": teacher.parameters, "student_alone": small.parameters}
+        parameters = {
+            "teacher": runs["teacher"][0].parameters,
+            "student_alone": runs["small"][0].parameters,
+        }
         found[task.name] = summarise(results, task.name, parameters, cost)
     return found
 
@@ -92,6 +95,8 @@ def summaries(folder: Path, results: Results, tasks: Sequence[StudyTask]) -> dic
 def main(
     tasks: Annotated[str, typer.Option(help="Tasks, with commas between.")] = ALL_TASKS,
     folder: Annotated[Path, typer.Option(help="Folder of the runs' results.")] = RUNS,
+    tables_only: Annotated[bool, typer.Option(help="Do no runs: tables of those done.")] = False,
+    processes: Annotated[int, typer.Option(help="Runs at a time, a thread each.")] = NUM_PROCESSES,
     output: Annotated[Path, typer.Option(help="Folder of study.json, .md and .png.")] = RESULTS,
 ) -> None:
     """Do what is left of the study, print its tables, and write JSON, Markdown and the plot."""
@@ -103,7 +108,10 @@ def main(
         console.print(f"{(time.monotonic() - started_s) / 60:5.1f} min  {text}")
 
     try:
-        results = do_runs(folder, chosen, run_process, say)
+        if tables_only:
+            results: Results = read_results(folder, chosen)
+        else:
+            results = do_runs(folder, chosen, run_process, say, processes)
     except SideError as error:
         say(f"a run failed; the others are kept: {error}")
         raise typer.Exit(1) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study import do_runs
+from benchmarks.study import do_runs, summaries
 from benchmarks.study_cost import InferenceCost, measure
 from benchmarks.study_models import Solo
 from benchmarks.study_plan import (
@@ -141,6 +141,11 @@ def test_the_summary_is_of_the_chosen_rates(tmp_path):
     assert "recovers 95% of the gap" in text
     plot({"ner": summary}, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 5000
+
+
+def test_a_task_with_a_method_missing_has_no_table(tmp_path):
+    results = {key: run for key, run in finished().items() if key.method != "ours"}
+    assert summaries(tmp_path, results, [NER]) == {}
 
 
 def test_the_cost_of_a_window_falls_with_what_its_context_serves():
