@@ -19,7 +19,13 @@ FILES = {
 }
 MAY_IMPORT = {"tsarch": {"tsarch"}, "cluster": {"tsarch", "cluster"}, "launch": set(PACKAGES)}
 LAYERS = [
-    ["tsarch.errors", "tsarch.config", "tsarch.config_loading", "tsarch.topology"],
+    [
+        "tsarch.errors",
+        "tsarch.config",
+        "tsarch.config_loading",
+        "tsarch.task_names",
+        "tsarch.topology",
+    ],
     ["tsarch.schedule"],
     ["tsarch.records", "tsarch.seeding"],
     ["tsarch.data", "tsarch.models", "tsarch.losses", "tsarch.parallel"],

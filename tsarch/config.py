@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -16,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from tsarch.task_names import TASKS
+
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -23,9 +26,6 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
-TaskName = Literal[
-    "ner", "classification", "relation", "qa", "translation", "summarization", "dialogue"
-]
 Mode = Literal["teacher", "student", "joint", "student_alone"]
 MODES: tuple[Mode, ...] = ("teacher", "student", "joint", "student_alone")
 
@@ -132,10 +132,18 @@ class DataConfig(Section):
     at most half of a context."""
 
 
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"`{name}` is no task; tasks are {', '.join(TASKS)}")
+    return name
+
+
 class TaskConfig(Section):
     """What is learned, and how it is measured."""
 
-    name: TaskName = "ner"
+    name: Annotated[
+        str, AfterValidator(_known_task), Field(json_schema_extra={"enum": list(TASKS)})
+    ] = "ner"
     """Task; decides what a row is, labels and metrics."""
     source_prefix: str = ""
     """Generative tasks: text put before every source, such as `Summarize: `."""

@@ -51,3 +51,6 @@ class ClassificationTask(LabelTask):
             "accuracy": float(accuracy_score(gold, guess)),
             "f1_macro": float(f1_score(gold, guess, average="macro", zero_division=0)),
         }
+
+
+ROWS, TASK = ClassificationRows, ClassificationTask

@@ -62,3 +62,6 @@ class DialogueTask(PairTask):
             "distinct1": distinct(hypotheses, 1),
             "distinct2": distinct(hypotheses, 2),
         }
+
+
+ROWS, TASK = DialogueRows, DialogueTask

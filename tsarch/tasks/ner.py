@@ -116,3 +116,6 @@ def _check_tags(row: Row) -> list[Mistake]:
             return [Mistake(row.place.of_word(word), what, hint)]
         previous = tag
     return []
+
+
+ROWS, TASK = NerRows, NerTask

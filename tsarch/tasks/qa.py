@@ -234,3 +234,6 @@ def _span(
         mistakes.append(Mistake(str(place), what))
         return None
     return int(inside[0]), int(inside[-1])
+
+
+ROWS, TASK = QaRows, QaTask

@@ -142,3 +142,6 @@ class RelationTask(LabelTask):
             "f1_micro": float(micro),
             "f1_macro": float(macro),
         }
+
+
+ROWS, TASK = RelationRows, RelationTask

@@ -30,3 +30,6 @@ class SummarizationTask(PairTask):
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """Mean F of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), 0 to 1, by rouge-score."""
         return rouge(hypotheses, references)
+
+
+ROWS, TASK = SummarizationRows, SummarizationTask

@@ -30,3 +30,6 @@ class TranslationTask(PairTask):
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """BLEU (Papineni et al. 2002) and chrF (Popović 2015), 0 to 100, by sacrebleu."""
         return {"bleu": bleu(hypotheses, references), "chrf": chrf(hypotheses, references)}
+
+
+ROWS, TASK = TranslationRows, TranslationTask

@@ -1,0 +1,14 @@
+"""The tasks, by name: here a new one is registered. No torch: configs are checked against it."""
+
+from __future__ import annotations
+
+TASKS = {
+    "ner": "tsarch.tasks.ner",
+    "classification": "tsarch.tasks.classification",
+    "relation": "tsarch.tasks.relation",
+    "qa": "tsarch.tasks.qa",
+    "translation": "tsarch.tasks.translation",
+    "summarization": "tsarch.tasks.summarization",
+    "dialogue": "tsarch.tasks.dialogue",
+}
+"""Name → module with `ROWS`, a `RowSchema`, and `TASK`, a `Task`, as classes."""
