@@ -291,7 +291,9 @@ def strides(sizes: Sequence[int], room: int, overlap: int) -> list[tuple[int, in
         if stop == len(sizes):
             return parts
         shared = min(overlap, int(places[stop] - places[first]) // 2)
-        first = max(int(np.searchsorted(places, places[stop] - shared)), first + 1)
+        # The next word must fit too, or the next part would end where this one does.
+        least = max(places[stop] - shared, places[stop + 1] - room)
+        first = max(int(np.searchsorted(places, least)), first + 1)
 
 
 def window_of(places: IntArray, span: tuple[int, int], wanted: int, room: int) -> tuple[int, int]:
