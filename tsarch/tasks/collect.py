@@ -108,7 +108,7 @@ class WordCollector:
 
 def label_collector(joint_weights: Sequence[float]) -> Collector:
     """Label ids; `joint` is the mean of both models' probabilities."""
-    return WordCollector(joint_weights, _label_probabilities, lambda scores: scores.argmax(-1))
+    return WordCollector(joint_weights, label_probabilities, lambda scores: scores.argmax(-1))
 
 
 def token_collector(joint_weights: Sequence[float]) -> Collector:
@@ -129,7 +129,7 @@ def _logits(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
     return logits
 
 
-def _label_probabilities(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
+def label_probabilities(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
     probabilities: FloatArray = torch.softmax(predictions.float(), dim=-1).cpu().numpy()
     return probabilities
 

@@ -1,0 +1,65 @@
+"""A task that tsarch doesn't have, added in one file (`multiple_choice.py`) and one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.training import run_training
+from tests.helpers import tiny_config, write_jsonl
+from tsarch.config import MODES, DataConfig
+from tsarch.data.corpus import read_splits
+from tsarch.errors import UserError
+from tsarch.run.saved_run import evaluate_run
+from tsarch.task_names import TASKS
+from tsarch.tasks.registry import row_schema
+
+ANIMALS, THINGS = ("cat", "dog", "horse", "bird"), ("stone", "chair", "river", "paper", "door")
+RATES = ("teacher", "student", "embedding")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "multiple_choice", "tests.multiple_choice")
+
+
+def rows(num_rows: int) -> list[dict[str, Any]]:
+    """Which of three is an animal?"""
+    made = []
+    for number in range(num_rows):
+        choices = [THINGS[number % 5], THINGS[(number + 2) % 5]]
+        choices.insert(number % 3, ANIMALS[number % 4])
+        question = "which of these lives ?"
+        made.append({"question": question, "choices": choices, "answer": number % 3})
+    return made
+
+
+def test_a_new_task_trains_and_evaluates_like_any_other(tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "choices.jsonl", rows(60)))
+    config = tiny_config(
+        tmp_path,
+        task={"name": "multiple_choice"},
+        data={**dict.fromkeys(("train", "validation", "test"), file), "batch_tokens": 96},
+        schedule={"epochs": 10},
+        optimizer=dict.fromkeys((f"{n}_learning_rate" for n in RATES), 2e-3),
+        topology={"runner": "local", "threads": 1},
+    )
+    summary = run_training(config)
+    assert summary["after"]["teacher"]["accuracy"] > max(
+        0.8, summary["before"]["teacher"]["accuracy"]
+    )
+    _, again = evaluate_run(tmp_path / "run", "test")
+    for mode in MODES:
+        assert again.metrics[mode] == pytest.approx(summary["after"][mode], abs=1e-9)
+
+
+def test_its_mistakes_name_their_line(tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "choices.jsonl", [*rows(1), {**rows(1)[0], "answer": 3}]))
+    with pytest.raises(
+        UserError, match=r"choices.jsonl:2: `answer` is 3, not one of the 3 choices"
+    ):
+        read_splits(
+            DataConfig(train=file, validation=file, test=file), row_schema("multiple_choice")
+        )
