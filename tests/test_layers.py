@@ -22,6 +22,7 @@ LAYERS = [
     ["tsarch.errors", "tsarch.config", "tsarch.config_loading", "tsarch.topology"],
     ["tsarch.schedule"],
     ["tsarch.records", "tsarch.seeding"],
+    ["tsarch.checkpoint"],
     ["tsarch.data", "tsarch.models", "tsarch.losses", "tsarch.parallel"],
     ["tsarch.tasks"],
     ["tsarch.stage"],

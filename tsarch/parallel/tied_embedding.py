@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tsarch.checkpoint.host_copies import Keep
+from tsarch.checkpoint.optimizer_state import OPTIMIZER_STATE, state_tensors
 from tsarch.errors import ReplicaDriftError
 from tsarch.parallel.gradient_norm import clip_by_global_norm
 from tsarch.parallel.groups import ProcessGroup
@@ -198,6 +200,49 @@ class TiedEmbedding:
             group["lr"] = self._learning_rate * state.learning_rate_factor
         self._optimizer.step()
         self._own.grad[places] = 0.0
+
+    def keep_state(self, keep: Keep) -> None:
+        """Hand this rank's share of the rows and of their optimizer state to `keep`, each kind of
+        rows with its tokens. All ranks' shares together are the whole table, whether the optimizer
+        is sharded or not."""
+        share = _Shards.of(self.table, self._group).own
+        keep("trained/tokens", torch.from_numpy(self.table.tokens(share)))
+        keep("trained/value", self.table.storage[share])
+        start = self._shards.own.start
+        state = {} if self._optimizer is None else state_tensors(self._optimizer, self._own)
+        for name, value in state.items():
+            if value.dim() == 0:
+                keep(name, value)
+            else:
+                keep(f"trained/{name}", value[share.start - start : share.stop - start])
+        if self._group is None or self._group.rank() == 0:
+            rest = slice(self.table.num_trained, len(self.table))
+            keep("rest/tokens", torch.from_numpy(self.table.tokens(rest)))
+            keep("rest/value", self.table.storage[rest])
+
+    def restore_state(self, shares: Sequence[Mapping[str, Tensor]]) -> None:
+        """Put in what the ranks of some run, this one's or another's, have given to `keep`."""
+        for share in shares:
+            for kind in ("trained", "rest"):
+                if f"{kind}/tokens" in share:
+                    self.table.put(share[f"{kind}/tokens"].numpy(), share[f"{kind}/value"])
+        names = {name.removeprefix("trained/") for share in shares for name in share}
+        names &= set(OPTIMIZER_STATE)
+        if self._optimizer is None or not names:
+            return
+        state = self._optimizer.state[self._own]
+        for name in sorted(names):
+            if name == "step":
+                state[name] = shares[0][name].clone().to(self._own.device)
+                continue
+            state[name] = torch.zeros_like(self._own)
+            for share in shares:
+                slots = self.table.slots(share["trained/tokens"].numpy())
+                own = self._shards.own
+                mine = np.flatnonzero((slots >= own.start) & (slots < own.stop))
+                places = torch.from_numpy(slots[mine] - own.start).to(self._own.device)
+                values = share[f"trained/{name}"][torch.from_numpy(mine)]
+                state[name][places] = values.to(self._own.device)
 
     def _publish(self) -> None:
         """With sharded optimizer state: every rank sends the rows that it has updated."""

@@ -6,7 +6,7 @@ DeepSpeed on many ranks in `deepspeed_engine.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from tsarch.checkpoint.host_copies import Keep
+from tsarch.checkpoint.optimizer_state import keep_parameter, restore_parameter
 from tsarch.models.construction import full_shape
 from tsarch.parallel.gradient_norm import clip_by_global_norm
 
@@ -63,6 +65,13 @@ class Engine(Protocol):
     def load_state_dict(self, state: StateDict) -> None:
         """Put weights in for inference."""
 
+    def keep_state(self, keep: Keep) -> None:
+        """Hand this rank's share of what training changes to `keep`: whole fp32 parameters, their
+        optimizer state, buffers. The shares of a stage's ranks together are all of it."""
+
+    def restore_state(self, saved: Mapping[str, Tensor]) -> None:
+        """Put in what the ranks of a stage, of any number and ZeRO stage, have given to `keep`."""
+
 
 def parameter_groups(module: nn.Module, spec: OptimizerSpec) -> list[dict[str, Any]]:
     """Groups for the optimizer: backbone and new layers, with and without weight decay.
@@ -82,6 +91,17 @@ def parameter_groups(module: nn.Module, spec: OptimizerSpec) -> list[dict[str, A
         }
         for (old, decays), parameters in groups.items()
     ]
+
+
+def trained_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters that training changes; the others come from the model's files again."""
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+def saved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Names and buffers that belong to the weights."""
+    names = set(module.state_dict())
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in names]
 
 
 def make_optimizer(groups: Iterable[dict[str, Any]], spec: OptimizerSpec) -> torch.optim.Optimizer:
@@ -125,6 +145,7 @@ class LocalEngine:
         optimizer = make_optimizer(parameter_groups(module, spec), spec)
         self._rates = LearningRates(optimizer)
         self._clip_norm = spec.clip_norm
+        self._torch_optimizer = optimizer
         self._prepared, self._optimizer = self._accelerator.prepare(module, optimizer)
         self.module = module
 
@@ -155,3 +176,17 @@ class LocalEngine:
     def load_state_dict(self, state: StateDict) -> None:
         """Put weights in."""
         self.module.load_state_dict(state)
+
+    def keep_state(self, keep: Keep) -> None:
+        """All of it."""
+        for name, parameter in trained_parameters(self.module):
+            keep_parameter(self._torch_optimizer, name, parameter, keep)
+        for name, buffer in saved_buffers(self.module):
+            keep(f"value/{name}", buffer)
+
+    def restore_state(self, saved: Mapping[str, Tensor]) -> None:
+        """Put it in."""
+        for name, parameter in trained_parameters(self.module):
+            restore_parameter(self._torch_optimizer, name, parameter, saved)
+        for name, buffer in saved_buffers(self.module):
+            buffer.copy_(saved[f"value/{name}"])
