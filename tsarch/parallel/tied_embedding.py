@@ -9,6 +9,7 @@ replica steps the same optimizer on the same sum, so that all replicas stay bitw
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ class TiedEmbedding:
         self._topology = topology
         self._num_local_stages = num_local_stages
         self._exchanges: dict[int, _Exchange] = {}
-        self._finished: dict[int, int] = {}
+        self._finished: dict[int, tuple[int, bool]] = {}
         self._shards = _Shards.of(table, group if shard_optimizer else None)
         self._optimizer = None
         if make_optimizer is not None:
@@ -168,25 +169,32 @@ class TiedEmbedding:
         state = self._exchanges.get(exchange)
         return state is None or state.num_started == self._num_local_stages
 
-    def finish(self, exchange: int) -> None:
-        """Wait for the sum and update the table; the last local stage's call cleans up."""
-        finished = self._finished.pop(exchange, 0) + 1
-        if finished < self._num_local_stages:
-            self._finished[exchange] = finished
-        if finished > 1:
-            return
-        state = self._exchanges.pop(exchange)
-        if state.work is not None:
-            self._wait(state.work)
-        self._step(state)
-        self._publish()
+    def finish(self, exchange: int) -> bool:
+        """Wait for the sum and update the table; the last local stage's call cleans up.
 
-    def _step(self, state: _Exchange) -> None:
-        """One optimizer step on the summed gradient (the dense one, whatever travelled)."""
+        Returns:
+            Whether the table was updated. It is not if the sum, which all ranks of both stages
+            have alike, is not finite.
+        """
+        finished, updated = self._finished.pop(exchange, (0, True))
+        if finished == 0:
+            state = self._exchanges.pop(exchange)
+            if state.work is not None:
+                self._wait(state.work)
+            updated = self._step(state)
+            if updated:
+                self._publish()
+        if finished + 1 < self._num_local_stages:
+            self._finished[exchange] = finished + 1, updated
+        return updated
+
+    def _step(self, state: _Exchange) -> bool:
+        """One optimizer step on the summed gradient (the dense one, whatever travelled), if that
+        is finite."""
         assert self._optimizer is not None
         assert self._own.grad is not None
-        if self._clip_norm > 0:
-            clip_by_global_norm([state.buffer], self._clip_norm)
+        if not math.isfinite(clip_by_global_norm([state.buffer], self._clip_norm)):
+            return False
         own = self._shards.own
         places: Tensor | slice = slice(None)
         gradient = state.buffer[own]
@@ -200,6 +208,7 @@ class TiedEmbedding:
             group["lr"] = self._learning_rate * state.learning_rate_factor
         self._optimizer.step()
         self._own.grad[places] = 0.0
+        return True
 
     def keep_state(self, keep: Keep) -> None:
         """Hand this rank's share of the rows and of their optimizer state to `keep`, each kind of

@@ -29,6 +29,7 @@ from tsarch.stage.engine import (
     make_optimizer,
     parameter_groups,
     saved_buffers,
+    spoiled_unless_finite,
     trained_parameters,
 )
 from tsarch.stage.zero3 import zero3_construction
@@ -136,15 +137,18 @@ class DeepSpeedEngine:
         """
         if hasattr(self._engine.optimizer, "clear_backward_seen_flag"):
             self._engine.optimizer.clear_backward_seen_flag()
-        self._engine.backward(loss * self._loss_scale)
+        self._engine.backward(spoiled_unless_finite(loss) * self._loss_scale)
         if not last:
             self._engine.step()
 
     def step(self, learning_rate_factor: float) -> float:
-        """Reduce, clip, update, clear."""
+        """Reduce, clip, update, clear. Under ZeRO and in bf16 DeepSpeed itself leaves an update out
+        whose norm is not finite, and tells infinity."""
         self._rates.scale(learning_rate_factor)
         if self._clips_here:
             norm = clip_gradients(self.module, self._clip_norm)
+            if not math.isfinite(norm):
+                self.module.zero_grad(set_to_none=True)
             self._engine.step()
             return norm
         self._engine.step()

@@ -6,6 +6,7 @@ DeepSpeed on many ranks in `deepspeed_engine.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,7 +58,10 @@ class Engine(Protocol):
         """Accumulate the gradient of the *sum* of all ranks' losses; `last` ends a step."""
 
     def step(self, learning_rate_factor: float) -> float:
-        """Clip, update, clear the gradients; returns the global norm before clipping (or 0)."""
+        """Clip, update, clear the gradients; returns the global norm before clipping (or 0).
+
+        A norm that is not finite is the same on all ranks of the stage, and none of them updates.
+        """
 
     def state_dict(self) -> StateDict | None:
         """All weights on the CPU on the stage's first rank, None on others."""
@@ -119,6 +123,15 @@ def clip_gradients(module: nn.Module, clip_norm: float) -> float:
     return clip_by_global_norm(gradients, clip_norm)
 
 
+def spoiled_unless_finite(loss: Tensor) -> Tensor:
+    """The loss itself, to the last bit; if it is not finite, one whose gradient is NaN everywhere.
+
+    So a bad loss on one rank makes every sum that its gradient enters bad, the stage's and the tied
+    table's, and all ranks see it without asking one another.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
+
+
 class LearningRates:
     """Peak learning rates of an optimizer's groups, scaled step by step."""
 
@@ -159,13 +172,14 @@ class LocalEngine:
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Accumulate the gradient of `loss`."""
-        self._accelerator.backward(loss)
+        self._accelerator.backward(spoiled_unless_finite(loss))
 
     def step(self, learning_rate_factor: float) -> float:
         """Clip, update, clear the gradients."""
         norm = clip_gradients(self.module, self._clip_norm)
         self._rates.scale(learning_rate_factor)
-        self._optimizer.step()
+        if math.isfinite(norm):
+            self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
 
