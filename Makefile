@@ -20,7 +20,7 @@ help:
 	@echo "make quickstart   train the example (installs everything first)"
 	@echo "make test         all tests;  make test-quick: those under three minutes"
 	@echo "make check        lint, format check, type check"
-	@echo "make equivalence  one process = any ranks: all cases, with a table"
+	@echo "make equivalence  one process = any ranks, resumed on any others: all cases, with tables"
 	@echo "make bench        the measurements of the README"
 	@echo "make format schema install clean"
 
@@ -68,6 +68,7 @@ schema: install
 
 equivalence: install
 	.venv/bin/python -m benchmarks.equivalence
+	.venv/bin/python -m benchmarks.resume_matrix
 
 bench: install
 	.venv/bin/python -m benchmarks.pipeline
