@@ -210,7 +210,8 @@ def run_moves(
                 crew = crews.get(config_of(config, move, move.source, num_steps), move.source)
                 states[source] = write_checkpoint(crew, _store(folder, move), tick)
         references: dict[Any, list[Row]] = {}
-        for move in sorted(moves, key=lambda m: str(m.target)):
+        # Backwards, since the last source's ranks are still there.
+        for move in sorted(moves, key=lambda m: str(m.target), reverse=True):
             started_s = time.perf_counter()
             wanted = config_of(config, move, move.target, num_steps)
             key = (move.schedule, move.optimizer)

@@ -21,7 +21,7 @@ MOVES = [
     Move("overlapped", "adamw", Place((1, 2), 2), LOCAL),
     Move("overlapped", "sgd", Place((2, 1), 3), Place((1, 2), 2)),
     Move("sequential", "adamw", Place((1, 2), 3), Place((2, 1), 0)),
-    Move("joint", "adamw", Place((3, 2), 0), Place((1, 1), 3)),
+    Move("joint", "adamw", Place((2, 1), 0), Place((1, 2), 3)),
 ]
 
 
