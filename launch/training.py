@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tsarch.config import Config
-from tsarch.errors import UserError
+from tsarch.errors import UserError, one_line
 
 
 def run_training(
@@ -83,8 +83,14 @@ def _checkpoints(config: Config, path: Path, resume: bool, reporter: Any) -> tup
     from tsarch.run.resume import check_same_run, checkpoint_url, find_resume_point
 
     store = Store(checkpoint_url(config, path))
+    try:
+        taken = config.checkpoint.folder is not None and bool(store.steps())
+    except Exception as error:  # every protocol has errors of its own
+        raise UserError.single(
+            f"checkpoint.folder: {store.url}", f"can't be read: {one_line(error)}."
+        ) from None
     if not resume:
-        if config.checkpoint.folder is not None and store.steps():
+        if taken:
             raise UserError.single(
                 f"checkpoint.folder: {store.url}",
                 "holds checkpoints already.",

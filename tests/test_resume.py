@@ -16,9 +16,11 @@ from launch.cli import main
 from launch.training import run_training
 from tests.helpers import tiny_config, tiny_raw
 from tests.test_checkpoint_store import flip
+from tsarch.checkpoint.store import Store
 from tsarch.config import Config
 from tsarch.errors import InterruptedRunError, UserError
 from tsarch.run.progress import Reporter
+from tsarch.run.run_folder import Lines, RunFolder
 
 SLOW = pytest.mark.slow
 STEPS = 10  # five an epoch
@@ -171,3 +173,41 @@ def test_the_command_line_resumes_a_folder_and_refuses_what_it_must(tmp_path, mo
     status, text = command(["train", str(run), "--resume"], capsys)
     assert status == 2
     assert "nothing to resume: no checkpoint is there" in text
+
+
+def test_a_run_outlives_a_disk_that_takes_no_checkpoint(tmp_path, capsys, monkeypatch):
+    config = local(tmp_path, "run", checkpoint={"at_epochs": True}, schedule={"epochs": 2})
+    (tmp_path / "run").mkdir()
+    old = Store.put
+
+    def put(self: Store, step: int, name: str, write: Any) -> Any:
+        if step == 5:
+            raise OSError(28, "No space left on device")
+        return old(self, step, name, write)
+
+    monkeypatch.setattr(Store, "put", put)
+    summary = run_training(config)
+    assert summary["checkpoints"]["failed"] == 1
+    assert summary["checkpoints"]["count"] == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "warning: no checkpoint at step 5 ([Errno 28] No space left on device)" in out
+    assert Store(str(tmp_path / "run" / "checkpoints")).steps() == [10]
+
+
+def test_a_run_folder_goes_back_to_the_checkpoint(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = local(tmp_path, "run")
+    for lines, steps in ((None, range(6)), (Lines(3, 1, next_step=3), range(3, 5))):
+        with RunFolder(tmp_path / "run", config, lines) as folder:
+            for step in steps:
+                folder.write_row({"step": step, "loss_teacher": step + (10.0 if lines else 0.0)})
+                if step % 2 == 0:
+                    folder.write_evaluation("validation", step, {"joint": {"f1": 0.5}})
+    lines_now = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss_teacher"] for line in lines_now] == [0, 1, 2, 13, 14]
+    evaluations = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in evaluations] == [0, 4]
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    points = curves.Scalars("train/loss_teacher")
+    assert [(p.step, p.value) for p in points] == [(0, 0), (1, 1), (2, 2), (3, 13), (4, 14)]

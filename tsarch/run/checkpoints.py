@@ -141,6 +141,8 @@ class CheckpointKeeper:
             return
         if self.stopping or self._config.at_epochs or self._is_due(tick):
             cut = self._begin(tick)
+            if cut is None:
+                return
             assert self._under_way is not None
             self._under_way.score = score
             self._under_way.stalls = self._crew.take_checkpoint(cut)
@@ -177,10 +179,15 @@ class CheckpointKeeper:
         idle = self._under_way is None and self._committing is None
         return every_s is not None and waited_s >= every_s and idle
 
-    def _begin(self, step: int) -> Cut:
+    def _begin(self, step: int) -> Cut | None:
+        """Start a checkpoint once the one before is complete; None: there is no place for it."""
         self.finish()
-        self._store.begin(step)
         self._last_cut, self._last_cut_s = step, time.monotonic()
+        try:
+            self._store.begin(step)
+        except Exception as error:  # as in `_complete`
+            self._warn(step, error)
+            return None
         cut = Cut(self._store.url, step)
         self._under_way = _UnderWay(cut)
         return cut
@@ -207,11 +214,7 @@ class CheckpointKeeper:
             files |= self._put_documents(step, done)
             self._store.commit(Manifest(step, files, done.score))
         except Exception as error:  # a full disk or lost store must not end the training
-            self.costs.failed += 1
-            self._say(
-                f"warning: no checkpoint at step {step}: {one_line(error)}. Training goes on; "
-                f"the last complete one is {'none' if self.last is None else f'step-{self.last}'}."
-            )
+            self._warn(step, error)
             return
         self.last = step
         stall_s = max(stall.stall_s for stall in done.stalls)
@@ -224,7 +227,15 @@ class CheckpointKeeper:
             f"checkpoint step-{step}: {nbytes / 1e6:.0f} MB, {stall_s:.2f} s of training, "
             f"written in {write_s:.1f} s"
         )
-        self._delete_old()
+        try:
+            self._delete_old()
+        except Exception as error:  # there are too many then, which harms nobody
+            self._say(f"warning: old checkpoints can't be deleted: {one_line(error)}")
+
+    def _warn(self, step: int, error: Exception) -> None:
+        self.costs.failed += 1
+        last = "there is none yet" if self.last is None else f"the last one is step-{self.last}"
+        self._say(f"warning: no checkpoint at step {step} ({one_line(error)}); {last}")
 
     def _put_documents(self, step: int, done: _UnderWay) -> dict[str, FileEntry]:
         assert done.progress is not None
