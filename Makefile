@@ -21,7 +21,7 @@ help:
 	@echo "make smollm2      a small language model for configs/summarization.yaml, into models/"
 	@echo "make test         all tests;  make test-quick: those under three minutes"
 	@echo "make check        lint, format check, type check"
-	@echo "make equivalence  one process = any ranks: all cases, with a table"
+	@echo "make equivalence  one process = any ranks, resumed on any others: all cases, with tables"
 	@echo "make bench        the measurements of the README"
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
 	@echo "make format schema install clean"
@@ -77,6 +77,7 @@ schema: install
 
 equivalence: install
 	.venv/bin/python -m benchmarks.equivalence
+	.venv/bin/python -m benchmarks.resume_matrix
 
 bench: install
 	.venv/bin/python -m benchmarks.pipeline

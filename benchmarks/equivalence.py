@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from benchmarks.outcome_log import OutcomeLog
 from cluster.group import RayCrew
 from tsarch.config import Config
 from tsarch.config_loading import load_config
@@ -196,25 +197,39 @@ def main(
         "benchmarks/results"
     ),
 ) -> None:
-    """Compare every case with one process; exit status 1 if one is outside its tolerance."""
-    outcomes = []
-    for outcome in run_cases(load_config(config), all_cases(), steps):
+    """Compare every case with one process; exit status 1 if one is outside its tolerance.
+
+    A run that was ended goes on with the cases that are left.
+    """
+    loaded = load_config(config)
+    log = OutcomeLog(output / "equivalence.jsonl", config=loaded.model_dump(), steps=steps)
+    outcomes = [_outcome(row) for row in log.done]
+    done = {outcome.case for outcome in outcomes}
+    for outcome in run_cases(loaded, [c for c in all_cases() if c not in done], steps):
         outcomes.append(outcome)
+        log.add(asdict(outcome))
         case = outcome.case
         verdict = "equal" if outcome.is_equal else "DIFFERENT"
         print(
-            f"{case.schedule} {case.optimizer} {case.replicas[0]}:{case.replicas[1]} "
+            f"{len(outcomes)}: {case.schedule} {case.optimizer} "
+            f"{case.replicas[0]}:{case.replicas[1]} "
             f"ZeRO {case.zero_stages[0]}/{case.zero_stages[1]}: "
             f"{outcome.max_relative_difference:.1e} {verdict} ({outcome.seconds:.0f} s)",
             flush=True,
         )
     print("\n" + markdown(outcomes, steps))
-    output.mkdir(parents=True, exist_ok=True)
     (output / "equivalence.md").write_text(markdown(outcomes, steps))
     rows = [asdict(outcome) for outcome in outcomes]
     (output / "equivalence.json").write_text(json.dumps(rows, indent=2) + "\n")
+    log.remove()
     if not all(outcome.is_equal for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    case = row["case"]
+    pairs = {name: tuple(case[name]) for name in ("replicas", "zero_stages")}
+    return Outcome(**{**row, "case": Case(**{**case, **pairs})})
 
 
 def markdown(outcomes: Sequence[Outcome], steps: int) -> str:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tsarch.checkpoint.cut import Resume
 from tsarch.config import Config
 from tsarch.records import LossParts, PackedReport, TickReport, pack_reports
 from tsarch.run.clock import now_s
@@ -50,8 +51,8 @@ class NullWorker:
         """There are no models."""
         self._config = config
 
-    def begin(self, start: int, stop: int) -> int:
-        """See `Rank.begin`."""
+    def begin(self, start: int, stop: int, resume: Resume | None) -> int:
+        """See `Rank.begin`; there is nothing to resume."""
         schedule = self._config.schedule
         alternation = schedule.alternation
         programs = training_programs(

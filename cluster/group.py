@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.placement import join_ray, place, rank_bundles, supply_on_cluster
 from cluster.worker import Meeting, Worker
+from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
 from tsarch.config import Config, Mode, TopologyConfig
 from tsarch.errors import ReplicaDriftError, RunFailedError, UserError
 from tsarch.records import Predictions, Survey, Texts, TickReport, Windows, unpack_reports
@@ -29,6 +30,16 @@ MAX_CHUNK_TICKS = 256
 _CHUNK_TARGET_S = 0.5
 _CHUNK_TARGET_PER_RANK_S = 0.01  # a call to a rank costs the driver about 0.5 ms
 _LOG_TAIL_LINES = 12
+
+
+class _Queued(NamedTuple):
+    """Calls to all ranks that have been made."""
+
+    tick: int
+    """The next tick when they come to them."""
+    num_ticks: int
+    """Ticks that they run; 0: they take a checkpoint."""
+    references: list[Any]
 
 
 class RayCrew:
@@ -47,6 +58,7 @@ class RayCrew:
         self._log_folder = log_folder
         self.max_chunk_ticks = MAX_CHUNK_TICKS
         self._chunk_ticks = 1
+        self._asked: list[Any] | None = None
 
     @classmethod
     def start(
@@ -103,20 +115,56 @@ class RayCrew:
         """Build models and engines on all ranks; again, for another config, if wanted."""
         self._call("build", config)
 
-    def train(self, start: int, stop: int) -> Iterator[list[TickReport]]:
-        """Train; two chunks of ticks are always queued, so ranks never wait for the driver."""
-        num_ticks = self._call("begin", start, stop)[0]
-        queued: deque[tuple[int, list[Any]]] = deque()
-        num_queued = 0
-        while queued or num_queued < num_ticks:
-            while len(queued) < 2 and num_queued < num_ticks:
-                ticks = min(self._chunk_ticks, num_ticks - num_queued)
-                queued.append((ticks, self._submit("advance", ticks)))
-                num_queued += ticks
+    def train(
+        self, start: int, stop: int, resume: Resume | None = None, cuts: Cuts | None = None
+    ) -> Iterator[list[TickReport]]:
+        """Train; two chunks of ticks are always queued, so ranks never wait for the driver.
+
+        A checkpoint is a call between two chunks, the same two on every rank."""
+        tick = start if resume is None else resume.tick
+        end = tick + int(self._call("begin", start, stop, resume)[0])
+        queued: deque[_Queued] = deque()
+        while queued or (tick < end and not (cuts is not None and cuts.stopping)):
+            while len(queued) < 2 and tick < end:
+                cut = None if cuts is None else cuts.due(tick)
+                if cut is not None:
+                    queued.append(_Queued(tick, 0, self._submit("take_checkpoint", cut)))
+                if cuts is not None and cuts.stopping:
+                    break
+                ticks = min(self._chunk_ticks, end - tick)
+                if cuts is not None:
+                    ticks = min(ticks, cuts.ticks_until(tick))
+                queued.append(_Queued(tick, ticks, self._submit("advance", ticks)))
+                tick += ticks
+            if not queued:
+                break
             started_s = time.perf_counter()
-            ticks, references = queued.popleft()
-            yield [report for own in self._collect(references) for report in unpack_reports(own)]
-            self._adapt_chunk(ticks, time.perf_counter() - started_s)
+            chunk = queued.popleft()
+            results = self._collect(chunk.references)
+            if chunk.num_ticks == 0:
+                assert cuts is not None
+                cuts.taken(chunk.tick, results)
+                continue
+            yield [report for own in results for report in unpack_reports(own)]
+            self._adapt_chunk(chunk.num_ticks, time.perf_counter() - started_s)
+
+    def take_checkpoint(self, cut: Cut) -> list[Stall]:
+        """Let every rank copy its state and write it in the background."""
+        return self._call("take_checkpoint", cut)
+
+    def checkpoint_written(self, wait: bool) -> list[Written] | None:
+        """What the ranks have written. Without `wait` the question is queued behind their work, and
+        a later call has the answer."""
+        if wait:
+            self._asked = None
+            return self._call("checkpoint_written", True)
+        if self._asked is None:
+            self._asked = self._submit("checkpoint_written", False)
+        done, _ = ray.wait(self._asked, num_returns=len(self._asked), timeout=0)
+        if len(done) < len(self._asked):
+            return None
+        answers, self._asked = self._collect(self._asked), None
+        return None if None in answers else answers
 
     def survey(self, split: str) -> list[Survey]:
         """The teachers' predictions; every teacher rank gives the words of its contexts."""

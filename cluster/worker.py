@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Config, Mode
 from tsarch.records import PackedReport, Predictions, Survey, Texts, Windows, pack_reports
 from tsarch.topology import Stage, Topology
@@ -129,9 +130,17 @@ class Worker:
         )
         self._rank = Rank(config, prepare_data(config), wiring)
 
-    def begin(self, start: int, stop: int) -> int:
-        """See `Rank.begin`."""
-        return self.rank.begin(start, stop)
+    def begin(self, start: int, stop: int, resume: Resume | None) -> int:
+        """See `Rank.begin` (collective on `resume`)."""
+        return self.rank.begin(start, stop, resume)
+
+    def take_checkpoint(self, cut: Cut) -> Stall:
+        """See `Rank.take_checkpoint` (collective)."""
+        return self.rank.take_checkpoint(cut)
+
+    def checkpoint_written(self, wait: bool) -> Written | None:
+        """See `Rank.checkpoint_written`."""
+        return self.rank.checkpoint_written(wait)
 
     def advance(self, num_ticks: int) -> list[PackedReport]:
         """See `Rank.advance` (collective)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 
 from tsarch.config_loading import config_schema, load_config
-from tsarch.errors import ReplicaDriftError, RunFailedError, UserError
+from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
 
 app = typer.Typer(
     name="tsarch",
@@ -44,7 +45,11 @@ class ModeName(StrEnum):
 @app.command()
 def train(
     config: Annotated[
-        Path, typer.Argument(help="YAML file of the run, such as configs/quickstart.yaml.")
+        Path,
+        typer.Argument(
+            help="YAML file of the run, such as configs/quickstart.yaml; with --resume also its "
+            "folder."
+        ),
     ],
     overrides: Annotated[
         list[str], typer.Option("--set", help="Change a key: --set schedule.epochs=3.")
@@ -57,13 +62,19 @@ def train(
         bool,
         typer.Option("--trace", help="Write trace.json: every instruction of every rank."),
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
 ) -> None:
     """Train, and evaluate the test split before and after."""
     from launch.training import run_training
 
     if trace:
         overrides = [*overrides, "run.trace=true"]
-    run_training(load_config(config, overrides), address)
+    if resume and config.is_dir():
+        overrides = [*overrides, f"run.folder={json.dumps(str(config))}"]
+        config = config / "config.yaml"
+    run_training(load_config(config, overrides), address, resume)
 
 
 @app.command()
@@ -97,6 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         _complain([str(mistake) for mistake in error.mistakes])
         sys.exit(2)
+    except InterruptedRunError as error:
+        _complain([str(error)])
+        sys.exit(128 + error.signal_number)
     except (RunFailedError, ReplicaDriftError) as error:
         _complain([str(error)])
         sys.exit(1)

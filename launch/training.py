@@ -5,49 +5,62 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from tsarch.config import Config
+from tsarch.errors import UserError, one_line
 
 _SHOWN_SAMPLES = 3
 
 
-def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
-    """Train a run; returns its summary.
+def run_training(
+    config: Config, address: str | None = None, resume: bool = False
+) -> dict[str, Any]:
+    """Train a run, or go on with the one that `config` started; returns its summary.
 
     Raises:
-        UserError: mistakes in the config or the data, found before Ray or a model starts.
+        UserError: mistakes in the config or the data, found before Ray or a model starts; on
+            `resume`, nothing to go on with.
     """
     quieten()
     from tsarch.run.preflight import check_run, run_notes
     from tsarch.run.progress import Reporter
-    from tsarch.run.run_folder import choose_folder
+    from tsarch.run.run_folder import choose_folder, resumed_folder
 
     address = address or os.environ.get("RAY_ADDRESS")  # set inside a Ray job
     reporter = Reporter()
+    path = resumed_folder(config) if resume else choose_folder(config)
+    store, point = _checkpoints(config, path, resume, reporter)
+    if point is not None and config.topology.auto:
+        config = config.model_copy(update={"topology": point.config.topology})
     reporter.say("checking the config and the models")
     check_run(config, own_ray=address is None)
     for note in run_notes(config):
         reporter.say(f"note: {note}")
-    path = choose_folder(config)
     reporter.say("reading and tokenising the data (cached after the first time)")
     from tsarch.run.capacity import check_capacity
     from tsarch.run.loop import Trainer
     from tsarch.run.prepare import prepare_data
-    from tsarch.run.run_folder import RunFolder
 
     prepared = prepare_data(config)
     _describe(reporter, prepared)
     for note in check_capacity(config, prepared, own_ray=address is None):
         reporter.say(note)
+    if point is not None:
+        from tsarch.run.resume import check_same_data
+
+        check_same_data(prepared, point)
     proposal = None
     if config.topology.auto:
         config, proposal = _balance(config, prepared, address, path, reporter)
     crew = _gather(config, prepared, address, path / "logs", reporter)
     try:
-        with RunFolder(path, config) as folder:
+        with _open_folder(path, config, point) as folder:
             reporter.say(f"run folder: {path}")
-            summary = Trainer(config, prepared, crew, folder, reporter, proposal).run()
+            summary = Trainer(
+                config, prepared, crew, folder, reporter, store, proposal, point
+            ).run()
     finally:
         crew.close()
     _show(reporter, config, summary, path)
@@ -60,6 +73,51 @@ def run_training(config: Config, address: str | None = None) -> dict[str, Any]:
 
     reporter.say(f"report: {write_report(path)}")
     return summary
+
+
+def _checkpoints(config: Config, path: Path, resume: bool, reporter: Any) -> tuple[Any, Any]:
+    """Where the run's checkpoints go, and the one to go on from.
+
+    Raises:
+        UserError: another run's checkpoints are there; on `resume`, none that fits.
+    """
+    from tsarch.checkpoint.store import Store
+    from tsarch.run.resume import check_same_run, checkpoint_url, find_resume_point
+
+    store = Store(checkpoint_url(config, path))
+    try:
+        taken = config.checkpoint.folder is not None and bool(store.steps())
+    except Exception as error:  # every protocol has errors of its own
+        raise UserError.single(
+            f"checkpoint.folder: {store.url}", f"can't be read: {one_line(error)}."
+        ) from None
+    if not resume:
+        if taken:
+            raise UserError.single(
+                f"checkpoint.folder: {store.url}",
+                "holds checkpoints already.",
+                "Choose another folder, or go on with their run: --resume.",
+            )
+        return store, None
+    store.sweep()
+    point = find_resume_point(store, reporter.say)
+    check_same_run(config, point.config)
+    reporter.say(f"going on from {store.place(point.step)}")
+    return store, point
+
+
+def _open_folder(path: Path, config: Config, point: Any) -> Any:
+    """The run folder; on resuming as it was at the checkpoint."""
+    from tsarch.run.run_folder import Lines, RunFolder
+
+    if point is None:
+        return RunFolder(path, config)
+    from tsarch.run.resume import restore_model
+
+    restore_model(point, path / "model")
+    progress = point.progress
+    lines = Lines(progress.num_rows, progress.num_evaluations, progress.num_rows)
+    return RunFolder(path, config, lines)
 
 
 def _balance(

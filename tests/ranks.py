@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +36,7 @@ def run_ranks(
     errors = [value for value in found.values() if isinstance(value, BaseException)]
     if errors:
         raise errors[0]
-    return [found[rank] for rank in range(num_ranks)]
+    return [pickle.loads(found[rank]) for rank in range(num_ranks)]
 
 
 def _run(function: Callable[..., Any], rank: int, num_ranks: int, port: int, results: Any) -> None:
@@ -53,6 +54,6 @@ def _run(function: Callable[..., Any], rank: int, num_ranks: int, port: int, res
     except BaseException as error:
         results.put((rank, RuntimeError(f"rank {rank}: {error!r}")))
         raise
-    results.put((rank, value))
+    results.put((rank, pickle.dumps(value)))  # by value: a shared tensor ends with its process
     results.close()
     results.join_thread()

@@ -28,6 +28,7 @@ LAYERS = [
     ],
     ["tsarch.schedule"],
     ["tsarch.records", "tsarch.seeding"],
+    ["tsarch.checkpoint"],
     ["tsarch.data", "tsarch.models", "tsarch.losses", "tsarch.parallel"],
     ["tsarch.tasks"],
     ["tsarch.stage"],

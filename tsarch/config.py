@@ -388,6 +388,33 @@ class EvaluationConfig(Section):
     """`qa`: windows that the student reads of a question, around the teacher's best spans."""
 
 
+class CheckpointConfig(Section):
+    """When a run is saved so that it can be resumed, and where."""
+
+    folder: str | None = None
+    """Folder of the checkpoints, or an fsspec URL such as `s3://bucket/path` that all hosts reach.
+    Default: `checkpoints` in the run folder."""
+    every_steps: PositiveInt | None = None
+    """Steps (batches) between two checkpoints. Default: not by steps."""
+    every_s: PositiveFloat | None = 600.0
+    """Seconds between two checkpoints; `null`: not by time."""
+    at_epochs: bool = True
+    """Save at the end of each epoch, after its validation if it has one."""
+    keep_last: PositiveInt = 2
+    """Number of newest checkpoints to keep: more than one, so that a damaged one isn't the end."""
+    keep_best: NonNegativeInt = 0
+    """Number of checkpoints to keep besides, those with the best validation (`model/` has the
+    best weights anyway)."""
+
+
+class FailureConfig(Section):
+    """What a run puts up with."""
+
+    max_bad_steps: NonNegativeInt = 10
+    """Steps in a row with a loss or gradient that is not finite, and so without an update, after
+    which one more ends the run."""
+
+
 class LinkConfig(Section):
     """What travels between the stages."""
 
@@ -513,6 +540,10 @@ class Config(Section):
     """Validation and early stopping."""
     decoding: DecodingConfig = DecodingConfig()
     """How texts are generated."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving the run so that it can be resumed."""
+    failure: FailureConfig = FailureConfig()
+    """What the run puts up with."""
     link: LinkConfig = LinkConfig()
     """Boundary messages between the stages."""
     topology: TopologyConfig = Field(default=TopologyConfig(), json_schema_extra=_or_auto)

@@ -58,3 +58,14 @@ class ReplicaDriftError(RuntimeError):
 
 class RunFailedError(RuntimeError):
     """A run that ended because a rank failed; the message names the rank and the cause."""
+
+
+class InterruptedRunError(RuntimeError):
+    """A run that was told to end, and has saved where it was."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        self.signal_number = signal_number
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[InterruptedRunError], tuple[int, str]]:
+        return (InterruptedRunError, (self.signal_number, str(self)))

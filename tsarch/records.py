@@ -151,6 +151,10 @@ class TickReport:
     """Real tokens of the step's *global* batch."""
     grad_norm: float | None = None
     """Global gradient norm of the stage before clipping; None: not updated."""
+    skipped: bool = False
+    """Whether the stage's update was left out, since its loss or gradient was not finite."""
+    tied_skipped: bool = False
+    """The same of the tied table's update."""
     learning_rate_factor: float = 0.0
     busy_s: float = 0.0
     """Seconds of work, waiting left out."""

@@ -45,6 +45,10 @@ class Table:
         """Where the rows of tokens are stored."""
         return self._slots[token_ids]
 
+    def tokens(self, slots: slice) -> IntArray:
+        """The tokens whose rows are stored in `slots`."""
+        return np.argsort(self._slots)[slots]
+
     def rows(self, token_ids: IntArray) -> Tensor:
         """(tokens, width) copy of the rows of `token_ids`."""
         return self.storage[self._index(token_ids)]
@@ -55,8 +59,12 @@ class Table:
 
     def load(self, values: Tensor) -> None:
         """Put in (vocabulary, width) values in the order of tokens."""
+        self.put(np.arange(len(self)), values)
+
+    def put(self, token_ids: IntArray, rows: Tensor) -> None:
+        """Put in (tokens, width) rows of `token_ids`."""
         with torch.no_grad():
-            self.storage[self._index(np.arange(len(self)))] = values.to(self.storage)
+            self.storage[self._index(token_ids)] = rows.to(self.storage)
 
     def _index(self, token_ids: IntArray) -> Tensor:
         return torch.from_numpy(self.slots(token_ids)).to(self.storage.device)

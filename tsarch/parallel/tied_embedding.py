@@ -9,8 +9,9 @@ replica steps the same optimizer on the same sum, so that all replicas stay bitw
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tsarch.checkpoint.host_copies import Keep
+from tsarch.checkpoint.optimizer_state import OPTIMIZER_STATE, state_tensors
 from tsarch.errors import ReplicaDriftError
 from tsarch.parallel.gradient_norm import clip_by_global_norm
 from tsarch.parallel.groups import ProcessGroup
@@ -109,7 +112,7 @@ class TiedEmbedding:
         self._topology = topology
         self._num_local_stages = num_local_stages
         self._exchanges: dict[int, _Exchange] = {}
-        self._finished: dict[int, int] = {}
+        self._finished: dict[int, tuple[int, bool]] = {}
         self._shards = _Shards.of(table, group if shard_optimizer else None)
         self._optimizer = None
         if make_optimizer is not None:
@@ -166,25 +169,32 @@ class TiedEmbedding:
         state = self._exchanges.get(exchange)
         return state is None or state.num_started == self._num_local_stages
 
-    def finish(self, exchange: int) -> None:
-        """Wait for the sum and update the table; the last local stage's call cleans up."""
-        finished = self._finished.pop(exchange, 0) + 1
-        if finished < self._num_local_stages:
-            self._finished[exchange] = finished
-        if finished > 1:
-            return
-        state = self._exchanges.pop(exchange)
-        if state.work is not None:
-            self._wait(state.work)
-        self._step(state)
-        self._publish()
+    def finish(self, exchange: int) -> bool:
+        """Wait for the sum and update the table; the last local stage's call cleans up.
 
-    def _step(self, state: _Exchange) -> None:
-        """One optimizer step on the summed gradient (the dense one, whatever travelled)."""
+        Returns:
+            Whether the table was updated. It is not if the sum, which all ranks of both stages
+            have alike, is not finite.
+        """
+        finished, updated = self._finished.pop(exchange, (0, True))
+        if finished == 0:
+            state = self._exchanges.pop(exchange)
+            if state.work is not None:
+                self._wait(state.work)
+            updated = self._step(state)
+            if updated:
+                self._publish()
+        if finished + 1 < self._num_local_stages:
+            self._finished[exchange] = finished + 1, updated
+        return updated
+
+    def _step(self, state: _Exchange) -> bool:
+        """One optimizer step on the summed gradient (the dense one, whatever travelled), if that
+        is finite."""
         assert self._optimizer is not None
         assert self._own.grad is not None
-        if self._clip_norm > 0:
-            clip_by_global_norm([state.buffer], self._clip_norm)
+        if not math.isfinite(clip_by_global_norm([state.buffer], self._clip_norm)):
+            return False
         own = self._shards.own
         places: Tensor | slice = slice(None)
         gradient = state.buffer[own]
@@ -198,6 +208,50 @@ class TiedEmbedding:
             group["lr"] = self._learning_rate * state.learning_rate_factor
         self._optimizer.step()
         self._own.grad[places] = 0.0
+        return True
+
+    def keep_state(self, keep: Keep) -> None:
+        """Hand this rank's share of the rows and of their optimizer state to `keep`, each kind of
+        rows with its tokens. All ranks' shares together are the whole table, whether the optimizer
+        is sharded or not."""
+        share = _Shards.of(self.table, self._group).own
+        keep("trained/tokens", torch.from_numpy(self.table.tokens(share)))
+        keep("trained/value", self.table.storage[share])
+        start = self._shards.own.start
+        state = {} if self._optimizer is None else state_tensors(self._optimizer, self._own)
+        for name, value in state.items():
+            if value.dim() == 0:
+                keep(name, value)
+            else:
+                keep(f"trained/{name}", value[share.start - start : share.stop - start])
+        if self._group is None or self._group.rank() == 0:
+            rest = slice(self.table.num_trained, len(self.table))
+            keep("rest/tokens", torch.from_numpy(self.table.tokens(rest)))
+            keep("rest/value", self.table.storage[rest])
+
+    def restore_state(self, shares: Sequence[Mapping[str, Tensor]]) -> None:
+        """Put in what the ranks of some run, this one's or another's, have given to `keep`."""
+        for share in shares:
+            for kind in ("trained", "rest"):
+                if f"{kind}/tokens" in share:
+                    self.table.put(share[f"{kind}/tokens"].numpy(), share[f"{kind}/value"])
+        names = {name.removeprefix("trained/") for share in shares for name in share}
+        names &= set(OPTIMIZER_STATE)
+        if self._optimizer is None or not names:
+            return
+        state = self._optimizer.state[self._own]
+        for name in sorted(names):
+            if name == "step":
+                state[name] = shares[0][name].clone().to(self._own.device)
+                continue
+            state[name] = torch.zeros_like(self._own)
+            for share in shares:
+                slots = self.table.slots(share["trained/tokens"].numpy())
+                own = self._shards.own
+                mine = np.flatnonzero((slots >= own.start) & (slots < own.stop))
+                places = torch.from_numpy(slots[mine] - own.start).to(self._own.device)
+                values = share[f"trained/{name}"][torch.from_numpy(mine)]
+                state[name][places] = values.to(self._own.device)
 
     def _publish(self) -> None:
         """With sharded optimizer state: every rank sends the rows that it has updated."""

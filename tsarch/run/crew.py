@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
 from tsarch.config import Config, Mode, TopologyConfig
 from tsarch.parallel.groups import choose_device
 from tsarch.records import Predictions, Survey, Texts, TickReport, Windows
@@ -23,8 +24,17 @@ class Crew(Protocol):
 
     topology: Topology
 
-    def train(self, start: int, stop: int) -> Iterator[list[TickReport]]:
-        """Train on the steps `start` … `stop` − 1; yields reports as they come in."""
+    def train(
+        self, start: int, stop: int, resume: Resume | None = None, cuts: Cuts | None = None
+    ) -> Iterator[list[TickReport]]:
+        """Train on the steps `start` … `stop` − 1, or what is left of them on `resume`; yields
+        reports as they come in, and takes checkpoints where `cuts` says."""
+
+    def take_checkpoint(self, cut: Cut) -> list[Stall]:
+        """Take a checkpoint now, between two calls of `train`."""
+
+    def checkpoint_written(self, wait: bool) -> list[Written] | None:
+        """What all ranks have written of the checkpoint under way; None: not all of it yet."""
 
     def survey(self, split: str) -> list[Survey]:
         """The teachers' predictions of a split, before windows are chosen."""
@@ -67,10 +77,28 @@ class LocalCrew:
         self.topology = wiring.topology
         self._rank = Rank(config, prepared, wiring)
 
-    def train(self, start: int, stop: int) -> Iterator[list[TickReport]]:
+    def train(
+        self, start: int, stop: int, resume: Resume | None = None, cuts: Cuts | None = None
+    ) -> Iterator[list[TickReport]]:
         """One tick after the other."""
-        for _ in range(self._rank.begin(start, stop)):
+        num_ticks = self._rank.begin(start, stop, resume)
+        first = start if resume is None else resume.tick
+        for tick in range(first, first + num_ticks):
+            cut = None if cuts is None else cuts.due(tick)
+            if cuts is not None and cut is not None:
+                cuts.taken(tick, self.take_checkpoint(cut))
+            if cuts is not None and cuts.stopping:
+                return
             yield self._rank.advance(1)
+
+    def take_checkpoint(self, cut: Cut) -> list[Stall]:
+        """Copy, and write in the background."""
+        return [self._rank.take_checkpoint(cut)]
+
+    def checkpoint_written(self, wait: bool) -> list[Written] | None:
+        """What the process has written."""
+        written = self._rank.checkpoint_written(wait)
+        return None if written is None else [written]
 
     def survey(self, split: str) -> list[Survey]:
         """The teacher's predictions."""

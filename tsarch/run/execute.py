@@ -6,6 +6,7 @@ can run without waiting for the other runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -185,11 +186,12 @@ class Executor:
                 factor = self._learning_rate_factor(step)
                 run.report.learning_rate_factor = factor
                 run.report.grad_norm = stage.engine.step(factor)
+                run.report.skipped = not math.isfinite(run.report.grad_norm)
                 stage.rows.forget(step)
             case StartTiedExchange():
                 self._start_exchange(run.stage, instruction)
             case FinishTiedExchange(exchange):
-                self._tied.finish(exchange)
+                run.report.tied_skipped |= not self._tied.finish(exchange)
 
     def _start_exchange(self, stage: Stage, start: StartTiedExchange) -> None:
         touched = self._require_feed.touched(tuple(step for _, step in start.contributions))

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from tsarch.checkpoint.cut import Resume
+from tsarch.checkpoint.progress import BestRecord, Progress
+from tsarch.checkpoint.store import Store
 from tsarch.config import Config, Mode
+from tsarch.config_loading import dump_config
+from tsarch.errors import InterruptedRunError, RunFailedError
 from tsarch.records import Predictions
+from tsarch.run.bad_batch import save_bad_batch
 from tsarch.run.balance import Proposal
+from tsarch.run.checkpoints import CheckpointKeeper
 from tsarch.run.clock import now_s
 from tsarch.run.crew import Crew
 from tsarch.run.evaluate import (
@@ -23,10 +30,12 @@ from tsarch.run.evaluate import (
     score,
 )
 from tsarch.run.feeds import batch_plan, num_training_steps
-from tsarch.run.metrics import StepTable, show_metric
+from tsarch.run.interrupt import Interrupt
+from tsarch.run.metrics import Row, StepTable, show_metric
 from tsarch.run.model_files import TaskFile, replace_folder, save_description
 from tsarch.run.prepare import Prepared
 from tsarch.run.progress import LiveNumbers, Reporter
+from tsarch.run.resume import ResumePoint, data_fingerprint, ranks_record
 from tsarch.run.run_folder import RunFolder
 from tsarch.run.texts import Sample, with_texts
 from tsarch.tasks.base import Metrics
@@ -57,8 +66,11 @@ class Trainer:
         crew: Crew,
         folder: RunFolder,
         reporter: Reporter,
+        store: Store,
         proposal: Proposal | None = None,
+        point: ResumePoint | None = None,
     ) -> None:
+        """`store`: where checkpoints go. `point`: the one that the run goes on from."""
         self._config = config
         self._prepared = prepared
         self._crew = crew
@@ -71,33 +83,133 @@ class Trainer:
         self._steps = StepTable(crew.topology)
         self._best: _Best | None = None
         self._samples: list[Sample] = []
+        self._before: dict[Mode, Metrics] | None = None
         self._started_s = now_s()
+        self._bad_rows: list[Row] = []
+        self._data = data_fingerprint(prepared)
+        self._interrupt = Interrupt(reporter.say)
+        self._keeper = CheckpointKeeper(
+            config.checkpoint,
+            store,
+            crew,
+            self._interrupt,
+            self._progress,
+            dump_config(config),
+            self._model_folder,
+            reporter.say,
+        )
+        self._point = point
+        if point is not None:
+            self._restore(point)
 
     def run(self) -> dict[str, Any]:
-        """Train; returns what `summary.json` holds."""
-        before = self._before()
-        with self._reporter.training(self._num_steps):
-            for epoch, (start, stop) in enumerate(self._epochs()):
-                self._train(epoch, start, stop)
-                last = stop == self._num_steps
-                if last or (epoch + 1) % self._config.evaluation.every_epochs == 0:
-                    self._validate(epoch, stop)
-                if self._patience_is_over():
-                    self._reporter.say(f"no better result in {self._best_age} validations: stop")
-                    break
+        """Train; returns what `summary.json` holds.
+
+        Raises:
+            InterruptedRunError: SIGTERM or Ctrl-C came; a checkpoint has been written.
+            RunFailedError: too many steps in a row were not finite, or a rank failed.
+        """
+        if self._point is None:
+            self._before = self._measure_before()
+        try:
+            with self._interrupt, self._reporter.training(self._num_steps):
+                self._train_epochs()
+            self._keeper.finish()
+        finally:
+            self._keeper.close()
         self._crew.check_replicas(self._num_steps)
         stats = self._crew.stats()
         after = self._after()
-        summary = self._summary(before, after, stats)
+        summary = self._summary(after, stats)
         self._folder.write_summary(summary)
         return summary
+
+    def _train_epochs(self) -> None:
+        resume, first = None, 0
+        if self._point is not None:
+            resume = self._point.resume(self._config)
+            first = self._point.progress.epoch + self._point.progress.epoch_done
+        for epoch, (start, stop) in list(enumerate(self._epochs()))[first:]:
+            if self._patience_is_over():
+                self._reporter.say(f"no better result in {self._best_age} validations: stop")
+                break
+            self._train(epoch, start, stop, resume)
+            resume = None
+            if not self._keeper.stopping:
+                last = stop == self._num_steps
+                score = None
+                if last or (epoch + 1) % self._config.evaluation.every_epochs == 0:
+                    score = self._validate(epoch, stop)
+                self._keeper.end_epoch(score)
+            if self._keeper.stopping:
+                self._end_early()
+
+    def _end_early(self) -> None:
+        """Wait for the checkpoint and end the run.
+
+        Raises:
+            InterruptedRunError: always.
+        """
+        self._keeper.finish()
+        assert self._interrupt.signal is not None
+        number = self._interrupt.signal
+        saved = f"saved at step {self._keeper.last}" if self._keeper.last else "NOT saved"
+        raise InterruptedRunError(
+            number,
+            f"ended by {number.name}, {saved}. "
+            f"Go on with: tsarch train {self._folder.path} --resume",
+        )
+
+    def _progress(self, epoch: int, tick: int, epoch_done: bool) -> Progress:
+        """What a checkpoint needs to know of the driver."""
+        best = None
+        if self._best is not None:
+            best = BestRecord(
+                metrics=cast(dict[str, Metrics], self._best.evaluation.metrics),
+                joint_weight=self._best.evaluation.joint_weight,
+                score=self._best.score,
+                epoch=self._best.epoch,
+                num_worse=self._best.num_worse,
+            )
+        return Progress(
+            epoch=epoch,
+            tick=tick,
+            epoch_done=epoch_done,
+            ranks=ranks_record(self._config),
+            data=self._data,
+            before=cast(dict[str, Metrics] | None, self._before),
+            best=best,
+            table=self._steps.state(),
+            num_rows=self._folder.lines.num_rows,
+            num_evaluations=self._folder.lines.num_evaluations,
+            wall_s=now_s() - self._started_s,
+            resumes=self._num_resumes,
+        )
+
+    def _restore(self, point: ResumePoint) -> None:
+        """Know what the driver knew."""
+        progress = point.progress
+        self._before = cast(dict[Mode, Metrics] | None, progress.before)
+        if progress.best is not None:
+            best = progress.best
+            evaluation = Evaluation(cast(dict[Mode, Metrics], best.metrics), best.joint_weight)
+            self._best = _Best(evaluation, best.score, best.epoch, best.num_worse)
+        ranks = progress.ranks
+        replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
+        self._steps.restore(progress.table, replicas)
+        self._started_s -= progress.wall_s
+        self._keeper.resumed_at(point.step)
+
+    @property
+    def _num_resumes(self) -> int:
+        return 0 if self._point is None else self._point.progress.resumes + 1
 
     def _epochs(self) -> list[tuple[int, int]]:
         """(first step, stop) of every epoch, up to the run's last step."""
         bounds = zip(self._plan.epoch_starts, self._plan.epoch_starts[1:])
         return [(a, min(b, self._num_steps)) for a, b in bounds if a < self._num_steps]
 
-    def _before(self) -> dict[Mode, Metrics] | None:
+    def _measure_before(self) -> dict[Mode, Metrics] | None:
         if not self._config.evaluation.before:
             return None
         self._reporter.say("measuring the test split before training")
@@ -119,18 +231,53 @@ class Trainer:
         self._folder.write_texts(when, [sample.as_json() for sample in self._samples])
         return result
 
-    def _train(self, epoch: int, start: int, stop: int) -> None:
+    def _train(self, epoch: int, start: int, stop: int, resume: Resume | None) -> None:
         self._steps.start_span(now_s())
         totals, topology = self._steps.totals, self._crew.topology
-        for reports in self._crew.train(start, stop):
+        self._keeper.begin_epoch(epoch, start if resume is None else resume.tick, stop)
+        for reports in self._crew.train(start, stop, resume, self._keeper):
             self._folder.write_trace(reports, epoch)
             for row in self._steps.add(reports, epoch):
                 self._folder.write_row(row)
                 shares = {s.value: totals.busy_share(s, topology) for s in Stage}
                 numbers = LiveNumbers(row, totals.tokens_per_s, shares)
                 self._reporter.step(numbers, totals.steps, self._num_steps)
+                self._check_numbers(row)
+            self._keeper.tend()
 
-    def _validate(self, epoch: int, step: int) -> None:
+    def _check_numbers(self, row: Row) -> None:
+        """Count steps that were not finite.
+
+        Raises:
+            RunFailedError: too many in a row; names the file with the batch of the first.
+        """
+        num_bad, limit = self._steps.totals.bad_in_a_row, self._config.failure.max_bad_steps
+        if num_bad == 0:
+            self._bad_rows.clear()
+            return
+        self._bad_rows.append(row)
+        step = int(row["step"] or 0)
+        if num_bad == 1:
+            self._reporter.say(
+                f"warning: step {step}: loss or gradient is not finite; its update is left out"
+            )
+        if num_bad > limit:
+            first = step - num_bad + 1
+            path = save_bad_batch(
+                self._folder.path / "bad-batches",
+                self._config,
+                self._prepared,
+                self._plan,
+                first,
+                self._bad_rows,
+            )
+            raise RunFailedError(
+                f"loss or gradient was not finite in {num_bad} steps in a row, from step {first} "
+                f"on (failure.max_bad_steps: {limit}). The batch of step {first}: {path}"
+            )
+
+    def _validate(self, epoch: int, step: int) -> float:
+        """Measure the validation split and keep the weights if they are the best; the score."""
         predictions = self._predict("validation", JOINT_WEIGHTS)
         split = self._prepared.splits["validation"]
         evaluation = choose_and_evaluate(self._task, split, predictions)
@@ -148,6 +295,7 @@ class Trainer:
         else:
             assert self._best is not None
             self._best.num_worse += 1
+        return own
 
     def _predict(self, name: str, joint_weights: list[float]) -> list[Predictions]:
         split = self._prepared.splits[name]
@@ -182,9 +330,7 @@ class Trainer:
         weight = self._best.evaluation.joint_weight
         return self._test(weight, "after")
 
-    def _summary(
-        self, before: dict[Mode, Metrics] | None, after: Evaluation, stats: dict[Stage, list[Any]]
-    ) -> dict[str, Any]:
+    def _summary(self, after: Evaluation, stats: dict[Stage, list[Any]]) -> dict[str, Any]:
         assert self._best is not None
         totals, topology = self._steps.totals, self._crew.topology
         steps = max(totals.steps, 1)
@@ -196,7 +342,7 @@ class Trainer:
             "embedding_parameters": stats[Stage.TEACHER][0].stage_parameters["embedding"],
             "main_metric": self._task.main_metric,
             "lower_is_better": self._task.lower_is_better,
-            "before": before,
+            "before": self._before,
             "after": after.metrics,
             "validation": self._best.evaluation.metrics,
             "best_epoch": self._best.epoch,
@@ -223,6 +369,9 @@ class Trainer:
             "num_cut_tokens": {n: s.num_cut_tokens for n, s in self._prepared.splits.items()},
             "balance": None if self._proposal is None else self._proposal.as_json(),
             "samples": [sample.as_json() for sample in self._samples[:_NUM_SAMPLES]],
+            "bad_steps": totals.bad_steps,
+            "checkpoints": self._keeper.costs.summary(),
+            "resumes": self._num_resumes,
             "restarts": 0,
         }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from tsarch.records import LossParts, TickReport
 from tsarch.topology import Stage, Topology
@@ -22,6 +23,7 @@ class _Pending:
     num_reports: int = 0
     num_tokens: int = 0
     factor: float = 0.0
+    skipped: list[str] = field(default_factory=list)
     grad_norms: dict[str, float | None] = field(default_factory=dict)
     busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in Stage})
     link_bytes: int = 0
@@ -34,13 +36,33 @@ class _Pending:
 
 
 class StepTable:
-    """Makes a row of every step as soon as all ranks of both stages have reported it."""
+    """Makes a row of every step as soon as all ranks of both stages have reported it.
+
+    Its `state` is JSON, for checkpoints.
+    """
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._pending: dict[int, _Pending] = {}
         self._last_end_s = 0.0
         self.totals = Totals()
+
+    def state(self) -> dict[str, Any]:
+        """Totals, and the steps that not all ranks have reported yet: those that one stage has
+        done (all its ranks) and the other has not."""
+        pending = {str(step): asdict(own) for step, own in self._pending.items()}
+        return {"totals": self.totals.state(), "pending": pending}
+
+    def restore(self, state: dict[str, Any], replicas: dict[Stage, int]) -> None:
+        """Go on from a `state`, of ranks of `replicas`."""
+        self.totals = Totals.restored(state["totals"])
+        for stage, number in replicas.items():
+            # Shares of the time stay what they were, if now other ranks share it.
+            self.totals.busy_s[stage] *= self._topology.replicas(stage) / number
+        for step, own in state["pending"].items():
+            pending = _Pending(**{**own, "losses": LossParts(own["losses"]["means"])})
+            pending.num_reports = self._topology.teacher_replicas
+            self._pending[int(step)] = pending
 
     def start_span(self, now_s: float) -> None:
         """Training begins (again) now; time before does not count."""
@@ -69,9 +91,12 @@ class StepTable:
         self.totals.steps += 1
         self.totals.tokens += p.num_tokens
         self.totals.train_s += wall_s
+        self.totals.bad_steps += bool(p.skipped)
+        self.totals.bad_in_a_row = self.totals.bad_in_a_row + 1 if p.skipped else 0
         row: Row = {"step": step, "epoch": epoch}
-        row |= {f"loss_{name}": value for name, value in p.losses.means.items()}
-        row |= {f"grad_norm_{stage}": norm for stage, norm in p.grad_norms.items()}
+        row |= {f"loss_{name}": _finite(value) for name, value in p.losses.means.items()}
+        row |= {f"grad_norm_{stage}": _finite(norm) for stage, norm in p.grad_norms.items()}
+        row["skipped"] = len(p.skipped)
         row |= {"learning_rate_factor": p.factor, "tokens": p.num_tokens, "wall_s": wall_s}
         row["tokens_per_s"] = p.num_tokens / wall_s if wall_s > 0 else None
         for stage in Stage:
@@ -82,11 +107,19 @@ class StepTable:
         return row
 
 
+def _finite(value: float | None) -> float | None:
+    """None for what JSON has no number for."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _merge(pending: _Pending, report: TickReport) -> None:
     pending.losses += report.losses
     pending.num_reports += 1
     pending.num_tokens = report.num_tokens
     pending.factor = max(pending.factor, report.learning_rate_factor)
+    for name, skipped in ((report.stage, report.skipped), ("embedding", report.tied_skipped)):
+        if skipped and name not in pending.skipped:
+            pending.skipped.append(name)
     if report.replica == 0:
         pending.grad_norms[report.stage] = report.grad_norm
     pending.busy_s[report.stage] += report.busy_s
@@ -106,6 +139,10 @@ class Totals:
     steps: int = 0
     tokens: int = 0
     """Real tokens that both stages trained on."""
+    bad_steps: int = 0
+    """Steps with an update left out, since a loss or gradient was not finite."""
+    bad_in_a_row: int = 0
+    """The same up to the last step, without a good one between them."""
     train_s: float = 0.0
     """Seconds of training as the driver sees them: validation left out, the start of each epoch
     (telling the ranks, the first plans) included."""
@@ -124,6 +161,18 @@ class Totals:
     _past_spans_s: float = 0.0
     _span_started_s: float = math.inf
     _span_ended_s: float = -math.inf
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        public = {f.name: getattr(self, f.name) for f in fields(self) if f.name[0] != "_"}
+        return {**public, "pipeline_s": self.pipeline_s}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> Totals:
+        """Totals that go on from a `state`."""
+        totals = cls(**{name: value for name, value in state.items() if name != "pipeline_s"})
+        totals._past_spans_s = state["pipeline_s"]
+        return totals
 
     def start_span(self) -> None:
         """The pipeline was drained; what comes now does not belong to the time before."""

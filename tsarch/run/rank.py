@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Config, Mode
 from tsarch.models.construction import WHOLE, Construction, num_elements
 from tsarch.parallel.groups import ProcessGroup
@@ -28,14 +29,21 @@ from tsarch.records import (
     TokenizedSplit,
     Windows,
 )
-from tsarch.run.execute import Executor, LocalStages
+from tsarch.run.execute import Executor, LocalStages, Ticks
 from tsarch.run.feeds import batch_plan, evaluation_feed, num_training_steps, training_feed
 from tsarch.run.generate import GenerationSpec, Generator, chosen_contexts
 from tsarch.run.learning_rate import learning_rate_factor
 from tsarch.run.model_files import load_table, load_weights, save_table, save_weights
 from tsarch.run.prepare import Prepared
+from tsarch.run.rank_checkpoint import RankCheckpoint
 from tsarch.run.rank_stats import RankStats
-from tsarch.schedule.plan import Alternation, Span, forward_programs, training_programs
+from tsarch.schedule.plan import (
+    Alternation,
+    Span,
+    forward_programs,
+    resumed,
+    training_programs,
+)
 from tsarch.seeding import torch_seed
 from tsarch.stage.build import (
     build_student,
@@ -116,12 +124,16 @@ class Rank:
         )
         self._num_steps = num_training_steps(config, plan)
         self._executor = Executor(self._stages, self._link, self.tied, self._rate)
-        self._tick = 0
-        ranks = [wiring.topology.rank(*place) for place in wiring.stages]
-        torch.manual_seed(torch_seed(config.run.seed, "dropout", *ranks))
+        self._tick = self._start = 0
+        self._programs: Ticks = dict.fromkeys(Stage, ())
+        self._checkpoint = RankCheckpoint(
+            self._stages, self.tied, self._link, self._training, wiring.topology
+        )
+        self._seed_dropout()
 
-    def begin(self, start: int, stop: int) -> int:
-        """Take up the steps `start` … `stop` − 1; returns the number of ticks."""
+    def begin(self, start: int, stop: int, resume: Resume | None = None) -> int:
+        """Take up the steps `start` … `stop` − 1, from their first tick on or from that of a
+        checkpoint; returns the number of ticks. On `resume` all ranks call it together."""
         schedule = self._config.schedule
         alternation = Alternation(
             schedule.alternation.teacher_steps, schedule.alternation.student_steps
@@ -136,10 +148,26 @@ class Rank:
         )
         for engine in self._engines.values():
             engine.train(True)
+        self._programs, self._start, self._tick = ticks, start, start
+        if resume is not None:
+            self._tick = resume.tick
+            ticks, in_flight = resumed(ticks, resume.tick - start)
+            self._checkpoint.restore(resume.cut, in_flight, resume.same_ranks)
+            if not resume.same_ranks:
+                self._seed_dropout(resume.tick)
         trace = self._config.run.trace
-        self._executor.load(ticks, self._training, first_tick=start, trace=trace)
-        self._tick = start
+        self._executor.load(ticks, self._training, first_tick=self._tick, trace=trace)
         return len(ticks[Stage.TEACHER])
+
+    def take_checkpoint(self, cut: Cut) -> Stall:
+        """Copy the state to host memory and start writing it (all ranks call it, after the same
+        tick). The one before must have been written."""
+        _, in_flight = resumed(self._programs, self._tick - self._start)
+        return self._checkpoint.take(cut, in_flight)
+
+    def checkpoint_written(self, wait: bool) -> Written | None:
+        """What has been written of the checkpoint under way; None: not all yet."""
+        return self._checkpoint.written(wait)
 
     def advance(self, num_ticks: int) -> list[TickReport]:
         """Run the next ticks of what `begin` took up.
@@ -279,6 +307,11 @@ class Rank:
     def perturb_table(self, amount: float) -> None:
         """Fault injection for tests: make this replica of the table differ."""
         self.tied.table.storage[0, 0] += amount
+
+    def _seed_dropout(self, *tick: int) -> None:
+        """Random numbers of this process's own, anew."""
+        ranks = [self._wiring.topology.rank(*place) for place in self._wiring.stages]
+        torch.manual_seed(torch_seed(self._config.run.seed, "dropout", *ranks, *tick))
 
     @property
     def _vocabulary(self) -> int | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from tsarch.config import Config
 from tsarch.config_loading import dump_config
@@ -41,6 +44,29 @@ def choose_folder(config: Config) -> Path:
     return folder.absolute()
 
 
+def resumed_folder(config: Config) -> Path:
+    """The folder of the run that `config` started last: `run.folder`, or of the folders that its
+    `run.name` got the one with the highest number.
+
+    Raises:
+        UserError: there is none, or its run is complete.
+    """
+    folder = Path(config.run_folder).expanduser().absolute()
+    if config.run.folder is None:
+        numbered = re.compile(rf"^{re.escape(folder.name)}(?:-(\d+))?$")
+        matches = [m for p in folder.parent.glob("*") if (m := numbered.match(p.name))]
+        if matches:
+            newest = max(matches, key=lambda m: int(m.group(1) or 1))
+            folder = folder.parent / newest.string
+    if not _is_taken(folder):
+        raise UserError.single(
+            f"--resume: {folder}", "nothing to resume: there is no run.", "Start without --resume."
+        )
+    if (folder / "summary.json").exists():
+        raise UserError.single(f"--resume: {folder}", "nothing to resume: the run is complete.")
+    return folder
+
+
 def _is_taken(folder: Path) -> bool:
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
@@ -52,18 +78,42 @@ def write_atomically(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+@dataclass
+class Lines:
+    """How much of a run is in its files."""
+
+    num_rows: int = 0
+    num_evaluations: int = 0
+    next_step: int = 0
+    """First step that is not in them."""
+
+
+def _open(path: Path, num_lines: int) -> TextIO:
+    """A file to write lines to, after its first `num_lines` (or as many as it has)."""
+    if not num_lines or not path.exists():
+        return path.open("w", encoding="utf-8")
+    with path.open(encoding="utf-8") as file:
+        kept = "".join(islice(file, num_lines))
+    write_atomically(path, kept)
+    return path.open("a", encoding="utf-8")
+
+
 class RunFolder:
     """Writes a run's files as it goes."""
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: Config, resumed_at: Lines | None = None) -> None:
+        """`resumed_at`: what the run had written when it was saved; what it wrote later goes."""
         from torch.utils.tensorboard import FileWriter
 
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", dump_config(config))
-        self._metrics = (path / "metrics.jsonl").open("w", encoding="utf-8")
-        self._evaluations = (path / "evaluations.jsonl").open("w", encoding="utf-8")
+        self.lines = resumed_at or Lines()
+        self._metrics = _open(path / "metrics.jsonl", self.lines.num_rows)
+        self._evaluations = _open(path / "evaluations.jsonl", self.lines.num_evaluations)
         self._curves = FileWriter(str(path / "tensorboard"))
+        if resumed_at is not None:
+            self._purge_curves(resumed_at.next_step)
         self._trace: TraceWriter | None = None
         if config.run.trace:
             topology = Topology.from_config(config.topology)
@@ -73,6 +123,7 @@ class RunFolder:
         """One step: a line of `metrics.jsonl` and points of the curves."""
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
+        self.lines.num_rows += 1
         points = {
             f"train/{name}": float(value)
             for name, value in row.items()
@@ -90,6 +141,7 @@ class RunFolder:
         row = {"split": split, "step": step, "metrics": metrics}
         self._evaluations.write(json.dumps(row) + "\n")
         self._evaluations.flush()
+        self.lines.num_evaluations += 1
         points = {
             f"{split}/{mode}/{name}": value
             for mode, values in metrics.items()
@@ -122,6 +174,15 @@ class RunFolder:
         self._curves.close()
         if self._trace is not None:
             self._trace.close()
+
+    def _purge_curves(self, step: int) -> None:
+        """Let TensorBoard drop the points from `step` on, of a run that went further."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        start = SessionLog(status=SessionLog.START)
+        for event in (Event(file_version="brain.Event:2"), Event(session_log=start)):
+            event.step = step
+            self._curves.add_event(event, step)
 
     def _write_points(self, points: dict[str, float], step: int) -> None:
         """Points of several curves as one event: an event each would cost the driver more than

@@ -88,6 +88,18 @@ def training_programs(
     return {stage: tuple(program) for stage, program in programs.items()}
 
 
+def resumed(
+    programs: dict[Stage, tuple[Program, ...]], num_done: int
+) -> tuple[dict[Stage, tuple[Program, ...]], tuple[SendHidden, ...]]:
+    """What is left after the first `num_done` ticks, and what is in flight between the two: sent in
+    those ticks, received later (`overlapped`, where the student is one batch behind)."""
+    done = [i for ticks in programs.values() for tick in ticks[:num_done] for i in tick]
+    received = {(i.step, i.micro_batch) for i in done if isinstance(i, RecvHidden)}
+    sent = [i for i in done if isinstance(i, SendHidden)]
+    left = {stage: ticks[num_done:] for stage, ticks in programs.items()}
+    return left, tuple(i for i in sent if (i.step, i.micro_batch) not in received)
+
+
 def forward_programs(num_batches: int) -> dict[Stage, tuple[Program, ...]]:
     """Evaluation: both stages run forward only over batches 0 … `num_batches` − 1."""
     batches = range(num_batches)

@@ -1,11 +1,12 @@
 """The DeepSpeed engine: ZeRO 0–3 inside one stage's world.
 
-Only it, `deepspeed_config.py` and `zero3.py` import DeepSpeed.
+Only it, `deepspeed_config.py`, `deepspeed_state.py` and `zero3.py` import DeepSpeed.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsarch.models.construction import WHOLE, Construction
+from tsarch.checkpoint.host_copies import Keep
+from tsarch.checkpoint.optimizer_state import keep_parameter, restore_parameter
+from tsarch.data.partition import balance
+from tsarch.models.construction import WHOLE, Construction, full_shape
 from tsarch.parallel.groups import backend_for
 from tsarch.stage.deepspeed_config import engine_config
 from tsarch.stage.engine import (
@@ -24,6 +28,9 @@ from tsarch.stage.engine import (
     clip_gradients,
     make_optimizer,
     parameter_groups,
+    saved_buffers,
+    spoiled_unless_finite,
+    trained_parameters,
 )
 from tsarch.stage.zero3 import zero3_construction
 
@@ -91,9 +98,11 @@ class DeepSpeedEngine:
         self._clips_here = zero_stage == 0 and precision == "fp32"
         self._clip_norm = spec.clip_norm
         self._stage_rank = int(os.environ["RANK"])
+        self._replicas = replicas
         optimizer = make_optimizer(parameter_groups(module, spec), spec)
         self._rates = LearningRates(optimizer)
         self._rates.scale(0.0)
+        self._torch_optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
@@ -128,15 +137,18 @@ class DeepSpeedEngine:
         """
         if hasattr(self._engine.optimizer, "clear_backward_seen_flag"):
             self._engine.optimizer.clear_backward_seen_flag()
-        self._engine.backward(loss * self._loss_scale)
+        self._engine.backward(spoiled_unless_finite(loss) * self._loss_scale)
         if not last:
             self._engine.step()
 
     def step(self, learning_rate_factor: float) -> float:
-        """Reduce, clip, update, clear."""
+        """Reduce, clip, update, clear. Under ZeRO and in bf16 DeepSpeed itself leaves an update out
+        whose norm is not finite, and tells infinity."""
         self._rates.scale(learning_rate_factor)
         if self._clips_here:
             norm = clip_gradients(self.module, self._clip_norm)
+            if not math.isfinite(norm):
+                self.module.zero_grad(set_to_none=True)
             self._engine.step()
             return norm
         self._engine.step()
@@ -162,6 +174,65 @@ class DeepSpeedEngine:
             with self._gathered(tensor, modifier_rank=0), torch.no_grad():
                 if tensor.shape == state[name].shape:
                     tensor.copy_(state[name])
+
+    def keep_state(self, keep: Keep) -> None:
+        """Hand this rank's share to `keep`; under ZeRO the ranks gather parameter by parameter."""
+        parameters = trained_parameters(self.module)
+        sizes = [math.prod(full_shape(p)) for _, p in parameters]
+        shares = balance([name for name, _ in parameters], sizes, self._replicas)
+        own = set(shares[self._stage_rank])
+        if self._is_sharded:
+            from tsarch.stage.deepspeed_state import full_tensors, link_state
+
+            link_state(self._engine.optimizer)
+            for name, parameter in parameters:
+                for kind, tensor in full_tensors(self._engine.optimizer, parameter):
+                    if name in own:
+                        keep(f"{kind}/{name}", tensor)
+        else:
+            masters = self._masters()
+            for name, parameter in parameters:
+                if name in own:
+                    master = masters.get(parameter, parameter)
+                    keep_parameter(self._torch_optimizer, name, master, keep)
+        if self._stage_rank == 0:
+            for name, buffer in saved_buffers(self.module):
+                keep(f"value/{name}", buffer)
+
+    def restore_state(self, saved: Mapping[str, Tensor]) -> None:
+        """Put it in. Every rank of the stage calls it with the same tensors."""
+        parameters = trained_parameters(self.module)
+        if self._is_sharded:
+            from tsarch.stage.deepspeed_state import make_state, set_full
+
+            make_state(self._engine.optimizer, saved, parameters[0][0])
+            for name, parameter in parameters:
+                with self._gathered(parameter, modifier_rank=0), torch.no_grad():
+                    if self._zero_stage < 3 or self._stage_rank == 0:
+                        parameter.copy_(saved[f"value/{name}"])
+                set_full(parameter, name, saved)
+        else:
+            masters = self._masters()
+            for name, parameter in parameters:
+                master = masters.get(parameter, parameter)
+                restore_parameter(self._torch_optimizer, name, master, saved)
+                with torch.no_grad():
+                    parameter.copy_(master)
+        for name, buffer in saved_buffers(self.module):
+            buffer.copy_(saved[f"value/{name}"])
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether fp32 values and optimizer state are in flat tensors, a part on each rank."""
+        return self._zero_stage > 0
+
+    def _masters(self) -> dict[nn.Parameter, nn.Parameter]:
+        """At ZeRO 0: the fp32 parameters that are stepped in place of those in bf16."""
+        own = self._engine.optimizer
+        if self.compute_dtype == torch.float32:
+            return {}
+        groups = zip(own.fp16_groups, own.fp32_groups, strict=True)
+        return {p: master for low, high in groups for p, master in zip(low, high, strict=True)}
 
     def _named_tensors(self) -> list[tuple[str, Tensor]]:
         """What `module.state_dict` holds: parameters, and buffers that are persistent."""

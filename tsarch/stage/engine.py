@@ -6,7 +6,8 @@ DeepSpeed on many ranks in `deepspeed_engine.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from tsarch.checkpoint.host_copies import Keep
+from tsarch.checkpoint.optimizer_state import keep_parameter, restore_parameter
 from tsarch.models.construction import full_shape
 from tsarch.parallel.gradient_norm import clip_by_global_norm
 
@@ -55,13 +58,23 @@ class Engine(Protocol):
         """Accumulate the gradient of the *sum* of all ranks' losses; `last` ends a step."""
 
     def step(self, learning_rate_factor: float) -> float:
-        """Clip, update, clear the gradients; returns the global norm before clipping (or 0)."""
+        """Clip, update, clear the gradients; returns the global norm before clipping (or 0).
+
+        A norm that is not finite is the same on all ranks of the stage, and none of them updates.
+        """
 
     def state_dict(self) -> StateDict | None:
         """All weights on the CPU on the stage's first rank, None on others."""
 
     def load_state_dict(self, state: StateDict) -> None:
         """Put weights in for inference."""
+
+    def keep_state(self, keep: Keep) -> None:
+        """Hand this rank's share of what training changes to `keep`: whole fp32 parameters, their
+        optimizer state, buffers. The shares of a stage's ranks together are all of it."""
+
+    def restore_state(self, saved: Mapping[str, Tensor]) -> None:
+        """Put in what the ranks of a stage, of any number and ZeRO stage, have given to `keep`."""
 
 
 def parameter_groups(module: nn.Module, spec: OptimizerSpec) -> list[dict[str, Any]]:
@@ -84,6 +97,17 @@ def parameter_groups(module: nn.Module, spec: OptimizerSpec) -> list[dict[str, A
     ]
 
 
+def trained_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters that training changes; the others come from the model's files again."""
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+def saved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Names and buffers that belong to the weights."""
+    names = set(module.state_dict())
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in names]
+
+
 def make_optimizer(groups: Iterable[dict[str, Any]], spec: OptimizerSpec) -> torch.optim.Optimizer:
     """AdamW or SGD over parameter groups; the fused kernels where torch has them."""
     if spec.name == "sgd":
@@ -97,6 +121,15 @@ def clip_gradients(module: nn.Module, clip_norm: float) -> float:
     """Clip all gradients of a module; returns their norm before."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     return clip_by_global_norm(gradients, clip_norm)
+
+
+def spoiled_unless_finite(loss: Tensor) -> Tensor:
+    """The loss itself, to the last bit; if it is not finite, one whose gradient is NaN everywhere.
+
+    So a bad loss on one rank makes every sum that its gradient enters bad, the stage's and the tied
+    table's, and all ranks see it without asking one another.
+    """
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
 
 class LearningRates:
@@ -125,6 +158,7 @@ class LocalEngine:
         optimizer = make_optimizer(parameter_groups(module, spec), spec)
         self._rates = LearningRates(optimizer)
         self._clip_norm = spec.clip_norm
+        self._torch_optimizer = optimizer
         self._prepared, self._optimizer = self._accelerator.prepare(module, optimizer)
         self.module = module
 
@@ -138,13 +172,14 @@ class LocalEngine:
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Accumulate the gradient of `loss`."""
-        self._accelerator.backward(loss)
+        self._accelerator.backward(spoiled_unless_finite(loss))
 
     def step(self, learning_rate_factor: float) -> float:
         """Clip, update, clear the gradients."""
         norm = clip_gradients(self.module, self._clip_norm)
         self._rates.scale(learning_rate_factor)
-        self._optimizer.step()
+        if math.isfinite(norm):
+            self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
 
@@ -155,3 +190,17 @@ class LocalEngine:
     def load_state_dict(self, state: StateDict) -> None:
         """Put weights in."""
         self.module.load_state_dict(state)
+
+    def keep_state(self, keep: Keep) -> None:
+        """All of it."""
+        for name, parameter in trained_parameters(self.module):
+            keep_parameter(self._torch_optimizer, name, parameter, keep)
+        for name, buffer in saved_buffers(self.module):
+            keep(f"value/{name}", buffer)
+
+    def restore_state(self, saved: Mapping[str, Tensor]) -> None:
+        """Put it in."""
+        for name, parameter in trained_parameters(self.module):
+            restore_parameter(self._torch_optimizer, name, parameter, saved)
+        for name, buffer in saved_buffers(self.module):
+            buffer.copy_(saved[f"value/{name}"])

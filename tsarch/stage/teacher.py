@@ -16,6 +16,7 @@ from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import IntArray, LossParts
 from tsarch.stage.engine import Engine
+from tsarch.stage.in_flight import Outgoing
 from tsarch.stage.step_rows import StepRows
 from tsarch.topology import Stage
 
@@ -51,6 +52,8 @@ class TeacherStage:
         self._is_seq2seq = is_seq2seq
         self.rows = StepRows(tied)
         self._under_way: dict[tuple[int, int], _UnderWay] = {}
+        self.sent: Outgoing = {}
+        """The last step's messages: a checkpoint takes those that are under way."""
         self._outgoing: dict[tuple[int, int], list[tuple[Message, Tensor]]] = {}
 
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
@@ -83,8 +86,18 @@ class TeacherStage:
 
     def send(self, link: Link, step: int, micro_batch: int) -> None:
         """Start sending the hidden states of a micro-batch, to each student what it needs."""
-        for message, rows in self._outgoing.pop((step, micro_batch)):
+        messages = self._outgoing.pop((step, micro_batch))
+        self.sent[micro_batch] = (step, messages)
+        for message, rows in messages:
             link.send(message, rows)
+
+    def resend(
+        self, link: Link, step: int, micro_batch: int, messages: list[tuple[Message, Tensor]]
+    ) -> None:
+        """Send what was sent before a checkpoint."""
+        device = self.engine.device
+        self._outgoing[step, micro_batch] = [(m, rows.to(device)) for m, rows in messages]
+        self.send(link, step, micro_batch)
 
     def incoming(self, feed: Feed, step: int, micro_batch: int) -> list[Message]:
         """The gradient messages of a micro-batch, in order of arrival."""

@@ -1,0 +1,158 @@
+"""What a checkpoint costs: seconds in which a rank does not train, and seconds of writing.
+
+The quickstart's models on its two ranks, a checkpoint every few steps. The stall is the copy to
+host memory, measured on the ranks, the longest of all ranks; the first includes making the memory.
+Writing goes on beside the training.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.group import RayCrew
+from tsarch.checkpoint.cut import Cut, Stall
+from tsarch.checkpoint.manifest import Manifest
+from tsarch.checkpoint.store import Store
+from tsarch.config import Config
+from tsarch.config_loading import load_config
+from tsarch.run.clock import now_s
+from tsarch.run.crew import Crew, LocalCrew
+from tsarch.run.metrics import StepTable
+from tsarch.run.prepare import prepare_data
+
+LIMIT_S = 0.2
+LIMIT_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Figures of one run."""
+
+    runner: str
+    num_checkpoints: int
+    bytes: int
+    """Of all ranks' files of one checkpoint."""
+    step_s: float
+    """Median of the steps."""
+    first_stall_s: float
+    median_stall_s: float
+    max_stall_s: float
+    """Without the first."""
+    median_write_s: float
+    """Of the rank that writes longest: files, sync, hashes."""
+
+    @property
+    def limit_s(self) -> float:
+        """What a stall may be: 5 % of a step or 0.2 s, whichever is larger."""
+        return max(LIMIT_S, LIMIT_SHARE * self.step_s)
+
+
+class _EverySteps:
+    """Cuts every few ticks, and waits for the writing at the next cut."""
+
+    stopping = False
+
+    def __init__(self, crew: Crew, url: str, every: int) -> None:
+        self._crew = crew
+        self._every = every
+        self._store = Store(url)
+        self._open: int | None = None
+        self.stalls: list[list[Stall]] = []
+        self.writes_s: list[float] = []
+
+    def ticks_until(self, tick: int) -> int:
+        """Up to the next cut."""
+        return self._every - tick % self._every
+
+    def due(self, tick: int) -> Cut | None:
+        """A cut at every multiple."""
+        if tick == 0 or tick % self._every:
+            return None
+        self.finish()
+        self._store.begin(tick)
+        self._open = tick
+        return Cut(self._store.url, tick)
+
+    def taken(self, tick: int, stalls: list[Stall]) -> None:
+        """Note what it cost."""
+        self.stalls.append(stalls)
+
+    def finish(self) -> None:
+        """Complete the open checkpoint and delete it."""
+        if self._open is None:
+            return
+        written = self._crew.checkpoint_written(wait=True)
+        assert written is not None
+        assert all(own.error is None for own in written), written
+        files = {name: entry for own in written for name, entry in own.files.items()}
+        self._store.commit(Manifest(self._open, files))
+        self._store.delete(self._open)
+        self.writes_s.append(max(own.write_s for own in written))
+        self._open = None
+
+
+def measure(config: Config, crew: Crew, folder: Path, num: int, every: int) -> Costs:
+    """Train with `num` checkpoints."""
+    cuts = _EverySteps(crew, str(folder / "checkpoints"), every)
+    table = StepTable(crew.topology)
+    table.start_span(now_s())
+    rows = []
+    for reports in crew.train(0, (num + 1) * every, cuts=cuts):
+        rows += table.add(reports, 0)
+    cuts.finish()
+    stalls_s = [max(own.stall_s for own in stalls) for stalls in cuts.stalls]
+    return Costs(
+        runner=config.topology.runner,
+        num_checkpoints=len(stalls_s),
+        bytes=sum(own.nbytes for own in cuts.stalls[-1]),
+        step_s=statistics.median(float(row["wall_s"] or 0) for row in rows),
+        first_stall_s=stalls_s[0],
+        median_stall_s=statistics.median(stalls_s[1:]),
+        max_stall_s=max(stalls_s[1:]),
+        median_write_s=statistics.median(cuts.writes_s),
+    )
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="Config to measure.")] = Path(
+        "configs/quickstart.yaml"
+    ),
+    runner: Annotated[str, typer.Option(help="ray or local.")] = "ray",
+    checkpoints: Annotated[int, typer.Option(help="Number of checkpoints.")] = 8,
+    every: Annotated[int, typer.Option(help="Steps between two.")] = 4,
+    output: Annotated[Path, typer.Option(help="Folder of checkpoints.json.")] = Path(
+        "benchmarks/results"
+    ),
+) -> None:
+    """Measure, print and write the figures."""
+    loaded = load_config(config, [f"topology.runner={runner}"])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        crew: Crew
+        if runner == "local":
+            crew = LocalCrew(loaded, prepare_data(loaded))
+        else:
+            crew = RayCrew.start(loaded, None, folder / "logs", print)
+        try:
+            costs = measure(loaded, crew, folder, checkpoints, every)
+        finally:
+            crew.close()
+    print(
+        f"{costs.runner}: {costs.num_checkpoints} checkpoints of {costs.bytes / 1e6:.0f} MB, "
+        f"steps of {costs.step_s:.2f} s. Stall: first {costs.first_stall_s:.3f} s, then median "
+        f"{costs.median_stall_s:.3f} s, longest {costs.max_stall_s:.3f} s (limit "
+        f"{costs.limit_s:.2f} s). Writing beside the training: {costs.median_write_s:.2f} s."
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "checkpoints.json").write_text(json.dumps(asdict(costs), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

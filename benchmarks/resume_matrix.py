@@ -1,0 +1,293 @@
+"""Resuming on other ranks: checkpoints of every topology go on in every other.
+
+{1:1, 2:1, 1:2, 3:2} replicas × ZeRO {0, 2, 3} and one process, each to each. The losses after the
+cut must be those of one process that was never interrupted, within the tolerances of
+`benchmarks/equivalence.py`; the cut is amid an epoch, so in `overlapped` a batch is in flight.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.equivalence import (
+    OPTIMIZERS,
+    TOLERANCE,
+    Case,
+    Optimizer,
+    Schedule,
+    comparable,
+    local_rows,
+    relative_difference,
+)
+from benchmarks.outcome_log import OutcomeLog
+from cluster.group import RayCrew
+from tsarch.checkpoint.cut import Cut, Resume, Stall
+from tsarch.checkpoint.manifest import Manifest
+from tsarch.checkpoint.store import Store
+from tsarch.config import Config
+from tsarch.config_loading import load_config
+from tsarch.run.clock import now_s
+from tsarch.run.crew import Crew, LocalCrew
+from tsarch.run.metrics import Row, StepTable
+from tsarch.run.prepare import prepare_data
+from tsarch.topology import STAGES, Topology
+
+PAIRS = ((1, 1), (2, 1), (1, 2), (3, 2))
+ZERO_STAGES = (0, 2, 3)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run trains: ranks on Ray, or (no replicas) one process."""
+
+    replicas: tuple[int, int] | None
+    zero_stage: int = 0
+
+    def __str__(self) -> str:
+        if self.replicas is None:
+            return "local"
+        return f"{self.replicas[0]}:{self.replicas[1]} ZeRO {self.zero_stage}"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A checkpoint written in one place that goes on in another."""
+
+    schedule: Schedule
+    optimizer: Optimizer
+    source: Place
+    target: Place
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far the losses after a move are from one process's."""
+
+    move: Move
+    num_steps: int
+    max_relative_difference: float
+    seconds: float
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether it is within the tolerance."""
+        return self.max_relative_difference <= TOLERANCE[self.move.optimizer]
+
+
+def all_places() -> list[Place]:
+    """One process, and every pair of replica counts at every ZeRO stage."""
+    return [Place(None), *(Place(*p) for p in itertools.product(PAIRS, ZERO_STAGES))]
+
+
+def all_moves(schedule: Schedule = "overlapped") -> list[Move]:
+    """Each place to each, with the optimizers in turn."""
+    pairs = itertools.product(all_places(), all_places())
+    return [Move(schedule, OPTIMIZERS[i % 2], *pair) for i, pair in enumerate(pairs)]
+
+
+class CutAt:
+    """Cuts before one tick."""
+
+    stopping = False
+
+    def __init__(self, store: Store, tick: int, table: StepTable) -> None:
+        self._store = store
+        self._tick = tick
+        self._table = table
+        self.state: dict[str, Any] = {}
+
+    def ticks_until(self, tick: int) -> int:
+        """Up to the cut."""
+        return self._tick - tick if tick < self._tick else 1000
+
+    def due(self, tick: int) -> Cut | None:
+        """The cut."""
+        if tick != self._tick:
+            return None
+        self._store.begin(tick)
+        return Cut(self._store.url, tick)
+
+    def taken(self, tick: int, stalls: list[Stall]) -> None:
+        """Note what the driver knows."""
+        self.state = self._table.state()
+
+
+def write_checkpoint(crew: Crew, store: Store, tick: int) -> dict[str, Any]:
+    """Train from the start up to a tick behind the cut before `tick`; the driver's state at it."""
+    table = StepTable(crew.topology)
+    cuts = CutAt(store, tick, table)
+    table.start_span(now_s())
+    for reports in crew.train(0, tick + 1, cuts=cuts):
+        table.add(reports, 0)
+    written = crew.checkpoint_written(wait=True)
+    assert written is not None
+    assert all(own.error is None for own in written), written
+    files = {name: entry for own in written for name, entry in own.files.items()}
+    store.commit(Manifest(tick, files))
+    return cuts.state
+
+
+def go_on(
+    crew: Crew, store: Store, tick: int, state: dict[str, Any], source: Topology, num_steps: int
+) -> list[Row]:
+    """Rows of the steps that a checkpoint's run has not finished."""
+    table = StepTable(crew.topology)
+    table.restore(state, {stage: source.replicas(stage) for stage in STAGES})
+    table.start_span(now_s())
+    resume = Resume(Cut(store.url, tick), tick, same_ranks=False)
+    reports = crew.train(0, num_steps, resume)
+    return [row for own in reports for row in table.add(own, 0)]
+
+
+def config_of(config: Config, move: Move, place: Place, num_steps: int) -> Config:
+    """`config` in a place; no dropout, fp32, CPU."""
+    stages = (place.zero_stage, place.zero_stage)
+    case = Case(move.schedule, move.optimizer, place.replicas or (1, 1), stages)
+    found = comparable(config, case, num_steps)
+    if place.replicas is not None:
+        return found
+    topology = found.topology.model_copy(update={"runner": "local"})
+    return found.model_copy(update={"topology": topology})
+
+
+class _Crews:
+    """The crew of a place; ranks are started anew only for another pair of replica counts."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._ray: RayCrew | None = None
+        self._replicas: tuple[int, int] | None = None
+
+    def get(self, config: Config, place: Place) -> Crew:
+        """Freshly built models in `place`."""
+        if place.replicas is None:
+            return LocalCrew(config, prepare_data(config))
+        if self._ray is not None and place.replicas == self._replicas:
+            self._ray.build(config)
+            return self._ray
+        self.close()
+        self._ray = RayCrew.start(config, None, self._logs, lambda _: None)
+        self._replicas = place.replicas
+        return self._ray
+
+    def close(self) -> None:
+        """End the ranks."""
+        if self._ray is not None:
+            self._ray.close()
+        self._ray = None
+
+
+@contextmanager
+def _crews(logs: Path) -> Iterator[_Crews]:
+    crews = _Crews(logs)
+    try:
+        yield crews
+    finally:
+        crews.close()
+
+
+def run_moves(
+    config: Config, moves: Iterable[Move], num_steps: int, tick: int
+) -> Iterator[Outcome]:
+    """Write the checkpoint of every source once, then go on from them in every target."""
+    moves = list(moves)
+    with tempfile.TemporaryDirectory() as name, _crews(Path(name) / "logs") as crews:
+        folder = Path(name)
+        states: dict[Any, dict[str, Any]] = {}
+        for move in sorted(moves, key=lambda m: str(m.source)):
+            source = (move.schedule, move.optimizer, move.source)
+            if source not in states:
+                crew = crews.get(config_of(config, move, move.source, num_steps), move.source)
+                states[source] = write_checkpoint(crew, _store(folder, move), tick)
+        references: dict[Any, list[Row]] = {}
+        # Backwards, since the last source's ranks are still there.
+        for move in sorted(moves, key=lambda m: str(m.target), reverse=True):
+            started_s = time.perf_counter()
+            wanted = config_of(config, move, move.target, num_steps)
+            key = (move.schedule, move.optimizer)
+            if key not in references:
+                references[key] = local_rows(wanted, num_steps)
+            state = states[move.schedule, move.optimizer, move.source]
+            topology = Topology(*(move.source.replicas or (1, 1)))
+            crew = crews.get(wanted, move.target)
+            rows = go_on(crew, _store(folder, move), tick, state, topology, num_steps)
+            expected = references[key][-len(rows) :]
+            difference = relative_difference(rows, expected)
+            yield Outcome(move, len(rows), difference, time.perf_counter() - started_s)
+
+
+def _store(folder: Path, move: Move) -> Store:
+    source = str(move.source).replace(":", "-").replace(" ", "-")
+    return Store(str(folder / move.schedule / move.optimizer / source))
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="Config to move.")] = Path(
+        "configs/equivalence.yaml"
+    ),
+    steps: Annotated[int, typer.Option(help="Steps in all.")] = 8,
+    cut: Annotated[int, typer.Option(help="Steps before the checkpoint.")] = 3,
+    output: Annotated[Path, typer.Option(help="Folder of resume.md.")] = Path("benchmarks/results"),
+) -> None:
+    """Move every checkpoint to every place; exit status 1 if losses are outside the tolerance."""
+    loaded = load_config(config)
+    log = OutcomeLog(output / "resume.jsonl", config=loaded.model_dump(), steps=[steps, cut])
+    done = {json.dumps(row["move"]) for row in log.done}
+    left = [move for move in all_moves() if json.dumps(asdict(move)) not in done]
+    for outcome in run_moves(loaded, left, steps, cut):
+        log.add({**asdict(outcome), "is_equal": outcome.is_equal})
+        move = outcome.move
+        print(
+            f"{len(log.done)}: {move.optimizer} {move.source} → {move.target}: "
+            f"{outcome.max_relative_difference:.1e} {'equal' if outcome.is_equal else 'DIFFERENT'} "
+            f"({outcome.seconds:.0f} s)",
+            flush=True,
+        )
+    text = markdown(log.done, steps, cut)
+    print("\n" + text)
+    (output / "resume.md").write_text(text)
+    equal = all(row["is_equal"] for row in log.done)
+    log.remove()
+    if not equal:
+        raise typer.Exit(1)
+
+
+def markdown(rows: Sequence[dict[str, Any]], steps: int, cut: int) -> str:
+    """The largest difference from every source to every target."""
+    places = [str(place) for place in all_places()]
+    found = {
+        (str(_place(row["move"]["source"])), str(_place(row["move"]["target"]))): row
+        for row in rows
+    }
+    lines = [
+        f"{len(rows)} moves: {steps} steps of `overlapped`, a checkpoint after {cut} (amid an "
+        "epoch, a batch in flight), the rest in another place. Largest relative difference of any "
+        "loss after the cut against one process that was not interrupted.",
+        "",
+        "| from \\ to | " + " | ".join(places) + " |",
+        "|---" * (len(places) + 1) + "|",
+    ]
+    for source in places:
+        cells = [found.get((source, target)) for target in places]
+        values = ["–" if c is None else f"{c['max_relative_difference']:.0e}" for c in cells]
+        lines.append(f"| {source} | " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _place(raw: dict[str, Any]) -> Place:
+    replicas = raw["replicas"]
+    return Place(None if replicas is None else (replicas[0], replicas[1]), raw["zero_stage"])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,145 @@
+"""Losses that are not finite: no update anywhere, counted, and not too many in a row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from benchmarks.equivalence import Case, comparable
+from cluster.group import RayCrew
+from launch.training import run_training
+from tests.helpers import tiny_config
+from tsarch.errors import RunFailedError
+from tsarch.run.crew import LocalCrew
+from tsarch.run.metrics import StepTable
+from tsarch.run.prepare import prepare_data
+from tsarch.run.rank import Rank
+from tsarch.stage.engine import spoiled_unless_finite
+from tsarch.stage.student import StudentStage
+from tsarch.stage.teacher import TeacherStage
+from tsarch.topology import Stage, Topology
+
+
+def spoil(stage: type[TeacherStage] | type[StudentStage], steps: set[int], replica: int = 0) -> Any:
+    """Let a replica's losses of some steps be infinite; returns what undoes it."""
+    old = stage.backward
+
+    def backward(self: Any, step: int, micro_batch: int, last: bool) -> None:
+        if step in steps and self.replica == replica:
+            engine, own = self.engine, self.engine.backward
+            engine.backward = lambda loss, last: own(loss * torch.inf, last)
+            try:
+                old(self, step, micro_batch, last)
+            finally:
+                engine.backward = own
+        else:
+            old(self, step, micro_batch, last)
+
+    stage.backward = backward  # type: ignore[method-assign]
+
+    def undo() -> None:
+        stage.backward = old  # type: ignore[method-assign]
+
+    return undo
+
+
+def test_a_finite_loss_stays_and_another_spoils_its_whole_gradient():
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    for factor in (1.0, torch.inf, torch.nan):
+        x.grad = None
+        spoiled_unless_finite((x * torch.tensor([factor, 0.0])).sum()).backward()
+        expected = [1.0, 0.0] if factor == 1.0 else [torch.nan, torch.nan]
+        torch.testing.assert_close(x.grad, torch.tensor(expected), equal_nan=True)
+
+
+def skipped(reports: Any, table: StepTable) -> list[Any]:
+    table.start_span(0.0)
+    return [row["skipped"] for own in reports for row in table.add(own, 0)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "stage", "expected"),
+    [
+        # The table's update in `overlapped` is that of the teacher's batch and of the student's
+        # one before it: both steps lack it.
+        ("overlapped", TeacherStage, [0, 0, 1, 2, 0, 0]),
+        ("sequential", StudentStage, [0, 0, 0, 2, 0, 0]),
+        ("joint", StudentStage, [0, 0, 0, 3, 0, 0]),
+    ],
+)
+def test_updates_with_a_bad_loss_are_left_out(tmp_path, schedule, stage, expected):
+    config = tiny_config(
+        tmp_path, topology={"runner": "local", "threads": 1}, schedule={"name": schedule}
+    )
+    rank: Rank
+    crew = LocalCrew(config, prepare_data(config))
+    rank = crew._rank
+    undo = spoil(stage, {3})
+    try:
+        table = StepTable(crew.topology)
+        assert skipped(crew.train(0, 6), table) == expected
+    finally:
+        undo()
+    assert table.totals.bad_steps == sum(map(bool, expected))
+    assert table.totals.bad_in_a_row == 0
+    for engine in rank._engines.values():
+        assert all(bool(t.isfinite().all()) for t in engine.module.state_dict().values())
+    assert bool(rank.tied.table.storage.isfinite().all())
+
+
+def test_too_many_in_a_row_end_the_run_with_the_batch(tmp_path):
+    config = tiny_config(
+        tmp_path,
+        topology={"runner": "local", "threads": 1},
+        schedule={"name": "sequential"},
+        evaluation={"before": False},
+        failure={"max_bad_steps": 2},
+    )
+    undo = spoil(TeacherStage, {2, 5, 6, 7})
+    try:
+        with pytest.raises(RunFailedError, match="in 3 steps in a row, from step 5") as caught:
+            run_training(config)
+    finally:
+        undo()
+    path = tmp_path / "run" / "bad-batches" / "step-5.json"
+    assert f"The batch of step 5: {path}" in str(caught.value)
+    batch = json.loads(path.read_text())
+    assert [row["step"] for row in batch["rows"]] == [5, 6, 7]
+    assert batch["rows"][0]["grad_norm_teacher"] is None
+    arrays = load_file(path.with_suffix(".safetensors"))
+    assert len(arrays["token_ids"]) == sum(len(c["tokens"]) for c in batch["contexts"])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["skipped"] for line in lines] == [0, 0, 2, 0, 0, 2, 2, 2]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_all_ranks_leave_the_same_updates_out_at_every_zero_stage(tmp_path: Path):
+    base = tiny_config(tmp_path, schedule={"epochs": 2})
+    crew = None
+    try:
+        for stages in ((0, 1), (2, 3), (3, 2), (1, 0)):
+            config = comparable(base, Case("overlapped", "adamw", (2, 2), stages), 6)
+            if crew is None:
+                crew = RayCrew.start(config, None, tmp_path / "logs", lambda _: None)
+                # By value, so that actors need not import this file.
+                for worker in crew._workers:
+                    crew._collect([worker.__ray_call__.remote(lambda _: _spoil_teacher_1())])
+            else:
+                crew.build(config)
+            table = StepTable(Topology(2, 2))
+            assert skipped(crew.train(0, 6), table) == [0, 0, 1, 2, 0, 0], stages
+            stats = crew.stats()
+            assert all(s.tied_max_abs_diff == 0.0 for s in stats[Stage.TEACHER])
+    finally:
+        if crew is not None:
+            crew.close()
+
+
+def _spoil_teacher_1() -> None:
+    spoil(TeacherStage, {3}, replica=1)

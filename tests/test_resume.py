@@ -1,0 +1,213 @@
+"""A run that was ended goes on as if it never had been: in one process, in every schedule."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launch.cli import main
+from launch.training import run_training
+from tests.helpers import tiny_config, tiny_raw
+from tests.test_checkpoint_store import flip
+from tsarch.checkpoint.store import Store
+from tsarch.config import Config
+from tsarch.errors import InterruptedRunError, UserError
+from tsarch.run.progress import Reporter
+from tsarch.run.run_folder import Lines, RunFolder
+
+SLOW = pytest.mark.slow
+STEPS = 10  # five an epoch
+MEASURED = ("loss_", "grad_norm_", "learning_rate", "tokens", "step", "epoch", "link_bytes")
+
+
+def local(tmp_path: Path, name: str, **sections: Any) -> Config:
+    """A config with dropout, so that random numbers count."""
+    sections = {
+        "run": {"folder": str(tmp_path / name)},
+        "topology": {"runner": "local", "threads": 1},
+        "evaluation": {"before": False},
+        "checkpoint": {"at_epochs": False, **sections.pop("checkpoint", {})},
+        "teacher": {"dropout": 0.1},
+        "student": {"dropout": 0.1},
+        **sections,
+    }
+    return tiny_config(tmp_path, **sections)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """All that a step's row holds except times."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k.startswith(MEASURED) and "_per_s" not in k}
+        for line in lines
+    ]
+
+
+def end_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Send a signal to this process once `step` is done."""
+    old = Reporter.step
+
+    def stop(self: Reporter, numbers: Any, num_done: int, num_steps: int) -> None:
+        old(self, numbers, num_done, num_steps)
+        if numbers.row["step"] == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Reporter, "step", stop)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same rows, evaluations and weights, to the last bit."""
+    assert rows(one) == rows(other)
+    assert [row["step"] for row in rows(one)] == list(range(STEPS))
+    name = "evaluations.jsonl"
+    assert (one / name).read_text() == (other / name).read_text()
+    for model in ("teacher", "student", "embedding"):
+        file = f"model/{model}.safetensors"
+        assert (one / file).read_bytes() == (other / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "optimizer", "step"),
+    [
+        ({"name": "overlapped", "micro_batches": 2}, {}, 6),
+        # This one comes so late that its epoch ends first.
+        pytest.param({"name": "overlapped"}, {"name": "sgd", "momentum": 0.9}, 4, marks=SLOW),
+        pytest.param({"name": "sequential"}, {}, 2, marks=SLOW),
+        pytest.param({"name": "joint", "micro_batches": 2}, {}, 7, marks=SLOW),
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, schedule, optimizer, step):
+    sections = {"schedule": {"epochs": 2, **schedule}, "optimizer": optimizer}
+    run_training(local(tmp_path, "whole", **sections))
+    config = local(tmp_path, "halves", **sections)
+    with monkeypatch.context() as patch:
+        end_at(patch, step)
+        with pytest.raises(InterruptedRunError, match="saved at step"):
+            run_training(config)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not (tmp_path / "halves" / "summary.json").exists()
+    summary = run_training(config, resume=True)
+    assert_same(tmp_path / "halves", tmp_path / "whole")
+    assert summary["resumes"] == 1
+    assert summary["steps"] == STEPS
+    with pytest.raises(UserError, match="nothing to resume: the run is complete"):
+        run_training(config, resume=True)
+
+
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path, capsys):
+    """It was killed at step 9; its newest checkpoint is damaged, and it had written further."""
+    run_training(local(tmp_path, "whole", checkpoint={"every_steps": 3, "keep_last": 3}))
+    folder = tmp_path / "killed"
+    shutil.copytree(tmp_path / "whole", folder)
+    (folder / "summary.json").unlink()
+    (folder / "checkpoints" / "step-9.partial").mkdir()
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {
+        "step-3",
+        "step-6",
+        "step-9",
+        "step-9.partial",
+    }
+    flip(folder / "checkpoints" / "step-9" / "student-0.safetensors")
+    config = local(tmp_path, "killed", checkpoint={"every_steps": 3, "keep_last": 3})
+    run_training(config, resume=True)
+    out = capsys.readouterr().out
+    assert "step-9 is damaged: student-0.safetensors has another content" in out
+    assert f"going on from {folder}/checkpoints/step-6" in out
+    assert_same(folder, tmp_path / "whole")
+
+
+def command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """(exit status, all output with line breaks folded)."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), " ".join((captured.out + captured.err).split())
+
+
+def test_the_command_line_resumes_a_folder_and_refuses_what_it_must(tmp_path, monkeypatch, capsys):
+    raw = tiny_raw(
+        tmp_path,
+        topology={"runner": "local", "threads": 1},
+        evaluation={"before": False},
+        schedule={"epochs": 2},
+    )
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(raw))
+    status, text = command(["train", str(config), "--resume"], capsys)
+    assert status == 2
+    assert "nothing to resume: there is no run. Start without --resume." in text
+    with monkeypatch.context() as patch:
+        end_at(patch, 2, signal.SIGINT)
+        status, text = command(["train", str(config)], capsys)
+    assert status == 128 + signal.SIGINT
+    assert "SIGINT: saving a checkpoint" in text
+    run = tmp_path / "run"
+    assert f"Go on with: tsarch train {run} --resume" in text
+    changed = ["--set", "optimizer.teacher_learning_rate=1e-5", "--set", "run.seed=7"]
+    status, text = command(["train", str(config), "--resume", *changed], capsys)
+    assert status == 2
+    assert "--resume: optimizer.teacher_learning_rate: is 1e-05, the checkpoint's run has" in text
+    assert "--resume: run.seed: is 7, the checkpoint's run has 0. It must stay" in text
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join((tmp_path / "train.jsonl").read_text().splitlines(True)[:-3]))
+    status, text = command(
+        ["train", str(config), "--resume", "--set", f"data.train={other}"], capsys
+    )
+    assert status == 2
+    assert "--resume: data: is not what" in text
+    allowed = ["--set", "checkpoint.keep_last=1", "--set", "embedding.check_every=7"]
+    status, text = command(["train", str(run), "--resume", *allowed], capsys)
+    assert status == 0
+    assert (run / "summary.json").exists()
+    assert len(list((run / "checkpoints").iterdir())) == 1
+    for path in (run / "checkpoints").rglob("manifest.json"):
+        path.unlink()
+    (run / "summary.json").unlink()
+    status, text = command(["train", str(run), "--resume"], capsys)
+    assert status == 2
+    assert "nothing to resume: no checkpoint is there" in text
+
+
+def test_a_run_outlives_a_disk_that_takes_no_checkpoint(tmp_path, capsys, monkeypatch):
+    config = local(tmp_path, "run", checkpoint={"at_epochs": True}, schedule={"epochs": 2})
+    (tmp_path / "run").mkdir()
+    old = Store.put
+
+    def put(self: Store, step: int, name: str, write: Any) -> Any:
+        if step == 5:
+            raise OSError(28, "No space left on device")
+        return old(self, step, name, write)
+
+    monkeypatch.setattr(Store, "put", put)
+    summary = run_training(config)
+    assert summary["checkpoints"]["failed"] == 1
+    assert summary["checkpoints"]["count"] == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "warning: no checkpoint at step 5 ([Errno 28] No space left on device)" in out
+    assert Store(str(tmp_path / "run" / "checkpoints")).steps() == [10]
+
+
+def test_a_run_folder_goes_back_to_the_checkpoint(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = local(tmp_path, "run")
+    for lines, steps in ((None, range(6)), (Lines(3, 1, next_step=3), range(3, 5))):
+        with RunFolder(tmp_path / "run", config, lines) as folder:
+            for step in steps:
+                folder.write_row({"step": step, "loss_teacher": step + (10.0 if lines else 0.0)})
+                if step % 2 == 0:
+                    folder.write_evaluation("validation", step, {"joint": {"f1": 0.5}})
+    lines_now = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss_teacher"] for line in lines_now] == [0, 1, 2, 13, 14]
+    evaluations = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in evaluations] == [0, 4]
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    points = curves.Scalars("train/loss_teacher")
+    assert [(p.step, p.value) for p in points] == [(0, 0), (1, 1), (2, 2), (3, 13), (4, 14)]

@@ -1,0 +1,75 @@
+"""What the driver knows at a cut: `progress.json` of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tsarch.errors import one_line
+
+PROGRESS = "progress.json"
+CONFIG = "config.yaml"
+
+
+class Record(BaseModel):
+    """Strict and frozen: what doesn't fit was not written by tsarch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BestRecord(Record):
+    """The best validation so far; its weights are in the checkpoint's `model/`."""
+
+    metrics: dict[str, dict[str, float]]
+    joint_weight: float
+    score: float
+    epoch: int
+    num_worse: int
+
+
+class RanksRecord(Record):
+    """The ranks that took the checkpoint."""
+
+    runner: str
+    teacher_replicas: int
+    student_replicas: int
+
+
+class Progress(Record):
+    """Where the run is."""
+
+    epoch: int
+    """Epoch that goes on, from 0."""
+    tick: int
+    """The epoch's next tick."""
+    epoch_done: bool
+    """Whether the epoch is over, its validation too; `tick` doesn't count then."""
+    ranks: RanksRecord
+    data: str
+    """Fingerprint of the tokenised data and the labels."""
+    before: dict[str, dict[str, float]] | None
+    """Metrics of the test split before training, by mode."""
+    best: BestRecord | None
+    table: dict[str, Any]
+    """`StepTable.state`: totals, and steps that not all ranks had reported."""
+    num_rows: int
+    """Lines of `metrics.jsonl` up to here."""
+    num_evaluations: int
+    """Lines of `evaluations.jsonl` up to here."""
+    wall_s: float
+    """Seconds of the run so far."""
+    resumes: int
+    """How often the run was resumed before."""
+
+
+def parse_progress(text: str) -> Progress:
+    """Read `progress.json`.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        return Progress.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"{PROGRESS}: {one_line(error)}") from None

@@ -1,0 +1,69 @@
+"""The batch of a step whose loss or gradient was not finite, saved for a look at it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from tsarch.config import Config
+from tsarch.data.loader import BatchPlan
+from tsarch.data.partition import context_tokens
+from tsarch.records import IntArray
+from tsarch.run.metrics import Row
+from tsarch.run.prepare import Prepared, run_tokenizer
+
+
+def save_bad_batch(
+    folder: Path, config: Config, prepared: Prepared, plan: BatchPlan, step: int, rows: list[Row]
+) -> Path:
+    """Write `step-N.json` (for people) and `step-N.safetensors` (all numbers) into `folder`.
+
+    Args:
+        rows: rows of `metrics.jsonl` from the step on.
+
+    Returns:
+        The JSON file.
+    """
+    split = prepared.splits["train"]
+    contexts = plan.contexts(step)
+    tokens = [context_tokens(split, context) for context in contexts.tolist()]
+    tokenizer = run_tokenizer(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    place = plan.position(step)
+    description = {
+        "step": step,
+        "epoch": place.epoch,
+        "batch": place.batch,
+        "seed": config.run.seed,
+        "rows": rows,
+        "contexts": [
+            {
+                "context": context,
+                "tokens": tokenizer.convert_ids_to_tokens(split.token_ids[own].tolist()),
+                "labels": [prepared.labels[i] for i in _labels(split.words[own], split.labels)],
+            }
+            for context, own in zip(contexts.tolist(), tokens, strict=True)
+        ],
+    }
+    flat = np.concatenate(tokens)
+    arrays = {
+        "contexts": contexts,
+        "context_lengths": np.array([len(own) for own in tokens]),
+        "token_ids": split.token_ids[flat],
+        "words": split.words[flat],
+        "labels": _labels(split.words[flat], split.labels),
+    }
+    save_file(
+        {k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"step-{step}.safetensors"
+    )
+    path = folder / f"step-{step}.json"
+    path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _labels(words: IntArray, labels: IntArray) -> IntArray:
+    """(n,) word numbers, −1 for none → label ids of the words that there are."""
+    return labels[words[words >= 0]]

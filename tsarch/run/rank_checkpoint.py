@@ -1,0 +1,125 @@
+"""A rank's part of a checkpoint: what it copies at a cut, its files, and putting them back.
+
+    teacher-R.safetensors, student-R.safetensors   parameters and optimizer state, a share
+    embedding-N.safetensors                        rows of the tied table, their optimizer state
+    in-flight-N.safetensors                        hidden states on their way to the student
+    random-N.safetensors                           random number generators
+
+R is a replica, N a rank of both stages. Readers take all files of a kind, however many there are.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tsarch.checkpoint.cut import Cut, Stall, Written
+from tsarch.checkpoint.host_copies import HostCopies
+from tsarch.checkpoint.saved_tensors import SavedTensors
+from tsarch.checkpoint.store import Store
+from tsarch.checkpoint.writer import BackgroundWriter
+from tsarch.data.feed import Feed
+from tsarch.parallel.link import Link
+from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.run.execute import LocalStages
+from tsarch.schedule.instruction import SendHidden
+from tsarch.stage.in_flight import keep_rows, saved_messages
+from tsarch.topology import Stage, Topology
+
+
+class RankCheckpoint:
+    """Takes and restores the state of the stages of one process."""
+
+    def __init__(
+        self, stages: LocalStages, tied: TiedEmbedding, link: Link, feed: Feed, topology: Topology
+    ) -> None:
+        self._stages = stages
+        self._tied = tied
+        self._link = link
+        self._feed = feed
+        self._topology = topology
+        self._copies = HostCopies()
+        self._writer = BackgroundWriter()
+
+    def take(self, cut: Cut, in_flight: Sequence[SendHidden]) -> Stall:
+        """Copy the state to host memory and start writing it. All ranks call it between the same
+        two ticks; the one before must have been written."""
+        started_s = time.perf_counter()
+        self._copies.begin()
+        for stage in self._stages.names:
+            own = self._stages.get(stage)
+            own.engine.keep_state(self._copies.into(f"{stage}-{own.replica}.safetensors"))
+        rank = self._rank
+        self._tied.keep_state(self._copies.into(f"embedding-{rank}.safetensors"))
+        teacher = self._stages.teacher
+        if teacher is not None and in_flight:
+            keep = self._copies.into(f"in-flight-{rank}.safetensors")
+            keep_rows(self._feed, teacher.replica, teacher.sent, in_flight, keep)
+        keep = self._copies.into(f"random-{rank}.safetensors")
+        for name, state in _generator_states().items():
+            keep(name, state)
+        files = self._copies.finish()
+        self._writer.start(cut.url, cut.step, files)
+        nbytes = sum(t.nbytes for tensors in files.values() for t in tensors.values())
+        return Stall(time.perf_counter() - started_s, nbytes)
+
+    def written(self, wait: bool) -> Written | None:
+        """What has been written of the last cut; None: not all yet."""
+        return self._writer.result(wait)
+
+    def restore(self, cut: Cut, in_flight: Sequence[SendHidden], same_ranks: bool) -> None:
+        """Put a checkpoint's state in, and send again what was in flight. All ranks call it.
+
+        `same_ranks`: it was taken by ranks like these, so that each can go on with its own random
+        numbers.
+        """
+        store = Store(cut.url)
+        names = store.manifest(cut.step).files
+        with tempfile.TemporaryDirectory(prefix="tsarch-") as folder:
+
+            def fetch(prefix: str) -> list[Path]:
+                own = sorted(name for name in names if name.startswith(prefix))
+                return list(store.fetch(cut.step, own, Path(folder)).values())
+
+            for stage in self._stages.names:
+                saved = SavedTensors(fetch(f"{stage}-"))
+                self._stages.get(stage).engine.restore_state(saved)
+            self._tied.restore_state([SavedTensors([p]) for p in fetch("embedding-")])
+            if self._stages.teacher is not None and in_flight:
+                self._resend([SavedTensors([p]) for p in fetch("in-flight-")], in_flight)
+            if same_ranks:
+                _restore_generators(SavedTensors(fetch(f"random-{self._rank}.")))
+
+    def _resend(
+        self, saved: Sequence[Mapping[str, Tensor]], in_flight: Sequence[SendHidden]
+    ) -> None:
+        teacher = self._stages.teacher
+        assert teacher is not None
+        for send in in_flight:
+            messages = saved_messages(self._feed, teacher.replica, saved, send)
+            teacher.resend(self._link, send.step, send.micro_batch, messages)
+        self._link.bytes_sent = 0  # they were counted when they were sent first
+
+    @property
+    def _rank(self) -> int:
+        """Number of the first rank here."""
+        stage: Stage = self._stages.names[0]
+        return self._topology.rank(stage, self._stages.get(stage).replica)
+
+
+def _generator_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_generators(saved: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(saved["cpu"])
+    if torch.cuda.is_available() and "cuda" in saved:
+        torch.cuda.set_rng_state(saved["cuda"])

@@ -1,0 +1,182 @@
+"""Finding where a run goes on, and whether it may: the newest whole checkpoint of the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tsarch.checkpoint.cut import Cut, Resume
+from tsarch.checkpoint.progress import CONFIG, PROGRESS, Progress, RanksRecord, parse_progress
+from tsarch.checkpoint.store import Store
+from tsarch.config import Config
+from tsarch.config_loading import parse_config
+from tsarch.errors import Mistake, UserError
+from tsarch.run.checkpoints import link_or_copy
+from tsarch.run.model_files import replace_folder
+from tsarch.run.prepare import Prepared
+from tsarch.topology import Topology
+
+# Keys, or sections, that change no loss beyond the order of sums, or only what is written.
+_MAY_DIFFER = (
+    "run.name",
+    "run.folder",
+    "run.trace",
+    "topology",
+    "checkpoint",
+    "failure",
+    "teacher.deepspeed",
+    "student.deepspeed",
+    "teacher.activation_checkpointing",
+    "student.activation_checkpointing",
+    "embedding.exchange",
+    "embedding.shard_optimizer",
+    "embedding.check_every",
+    "schedule.in_flight",
+    "evaluation.batch_tokens",
+    "evaluation.patience",
+    "evaluation.before",
+    # What the data holds is compared, wherever it lies.
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.cache_folder",
+)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A whole checkpoint."""
+
+    store: Store
+    step: int
+    progress: Progress
+    config: Config
+    """The config of the run that wrote it."""
+
+    def resume(self, config: Config) -> Resume | None:
+        """What ranks need to know, for ranks as `config` has them. An epoch that is over goes on
+        with the first tick of the next."""
+        tick = self.step if self.progress.epoch_done else self.progress.tick
+        same_ranks = self.progress.ranks == ranks_record(config)
+        return Resume(Cut(self.store.url, self.step), tick, same_ranks)
+
+
+def ranks_record(config: Config) -> RanksRecord:
+    """Which ranks a config has."""
+    topology = Topology.from_config(config.topology)
+    return RanksRecord(
+        runner=config.topology.runner,
+        teacher_replicas=topology.teacher_replicas,
+        student_replicas=topology.student_replicas,
+    )
+
+
+def checkpoint_url(config: Config, run_folder: Path) -> str:
+    """Where a run's checkpoints are."""
+    return config.checkpoint.folder or str(run_folder / "checkpoints")
+
+
+def find_resume_point(store: Store, say: Callable[[str], None]) -> ResumePoint:
+    """The newest checkpoint that is whole; damaged ones are named and passed over.
+
+    Raises:
+        UserError: there is none.
+    """
+    steps = store.steps()
+    for step in reversed(steps):
+        damage = store.damage(step)
+        if damage is None:
+            try:
+                progress = parse_progress(store.read_text(step, PROGRESS))
+                raw = yaml.safe_load(store.read_text(step, CONFIG))
+                config = parse_config(raw, f"{store.place(step)}/{CONFIG}")
+                return ResumePoint(store, step, progress, config)
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                damage = str(error)
+        older = "trying the one before" if step != steps[0] else "there is none before it"
+        say(f"warning: {store.place(step)} is damaged: {damage}; {older}")
+    found = f"all {len(steps)} checkpoints there are damaged" if steps else "no checkpoint is there"
+    raise UserError.single(
+        f"--resume: {store.url}", f"nothing to resume: {found}.", "Start anew without --resume."
+    )
+
+
+def check_same_run(config: Config, saved: Config) -> None:
+    """Whether a run with `config` can go on where one with `saved` was.
+
+    Raises:
+        UserError: names all keys that differ and may not.
+    """
+    now, before = dict(_leaves(config.model_dump())), dict(_leaves(saved.model_dump()))
+    mistakes = [
+        Mistake(
+            f"--resume: {key}",
+            f"is {now.get(key)!r}, the checkpoint's run has {before.get(key)!r}.",
+            "It must stay as it is to resume.",
+        )
+        for key in sorted({*now, *before})
+        if now.get(key) != before.get(key) and not key.startswith(_MAY_DIFFER)
+    ]
+    if mistakes:
+        raise UserError(mistakes)
+
+
+def check_same_data(prepared: Prepared, point: ResumePoint) -> None:
+    """Whether the data is still what it was.
+
+    Raises:
+        UserError: it isn't.
+    """
+    if data_fingerprint(prepared) != point.progress.data:
+        raise UserError.single(
+            "--resume: data",
+            f"is not what {point.store.place(point.step)} was trained on: texts, labels or the "
+            "tokenizer have changed.",
+            "Give the same data, or start anew without --resume.",
+        )
+
+
+def data_fingerprint(prepared: Prepared) -> str:
+    """A hash of all tokenised splits and labels."""
+    digest = hashlib.sha256(repr(prepared.labels).encode())
+    for name, split in sorted(prepared.splits.items()):
+        digest.update(name.encode())
+        for field in fields(split):
+            value = getattr(split, field.name)
+            digest.update(field.name.encode())
+            is_array = isinstance(value, np.ndarray)
+            digest.update(value.tobytes() if is_array else repr(value).encode())
+    return digest.hexdigest()
+
+
+def restore_model(point: ResumePoint, model: Path) -> None:
+    """Put the best weights as they were at the cut into `model`."""
+    names = [n for n in point.store.manifest(point.step).files if n.startswith("model/")]
+    if not names:
+        shutil.rmtree(model, ignore_errors=True)
+        return
+    aside = model.with_name("model.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="tsarch-") as folder:
+        for name, path in point.store.fetch(point.step, names, Path(folder)).items():
+            target = aside / name.removeprefix("model/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(path, target)
+    replace_folder(aside, model)
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested mappings."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
