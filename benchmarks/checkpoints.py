@@ -104,7 +104,7 @@ def measure(config: Config, crew: Crew, folder: Path, num: int, every: int) -> C
     table = StepTable(crew.topology)
     table.start_span(now_s())
     rows = []
-    for reports in crew.train(0, (num + 1) * every, cuts=cuts):
+    for reports in crew.train(0, num * every + 1, cuts=cuts):
         rows += table.add(reports, 0)
     cuts.finish()
     stalls_s = [max(own.stall_s for own in stalls) for stalls in cuts.stalls]
