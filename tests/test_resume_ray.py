@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import ray
 
 from benchmarks.outcome_log import OutcomeLog
-from benchmarks.resume_matrix import Move, Place, all_moves, all_places, markdown, run_moves
-from launch.training import run_training
+from benchmarks.resume_matrix import (
+    CutAt,
+    Move,
+    Place,
+    all_moves,
+    all_places,
+    markdown,
+    run_moves,
+)
+from cluster.group import RayCrew
 from tests.helpers import tiny_config
-from tests.test_resume import end_at, rows
-from tsarch.errors import InterruptedRunError
+from tsarch.checkpoint.cut import Cut, Resume
+from tsarch.checkpoint.manifest import Manifest
+from tsarch.checkpoint.store import Store
+from tsarch.records import TickReport
+from tsarch.run.metrics import StepTable
 
 LOCAL = Place(None)
 MOVES = [
@@ -22,6 +33,16 @@ MOVES = [
     Move("overlapped", "sgd", Place((2, 1), 3), Place((1, 2), 2)),
     Move("sequential", "adamw", Place((1, 2), 3), Place((2, 1), 0)),
     Move("joint", "adamw", Place((2, 1), 0), Place((1, 2), 3)),
+]
+
+# (schedule, ZeRO stages, precision, whether the table's optimizer is sharded)
+SAME = [
+    ("overlapped", (0, 0), "fp32", False),
+    ("sequential", (1, 2), "fp32", True),
+    ("overlapped", (3, 1), "fp32", True),
+    ("joint", (2, 3), "fp32", False),
+    ("overlapped", (0, 3), "bf16", False),
+    ("overlapped", (2, 0), "bf16", True),
 ]
 
 
@@ -55,40 +76,50 @@ def test_a_checkpoint_goes_on_in_other_places(tmp_path):
         assert outcome.is_equal, outcome
 
 
+def reported(reports: Iterable[list[TickReport]]) -> list[Any]:
+    """What ranks did, times left out."""
+    return [
+        (r.tick, r.stage, r.replica, r.step, r.losses.means, r.grad_norm)
+        for own in reports
+        for r in sorted(own, key=lambda r: (r.tick, r.stage, r.replica))
+    ]
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_same_ranks_on_ray_go_on_bitwise(tmp_path, monkeypatch):
-    def config(name: str):
-        return tiny_config(
-            tmp_path,
-            run={"folder": str(tmp_path / name)},
-            teacher={"dropout": 0.1},
-            student={"dropout": 0.1},
-            schedule={"epochs": 2, "micro_batches": 2},
-            embedding={"shard_optimizer": True},
-            evaluation={"before": False},
-            checkpoint={"every_steps": 3},
-            topology={
-                "threads": 1,
-                "teacher": {"replicas": 2, "zero_stage": 2},
-                "student": {"zero_stage": 3},
-            },
-        )
-
-    run_training(config("whole"))
-    with monkeypatch.context() as patch:
-        end_at(patch, 6)
-        with pytest.raises(InterruptedRunError, match="saved at step"):
-            run_training(config("halves"))
-    assert not ray.is_initialized()
-    summary = run_training(config("halves"), resume=True)
-    assert summary["resumes"] == 1
-    one, other = tmp_path / "halves", tmp_path / "whole"
-    assert rows(one) == rows(other)
-    assert (one / "evaluations.jsonl").read_text() == (other / "evaluations.jsonl").read_text()
-    for model in ("teacher", "student", "embedding"):
-        file = f"model/{model}.safetensors"
-        assert (one / file).read_bytes() == (other / file).read_bytes()
-    stalls = json.loads((one / "summary.json").read_text())["checkpoints"]
-    assert stalls["failed"] == 0
-    assert not list((one / "checkpoints").glob("*.partial"))
+def test_the_same_ranks_go_on_bitwise_at_every_zero_stage(tmp_path):
+    """Cut amid an epoch, with dropout, at a tick between two chunks of ticks."""
+    crew = None
+    try:
+        for schedule, zero_stages, precision, shard in SAME:
+            config = tiny_config(
+                tmp_path,
+                teacher={"dropout": 0.1},
+                student={"dropout": 0.1},
+                schedule={"name": schedule, "epochs": 2, "micro_batches": 2},
+                embedding={"shard_optimizer": shard},
+                topology={
+                    "threads": 1,
+                    "teacher": {"replicas": 2, "zero_stage": zero_stages[0]},
+                    "student": {"zero_stage": zero_stages[1]},
+                },
+            ).model_copy(update={"precision": precision})
+            if crew is None:
+                crew = RayCrew.start(config, None, tmp_path / "logs", lambda _: None)
+            else:
+                crew.build(config)
+            store = Store(str(tmp_path / f"{schedule}-{zero_stages}-{precision}"))
+            cuts = CutAt(store, 3, StepTable(crew.topology))
+            whole = reported(crew.train(0, 6, cuts=cuts))
+            written = crew.checkpoint_written(wait=True)
+            assert written is not None
+            files = {name: entry for own in written for name, entry in own.files.items()}
+            store.commit(Manifest(3, files))
+            crew.build(config)
+            resume = Resume(Cut(store.url, 3), 3, same_ranks=True)
+            rest = reported(crew.train(0, 6, resume))
+            assert rest == [report for report in whole if report[0] >= 3], store.url
+            assert len(rest) == (11 if schedule == "overlapped" else 9)
+    finally:
+        if crew is not None:
+            crew.close()
