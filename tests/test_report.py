@@ -192,7 +192,7 @@ def test_a_run_that_fails_keeps_its_metrics_and_has_no_report(tmp_path, monkeypa
     train = LocalCrew.train
 
     def failing(self: LocalCrew, start: int, stop: int, *more: Any) -> Any:
-        for tick, reports in enumerate(train(self, start, stop)):
+        for tick, reports in enumerate(train(self, start, stop, *more)):
             if tick == 3:
                 raise RunFailedError("rank 1 failed")
             yield reports
