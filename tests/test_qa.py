@@ -41,10 +41,11 @@ from tsarch.run.crew import Crew, LocalCrew
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, predict
 from tsarch.run.prepare import prepare_data
 from tsarch.run.saved_run import evaluate_run
+from tsarch.tasks.chinese import is_chinese
 from tsarch.tasks.qa import QaTask, word_bounds
 from tsarch.tasks.registry import make_task, row_schema
 from tsarch.tasks.span_search import MAX_ANSWER_WORDS, SpanWindows, best_spans, question_logits
-from tsarch.tasks.squad import is_chinese, normalized, score_answer
+from tsarch.tasks.squad import normalized, score_answer
 from tsarch.topology import Topology
 
 CONTEXT = "Ann Lee, born in 1950, sings in Rome."

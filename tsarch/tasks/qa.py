@@ -18,9 +18,10 @@ from tsarch.losses.objective import Objective
 from tsarch.losses.spans import SpanObjective
 from tsarch.records import Array, FloatArray, IntArray, TokenizedSplit
 from tsarch.tasks.base import Metrics, WindowChoice
+from tsarch.tasks.chinese import is_chinese
 from tsarch.tasks.collect import Collector, span_collector
 from tsarch.tasks.span_search import SpanWindows, best_spans, question_logits
-from tsarch.tasks.squad import Score, is_chinese, score_answer
+from tsarch.tasks.squad import Score, score_answer
 
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer

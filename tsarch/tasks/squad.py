@@ -22,7 +22,6 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _HAN = re.compile("[\u4e00-\u9fa5]")
 _CHINESE_PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _CHINESE_PARTS = re.compile("[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+")
-_CHINESE_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,6 @@ class Score:
 
     exact: float
     f1: float
-
-
-def is_chinese(text: str) -> bool:
-    """Whether at least a third of a text's letters and digits are Chinese characters."""
-    letters = sum(map(str.isalnum, text))
-    return letters > 0 and len(_HAN.findall(text)) >= _CHINESE_SHARE * letters
 
 
 def score_answer(predicted: str, answers: Sequence[str], chinese: bool) -> Score:

@@ -7,15 +7,14 @@ import re
 from collections.abc import Sequence
 
 from tsarch.tasks.base import Metrics, References
+from tsarch.tasks.chinese import HAN, is_chinese
 
-_CJK = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_WORDS = re.compile(rf"{_CJK.pattern}|[^\W\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+|[^\w\s]")
+_WORDS = re.compile(rf"[{HAN}]|[^\W{HAN}]+|[^\w\s]")
 
 
-def is_chinese(references: References) -> bool:
-    """Whether most letters are Chinese characters."""
-    joined = "".join(text for own in references for text in own)
-    return 2 * len(_CJK.findall(joined)) > sum(c.isalpha() for c in joined)
+def are_chinese(references: References) -> bool:
+    """Whether references are in Chinese."""
+    return is_chinese(" ".join(text for own in references for text in own))
 
 
 def bleu(hypotheses: Sequence[str], references: References) -> float:
@@ -34,7 +33,7 @@ def bleu_signature(hypotheses: Sequence[str], references: References) -> str:
 def _bleu(references: References):  # type: ignore[no-untyped-def]
     from sacrebleu.metrics import BLEU
 
-    return BLEU(tokenize="zh" if is_chinese(references) else "13a")
+    return BLEU(tokenize="zh" if are_chinese(references) else "13a")
 
 
 def _streams(references: References) -> list[list[str | None]]:
@@ -56,7 +55,7 @@ def rouge(hypotheses: Sequence[str], references: References) -> Metrics:
     from rouge_score.tokenizers import DefaultTokenizer
 
     names = ("rouge1", "rouge2", "rougeL")
-    tokenizer = _Characters() if is_chinese(references) else DefaultTokenizer(use_stemmer=True)
+    tokenizer = _Characters() if are_chinese(references) else DefaultTokenizer(use_stemmer=True)
     scorer = RougeScorer(names, tokenizer=tokenizer)
     scores = [scorer.score_multi(r, h) for h, r in zip(hypotheses, references, strict=True)]
     return {name: sum(own[name].fmeasure for own in scores) / len(scores) for name in names}
