@@ -13,8 +13,10 @@ Row = dict[str, float | int | None]
 
 
 def show_metric(value: float) -> str:
-    """Four digits behind the point; of a perplexity of 100 or more none but one."""
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    """Five digits or so: 0.6543, 28.19, 4,395.2."""
+    if abs(value) < 10:
+        return f"{value:.4f}"
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 @dataclass
