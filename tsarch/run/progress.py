@@ -24,6 +24,8 @@ from tsarch.config import MODES
 from tsarch.run.metrics import Row, show_metric
 
 _LINE_EVERY_S = 15.0
+_FILE_WIDTH = 132
+"""Characters of a line in a file or pipe, which has no width of its own: the widest table fits."""
 _SAMPLE_CHARACTERS = 240
 _CAPTION = "student: fed by the teacher · joint: both combined · student_alone: without the teacher"
 
@@ -54,6 +56,8 @@ class Reporter:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
+        if console is None and not self.console.is_terminal:
+            self.console.width = _FILE_WIDTH
         self._bar: Progress | None = None
         self._task: Any = None
         self._last_line_s = 0.0
