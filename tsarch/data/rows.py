@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -81,6 +82,21 @@ class RowSchema(Protocol):
 RowOrMistakes = tuple[Row | None, list[Mistake]]
 
 
+def found(*checks: Mistake | None) -> list[Mistake]:
+    """What checks of a row have found wrong."""
+    return [mistake for mistake in checks if mistake is not None]
+
+
+def from_json(value: Any) -> Any:
+    """A cell that is a JSON text, as it is in CSV, read; everything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
 def no_column(where: str, name: str, columns: Iterable[str]) -> Mistake:
     """The mistake of a column that isn't there."""
     hint = f"Columns: {', '.join(columns)}. Set data.columns if names differ."
@@ -113,6 +129,15 @@ def check_text(place: Place, raw: dict[str, Any], name: str) -> Mistake | None:
     return None
 
 
+def check_unicode(place: Place, *texts: str) -> Mistake | None:
+    """What is wrong with texts that no UTF-8 file could hold."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return Mistake(str(place), "has half a surrogate pair (\\ud800 … \\udfff).")
+    return None
+
+
 def make_row(
     place: Place,
     raw: dict[str, Any],
@@ -124,8 +149,6 @@ def make_row(
     """The row of checked words and labels, its document from `raw`."""
     doc_id = raw.get(columns.doc_id)
     doc_id = str(place if doc_id is None else doc_id)
-    try:
-        "".join((doc_id, *tokens, *tags)).encode()
-    except UnicodeEncodeError:
-        return None, [Mistake(str(place), "has half a surrogate pair (\\ud800 … \\udfff).")]
+    if mistakes := found(check_unicode(place, doc_id, *tokens, *tags)):
+        return None, mistakes
     return Row(place, doc_id, raw.get(columns.sent_id), tokens, tags, focus), []

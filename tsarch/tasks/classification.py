@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Place, RowOrMistakes, check_text, make_row
+from tsarch.data.rows import Place, RowOrMistakes, check_text, found, make_row
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.votes import OneLabelRows, row_votes
@@ -29,8 +29,7 @@ class ClassificationRows(OneLabelRows):
     def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
         """Words are what stands between spaces."""
         columns = data.columns
-        wrong = [check_text(place, raw, name) for name in self.needed(columns)]
-        mistakes = [mistake for mistake in wrong if mistake is not None]
+        mistakes = found(*(check_text(place, raw, name) for name in self.needed(columns)))
         if mistakes:
             return None, mistakes
         return make_row(place, raw, columns, raw[columns.text].split(), [raw[columns.label]])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tsarch.data.parts import WindowGroup
-from tsarch.losses.objective import token_logits
+from tsarch.losses.objective import VocabularyObjective
 from tsarch.records import FloatArray, IntArray, Predictions
 
 
@@ -135,12 +135,6 @@ def label_probabilities(predictions: Tensor, labels: Tensor, table: Tensor) -> F
 
 
 def _token_probabilities(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
-    size = max((1 << 27) // len(table), 1)
-    parts = [predictions.new_zeros(0, dtype=torch.float32)]
-    for vectors, tokens in zip(
-        torch.split(predictions, size), torch.split(labels, size), strict=True
-    ):
-        logits = token_logits(vectors, table)
-        parts.append(logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1))
-    probabilities: FloatArray = torch.cat(parts).exp().cpu().numpy()
+    losses = VocabularyObjective().losses(predictions, labels, table)
+    probabilities: FloatArray = (-losses).exp().cpu().numpy()
     return probabilities

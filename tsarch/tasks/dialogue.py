@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Place, RowOrMistakes, check_text, check_words
+from tsarch.data.rows import Place, RowOrMistakes, check_text, check_words, found
 from tsarch.errors import Mistake
 from tsarch.tasks.base import Metrics, References
 from tsarch.tasks.pairs import PairRows, PairTask
@@ -34,11 +34,9 @@ class DialogueRows(PairRows):
     def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
         """At least one turn, none of them empty."""
         columns = data.columns
-        wrong = [
-            check_words(place, raw, columns.history),
-            check_text(place, raw, columns.response),
-        ]
-        mistakes = [mistake for mistake in wrong if mistake is not None]
+        mistakes = found(
+            check_words(place, raw, columns.history), check_text(place, raw, columns.response)
+        )
         if mistakes:
             return None, mistakes
         turns = raw[columns.history]

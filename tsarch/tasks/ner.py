@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_words, make_row
+from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_words, found, make_row
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask, Metrics
@@ -34,8 +34,7 @@ class NerRows:
     def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
         """Equally many words and tags, tags of the IOB2 scheme (or IOB1, converted)."""
         columns = data.columns
-        wrong = [check_words(place, raw, name) for name in (columns.tokens, columns.tags)]
-        mistakes = [mistake for mistake in wrong if mistake is not None]
+        mistakes = found(*(check_words(place, raw, name) for name in self.needed(columns)))
         if mistakes:
             return None, mistakes
         tokens, tags = raw[columns.tokens], raw[columns.tags]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,27 +10,36 @@ from typing import Any
 import numpy as np
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_text, check_words, make_row
+from tsarch.data.rows import (
+    Layout,
+    Place,
+    Row,
+    RowOrMistakes,
+    check_text,
+    check_words,
+    found,
+    make_row,
+)
 from tsarch.losses.objective import Objective, VocabularyObjective
 from tsarch.records import Array, TokenizedSplit
 from tsarch.tasks.base import Metrics, WindowChoice
 from tsarch.tasks.collect import Collector, token_collector
 
 
-class PairRows:
+class PairRows(ABC):
     """One source and one target a row: the part of a `RowSchema` that is the same for all."""
 
     layout: Layout = "pairs"
     keep_last = False
     """Of a source that is too long the end is kept, not the start."""
 
+    @abstractmethod
     def source_column(self, columns: ColumnsConfig) -> str:
         """Column of the source."""
-        raise NotImplementedError
 
+    @abstractmethod
     def label_column(self, columns: ColumnsConfig) -> str:
         """Column of the target."""
-        raise NotImplementedError
 
     def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
         """Source and target."""
@@ -42,8 +52,7 @@ class PairRows:
     def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
         """Two texts that aren't empty; every row is a context of its own."""
         columns = data.columns
-        wrong = [check_text(place, raw, name) for name in self.needed(columns)]
-        mistakes = [mistake for mistake in wrong if mistake is not None]
+        mistakes = found(*(check_text(place, raw, name) for name in self.needed(columns)))
         if mistakes:
             return None, mistakes
         return self.row(place, raw, columns, [raw[self.source_column(columns)]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -12,7 +11,17 @@ import numpy as np
 
 from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.passages import Passage, Question
-from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_text, no_column
+from tsarch.data.rows import (
+    Layout,
+    Place,
+    Row,
+    RowOrMistakes,
+    check_text,
+    check_unicode,
+    found,
+    from_json,
+    no_column,
+)
 from tsarch.errors import Mistake
 from tsarch.losses.objective import Objective
 from tsarch.losses.spans import SpanObjective
@@ -49,23 +58,17 @@ class QaRows:
     def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
         """Answers must stand in the passage where they say."""
         columns = data.columns
-        mistakes = [
-            mistake
-            for mistake in (
-                _check_id(place, raw, columns.id),
-                check_text(place, raw, columns.context),
-                check_text(place, raw, columns.question),
-            )
-            if mistake is not None
-        ]
+        mistakes = found(
+            _check_id(place, raw, columns.id),
+            check_text(place, raw, columns.context),
+            check_text(place, raw, columns.question),
+        )
         answers = _answers(place, raw, columns.answers, mistakes)
         if mistakes:
             return None, mistakes
         own_id, text = str(raw[columns.id]), raw[columns.context]
-        try:
-            "".join((own_id, text, raw[columns.question])).encode()
-        except UnicodeEncodeError:
-            return None, [Mistake(str(place), "has half a surrogate pair (\\ud800 … \\udfff).")]
+        if mistakes := found(check_unicode(place, own_id, text, raw[columns.question])):
+            return None, mistakes
         words = word_bounds(text)
         spans = [_span(place, text, words, *answer, mistakes) for answer in answers]
         if mistakes:
@@ -193,12 +196,7 @@ def _answers(
     if name not in raw:
         mistakes.append(no_column(str(place), name, raw))
         return []
-    value = raw[name]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = raw[name]
+    value = from_json(raw[name])
     match value:
         case {"text": list(texts), "answer_start": list(starts)} if len(texts) == len(starts):
             pairs = list(zip(texts, starts, strict=True))

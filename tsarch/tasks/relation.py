@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,8 @@ from tsarch.data.rows import (
     RowOrMistakes,
     check_text,
     check_words,
+    found,
+    from_json,
     make_row,
     no_column,
 )
@@ -54,14 +55,9 @@ class RelationRows(OneLabelRows):
     def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
         """Marks both entities, which may overlap; their spans must lie inside the words."""
         columns = data.columns
-        mistakes = [
-            mistake
-            for mistake in (
-                check_words(place, raw, columns.tokens),
-                check_text(place, raw, columns.relation),
-            )
-            if mistake is not None
-        ]
+        mistakes = found(
+            check_words(place, raw, columns.tokens), check_text(place, raw, columns.relation)
+        )
         spans = []
         for name in (columns.head, columns.tail):
             span = _span(place, raw, name, mistakes)
@@ -99,12 +95,7 @@ def _span(
     if name not in raw:
         mistakes.append(no_column(str(place), name, raw))
         return None
-    value = raw[name]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = raw[name]
+    value = from_json(raw[name])
     match value:
         case [int(start), int(stop)]:
             return start, stop
