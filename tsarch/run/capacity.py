@@ -92,16 +92,20 @@ def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
     own = config.topology.teacher if stage is Stage.TEACHER else config.topology.student
     replicas = Topology.from_config(config.topology).replicas(stage)
     moments = num_moments(config.optimizer.name, config.optimizer.momentum)
-    parameters, trainable = count_parameters(config, stage, _num_outputs(config, prepared))
+    objective = make_task(config.task.name, prepared.labels).objective
+    num_outputs = objective.num_outputs(len(prepared.labels))
+    parameters, trainable = count_parameters(config, stage, num_outputs)
     # One process trains under autocast, where weights stay fp32.
     precision = "fp32" if local else config.precision
     zero_stage = 0 if local else own.zero_stage
     size = StageSize(parameters, trainable, replicas, zero_stage, precision, moments)
-    trained_rows = len(np.unique(prepared.splits["train"].token_ids))
-    if make_task(config.task.name, prepared.labels).objective.uses_table:
-        trained_rows = table_shape(config, stage_configs(config))[0]
+    vocabulary, width = table_shape(config, stage_configs(config))
+    trained_rows = vocabulary
+    if not objective.uses_table:
+        trained_rows = len(np.unique(prepared.splits["train"].token_ids))
     table = table_states(
-        *table_shape(config, stage_configs(config)),
+        vocabulary,
+        width,
         0 if config.embedding.frozen else trained_rows,
         moments,
     )
@@ -113,11 +117,6 @@ def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
         int(hf.num_hidden_layers), int(hf.hidden_size), tokens, config.precision
     )
     return RankNeed(stage, replicas, zero_states(size), table, activations)
-
-
-def _num_outputs(config: Config, prepared: Prepared) -> int | None:
-    labels = prepared.labels
-    return make_task(config.task.name, labels).objective.num_outputs(len(labels))
 
 
 def count_parameters(config: Config, stage: Stage, num_outputs: int | None) -> tuple[int, int]:

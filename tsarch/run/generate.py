@@ -147,16 +147,17 @@ class Generator:
     def run(self, split: TokenizedSplit, contexts: Sequence[int]) -> Texts:
         """The texts of those `contexts` whose student is here."""
         texts: Texts = {}
+        table = self._tied.table.values()
         for first in range(0, len(contexts), self._spec.batch):
-            texts |= self._generate(split, contexts[first : first + self._spec.batch])
+            texts |= self._generate(split, contexts[first : first + self._spec.batch], table)
         self._link.flush()
         return texts
 
-    def _generate(self, split: TokenizedSplit, contexts: Sequence[int]) -> Texts:
+    def _generate(self, split: TokenizedSplit, contexts: Sequence[int], table: Tensor) -> Texts:
         num_beams = self._spec.decoding.num_beams
         batch = _Batch(prompts_of(split, contexts), self._topology, num_beams)
         teacher = _TeacherSide(self._stages, self._tied, self._topology, self._spec)
-        student = _StudentSide(self._stages, self._tied, self._topology, self._spec)
+        student = _StudentSide(self._stages, self._tied, self._topology, self._spec, table)
         decoders = {
             text: Decoder(
                 self._spec.decoding, generator(self._spec.seed, "decoding", contexts[text])
@@ -340,11 +341,16 @@ class _StudentSide(_Side):
     stage = Stage.STUDENT
 
     def __init__(
-        self, stages: LocalStages, tied: TiedEmbedding, topology: Topology, spec: GenerationSpec
+        self,
+        stages: LocalStages,
+        tied: TiedEmbedding,
+        topology: Topology,
+        spec: GenerationSpec,
+        table: Tensor,
     ) -> None:
         super().__init__(stages, topology)
+        self.table = table
         if self._is_here:
-            self.table = tied.table.values()
             self._width = spec.teacher_width
             self._model = StudentGeneration(
                 stages.get(self.stage).engine,

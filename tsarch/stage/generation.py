@@ -36,14 +36,20 @@ def _embedded(engine: Engine, tied: TiedEmbedding, token_ids: IntArray) -> Tenso
     return rows.view(*token_ids.shape, -1)
 
 
-def _padded(sequences: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
-    """(texts, longest) tokens, padded on the right, and mask."""
+def _padded(
+    engine: Engine, tied: TiedEmbedding, sequences: Sequence[IntArray]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(texts, longest, table_width) embeddings, padded on the right, (texts, longest) mask and
+    places."""
     shape = len(sequences), max(map(len, sequences))
     tokens, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     for row, own in enumerate(sequences):
         tokens[row, : len(own)] = own
         mask[row, : len(own)] = 1
-    return tokens, mask
+    embeds = _embedded(engine, tied, tokens)
+    masks = torch.from_numpy(mask).to(embeds.device)
+    places = torch.arange(shape[1], device=embeds.device).expand_as(masks)
+    return embeds, masks, places
 
 
 class TeacherGeneration:
@@ -61,11 +67,9 @@ class TeacherGeneration:
 
     def start(self, prompts: Sequence[Prompt]) -> list[Tensor]:
         """Per text (window_tokens, width + outputs): what the student needs of the prompt."""
-        tokens, mask = _padded([prompt.token_ids for prompt in prompts])
-        self._lengths = mask.sum(1)
-        embeds = _embedded(self._engine, self._tied, tokens)
-        masks = torch.from_numpy(mask).to(embeds.device)
-        places = torch.arange(tokens.shape[1], device=embeds.device).expand_as(masks)
+        sequences = [prompt.token_ids for prompt in prompts]
+        self._lengths = np.array([len(own) for own in sequences])
+        embeds, masks, places = _padded(self._engine, self._tied, sequences)
         if self._is_seq2seq:
             starts = torch.from_numpy(self._lengths - 1).to(embeds.device)
             rows = torch.cat(self._engine.forward(embeds, masks, starts, None, self._cache), -1)
@@ -124,14 +128,11 @@ class StudentGeneration:
         """The prompts' windows, with the teacher's (window_tokens, teacher_width) of each if it is
         fed → (texts, outputs) predictions of the first tokens."""
         windows = [prompt.token_ids[prompt.window_start :] for prompt in prompts]
-        tokens, mask = _padded(windows)
-        self._lengths = mask.sum(1)
-        embeds = _embedded(self._engine, self._tied, tokens)
-        masks = torch.from_numpy(mask).to(embeds.device)
-        places = torch.arange(tokens.shape[1], device=embeds.device).expand_as(masks)
+        self._lengths = np.array([len(own) for own in windows])
+        embeds, masks, places = _padded(self._engine, self._tied, windows)
         bridge = None
         if hidden is not None:
-            bridge = embeds.new_zeros(*tokens.shape, self._width)
+            bridge = embeds.new_zeros(*masks.shape, self._width)
             for row, own in enumerate(hidden):
                 bridge[row, : len(own)] = own
         predictions = self._reader.feed(self._inputs(embeds, bridge), masks, places)
