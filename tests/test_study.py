@@ -27,6 +27,7 @@ from benchmarks.study_tasks import TASKS
 from tests.helpers import tiny_config
 from tsarch.config import MODES
 from tsarch.run.prepare import prepare_data
+from tsarch.run.run_folder import write_atomically
 from tsarch.topology import Stage
 
 SCORES = {"teacher": 0.7, "small": 0.5, "distilled": 0.6, "ours": 0.69}
@@ -62,7 +63,8 @@ def a_result(key: RunKey) -> RunResult:
 def write(folder: Path, key: RunKey) -> None:
     file = result_file(folder, key)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(a_result(key).model_dump_json())
+    # Whole or not at all, as a run writes it: other threads of the study read what is there.
+    write_atomically(file, a_result(key).model_dump_json())
 
 
 def finished(task="ner"):
