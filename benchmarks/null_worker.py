@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.status import Status, own_status
+from cluster.worker import meanwhile
 from tsarch.checkpoint.cut import Resume
 from tsarch.config import Config
 from tsarch.records import LossParts, PackedReport, TickReport, pack_reports
+from tsarch.run.activity import Activity
 from tsarch.run.clock import now_s
 from tsarch.run.rank_stats import RankStats
 from tsarch.schedule.instruction import Forward, Instruction, OptimizerStep, Program
@@ -36,9 +39,15 @@ class NullWorker:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
         self._config = config
         self._stage, self._replica = Topology.from_config(config.topology).place(rank)
+        self._activity = Activity()
         self._ticks: tuple[Program, ...] = ()
         self._first_tick = 0
         self._num_done = 0
+
+    @meanwhile
+    def status(self) -> Status:
+        """See `Worker.status`."""
+        return own_status(self._activity)
 
     def offer_addresses(self) -> dict[str, tuple[str, int]]:
         """Addresses that nobody will use."""

@@ -67,8 +67,9 @@ def rank_resources(topology: TopologyConfig, stage: Stage) -> dict[str, float]:
     return resources
 
 
-def place(topology: TopologyConfig) -> PlacementGroup:
-    """Reserve a bundle for each rank, packed on as few nodes as possible.
+def place(topology: TopologyConfig, avoid: frozenset[str] = frozenset()) -> PlacementGroup:
+    """Reserve a bundle for each rank, packed on as few nodes as possible, none on the nodes with
+    the ids `avoid`.
 
     Raises:
         UserError: the cluster has not enough in all, or not free within a minute.
@@ -85,7 +86,7 @@ def place(topology: TopologyConfig) -> PlacementGroup:
                 f"{supply.get(name, 0.0):g}.",
                 "Use fewer replicas or a larger cluster.",
             )
-    group = placement_group(bundles, strategy="PACK")
+    group = placement_group(bundles, strategy="PACK", **_elsewhere(avoid, len(bundles)))
     if not group.wait(_PLACEMENT_TIMEOUT_S):
         remove_placement_group(group)
         free = {k: v for k, v in ray.available_resources().items() if k in bundles[0]}
@@ -96,6 +97,14 @@ def place(topology: TopologyConfig) -> PlacementGroup:
             "Wait for other jobs to end, or use fewer replicas.",
         )
     return group
+
+
+def _elsewhere(avoid: frozenset[str], num_bundles: int) -> dict[str, Any]:
+    """Options that keep bundles off nodes."""
+    if not avoid:
+        return {}
+    wanted = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
+    return {"bundle_label_selector": [wanted] * num_bundles}
 
 
 def rank_bundles(topology: TopologyConfig) -> list[dict[str, float]]:

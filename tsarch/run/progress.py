@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -66,7 +67,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line about what happens now."""
         elapsed_s = time.time() - self._started_s
-        self.console.print(f"[dim]{elapsed_s:6.1f} s[/dim]  {text}")
+        self.console.print(f"[dim]{elapsed_s:6.1f} s[/dim]  {escape(text)}")
 
     @contextmanager
     def training(self, num_steps: int) -> Iterator[None]:
