@@ -279,8 +279,8 @@ CASES = (
     ),
     Case(
         "crash",
-        r"student 0 \(rank 1\) on .* was killed(.*\n)*.*Fatal Python error: Segmentation fault",
-        {"kind": "segfault", "rank": STUDENT},
+        r"student 0 \(rank 1\) on .* was killed: its process \d+ is gone \(SIGSEGV",
+        {"kind": "segfault", "rank": STUDENT, "instruction": "Forward"},
     ),
     Case(
         "exception",

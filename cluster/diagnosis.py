@@ -82,13 +82,15 @@ def find_cause(errors: Mapping[int, Exception], finding: Finding | None) -> Caus
     return Cause((first,), errors[first], None)
 
 
-def describe_end(error: Exception, status: Status | None, facts: ProcessFacts | None) -> str:
-    """What happened to a rank whose call failed."""
+def describe_end(
+    error: Exception, status: Status | None, facts: ProcessFacts | None, signal: str | None
+) -> str:
+    """What happened to a rank whose call failed; `signal`: that its log tells of."""
     match kind_of(error):
         case Kind.OUT_OF_MEMORY:
             return f"was ended by Ray, since the host ran out of memory{_memory(status)}"
         case Kind.GONE:
-            return f"was killed: its process{_pid(status)} is gone{_signal(status, facts)}"
+            return f"was killed: its process{_pid(status)} is gone{_signal(status, facts, signal)}"
     cause = error.cause if isinstance(error, RayTaskError) else error
     return f"failed: {type(cause).__name__}: {cause}"
 
@@ -133,10 +135,12 @@ def _memory(status: Status | None) -> str:
     return f"; it used {own:.1f} GB, of the host's {total:.1f} GB {free:.1f} GB were free"
 
 
-def _signal(status: Status | None, facts: ProcessFacts | None) -> str:
+def _signal(status: Status | None, facts: ProcessFacts | None, signal: str | None) -> str:
     """Which signal ended a process: its log tells of all that a process can notice."""
+    if signal is not None:
+        return f" ({signal}, see its log)"
     if status is None or facts is None or facts.oom_kills is None or status.oom_kills is None:
         return ""
     if facts.oom_kills > status.oom_kills:
         return " (SIGKILL by the kernel: out of memory)"
-    return " (SIGKILL, unless its log below tells of another signal; not for lack of memory)"
+    return " (SIGKILL, but not by the kernel for lack of memory)"

@@ -27,7 +27,7 @@ from cluster.diagnosis import (
 from cluster.nodes import look_from_here, nodes_of, stop_processes
 from cluster.placement import join_ray, place, rank_bundles, supply_on_cluster
 from cluster.recovery import settle
-from cluster.status import log_tail, note_file
+from cluster.status import note_file, read_log
 from cluster.watch import Watch
 from cluster.worker import WATCH, Meeting, Worker
 from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
@@ -43,7 +43,7 @@ MAX_CHUNK_TICKS = 256
 """Most ticks that ranks run per call: what a driver of short steps waits for at most."""
 _CHUNK_TARGET_S = 0.5
 _CHUNK_TARGET_PER_RANK_S = 0.01  # a call to a rank costs the driver about 0.5 ms
-_LOG_TAIL_LINES = 12
+_LOG_LINES = 12
 _LOOK_S = 0.5
 """How often the driver looks for failures while it waits for results."""
 _CAUSE_TIMEOUT_S = 8.0
@@ -350,8 +350,9 @@ class RayCrew:
         facts = (
             None if status is None or is_lost else look_from_here(node, status.pid, self._log(rank))
         )
+        log = read_log(self._log(rank), _LOG_LINES)
         if cause.error is not None:
-            what = describe_end(cause.error, status, facts)
+            what = describe_end(cause.error, status, facts, log.signal)
         else:
             assert cause.finding is not None
             what = describe_finding(cause.finding, status, facts, node.address)
@@ -366,7 +367,8 @@ class RayCrew:
             lines.append(describe_others(others))
             if cause.finding.kind == "hang":
                 lines.append(self._stacks(rank))
-        return "\n".join(line for line in [*lines, self._log_tail(rank)] if line)
+        lines += [f"end of {self._log(rank)}:", *log.lines]
+        return "\n".join(line for line in lines if line)
 
     def _stacks(self, rank: int) -> str:
         """Where the threads of a rank that hangs are."""
@@ -379,10 +381,6 @@ class RayCrew:
 
     def _log(self, rank: int) -> Path:
         return log_file(self._log_folder, rank)
-
-    def _log_tail(self, rank: int) -> str:
-        log = self._log(rank)
-        return "\n".join([f"end of {log}:", *log_tail(log, _LOG_TAIL_LINES)])
 
 
 def log_file(folder: Path, rank: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -58,6 +59,8 @@ class ProcessFacts:
 
 
 _STARTED = "tsarch: rank"
+_CRASH = re.compile(r"^\*\*\* (SIG\w+) received")  # as Ray's processes say it
+_LINE_LENGTH = 200
 
 
 def started_line(rank: int) -> str:
@@ -65,11 +68,24 @@ def started_line(rank: int) -> str:
     return f"{_STARTED} {rank} is process {os.getpid()}"
 
 
-def log_tail(log_file: Path, num_lines: int) -> list[str]:
-    """The last lines of the last process that wrote to a log."""
+@dataclass(frozen=True)
+class Log:
+    """The end of what the last process of a rank has printed."""
+
+    lines: list[str]
+    signal: str | None
+    """Name of the signal that it has received and died of, if it could still say so."""
+
+
+def read_log(log_file: Path, num_lines: int) -> Log:
+    """The last lines of a rank's log, or those that tell of a crash."""
     lines = log_file.read_text(errors="replace").splitlines() if log_file.exists() else []
     starts = [number for number, line in enumerate(lines) if line.startswith(_STARTED)]
-    return lines[starts[-1] if starts else 0 :][-num_lines:]
+    own = [line[:_LINE_LENGTH] for line in lines[starts[-1] if starts else 0 :]]
+    for number, line in enumerate(own):
+        if crash := _CRASH.search(line):
+            return Log(own[number : number + num_lines], crash.group(1))
+    return Log(own[-num_lines:], None)
 
 
 def note_file(log_file: Path) -> Path:

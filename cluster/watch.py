@@ -18,7 +18,7 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
-from cluster.status import Status
+from cluster.status import BUILDING, Status
 
 _POLL_S = 1.0
 _POLL_PER_RANK_S = 0.02  # a poll costs the driver about 0.5 ms
@@ -28,6 +28,8 @@ _KNOCK_TIMEOUT_S = 2.0
 _KNOCKS = 2
 """So many in vain one after the other: the node is lost."""
 _DRAIN_POLL_S = 3.0
+_BUILDING_S = 60.0
+"""Longer patience with processes that start, since imports can keep every thread waiting."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,16 @@ class Watch:
             if self._in_vain[node.node_id] >= _KNOCKS:
                 lost = tuple(rank for rank in silent if self._nodes[rank] == node)
                 return Finding("node lost", lost, self.silent_s(lost[0]))
-        frozen = tuple(rank for rank in silent if self.silent_s(rank) > self._hang_timeout_s)
+        frozen = tuple(rank for rank in silent if self.silent_s(rank) > self._patience_s(rank))
         if frozen:
             return Finding("frozen", frozen, self.silent_s(frozen[0]))
         return None if silent else find_hang(self._statuses, self._hang_timeout_s)
+
+    def _patience_s(self, rank: int) -> float:
+        """How long a rank may be silent on a node that answers."""
+        status = self._statuses.get(rank)
+        builds = status is None or status.command in BUILDING
+        return self._hang_timeout_s + (_BUILDING_S if builds else 0.0)
 
     def _find_drains(self) -> None:
         if time.monotonic() - self._looked_at_drains_s < _DRAIN_POLL_S:

@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from cluster.diagnosis import describe_end, describe_finding, describe_place, find_cause
 from cluster.recovery import fits, smaller_topology
-from cluster.status import ProcessFacts, Status, end_processes, log_tail, look_at, started_line
+from cluster.status import ProcessFacts, Status, end_processes, look_at, read_log, started_line
 from cluster.watch import Finding, find_hang
 from tsarch.config import TopologyConfig
 from tsarch.errors import RankFailedError, ReplicaDriftError, UserError
@@ -43,7 +43,7 @@ def test_an_exception_is_to_blame_and_not_the_timeouts_of_others():
     cause = find_cause({0: raised(slow), 1: raised(own)}, None)
     assert cause is not None
     assert cause.ranks == (1,)
-    assert "ZeroDivisionError: division by zero" in describe_end(raised(own), STATUS, None)
+    assert "ZeroDivisionError: division by zero" in describe_end(raised(own), STATUS, None, None)
 
 
 def test_a_rank_that_only_lost_another_one_is_no_certain_cause():
@@ -81,11 +81,12 @@ def test_a_hang_is_the_fault_of_those_that_do_not_wait():
 
 
 def test_what_is_said_of_a_dead_rank():
-    killed = describe_end(ActorDiedError(), STATUS, ProcessFacts(None, 2, "Forward(step=4)"))
+    killed = describe_end(ActorDiedError(), STATUS, ProcessFacts(None, 2, "Forward(step=4)"), None)
     assert "its process 12 is gone" in killed
     assert "SIGKILL" in killed
-    assert "not for lack of memory" in killed
-    out = describe_end(ActorDiedError(), STATUS, ProcessFacts(None, 3, None))
+    assert "not by the kernel for lack of memory" in killed
+    assert "(SIGSEGV, see" in describe_end(ActorDiedError(), STATUS, None, "SIGSEGV")
+    out = describe_end(ActorDiedError(), STATUS, ProcessFacts(None, 3, None), None)
     assert "by the kernel: out of memory" in out
     place = describe_place(STATUS, ProcessFacts(None, 2, "Forward(step=4)"))
     assert place.startswith(
@@ -114,8 +115,14 @@ def test_the_note_of_what_a_process_does_outlives_it(tmp_path: Path):
 def test_a_log_tells_of_the_last_process_only(tmp_path: Path):
     log = tmp_path / "rank-0.log"
     log.write_text(f"{started_line(0)}\nold\n{started_line(0)}\nnew\n", encoding="utf-8")
-    assert log_tail(log, 5)[1:] == ["new"]
-    assert log_tail(tmp_path / "none", 5) == []
+    assert read_log(log, 5).lines[1:] == ["new"]
+    assert read_log(log, 5).signal is None
+    assert read_log(tmp_path / "none", 5).lines == []
+    with log.open("a", encoding="utf-8") as file:
+        file.write("*** SIGSEGV received at time=1 on cpu 0 ***\nPC: @ 0x1\n" + 20 * "x\n")
+    crashed = read_log(log, 2)
+    assert crashed.signal == "SIGSEGV"
+    assert crashed.lines == ["*** SIGSEGV received at time=1 on cpu 0 ***", "PC: @ 0x1"]
 
 
 def test_processes_are_ended_only_if_they_are_ranks():
