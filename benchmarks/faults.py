@@ -26,6 +26,7 @@ import typer
 from safetensors import safe_open
 
 from benchmarks.fault_cluster import FaultCluster
+from benchmarks.fault_run import memory_group
 
 CONFIG = Path("configs/faults.yaml")
 OUTPUT = Path("benchmarks/results/faults.json")
@@ -63,6 +64,7 @@ class Case:
     same: bool = True
     """Whether the weights must be bitwise those of a run without the fault."""
     needs_cable: bool = False
+    needs_root: bool = False
 
 
 @dataclass
@@ -251,11 +253,13 @@ def nothing(run: Run) -> None:
 
 
 def _freeze(instruction: str, rank: int, schedule: str = "overlapped") -> Case:
+    is_exchange = instruction.endswith("Exchange")  # two of them a step
+    step = FAULT_STEP * (2 if is_exchange else 1)
     return Case(
         f"freeze in {instruction}",
         rf"\(rank {rank}\) on .* doesn't answer since .* frozen \(state: stopped\)\nIt was at "
         + instruction,
-        {"kind": "freeze", "rank": rank, "instruction": instruction},
+        {"kind": "freeze", "rank": rank, "instruction": instruction, "step": step},
         schedule=schedule,
         is_hang=True,
     )
@@ -281,6 +285,12 @@ CASES = (
         "crash",
         r"student 0 \(rank 1\) on .* was killed: its process \d+ is gone \(SIGSEGV",
         {"kind": "segfault", "rank": STUDENT, "instruction": "Forward"},
+    ),
+    Case(
+        "out of memory",
+        r"student 0 \(rank 1\) on .* was killed: .* \(SIGKILL by the kernel: out of memory\)",
+        {"kind": "oom", "rank": STUDENT, "instruction": "Forward"},
+        needs_root=True,
     ),
     Case(
         "exception",
@@ -322,6 +332,7 @@ CASES = (
         r"warning: no checkpoint at step \d+ .*(space|SPACE)",
         {"kind": "raise", "rank": STUDENT, "step": 40},
         overrides=("checkpoint.folder={disk}",),
+        needs_root=True,
     ),
     Case("SIGTERM", r"SIGTERM: saving", act=terminate, status=143, restarts=0, resume=nothing),
     Case("kill driver", act=kill_driver, status=-9, restarts=0, resume=nothing),
@@ -407,6 +418,10 @@ def _check_gone(run: Run, outcome: Outcome) -> None:
         time.sleep(0.2)
     if left:
         outcome.mistakes.append(f"ranks are left: {left}")
+    if run.marker.exists() and (words := run.marker.read_text(encoding="ascii").split()):
+        group, _ = memory_group(int(words[0]) if words[0].isdigit() else 0)
+        if group.exists():
+            group.rmdir()
 
 
 def _check_training(case: Case, run: Run, reference: Path, outcome: Outcome) -> None:
@@ -479,6 +494,9 @@ def run_cases(cases: Sequence[Case], folder: Path) -> list[Outcome]:
         for case in cases:
             if case.needs_cable and not cluster.can_unplug:
                 print(f"{case.name}: left out, there is no cable", flush=True)
+                continue
+            if case.needs_root and os.geteuid() != 0:
+                print(f"{case.name}: left out, only root can do it", flush=True)
                 continue
             key = (case.schedule, *(o for o in case.overrides if "dropout" in o))
             if key not in references:
