@@ -15,7 +15,8 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.placement import join_ray, place, rank_bundles, supply_on_cluster
+from cluster.joining import join_ray
+from cluster.placement import place, rank_bundles, supply_on_cluster
 from cluster.worker import Meeting, Worker
 from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
 from tsarch.config import Config, Mode, TopologyConfig
@@ -82,7 +83,7 @@ class RayCrew:
         """
         topology = Topology.from_config(config.topology)
         say("starting a Ray on this machine" if address is None else "joining the Ray cluster")
-        join_ray(config.topology, address)
+        join_ray(config.topology, address, say)
         try:
             placement = place(config.topology)
         except BaseException:

@@ -2,60 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import os
-import socket
-from typing import Any
-
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from tsarch.config import TopologyConfig
 from tsarch.errors import UserError
 from tsarch.run.balance import Supply
-from tsarch.topology import Stage, Topology, rank_cpus, total_cpus
+from tsarch.topology import Stage, Topology, rank_cpus
 
-_CONNECT_TIMEOUT_S = 5.0
 _PLACEMENT_TIMEOUT_S = 60.0
-_OBJECT_STORE_BYTES = 256 * 2**20
-
-
-def join_ray(topology: TopologyConfig, address: str | None) -> None:
-    """Join the cluster at `address`; None: start a Ray on this machine, for this run alone.
-
-    Raises:
-        UserError: there is no cluster at the address.
-    """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        cpus = max(math.ceil(total_cpus(topology)), len(os.sched_getaffinity(0)))
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **quiet,
-        )
-        return
-    try:
-        _knock(address)
-        ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError.single(
-            f"--address {address}", f"no Ray cluster can be joined: {reason}"
-        ) from None
-
-
-def _knock(address: str) -> None:
-    """Fail at once if nothing listens at HOST:PORT; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if address == "auto":
-        return
-    if not host or not port.isdigit() or "/" in host:
-        raise ValueError("it is neither `auto` nor HOST:PORT")
-    with socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S):
-        pass
 
 
 def rank_resources(topology: TopologyConfig, stage: Stage) -> dict[str, float]:
