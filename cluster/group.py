@@ -85,7 +85,7 @@ class RayCrew:
         say("starting a Ray on this machine" if address is None else "joining the Ray cluster")
         join_ray(config.topology, address, say)
         try:
-            placement = place(config.topology)
+            placement = place(config)
         except BaseException:
             ray.shutdown()
             raise
