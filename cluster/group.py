@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.joining import join_ray
 from cluster.placement import place, rank_bundles, supply_on_cluster
+from cluster.probe import check_ranks
 from cluster.worker import Meeting, Worker
 from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
 from tsarch.config import Config, Mode, TopologyConfig
@@ -25,6 +26,9 @@ from tsarch.records import Predictions, Survey, Texts, TickReport, Windows, unpa
 from tsarch.run.balance import Supply
 from tsarch.run.rank_stats import RankStats
 from tsarch.topology import STAGES, Stage, Topology, stage_topology
+
+if TYPE_CHECKING:
+    from tsarch.run.capacity import RankNeed
 
 MAX_CHUNK_TICKS = 256
 """Most ticks that ranks run per call: what a driver of short steps waits for at most."""
@@ -69,6 +73,7 @@ class RayCrew:
         log_folder: Path,
         say: Callable[[str], None],
         worker: type = Worker,
+        needs: Mapping[Stage, RankNeed] | None = None,
     ) -> Self:
         """Join the Ray at `address` (None: start one here), place the ranks, let them join each
         other and build.
@@ -76,9 +81,11 @@ class RayCrew:
         Args:
             worker: class of the ranks' actors; another one than `Worker` only to measure or test
                 the driver.
+            needs: memory of a rank of each stage, to be compared with what is free; None: not.
 
         Raises:
-            UserError: no such cluster, or it can't hold the ranks.
+            UserError: no such cluster, it can't hold the ranks, or they don't agree on versions,
+                devices, memory, shared folders, data or time.
             RunFailedError: a rank failed.
         """
         topology = Topology.from_config(config.topology)
@@ -93,6 +100,7 @@ class RayCrew:
         crew = cls(topology, workers, placement, log_folder)
         try:
             say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
+            check_ranks(crew._call, config, log_folder, needs)
             crew.join()
             say("building models and engines on the ranks")
             crew.build(config)

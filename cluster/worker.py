@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from tsarch.records import PackedReport, Predictions, Survey, Texts, Windows, pa
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
+    from cluster.agreement import Facts
+    from cluster.probe import Request
     from tsarch.run.rank import Rank
     from tsarch.run.rank_stats import RankStats
 
@@ -44,6 +47,16 @@ class Worker:
         self._stage, self._stage_rank = self._topology.place(rank)
         self._groups: dict[str, Any] = {}
         self._rank: Rank | None = None
+
+    def probe(self, request: Request) -> Facts:
+        """What this process and its host are (no collective; nothing is built yet)."""
+        from cluster.probe import gather_facts
+
+        return gather_facts(request)
+
+    def wall_clock(self) -> float:
+        """Seconds since 1970 by this host's clock."""
+        return time.time()
 
     def offer_addresses(self) -> dict[str, tuple[str, int]]:
         """Addresses on this host for each group, in case this rank is a group's first."""

@@ -146,8 +146,10 @@ def _gather(config: Config, prepared: Any, address: str | None, logs: Any, repor
         reporter.say("building both models in this process")
         return LocalCrew(config, prepared)
     from cluster.group import RayCrew
+    from tsarch.run.capacity import rank_needs
 
-    return RayCrew.start(config, address, logs, reporter.say)
+    needs = rank_needs(config, prepared)
+    return RayCrew.start(config, address, logs, reporter.say, needs=needs)
 
 
 def quieten() -> None:
