@@ -12,9 +12,10 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 from ray._private import ray_constants
@@ -29,10 +30,11 @@ _ANSWER_TIMEOUT_S = 5.0
 _CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 
 
-class Token(NamedTuple):
+@dataclass(frozen=True)
+class Token:
     """A token that the user has."""
 
-    value: str
+    value: str = field(repr=False)
     place: str
     """Where it was found, for messages."""
 
@@ -77,6 +79,7 @@ def enter(address: str, target: str) -> bool:
 
     Raises:
         UserError: the cluster asks for a token, and the user has none or a wrong one.
+        ConnectionError: no Ray's head answers at `target`.
     """
     if not wants_token(target, None):
         if os.environ.get(_MODE) == "token" and find_token() is None:
@@ -102,13 +105,20 @@ def enter(address: str, target: str) -> bool:
 
 def wants_token(target: str, token: str | None) -> bool:
     """Whether the Ray at `target` turns this token (None: none) away; takes milliseconds, where
-    `ray.init` tries for 20 s. False too where the answer is another one: then Ray will tell."""
+    `ray.init` tries for 20 s. False too where the answer is another one: then Ray will tell.
+
+    Raises:
+        ConnectionError: what listens there does not answer as a Ray's head does.
+    """
     proof = None if token is None else [("authorization", f"Bearer {token}")]
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         call = channel.unary_unary(_CHECK_ALIVE)
         try:
             call(b"", timeout=_ANSWER_TIMEOUT_S, metadata=proof)
         except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                hint = "Take the port of `ray start --head`, 6379 unless it was given another."
+                raise ConnectionError(f"no Ray's head answers there. {hint}") from None
             return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
     return False
 

@@ -20,7 +20,6 @@ import psutil
 import ray
 
 from cluster.agreement import NO_GPU, Clock, Facts, RankFacts, disagreements
-from tsarch.checkpoint.store import Store
 from tsarch.config import Config
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import UserError, one_line
@@ -153,6 +152,8 @@ def _size(name: str) -> int | None:
 
 def _shared_folders(config: Config, log_folder: Path) -> list[Path]:
     """What all ranks write into or read from: the run folder; checkpoints that lie elsewhere."""
+    from tsarch.checkpoint.store import Store  # ranks don't need what it imports here
+
     folders = [log_folder]
     if config.checkpoint.folder is not None:
         local = Store(config.checkpoint.folder).local_folder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import ray
 
 from benchmarks.controller import null_crew
 from cluster import authentication, joining
-from cluster.authentication import find_token, wants_token
+from cluster.authentication import Token, find_token, wants_token
 from cluster.joining import is_loopback, join_ray
 from tests.ray_clusters import TestCluster, ray_cluster
 from tsarch.config import TopologyConfig
@@ -53,13 +55,32 @@ def test_tokens_are_found_where_ray_finds_them(tmp_path, monkeypatch):
     default = tmp_path / "home" / ".ray" / "auth_token"
     default.parent.mkdir()
     default.write_text("of the user\n")
-    assert find_token() == ("of the user", str(default))
+    assert find_token() == Token("of the user", str(default))
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
     assert find_token() is None
     (tmp_path / "none").write_text("of a file")
-    assert find_token() == ("of a file", str(tmp_path / "none"))
+    assert find_token() == Token("of a file", str(tmp_path / "none"))
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of the environment")
-    assert find_token() == ("of the environment", "RAY_AUTH_TOKEN")
+    assert find_token() == Token("of the environment", "RAY_AUTH_TOKEN")
+
+
+def test_a_token_is_not_shown():
+    assert "secret" not in repr(Token("secret", "RAY_AUTH_TOKEN"))
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_is_no_ray_is_told_at_once(monkeypatch, answers):
+    """A server of something else, which closes the connection or says nothing."""
+    monkeypatch.setattr(authentication, "_ANSWER_TIMEOUT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(joining, "_find", lambda address: address)
+        if answers:
+            threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
+        started_s = time.monotonic()
+        with pytest.raises(UserError, match="no Ray's head answers there"):
+            join_ray(SMALL, f"127.0.0.1:{port}", print)
+    assert time.monotonic() - started_s < WITHIN_S
 
 
 @pytest.mark.parametrize(("asks", "host"), [(True, "192.0.2.7"), (False, "127.0.0.1")])
