@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ from tsarch.schedule.plan import Alternation, Span, training_programs
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
+    from cluster.agreement import Facts
+    from cluster.probe import Request
     from cluster.worker import Meeting
 
 TOKENS_PER_STEP = 4096
@@ -48,6 +52,16 @@ class NullWorker:
     def status(self) -> Status:
         """See `Worker.status`."""
         return own_status(self._activity)
+
+    def probe(self, request: Request) -> Facts:
+        """See `Worker.probe`; there is no device."""
+        from cluster.probe import gather_facts
+
+        return gather_facts(replace(request, device="cpu"))
+
+    def wall_clock(self) -> float:
+        """See `Worker.wall_clock`."""
+        return time.time()
 
     def offer_addresses(self) -> dict[str, tuple[str, int]]:
         """Addresses that nobody will use."""

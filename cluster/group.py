@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -24,8 +24,10 @@ from cluster.diagnosis import (
     describe_place,
     find_cause,
 )
+from cluster.joining import join_ray
 from cluster.nodes import look_from_here, nodes_of, stop_processes
-from cluster.placement import join_ray, place, rank_bundles, supply_on_cluster
+from cluster.placement import place, rank_bundles, supply_on_cluster
+from cluster.probe import check_ranks
 from cluster.recovery import settle
 from cluster.status import note_file, read_log
 from cluster.watch import Watch
@@ -38,6 +40,9 @@ from tsarch.run.balance import Supply
 from tsarch.run.clock import now_s
 from tsarch.run.rank_stats import RankStats
 from tsarch.topology import STAGES, Stage, Topology, stage_topology
+
+if TYPE_CHECKING:
+    from tsarch.run.capacity import RankNeed
 
 MAX_CHUNK_TICKS = 256
 """Most ticks that ranks run per call: what a driver of short steps waits for at most."""
@@ -93,6 +98,7 @@ class RayCrew:
         log_folder: Path,
         say: Callable[[str], None],
         worker: type = Worker,
+        needs: Mapping[Stage, RankNeed] | None = None,
         restarted: bool = False,
         avoid: frozenset[str] = frozenset(),
     ) -> Self:
@@ -102,23 +108,25 @@ class RayCrew:
         Args:
             worker: class of the ranks' actors; another one than `Worker` only to measure or test
                 the driver.
+            needs: memory of a rank of each stage, to be compared with what is free; None: not.
             restarted: after a failure, when nodes may be missing: wait for them, then do with
                 fewer replicas if the config allows it (see `config` of the crew).
             avoid: ids of nodes that no rank may be placed on.
 
         Raises:
-            UserError: no such cluster, or it can't hold the ranks.
+            UserError: no such cluster, it can't hold the ranks, or they don't agree on versions,
+                devices, memory, shared folders, data or time.
             RankFailedError: a rank failed.
         """
         topology = Topology.from_config(config.topology)
         say("starting a Ray on this machine" if address is None else "joining the Ray cluster")
         _hush_ray()
-        join_ray(config.topology, address)
+        join_ray(config.topology, address, say)
         try:
             if restarted:
                 config = settle(config, avoid, say)
                 topology = Topology.from_config(config.topology)
-            placement = place(config.topology, avoid)
+            placement = place(config, avoid)
         except BaseException:
             ray.shutdown()
             raise
@@ -126,6 +134,7 @@ class RayCrew:
         crew = cls(config, workers, placement, log_folder)
         try:
             say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
+            check_ranks(crew._call, config, log_folder, needs)
             crew.join()
             say("building models and engines on the ranks")
             crew.build(config)

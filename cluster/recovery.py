@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import ray
-
-from cluster.placement import rank_bundles
+from cluster.fitting import Resources, num_placed
+from cluster.placement import node_supplies, rank_demands
 from tsarch.config import Config, TopologyConfig
 from tsarch.errors import RunFailedError
 
@@ -30,8 +29,9 @@ def settle(config: Config, avoid: frozenset[str], say: Callable[[str], None]) ->
     started_s = time.monotonic()
     said = False
     while True:
-        nodes = _usable_nodes(avoid)
-        if fits(rank_bundles(topology), nodes):
+        # Totals, not what is free: what is in use is this run's own, on its way back.
+        nodes = [node.total for node in node_supplies(avoid)]
+        if _fits(topology, nodes):
             return config
         if time.monotonic() - started_s >= wait_s:
             break
@@ -55,10 +55,8 @@ def settle(config: Config, avoid: frozenset[str], say: Callable[[str], None]) ->
     return config.model_copy(update={"topology": smaller})
 
 
-def smaller_topology(
-    topology: TopologyConfig, nodes: Sequence[Mapping[str, float]]
-) -> TopologyConfig | None:
-    """The most replicas that fit on `nodes` (free resources of each), between
+def smaller_topology(topology: TopologyConfig, nodes: Sequence[Resources]) -> TopologyConfig | None:
+    """The most replicas that fit on `nodes` (resources of each), between
     `topology.min_replicas` and those of `topology`; of equally many those that keep the ratio
     of the stages best."""
     if topology.min_replicas is None:
@@ -71,23 +69,14 @@ def smaller_topology(
     found = [
         (t + s, -abs(t / s - teachers / students), smaller)
         for t, s in counts
-        if fits(rank_bundles(smaller := _with_replicas(topology, t, s)), nodes)
+        if _fits(smaller := _with_replicas(topology, t, s), nodes)
     ]
     return max(found, key=lambda own: own[:2])[2] if found else None
 
 
-def fits(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]]) -> bool:
-    """Whether every bundle finds a place, the largest first, each on the first node it fits."""
-    free = [dict(node) for node in nodes]
-    for bundle in sorted(bundles, key=lambda own: sorted(own.values()), reverse=True):
-        place = next(
-            (n for n in free if all(n.get(k, 0) + 1e-6 >= v for k, v in bundle.items())), None
-        )
-        if place is None:
-            return False
-        for name, amount in bundle.items():
-            place[name] -= amount
-    return True
+def _fits(topology: TopologyConfig, nodes: Sequence[Resources]) -> bool:
+    demands = rank_demands(topology)
+    return num_placed(demands, nodes) == sum(demand.num_ranks for demand in demands)
 
 
 def _with_replicas(topology: TopologyConfig, teachers: int, students: int) -> TopologyConfig:
@@ -97,11 +86,3 @@ def _with_replicas(topology: TopologyConfig, teachers: int, students: int) -> To
             "student": topology.student.model_copy(update={"replicas": students}),
         }
     )
-
-
-def _usable_nodes(avoid: frozenset[str]) -> list[dict[str, float]]:
-    """Resources of the nodes that are there. Those in use count too: after a failure they are this
-    run's own, which are on their way back."""
-    return [
-        node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in avoid
-    ]

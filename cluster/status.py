@@ -14,7 +14,7 @@ import psutil
 
 from tsarch.run.activity import IDLE, Activity, read_note
 
-BUILDING = ("starting", "join", "build")
+BUILDING = ("starting", "probe", "join", "build")
 """Commands that may take long without a sign of progress: imports, downloads, compilers."""
 
 
@@ -86,6 +86,12 @@ def read_log(log_file: Path, num_lines: int) -> Log:
         if crash := _CRASH.search(line):
             return Log(own[number : number + num_lines], crash.group(1))
     return Log(own[-num_lines:], None)
+
+
+def says_nothing(log_file: Path) -> bool:
+    """Whether a log only tells which processes there were."""
+    lines = log_file.read_text(errors="replace").splitlines()
+    return all(line.startswith(_STARTED) for line in lines)
 
 
 def note_file(log_file: Path) -> Path:

@@ -24,6 +24,8 @@ from tsarch.run.activity import Activity
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
+    from cluster.agreement import Facts
+    from cluster.probe import Request
     from tsarch.run.rank import Rank
     from tsarch.run.rank_stats import RankStats
 
@@ -100,6 +102,17 @@ class Worker:
             for ident, frame in sys._current_frames().items()
             if ident != threading.get_ident()
         )
+
+    @_command
+    def probe(self, request: Request) -> Facts:
+        """What this process and its host are (no collective; nothing is built yet)."""
+        from cluster.probe import gather_facts
+
+        return gather_facts(request)
+
+    def wall_clock(self) -> float:
+        """Seconds since 1970 by this host's clock."""
+        return time.time()
 
     def offer_addresses(self) -> dict[str, tuple[str, int]]:
         """Addresses on this host for each group, in case this rank is a group's first."""

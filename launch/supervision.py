@@ -69,8 +69,12 @@ def gather(
         reporter.say("building both models in this process")
         return LocalCrew(config, prepared)
     from cluster.group import RayCrew
+    from tsarch.run.capacity import rank_needs
 
-    return RayCrew.start(config, address, logs, reporter.say, restarted=restarted, avoid=avoid)
+    needs = rank_needs(config, prepared)
+    return RayCrew.start(
+        config, address, logs, reporter.say, needs=needs, restarted=restarted, avoid=avoid
+    )
 
 
 def _attempt(

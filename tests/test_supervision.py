@@ -12,7 +12,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from cluster.diagnosis import describe_end, describe_finding, describe_place, find_cause
-from cluster.recovery import fits, smaller_topology
+from cluster.recovery import smaller_topology
 from cluster.status import ProcessFacts, Status, end_processes, look_at, read_log, started_line
 from cluster.watch import Finding, find_hang
 from tsarch.config import TopologyConfig
@@ -141,19 +141,8 @@ def test_processes_are_ended_only_if_they_are_ranks():
         process.wait()
 
 
-def test_bundles_fit_node_by_node():
-    bundle = {"CPU": 2.0}
-    assert fits([bundle, bundle], [{"CPU": 3.0}, {"CPU": 2.0}])
-    assert not fits([bundle, bundle], [{"CPU": 3.0}, {"CPU": 1.0}])
-    assert fits([{"CPU": 1.0}, {"CPU": 3.0}], [{"CPU": 3.0}, {"CPU": 1.0}])
-    assert not fits([{"CPU": 1.0, "GPU": 1.0}], [{"CPU": 8.0}])
-
-
 def test_fewer_replicas_are_used_as_far_as_the_config_allows(monkeypatch):
-    def bundles(topology: TopologyConfig) -> list[dict[str, float]]:
-        return [{"CPU": 1.0}] * (topology.teacher.replicas + topology.student.replicas)
-
-    monkeypatch.setattr("cluster.recovery.rank_bundles", bundles)
+    monkeypatch.setattr("cluster.placement.rank_resources", lambda *_: {"CPU": 1.0})
     topology = TopologyConfig.model_validate(
         {"teacher": {"replicas": 4}, "student": {"replicas": 2}}
     )
