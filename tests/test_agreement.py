@@ -328,6 +328,7 @@ def start(folder: Path, worker: type) -> tuple[RayCrew, Config]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ranks_that_disagree_end_the_run_before_it_starts(tmp_path):
     with pytest.raises(UserError) as caught:
         start(tmp_path, LyingWorker)

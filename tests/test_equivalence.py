@@ -50,6 +50,7 @@ def check(config, cases):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_one_rank_a_stage_gives_the_losses_of_one_process(tmp_path):
     check(tiny_config(tmp_path, schedule={"epochs": 3}), QUICK)
 
