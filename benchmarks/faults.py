@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -489,14 +490,12 @@ def run_cases(cases: Sequence[Case], folder: Path) -> list[Outcome]:
     """Let cases happen one after the other on one cluster."""
     outcomes = []
     references: dict[tuple[str, ...], Path] = {}
-    disk = folder / "disk"
-    with FaultCluster(cpus=(2, 1)) as cluster:
+    # Before the cluster: a network namespace sees the mounts that there were when it was made.
+    with _small_disk(folder / "disk") as disk, FaultCluster(cpus=(2, 1)) as cluster:
         for case in cases:
-            if case.needs_cable and not cluster.can_unplug:
-                print(f"{case.name}: left out, there is no cable", flush=True)
-                continue
-            if case.needs_root and os.geteuid() != 0:
-                print(f"{case.name}: left out, only root can do it", flush=True)
+            reason = _left_out(case, cluster)
+            if reason is not None:
+                print(f"{case.name}: left out, {reason}", flush=True)
                 continue
             key = (case.schedule, *(o for o in case.overrides if "dropout" in o))
             if key not in references:
@@ -507,24 +506,33 @@ def run_cases(cases: Sequence[Case], folder: Path) -> list[Outcome]:
                 assert not found.mistakes, found
             own = folder / case.name.replace(" ", "-")
             own.mkdir()
-            with_disk = _on_small_disk(case, disk)
-            outcome = do(with_disk, cluster, own, references[key] / "run")
-            if with_disk is not case:
-                subprocess.run(["umount", str(disk)], check=True)
-            outcomes.append(outcome)
-            print(_line(outcome), flush=True)
+            overrides = tuple(override.format(disk=disk) for override in case.overrides)
+            placed = replace(case, overrides=overrides)
+            outcomes.append(do(placed, cluster, own, references[key] / "run"))
+            print(_line(outcomes[-1]), flush=True)
     return outcomes
 
 
-def _on_small_disk(case: Case, disk: Path) -> Case:
-    """The case with its checkpoints on a disk with place for two and a half of them."""
-    if not any("{disk}" in override for override in case.overrides):
-        return case
-    disk.mkdir(exist_ok=True)
-    options = ["-o", f"size={_DISK_BYTES}"]
-    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(disk)], check=True)
-    filled = tuple(override.format(disk=disk / "checkpoints") for override in case.overrides)
-    return Case(**{**vars(case), "overrides": filled})
+def _left_out(case: Case, cluster: FaultCluster) -> str | None:
+    """Why a case can't happen here."""
+    if case.needs_cable and not cluster.can_unplug:
+        return "there is no cable"
+    if case.needs_root and os.geteuid() != 0:
+        return "only root can do it"
+    return None
+
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Path]:
+    """A disk with place for two checkpoints and a half, if one can be made."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, check=False).returncode == 0
+    try:
+        yield folder / "checkpoints"
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def _line(outcome: Outcome) -> str:
