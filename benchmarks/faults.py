@@ -542,6 +542,17 @@ def _line(outcome: Outcome) -> str:
     return f"{outcome.name}: {result} ({numbers}, {repeated})\n    {outcome.message}"
 
 
+def write_results(outcomes: Sequence[Outcome], output: Path) -> None:
+    """Write the results of some cases, beside those of others that are there."""
+    found = {row["name"]: row for row in json.loads(output.read_text())} if output.exists() else {}
+    found |= {outcome.name: asdict(outcome) for outcome in outcomes}
+    rows = [found[case.name] for case in CASES if case.name in found]
+    output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    unplugged = any(name.startswith("unplug") for name in found)
+    table = markdown([Outcome(**row) for row in rows], unplugged)
+    output.with_suffix(".md").write_text(table, encoding="utf-8")
+
+
 def main(
     only: Annotated[list[str] | None, typer.Option(help="Name of a case. Default: all.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Folder for the runs, to look at.")] = None,
@@ -558,11 +569,7 @@ def main(
     print(
         f"{len(outcomes)} cases in {time.monotonic() - started_s:.0f} s, {len(bad)} not as wanted"
     )
-    if only is None:
-        rows = [asdict(outcome) for outcome in outcomes]
-        OUTPUT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        unplugged = any(outcome.name.startswith("unplug") for outcome in outcomes)
-        OUTPUT.with_suffix(".md").write_text(markdown(outcomes, unplugged), encoding="utf-8")
+    write_results(outcomes, OUTPUT)
     if bad:
         raise typer.Exit(1)
 

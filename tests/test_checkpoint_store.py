@@ -90,7 +90,7 @@ def test_a_checkpoint_that_other_hosts_wrote_elsewhere_is_not_complete(tmp_path)
     store.begin(5)
     entry = store.put(5, "teacher-0.safetensors", lambda path: path.write_bytes(b"here"))
     other = FileEntry(4, "0" * 64)
-    with pytest.raises(OSError, match="student-0.*is not here as it was written"):
+    with pytest.raises(OSError, match=r"student-0.*is not here as it was written"):
         store.commit(Manifest(5, {"teacher-0.safetensors": entry, "student-0.safetensors": other}))
     assert store.steps() == []
 
