@@ -23,11 +23,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 from safetensors import safe_open
 
 from benchmarks.fault_cluster import FaultCluster
-from benchmarks.fault_run import memory_group
 
 CONFIG = Path("configs/faults.yaml")
 OUTPUT = Path("benchmarks/results/faults.json")
@@ -39,6 +39,7 @@ _DETECT_LIMIT_S = 10.0
 _DOWN_LIMIT_S = 60.0
 _GONE_LIMIT_S = 15.0
 _DISK_BYTES = 2**25
+_MEMORY_BYTES = 2**23
 
 Act = Callable[["Run"], None]
 
@@ -178,6 +179,24 @@ class Run:
         return found
 
 
+def run_out_of_memory(run: Run) -> None:
+    """A rank gets no more memory, so that the kernel kills it."""
+    folder, limit = Path("/sys/fs/cgroup/tsarch-faults"), "memory.max"
+    if Path("/sys/fs/cgroup/memory").is_dir():  # version 1 of control groups
+        folder, limit = Path("/sys/fs/cgroup/memory/tsarch-faults"), "memory.limit_in_bytes"
+    folder.mkdir()
+    rank = run.ranks()[0]
+    try:
+        (folder / limit).write_text(str(_MEMORY_BYTES), encoding="ascii")
+        run.mark()
+        (folder / "cgroup.procs").write_text(str(rank), encoding="ascii")
+        psutil.Process(rank).wait(timeout=_DETECT_LIMIT_S)
+    except psutil.NoSuchProcess:
+        pass
+    finally:
+        folder.rmdir()
+
+
 def kill_raylet(run: Run) -> None:
     """The second node's raylet is killed; the node is started anew."""
     run.mark()
@@ -289,8 +308,8 @@ CASES = (
     ),
     Case(
         "out of memory",
-        r"student 0 \(rank 1\) on .* was killed: .* \(SIGKILL by the kernel: out of memory\)",
-        {"kind": "oom", "rank": STUDENT, "instruction": "Forward"},
+        r"was killed: its process \d+ is gone \(SIGKILL by the kernel: out of memory\)",
+        act=run_out_of_memory,
         needs_root=True,
     ),
     Case(
@@ -419,10 +438,6 @@ def _check_gone(run: Run, outcome: Outcome) -> None:
         time.sleep(0.2)
     if left:
         outcome.mistakes.append(f"ranks are left: {left}")
-    if run.marker.exists() and (words := run.marker.read_text(encoding="ascii").split()):
-        group, _ = memory_group(int(words[0]) if words[0].isdigit() else 0)
-        if group.exists():
-            group.rmdir()
 
 
 def _check_training(case: Case, run: Run, reference: Path, outcome: Outcome) -> None:
