@@ -164,7 +164,7 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, the newest last."""
         found = self.run_folder.glob("checkpoints/step-*/manifest.json")
-        return sorted((p.parent for p in found), key=lambda p: int(p.name.removeprefix("step-")))
+        return sorted((p.parent for p in found), key=_number_of)
 
     def ranks(self) -> list[int]:
         """Process ids of this cluster's ranks that are there."""
