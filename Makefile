@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick check format schema equivalence bench study clean
+.PHONY: help install quickstart smollm2 test test-quick check format schema equivalence faults soak bench study clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test         all tests;  make test-quick: those under three minutes"
 	@echo "make check        lint, format check, type check"
 	@echo "make equivalence  one process = any ranks, resumed on any others: all cases, with tables"
+	@echo "make faults       what goes wrong with runs, done to real ones; make soak: for half an hour"
 	@echo "make bench        the measurements of the README"
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
 	@echo "make format schema install clean"
@@ -78,6 +79,13 @@ schema: install
 equivalence: install
 	.venv/bin/python -m benchmarks.equivalence
 	.venv/bin/python -m benchmarks.resume_matrix
+
+# Network namespaces need root; without, two Ray nodes on loopback.
+faults: install
+	.venv/bin/python -m benchmarks.faults
+
+soak: install
+	.venv/bin/python -m benchmarks.soak
 
 bench: install
 	.venv/bin/python -m benchmarks.pipeline

@@ -80,6 +80,9 @@ class _EverySteps:
         self._open = tick
         return Cut(self._store.url, tick)
 
+    def save_soon(self, reason: str) -> None:
+        """No other cut is wanted."""
+
     def taken(self, tick: int, stalls: list[Stall]) -> None:
         """Note what it cost."""
         self.stalls.append(stalls)

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.status import Status, own_status
+from cluster.worker import meanwhile
 from tsarch.checkpoint.cut import Resume
 from tsarch.config import Config
 from tsarch.records import LossParts, PackedReport, TickReport, pack_reports
+from tsarch.run.activity import Activity
 from tsarch.run.clock import now_s
 from tsarch.run.rank_stats import RankStats
 from tsarch.schedule.instruction import Forward, Instruction, OptimizerStep, Program
@@ -20,6 +25,8 @@ from tsarch.schedule.plan import Alternation, Span, training_programs
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
+    from cluster.agreement import Facts
+    from cluster.probe import Request
     from cluster.worker import Meeting
 
 TOKENS_PER_STEP = 4096
@@ -36,9 +43,25 @@ class NullWorker:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
         self._config = config
         self._stage, self._replica = Topology.from_config(config.topology).place(rank)
+        self._activity = Activity()
         self._ticks: tuple[Program, ...] = ()
         self._first_tick = 0
         self._num_done = 0
+
+    @meanwhile
+    def status(self) -> Status:
+        """See `Worker.status`."""
+        return own_status(self._activity)
+
+    def probe(self, request: Request) -> Facts:
+        """See `Worker.probe`; there is no device."""
+        from cluster.probe import gather_facts
+
+        return gather_facts(replace(request, device="cpu"))
+
+    def wall_clock(self) -> float:
+        """See `Worker.wall_clock`."""
+        return time.time()
 
     def offer_addresses(self) -> dict[str, tuple[str, int]]:
         """Addresses that nobody will use."""

@@ -117,6 +117,9 @@ class CutAt:
         self._store.begin(tick)
         return Cut(self._store.url, tick)
 
+    def save_soon(self, reason: str) -> None:
+        """No other cut is wanted."""
+
     def taken(self, tick: int, stalls: list[Stall]) -> None:
         """Note what the driver knows."""
         self.state = self._table.state()

@@ -6,30 +6,54 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.placement import join_ray, place, rank_bundles, supply_on_cluster
-from cluster.worker import Meeting, Worker
+from cluster.diagnosis import (
+    Cause,
+    Kind,
+    describe_end,
+    describe_finding,
+    describe_others,
+    describe_place,
+    find_cause,
+)
+from cluster.joining import join_ray
+from cluster.nodes import look_from_here, nodes_of, stop_processes
+from cluster.placement import place, rank_bundles, supply_on_cluster
+from cluster.probe import check_ranks
+from cluster.recovery import settle
+from cluster.status import note_file, read_log
+from cluster.watch import Watch
+from cluster.worker import WATCH, Meeting, Worker
 from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
 from tsarch.config import Config, Mode, TopologyConfig
-from tsarch.errors import ReplicaDriftError, RunFailedError, UserError
+from tsarch.errors import RankFailedError
 from tsarch.records import Predictions, Survey, Texts, TickReport, Windows, unpack_reports
 from tsarch.run.balance import Supply
+from tsarch.run.clock import now_s
 from tsarch.run.rank_stats import RankStats
 from tsarch.topology import STAGES, Stage, Topology, stage_topology
+
+if TYPE_CHECKING:
+    from tsarch.run.capacity import RankNeed
 
 MAX_CHUNK_TICKS = 256
 """Most ticks that ranks run per call: what a driver of short steps waits for at most."""
 _CHUNK_TARGET_S = 0.5
 _CHUNK_TARGET_PER_RANK_S = 0.01  # a call to a rank costs the driver about 0.5 ms
-_LOG_TAIL_LINES = 12
+_LOG_LINES = 12
+_LOOK_S = 0.5
+"""How often the driver looks for failures while it waits for results."""
+_CAUSE_TIMEOUT_S = 8.0
+"""How long to look for the one to blame, when ranks have lost another one."""
+_ANSWER_TIMEOUT_S = 3.0
 
 
 class _Queued(NamedTuple):
@@ -47,18 +71,24 @@ class RayCrew:
 
     def __init__(
         self,
-        topology: Topology,
+        config: Config,
         workers: Sequence[Any],
         placement: PlacementGroup,
         log_folder: Path,
     ) -> None:
-        self.topology = topology
+        self.config = config
+        """With the topology that the ranks have."""
+        self.topology = Topology.from_config(config.topology)
         self._workers = list(workers)
         self._placement = placement
         self._log_folder = log_folder
         self.max_chunk_ticks = MAX_CHUNK_TICKS
         self._chunk_ticks = 1
         self._asked: list[Any] | None = None
+        self._has_failed = False
+        self._told_drains: frozenset[str] = frozenset()
+        nodes = nodes_of(placement, self.topology.num_ranks)
+        self._watch = Watch(workers, nodes, config.failure.hang_timeout_s)
 
     @classmethod
     def start(
@@ -68,6 +98,9 @@ class RayCrew:
         log_folder: Path,
         say: Callable[[str], None],
         worker: type = Worker,
+        needs: Mapping[Stage, RankNeed] | None = None,
+        restarted: bool = False,
+        avoid: frozenset[str] = frozenset(),
     ) -> Self:
         """Join the Ray at `address` (None: start one here), place the ranks, let them join each
         other and build.
@@ -75,23 +108,33 @@ class RayCrew:
         Args:
             worker: class of the ranks' actors; another one than `Worker` only to measure or test
                 the driver.
+            needs: memory of a rank of each stage, to be compared with what is free; None: not.
+            restarted: after a failure, when nodes may be missing: wait for them, then do with
+                fewer replicas if the config allows it (see `config` of the crew).
+            avoid: ids of nodes that no rank may be placed on.
 
         Raises:
-            UserError: no such cluster, or it can't hold the ranks.
-            RunFailedError: a rank failed.
+            UserError: no such cluster, it can't hold the ranks, or they don't agree on versions,
+                devices, memory, shared folders, data or time.
+            RankFailedError: a rank failed.
         """
         topology = Topology.from_config(config.topology)
         say("starting a Ray on this machine" if address is None else "joining the Ray cluster")
-        join_ray(config.topology, address)
+        _hush_ray()
+        join_ray(config.topology, address, say)
         try:
-            placement = place(config.topology)
+            if restarted:
+                config = settle(config, avoid, say)
+                topology = Topology.from_config(config.topology)
+            placement = place(config, avoid)
         except BaseException:
             ray.shutdown()
             raise
         workers = _start_workers(config, topology, placement, log_folder, address is None, worker)
-        crew = cls(topology, workers, placement, log_folder)
+        crew = cls(config, workers, placement, log_folder)
         try:
             say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
+            check_ranks(crew._call, config, log_folder, needs)
             crew.join()
             say("building models and engines on the ranks")
             crew.build(config)
@@ -125,6 +168,7 @@ class RayCrew:
         end = tick + int(self._call("begin", start, stop, resume)[0])
         queued: deque[_Queued] = deque()
         while queued or (tick < end and not (cuts is not None and cuts.stopping)):
+            self._tell_drains(cuts)
             while len(queued) < 2 and tick < end:
                 cut = None if cuts is None else cuts.due(tick)
                 if cut is not None:
@@ -148,18 +192,26 @@ class RayCrew:
             yield [report for own in results for report in unpack_reports(own)]
             self._adapt_chunk(chunk.num_ticks, time.perf_counter() - started_s)
 
+    def _tell_drains(self, cuts: Cuts | None) -> None:
+        """Have a checkpoint taken when nodes of this run are to be taken away."""
+        new = self._watch.draining - self._told_drains
+        if cuts is not None and new:
+            self._told_drains |= new
+            nodes = {self._watch.node(rank) for rank in range(self.topology.num_ranks)}
+            names = sorted(node.address for node in nodes if node.node_id in new)
+            cuts.save_soon(f"notice: {' and '.join(names)} will be taken from the cluster")
+
     def take_checkpoint(self, cut: Cut) -> list[Stall]:
         """Let every rank copy its state and write it in the background."""
         return self._call("take_checkpoint", cut)
 
     def checkpoint_written(self, wait: bool) -> list[Written] | None:
-        """What the ranks have written. Without `wait` the question is queued behind their work, and
-        a later call has the answer."""
+        """What the ranks have written. Without `wait` a later call has the answer."""
         if wait:
             self._asked = None
             return self._call("checkpoint_written", True)
         if self._asked is None:
-            self._asked = self._submit("checkpoint_written", False)
+            self._asked = self._submit("checkpoint_so_far")
         done, _ = ray.wait(self._asked, num_returns=len(self._asked), timeout=0)
         if len(done) < len(self._asked):
             return None
@@ -214,8 +266,13 @@ class RayCrew:
 
     def close(self) -> None:
         """End the actors, give the resources back, and stop Ray if this run started it."""
+        self._watch.stop()
         for worker in self._workers:
             ray.kill(worker, no_restart=True)
+        if self._has_failed:
+            stop_processes(self._watch)
+        for rank in range(len(self._workers)):
+            note_file(self._log(rank)).unlink(missing_ok=True)
         self._workers = []
         remove_placement_group(self._placement)
         ray.shutdown()
@@ -241,43 +298,109 @@ class RayCrew:
 
         Raises:
             UserError, ReplicaDriftError: as the rank raised it.
-            RunFailedError: names the rank, with the end of its log.
+            RankFailedError: names the rank, with the end of its log.
         """
-        places = {reference: rank for rank, reference in enumerate(references)}
         results: dict[Any, Any] = {}
         waiting = list(references)
         while waiting:
             # Wake up at the first result, since it may be a failure, then take all that are there.
-            first, waiting = ray.wait(waiting, num_returns=1)
-            done = first
-            if waiting:
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=_LOOK_S)
+            if done and waiting:
                 others, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-                done = [*first, *others]
-            results |= self._get(done, places)
+                done = [*done, *others]
+            if self._watch.finding is not None:
+                raise self._failure(references)
+            try:
+                results |= zip(done, ray.get(done), strict=True)
+            except RayError:
+                raise self._failure(references) from None
         return [results[reference] for reference in references]
 
-    def _get(self, done: list[Any], places: dict[Any, int]) -> dict[Any, Any]:
-        """Results that are there; raises for the first that is a failure."""
-        try:
-            return dict(zip(done, ray.get(done), strict=True))
-        except (RayError, GetTimeoutError):
-            for reference in done:
-                try:
-                    ray.get(reference)
-                except (RayError, GetTimeoutError) as error:
-                    raise self._explain(places[reference], error) from None
-            raise
+    def _failure(self, references: list[Any]) -> Exception:
+        """The error that the user should see, once something has failed."""
+        self._has_failed = True
+        noticed_s = now_s()
+        cause = self._find_cause(references)
+        if cause.kind is Kind.TOLD:
+            return cast(Exception, cast(RayTaskError, cause.error).cause)
+        lost = self._told_drains
+        if cause.finding is not None and cause.finding.kind == "node lost":
+            lost |= {self._watch.node(rank).node_id for rank in cause.ranks}
+        return RankFailedError(self._describe(cause), noticed_s, lost)
 
-    def _explain(self, rank: int, error: Exception) -> Exception:
-        """The error that the user should see for what a rank raised."""
-        cause = error.cause if isinstance(error, RayTaskError) else None
-        if isinstance(cause, UserError | ReplicaDriftError):
-            return cause
-        what = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
-        log = self._log_folder / f"rank-{rank}.log"
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        tail = "\n".join(lines[-_LOG_TAIL_LINES:])
-        return RunFailedError(f"{self.topology.label(rank)} failed: {what}\nend of {log}:\n{tail}")
+    def _find_cause(self, references: list[Any]) -> Cause:
+        """Wait for a moment, so that the rank to blame is found and not one that lost it."""
+        given_up_s = time.monotonic() + _CAUSE_TIMEOUT_S
+        while True:
+            cause = find_cause(self._errors(references), self._watch.finding)
+            if cause is not None and cause.kind is Kind.GONE:
+                lost = self._watch.lost_node(cause.ranks[0])
+                cause = cause if lost is None else Cause(lost.ranks, None, lost)
+            if cause is not None and (cause.is_certain or time.monotonic() > given_up_s):
+                return cause
+            time.sleep(_LOOK_S)
+
+    def _errors(self, references: list[Any]) -> dict[int, Exception]:
+        """What calls that have ended ended with, by rank."""
+        errors: dict[int, Exception] = {}
+        done, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        for reference in done:
+            try:
+                ray.get(reference)
+            except RayError as error:
+                errors[references.index(reference)] = error
+        return errors
+
+    def _describe(self, cause: Cause) -> str:
+        """The whole message: who, where, what, when, the end of the log, and what others did."""
+        rank, watch = cause.ranks[0], self._watch
+        node, status = watch.node(rank), watch.last_status(rank)
+        is_lost = cause.finding is not None and cause.finding.kind == "node lost"
+        facts = (
+            None if status is None or is_lost else look_from_here(node, status.pid, self._log(rank))
+        )
+        log = read_log(self._log(rank), _LOG_LINES)
+        if cause.error is not None:
+            what = describe_end(cause.error, status, facts, log.signal)
+        else:
+            assert cause.finding is not None
+            what = describe_finding(cause.finding, status, facts, node.address)
+        names = " and ".join(map(self.topology.label, cause.ranks))
+        lines = [f"{names} on {node.address} {what}", describe_place(status, facts)]
+        if cause.finding is not None:
+            others = {
+                self.topology.label(r): s
+                for r in range(self.topology.num_ranks)
+                if r not in cause.ranks and (s := watch.last_status(r)) is not None
+            }
+            lines.append(describe_others(others))
+            if cause.finding.kind == "hang":
+                lines.append(self._stacks(rank))
+        lines += [f"end of {self._log(rank)}:", *log.lines]
+        return "\n".join(line for line in lines if line)
+
+    def _stacks(self, rank: int) -> str:
+        """Where the threads of a rank that hangs are."""
+        reference = self._workers[rank].stacks.remote()
+        done, _ = ray.wait([reference], timeout=_ANSWER_TIMEOUT_S)
+        try:
+            return str(ray.get(done[0])) if done else ""
+        except RayError:
+            return ""
+
+    def _log(self, rank: int) -> Path:
+        return log_file(self._log_folder, rank)
+
+
+def log_file(folder: Path, rank: int) -> Path:
+    """What a rank prints."""
+    return folder / f"rank-{rank}.log"
+
+
+def _hush_ray() -> None:
+    """Keep Ray from printing what it knows of dead processes, which `RankFailedError` says better;
+    Ray has no setting for it."""
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _start_workers(
@@ -295,13 +418,13 @@ def _start_workers(
         or _default_threads(config, topology, own_ray)
         for rank in range(topology.num_ranks)
     ]
-    actor = ray.remote(worker)
+    actor = ray.remote(concurrency_groups={WATCH: 1})(worker)
     return [
         actor.options(
             num_cpus=bundles[rank]["CPU"],
             num_gpus=bundles[rank].get("GPU", 0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank),
-        ).remote(config, rank, threads[rank], str(log_folder / f"rank-{rank}.log"))
+        ).remote(config, rank, threads[rank], str(log_file(log_folder, rank)))
         for rank in range(topology.num_ranks)
     ]
 

@@ -2,60 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import os
-import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
-from tsarch.config import TopologyConfig
-from tsarch.errors import UserError
+from cluster.fitting import Demand, NodeSupply, refusal
+from tsarch.config import Config, TopologyConfig
+from tsarch.errors import Mistake, UserError
 from tsarch.run.balance import Supply
-from tsarch.topology import Stage, Topology, rank_cpus, total_cpus
+from tsarch.topology import STAGES, Stage, Topology, rank_cpus
 
-_CONNECT_TIMEOUT_S = 5.0
-_PLACEMENT_TIMEOUT_S = 60.0
-_OBJECT_STORE_BYTES = 256 * 2**20
-
-
-def join_ray(topology: TopologyConfig, address: str | None) -> None:
-    """Join the cluster at `address`; None: start a Ray on this machine, for this run alone.
-
-    Raises:
-        UserError: there is no cluster at the address.
-    """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        cpus = max(math.ceil(total_cpus(topology)), len(os.sched_getaffinity(0)))
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **quiet,
-        )
-        return
-    try:
-        _knock(address)
-        ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError.single(
-            f"--address {address}", f"no Ray cluster can be joined: {reason}"
-        ) from None
-
-
-def _knock(address: str) -> None:
-    """Fail at once if nothing listens at HOST:PORT; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if address == "auto":
-        return
-    if not host or not port.isdigit() or "/" in host:
-        raise ValueError("it is neither `auto` nor HOST:PORT")
-    with socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S):
-        pass
+_GRACE_S = 3.0
+"""How long to wait for what others hold: Ray gives back what an ended job held with a delay."""
+_POLL_S = 0.2
+_READY_S = 10.0
+"""Ray places a group that has room within a fraction of a second."""
 
 
 def rank_resources(topology: TopologyConfig, stage: Stage) -> dict[str, float]:
@@ -67,35 +37,51 @@ def rank_resources(topology: TopologyConfig, stage: Stage) -> dict[str, float]:
     return resources
 
 
-def place(topology: TopologyConfig) -> PlacementGroup:
-    """Reserve a bundle for each rank, packed on as few nodes as possible.
+def place(config: Config, avoid: frozenset[str] = frozenset()) -> PlacementGroup:
+    """Reserve a bundle for each rank, packed on as few nodes as possible, none on the nodes with
+    the ids `avoid`.
 
     Raises:
-        UserError: the cluster has not enough in all, or not free within a minute.
+        UserError: there can never be room for the ranks, or others hold it (said after a few
+            seconds in which it might have become free); with a table of demand and supply.
     """
-    bundles = rank_bundles(topology)
-    supply = ray.cluster_resources()
-    for name in bundles[0]:
-        needed = sum(bundle[name] for bundle in bundles)
-        if needed > supply.get(name, 0.0) + 1e-9:
-            raise UserError.single(
-                "topology",
-                f"{topology.teacher.replicas} teacher + {topology.student.replicas} student "
-                f"replicas need {needed:g} {name}s, the cluster has "
-                f"{supply.get(name, 0.0):g}.",
-                "Use fewer replicas or a larger cluster.",
-            )
-    group = placement_group(bundles, strategy="PACK")
-    if not group.wait(_PLACEMENT_TIMEOUT_S):
+    demands = rank_demands(config.topology)
+    _require(refusal(demands, node_supplies(avoid), ever=True))
+    deadline_s = time.monotonic() + _GRACE_S
+    while (busy := refusal(demands, node_supplies(avoid), ever=False)) is not None:
+        if time.monotonic() > deadline_s:
+            _require(busy)
+        time.sleep(_POLL_S)
+    bundles = rank_bundles(config.topology)
+    name = f"tsarch run {config.run.name}"
+    options = _elsewhere(avoid, len(bundles))
+    group = placement_group(bundles, strategy="PACK", name=name, **options)
+    if not group.wait(_READY_S):
         remove_placement_group(group)
-        free = {k: v for k, v in ray.available_resources().items() if k in bundles[0]}
+        _require(refusal(demands, node_supplies(avoid), ever=False))
         raise UserError.single(
             "topology",
-            f"ranks of {_listed(bundles)} could not be placed within "
-            f"{_PLACEMENT_TIMEOUT_S:.0f} s; free now: {free}.",
-            "Wait for other jobs to end, or use fewer replicas.",
+            f"Ray has room for the ranks, but did not place them within {_READY_S:.0f} s.",
+            "`ray status` on the cluster says what it waits for.",
         )
     return group
+
+
+def _elsewhere(avoid: frozenset[str], num_bundles: int) -> dict[str, Any]:
+    """Options that keep bundles off nodes."""
+    if not avoid:
+        return {}
+    wanted = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
+    return {"bundle_label_selector": [wanted] * num_bundles}
+
+
+def rank_demands(topology: TopologyConfig) -> list[Demand]:
+    """What the ranks of both stages need."""
+    ranks = Topology.from_config(topology)
+    return [
+        Demand(stage.value, ranks.replicas(stage), rank_resources(topology, stage))
+        for stage in STAGES
+    ]
 
 
 def rank_bundles(topology: TopologyConfig) -> list[dict[str, float]]:
@@ -103,6 +89,22 @@ def rank_bundles(topology: TopologyConfig) -> list[dict[str, float]]:
     ranks = Topology.from_config(topology)
     bundles = {stage: rank_resources(topology, stage) for stage in Stage}
     return [bundles[ranks.place(rank)[0]] for rank in range(ranks.num_ranks)]
+
+
+def node_supplies(avoid: frozenset[str] = frozenset()) -> list[NodeSupply]:
+    """What the nodes of the cluster have, in all and free, but for those with the ids `avoid`."""
+    free = ray._private.state.available_resources_per_node()
+    nodes = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in avoid]
+    holders = _holders()
+    return [
+        NodeSupply(
+            node["NodeManagerAddress"],
+            node["Resources"],
+            free.get(node["NodeID"], {}),
+            tuple(holders.get(node["NodeID"], ())),
+        )
+        for node in sorted(nodes, key=lambda node: str(node["NodeManagerAddress"]))
+    ]
 
 
 def supply_on_cluster(topology: TopologyConfig) -> Supply:
@@ -119,12 +121,41 @@ def supply_on_cluster(topology: TopologyConfig) -> Supply:
     )
 
 
-def _num_fitting(bundle: dict[str, float], supply: dict[str, float]) -> int:
+def _require(mistake: Mistake | None) -> None:
+    if mistake is not None:
+        raise UserError([mistake])
+
+
+def _holders() -> dict[str, list[str]]:
+    """Node → who holds something there: placement groups by name, and jobs that have actors."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, node, held in _groups():
+        amounts = ", ".join(f"{amount:g} {what}" for what, amount in held.items())
+        found[node].append(f"{name} ({amounts})")
+    own = ray.get_runtime_context().get_job_id()
+    jobs = {job["JobID"]: job for job in ray._private.state.state.job_table()}
+    for actor in ray._private.state.actors().values():
+        job = jobs.get(actor["JobID"])
+        if actor["State"] != "ALIVE" or job is None or actor["JobID"] == own:
+            continue
+        line = f"job of process {job['DriverPid']} on {job['DriverIPAddress']}"
+        if line not in found[actor["Address"]["NodeID"]]:
+            found[actor["Address"]["NodeID"]].append(line)
+    return found
+
+
+def _groups() -> Iterator[tuple[str, str, dict[str, float]]]:
+    """(name, node, what it holds there) of all placement groups."""
+    for group in placement_group_table().values():
+        held: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for index, bundle in group["bundles"].items():
+            for what, amount in bundle.items():
+                held[group["bundles_to_node_id"][index]][what] += amount
+        if group["state"] == "CREATED":
+            for node, amounts in held.items():
+                yield group["name"] or "an unnamed placement group", node, dict(amounts)
+
+
+def _num_fitting(bundle: dict[str, float], supply: dict[str, Any]) -> int:
     """How many ranks of `bundle` each have room in `supply`."""
     return min(int(supply.get(name, 0.0) / amount + 1e-6) for name, amount in bundle.items())
-
-
-def _listed(bundles: list[dict[str, float]]) -> str:
-    """`2 × {'CPU': 1.0}, 1 × {'CPU': 3.0}`."""
-    kinds = [bundle for place, bundle in enumerate(bundles) if bundle not in bundles[:place]]
-    return ", ".join(f"{bundles.count(kind)} × {kind}" for kind in kinds)

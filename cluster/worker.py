@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import ray
+
+from cluster.status import Status, note_file, own_status, started_line
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Config, Mode
 from tsarch.records import PackedReport, Predictions, Survey, Texts, Windows, pack_reports
+from tsarch.run.activity import Activity
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
+    from cluster.agreement import Facts
+    from cluster.probe import Request
     from tsarch.run.rank import Rank
     from tsarch.run.rank_stats import RankStats
 
 _GROUPS = ("teacher", "student", "link", "tied")
+_ORPHAN_S = 60.0
+"""A rank that its driver hasn't asked for so long, and the time for hangs, ends by itself."""
+
+WATCH = "watch"
+"""The concurrency group of the calls that are answered while a rank works."""
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def _command(method: M) -> M:
+    """A command of the driver's, which `status` tells of while it lasts."""
+
+    @wraps(method)
+    def wrapped(self: Worker, *args: Any, **kwargs: Any) -> Any:
+        with self.activity.during(method.__name__):
+            return method(self, *args, **kwargs)
+
+    return cast(M, wrapped)
+
+
+def meanwhile(method: M) -> M:
+    """A call that is answered while a command lasts."""
+    return cast(M, ray.method(concurrency_group=WATCH)(method))
 
 
 @dataclass(frozen=True)
@@ -30,20 +66,53 @@ class Meeting:
 
 class Worker:
     """One rank: one device, one stage. Methods are called by `RayCrew` alone, on all ranks in
-    the same order; those that mention collectives block until every rank takes part."""
+    the same order; those that mention collectives block until every rank takes part. Those of the
+    concurrency group `WATCH` are answered meanwhile."""
 
     def __init__(self, config: Config, rank: int, threads: int, log_file: str) -> None:
         _write_output_to(Path(log_file))
         os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        self.activity = Activity(note_file(Path(log_file)))
+        self._asked_s = time.monotonic()
+        patience_s = config.failure.hang_timeout_s + _ORPHAN_S
+        threading.Thread(target=self._end_alone, args=(patience_s,), daemon=True).start()
         self._config = config
         self._threads = threads
         self._topology = Topology.from_config(config.topology)
         self._rank_number = rank
+        print(started_line(rank), flush=True)
         self._stage, self._stage_rank = self._topology.place(rank)
         self._groups: dict[str, Any] = {}
         self._rank: Rank | None = None
+
+    @meanwhile
+    def status(self) -> Status:
+        """What this rank does now."""
+        self._asked_s = time.monotonic()
+        return own_status(self.activity)
+
+    @meanwhile
+    def stacks(self) -> str:
+        """Where every Python thread of this process is."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        return "\n".join(
+            f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+            for ident, frame in sys._current_frames().items()
+            if ident != threading.get_ident()
+        )
+
+    @_command
+    def probe(self, request: Request) -> Facts:
+        """What this process and its host are (no collective; nothing is built yet)."""
+        from cluster.probe import gather_facts
+
+        return gather_facts(request)
+
+    def wall_clock(self) -> float:
+        """Seconds since 1970 by this host's clock."""
+        return time.time()
 
     def offer_addresses(self) -> dict[str, tuple[str, int]]:
         """Addresses on this host for each group, in case this rank is a group's first."""
@@ -52,6 +121,7 @@ class Worker:
         host = _own_host()
         return {name: (host, free_port(host)) for name in _GROUPS}
 
+    @_command
     def join(self, meeting: Meeting) -> None:
         """Import the heavy libraries and join the stage's world and the cross-stage groups."""
         import torch
@@ -82,6 +152,7 @@ class Worker:
                 topology.timeout_s,
             )
 
+    @_command
     def build(self, config: Config) -> None:
         """Read the data and build models and engines (all ranks: the table is broadcast).
 
@@ -127,51 +198,68 @@ class Worker:
                 config.schedule.micro_batches,
                 extra,
             ),
+            self.activity,
         )
         self._rank = Rank(config, prepare_data(config), wiring)
 
+    @_command
     def begin(self, start: int, stop: int, resume: Resume | None) -> int:
         """See `Rank.begin` (collective on `resume`)."""
         return self.rank.begin(start, stop, resume)
 
+    @_command
     def take_checkpoint(self, cut: Cut) -> Stall:
         """See `Rank.take_checkpoint` (collective)."""
         return self.rank.take_checkpoint(cut)
 
+    @_command
     def checkpoint_written(self, wait: bool) -> Written | None:
         """See `Rank.checkpoint_written`."""
         return self.rank.checkpoint_written(wait)
 
+    @meanwhile
+    def checkpoint_so_far(self) -> Written | None:
+        """`checkpoint_written` without waiting, while the rank trains."""
+        return self.rank.checkpoint_written(wait=False)
+
+    @_command
     def advance(self, num_ticks: int) -> list[PackedReport]:
         """See `Rank.advance` (collective)."""
         return pack_reports(self.rank.advance(num_ticks))
 
+    @_command
     def survey(self, split: str) -> Survey | None:
         """See `Rank.survey` (collective)."""
         return self.rank.survey(split)
 
+    @_command
     def evaluate(
         self, split: str, joint_weights: list[float], windows: Windows | None = None
     ) -> Predictions | None:
         """See `Rank.evaluate` (collective)."""
         return self.rank.evaluate(split, joint_weights, windows)
 
+    @_command
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """See `Rank.generate` (collective)."""
         return self.rank.generate(split, mode, joint_weight)
 
+    @_command
     def check_replicas(self, step: int) -> None:
         """See `Rank.check_replicas` (collective)."""
         self.rank.check_replicas(step)
 
+    @_command
     def save(self, folder: Path) -> None:
         """See `Rank.save` (collective)."""
         self.rank.save(folder)
 
+    @_command
     def load(self, folder: Path) -> None:
         """See `Rank.load` (collective)."""
         self.rank.load(folder)
 
+    @_command
     def stats(self) -> RankStats:
         """See `Rank.stats` (collective)."""
         return self.rank.stats()
@@ -185,6 +273,14 @@ class Worker:
     def perturb_table(self, amount: float) -> None:
         """Fault injection for tests, see `Rank.perturb_table`."""
         self.rank.perturb_table(amount)
+
+    def _end_alone(self, patience_s: float) -> None:
+        """End this process when its driver is lost. Ray does so too, but not on a node that is cut
+        off, or later."""
+        while time.monotonic() - self._asked_s < patience_s:
+            time.sleep(1.0)
+        print(f"the driver hasn't asked for {patience_s:.0f} s: this rank ends", flush=True)
+        os._exit(1)
 
     @property
     def rank(self) -> Rank:
@@ -206,3 +302,4 @@ def _write_output_to(log_file: Path) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
+    faulthandler.enable()  # a crash in native code leaves its stack there

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from launch.supervision import Job, gather, train
 from tsarch.config import Config
 from tsarch.errors import UserError, one_line
 
@@ -40,7 +41,6 @@ def run_training(
         reporter.say(f"note: {note}")
     reporter.say("reading and tokenising the data (cached after the first time)")
     from tsarch.run.capacity import check_capacity
-    from tsarch.run.loop import Trainer
     from tsarch.run.prepare import prepare_data
 
     prepared = prepare_data(config)
@@ -54,15 +54,7 @@ def run_training(
     proposal = None
     if config.topology.auto:
         config, proposal = _balance(config, prepared, address, path, reporter)
-    crew = _gather(config, prepared, address, path / "logs", reporter)
-    try:
-        with _open_folder(path, config, point) as folder:
-            reporter.say(f"run folder: {path}")
-            summary = Trainer(
-                config, prepared, crew, folder, reporter, store, proposal, point
-            ).run()
-    finally:
-        crew.close()
+    summary = train(Job(config, prepared, address, path, reporter, store, proposal), point)
     _show(reporter, config, summary, path)
     if proposal is not None:
         from tsarch.run.balance_report import outcome_line
@@ -113,20 +105,6 @@ def _checkpoints(config: Config, path: Path, resume: bool, reporter: Any) -> tup
     return store, point
 
 
-def _open_folder(path: Path, config: Config, point: Any) -> Any:
-    """The run folder; on resuming as it was at the checkpoint."""
-    from tsarch.run.run_folder import Lines, RunFolder
-
-    if point is None:
-        return RunFolder(path, config)
-    from tsarch.run.resume import restore_model
-
-    restore_model(point, path / "model")
-    progress = point.progress
-    lines = Lines(progress.num_rows, progress.num_evaluations, progress.num_rows)
-    return RunFolder(path, config, lines)
-
-
 def _balance(
     config: Config, prepared: Any, address: str | None, path: Any, reporter: Any
 ) -> tuple[Config, Any]:
@@ -136,7 +114,7 @@ def _balance(
 
     reporter.say("topology: auto: measuring both stages on one rank each")
     trial = trial_config(config)
-    crew = _gather(trial, prepared, address, path / "logs" / "auto", reporter)
+    crew = gather(trial, prepared, address, path / "logs" / "auto", reporter)
     try:
         proposal = propose(crew, config, prepared)
     finally:
@@ -144,17 +122,6 @@ def _balance(
     reporter.console.print(proposal_table(proposal))
     reporter.say(proposal_line(proposal, one_process=config.topology.runner == "local"))
     return resolved(config, proposal), proposal
-
-
-def _gather(config: Config, prepared: Any, address: str | None, logs: Any, reporter: Any) -> Any:
-    if config.topology.runner == "local":
-        from tsarch.run.crew import LocalCrew
-
-        reporter.say("building both models in this process")
-        return LocalCrew(config, prepared)
-    from cluster.group import RayCrew
-
-    return RayCrew.start(config, address, logs, reporter.say)
 
 
 def quieten() -> None:

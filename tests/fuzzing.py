@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import launch.supervision
 import launch.training
 from launch.cli import main
 
@@ -63,7 +64,8 @@ def stop_at_the_crew(patch: pytest.MonkeyPatch) -> None:
     def gather(*_: Any) -> None:
         raise Started
 
-    patch.setattr(launch.training, "_gather", gather)
+    for module in (launch.supervision, launch.training):
+        patch.setattr(module, "gather", gather)
 
 
 def command(arguments: Sequence[str]) -> tuple[int | None, str]:

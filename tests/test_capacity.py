@@ -7,10 +7,18 @@ import torch
 
 from tests.helpers import QUICKSTART_MODEL, tiny_config, tiny_raw
 from tests.test_cli import train
+from tsarch.checkpoint.cut import Cut
 from tsarch.config import Config
 from tsarch.errors import UserError
 from tsarch.run import capacity
-from tsarch.run.capacity import Feeding, check_capacity, count_parameters, rank_need
+from tsarch.run.capacity import (
+    Feeding,
+    check_capacity,
+    count_parameters,
+    rank_need,
+    rank_needs,
+)
+from tsarch.run.crew import LocalCrew
 from tsarch.run.memory import StageSize, States, activation_bytes, num_moments, table_states
 from tsarch.run.memory import zero_states as states_of
 from tsarch.run.prepare import Prepared, prepare_data
@@ -110,6 +118,50 @@ def test_a_gpu_holds_one_rank(tmp_path, prepared, monkeypatch):
         check_capacity(config, prepared, own_ray=True)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "frozen"), [("adamw", False), ("sgd", False), ("adamw", True)]
+)
+def test_the_copy_for_checkpoints_is_counted(tmp_path, optimizer, frozen):
+    config = tiny_config(
+        tmp_path,
+        topology={"runner": "local", "device": "cpu"},
+        optimizer={"name": optimizer, "momentum": 0.9},
+        embedding={"frozen": frozen},
+        schedule={"name": "sequential"},
+    )
+    crew = LocalCrew(config, data := prepare_data(config))
+    list(crew.train(0, 1))
+    (stall,) = crew.take_checkpoint(Cut(str(tmp_path / "checkpoints"), 1))
+    crew.checkpoint_written(wait=True)
+    counted = sum(need.copy for need in rank_needs(config, data).values())
+    assert counted == pytest.approx(stall.nbytes, rel=0.02)
+
+
+def test_the_copies_for_checkpoints_take_memory_of_the_host(tmp_path, prepared, monkeypatch):
+    config = tiny_config(tmp_path)
+    needs = rank_needs(config, prepared).values()
+    states, copies = sum(need.total for need in needs), sum(need.copy for need in needs)
+    monkeypatch.setattr(capacity, "host_memory", lambda: states + copies)
+    check_capacity(config, prepared, own_ray=True)
+    monkeypatch.setattr(capacity, "host_memory", lambda: states + copies - 1)
+    with pytest.raises(UserError, match=r"the tied table and the copies for checkpoints"):
+        check_capacity(config, prepared, own_ray=True)
+    monkeypatch.setattr(capacity, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(capacity, "device_memory", lambda config: states)
+    check_capacity(config, prepared, own_ray=True)
+    monkeypatch.setattr(capacity, "host_memory", lambda: copies - 1)
+    with pytest.raises(UserError, match=r"of this machine's own memory"):
+        check_capacity(config, prepared, own_ray=True)
+
+
+def test_what_is_offloaded_is_on_the_host_and_not_on_the_gpu(tmp_path, prepared):
+    teacher = {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}
+    need = rank_need(tiny_config(tmp_path, topology={"teacher": teacher}), Stage.TEACHER, prepared)
+    assert need.on_gpu == need.states.gradients + need.table.total
+    assert need.on_host("cuda") == need.copy + need.states.weights + need.states.optimizer
+    assert need.on_host("cpu") == need.copy + need.total
+
+
 def test_a_batch_that_feeds_no_replica_is_refused(tmp_path, prepared):
     config = with_replicas(tmp_path, 40, 1, schedule={"micro_batches": 2})
     with pytest.raises(UserError) as caught:
@@ -150,4 +202,4 @@ def test_the_command_line_refuses_a_model_beyond_the_memory(tmp_path, capsys):
     raw["teacher"]["config"].update(num_hidden_layers=96)
     status, text = train(tmp_path, raw, capsys)
     assert status == 2
-    assert "The largest part is the teacher's optimizer state" in text
+    assert "The largest part is the copies for checkpoints" in text

@@ -50,6 +50,7 @@ def check(config, cases):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_one_rank_a_stage_gives_the_losses_of_one_process(tmp_path):
     check(tiny_config(tmp_path, schedule={"epochs": 3}), QUICK)
 
@@ -88,7 +89,7 @@ def test_drift_of_a_replica_ends_the_run_and_a_failed_rank_is_named(tmp_path):
         crew.build(config)
         pid = ray.get(crew._workers[1].__ray_call__.remote(lambda _: os.getpid()))
         os.kill(pid, 9)
-        with pytest.raises(RunFailedError, match=r"student 0 \(rank 1\) failed|rank 0"):
+        with pytest.raises(RunFailedError, match=r"student 0 \(rank 1\) on .* was killed"):
             train_rows(crew, 6)
     finally:
         crew.close()

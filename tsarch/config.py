@@ -418,6 +418,14 @@ class FailureConfig(Section):
     max_bad_steps: NonNegativeInt = 10
     """Steps in a row with a loss or gradient that is not finite, and so without an update, after
     which one more ends the run."""
+    max_restarts: NonNegativeInt = 3
+    """How often a run on Ray starts again from its last checkpoint after a rank or node failed."""
+    hang_timeout_s: PositiveFloat = 300.0
+    """Seconds without an instruction done on any rank, or without an answer from one, after which
+    the run counts as hanging. More than the longest single instruction takes."""
+    node_wait_s: NonNegativeFloat = 30.0
+    """Seconds to wait for a lost node to come back before going on with fewer replicas
+    (`topology.min_replicas`) or ending."""
 
 
 class LinkConfig(Section):
@@ -483,6 +491,9 @@ class TopologyConfig(Section):
     cpus_per_rank: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     """CPUs that Ray reserves for a rank (for each thread where its stage has `threads` of its
     own); below 1, ranks share a core."""
+    min_replicas: PositiveInt | None = None
+    """Replicas of each stage that a run must keep when nodes are lost and don't come back: it goes
+    on with as many as there is place for. Default: all that it has."""
     timeout_s: Annotated[float, Field(gt=0, le=1e7)] = 600.0
     """Seconds after which a collective or a link message that never comes is an error."""
 

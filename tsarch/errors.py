@@ -64,6 +64,22 @@ class RunFailedError(RuntimeError):
     """A run that ended because a rank failed; the message names the rank and the cause."""
 
 
+class RankFailedError(RunFailedError):
+    """A rank or node that failed on Ray: what a run can start again after."""
+
+    def __init__(
+        self, message: str, noticed_s: float, lost_nodes: frozenset[str] = frozenset()
+    ) -> None:
+        """`noticed_s`: when (`run.clock.now_s`). `lost_nodes`: ids of nodes that nothing may be
+        placed on."""
+        self.noticed_s = noticed_s
+        self.lost_nodes = lost_nodes
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[RankFailedError], tuple[str, float, frozenset[str]]]:
+        return (RankFailedError, (str(self), self.noticed_s, self.lost_nodes))
+
+
 class InterruptedRunError(RuntimeError):
     """A run that was told to end, and has saved where it was."""
 

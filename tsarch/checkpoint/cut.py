@@ -65,6 +65,9 @@ class Cuts(Protocol):
     def taken(self, tick: int, stalls: list[Stall]) -> None:
         """The cut is taken, and the reports of all ticks before it have been given out."""
 
+    def save_soon(self, reason: str) -> None:
+        """Something may happen to the ranks: the next cut is due."""
+
     @property
     def stopping(self) -> bool:
         """Whether to train no further, once the cut that was due is taken."""

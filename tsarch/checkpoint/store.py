@@ -45,6 +45,11 @@ class Store:
         self._root = str(root).rstrip("/")
         self.is_local = isinstance(filesystem, LocalFileSystem)
 
+    @property
+    def local_folder(self) -> Path | None:
+        """The folder, if it is one of this host's file systems."""
+        return Path(self._root) if self.is_local else None
+
     # Writing: `begin`, `put` by every rank, `commit`.
 
     def begin(self, step: int) -> None:

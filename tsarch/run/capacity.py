@@ -14,7 +14,7 @@ import psutil
 import torch
 from transformers import PretrainedConfig
 
-from tsarch.config import Config
+from tsarch.config import Config, StageTopology
 from tsarch.errors import Mistake, UserError
 from tsarch.models.backbone import cut_out_table, freeze_backbone
 from tsarch.models.skeleton import make_skeleton, shrink_config
@@ -27,6 +27,7 @@ from tsarch.run.memory import (
     StageSize,
     States,
     activation_bytes,
+    copy_bytes,
     num_moments,
     table_states,
     zero_states,
@@ -48,7 +49,7 @@ def check_capacity(config: Config, prepared: Prepared, own_ray: bool) -> list[st
     Raises:
         UserError: the states alone exceed the memory, or no step feeds all replicas.
     """
-    needs = [rank_need(config, stage, prepared) for stage in STAGES]
+    needs = list(rank_needs(config, prepared).values())
     feeding = Feeding.of(config, prepared.splits["train"])
     mistakes = list(feeding.mistakes())
     if own_ray:
@@ -68,6 +69,10 @@ class RankNeed:
     table: States
     activations: int
     """Rough estimate, see `activation_bytes`."""
+    copy: int
+    """Copy in host memory that checkpoints are written from, see `copy_bytes`."""
+    offloaded: int
+    """What of the states is in host memory although the device is a GPU."""
 
     @property
     def parts(self) -> dict[str, int]:
@@ -84,6 +89,20 @@ class RankNeed:
     def total(self) -> int:
         """All states; activations left out."""
         return self.states.total + self.table.total
+
+    @property
+    def on_gpu(self) -> int:
+        """Bytes of a rank's GPU, if it has one."""
+        return self.total - self.offloaded
+
+    def on_host(self, device: str) -> int:
+        """Bytes of its host's memory, with device `cpu` or `cuda`."""
+        return self.copy + (self.offloaded if device == "cuda" else self.total)
+
+
+def rank_needs(config: Config, prepared: Prepared) -> dict[Stage, RankNeed]:
+    """What a rank of each stage will hold."""
+    return {stage: rank_need(config, stage, prepared) for stage in STAGES}
 
 
 def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
@@ -103,12 +122,10 @@ def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
     trained_rows = vocabulary
     if not objective.uses_table:
         trained_rows = len(np.unique(prepared.splits["train"].token_ids))
-    table = table_states(
-        vocabulary,
-        width,
-        0 if config.embedding.frozen else trained_rows,
-        moments,
-    )
+    if config.embedding.frozen:
+        trained_rows = 0
+    table = table_states(vocabulary, width, trained_rows, moments)
+    ranks = Topology.from_config(config.topology).num_ranks
     hf = _shrunk_config(config, stage)
     tokens = config.data.batch_tokens // (replicas * config.schedule.micro_batches)
     if config.schedule.name == "joint" and stage is Stage.TEACHER:
@@ -116,7 +133,16 @@ def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
     activations = activation_bytes(
         int(hf.num_hidden_layers), int(hf.hidden_size), tokens, config.precision
     )
-    return RankNeed(stage, replicas, zero_states(size), table, activations)
+    states = zero_states(size)
+    return RankNeed(
+        stage,
+        replicas,
+        states,
+        table,
+        activations,
+        copy_bytes(trainable, replicas, vocabulary, width, trained_rows, moments, ranks),
+        0 if local else _offloaded(own, states),
+    )
 
 
 def count_parameters(config: Config, stage: Stage, num_outputs: int | None) -> tuple[int, int]:
@@ -143,48 +169,80 @@ def count_parameters(config: Config, stage: Stage, num_outputs: int | None) -> t
     return sum(p.numel() for p in parameters), trainable
 
 
+def _offloaded(own: StageTopology, states: States) -> int:
+    optimizer = states.optimizer if own.offload_optimizer else 0
+    return optimizer + (states.weights if own.offload_parameters else 0)
+
+
 def device_memory(config: Config) -> int:
     """Bytes that this machine has free (CPUs) or that its smallest GPU has in all."""
     if choose_device(config.topology.device).type == "cuda":
         count = torch.cuda.device_count()
         return min(torch.cuda.get_device_properties(i).total_memory for i in range(count))
+    return host_memory()
+
+
+def host_memory() -> int:
+    """Bytes of memory that this machine has free."""
     return int(psutil.virtual_memory().available)
 
 
 def exceeded(config: Config, needs: list[RankNeed], available: int) -> Iterator[Mistake]:
-    """A mistake if the states can't fit: on CPUs all ranks share the memory, a GPU has one rank
-    (or, with the local runner, both stages)."""
+    """Mistakes if the states can't fit: on CPUs all ranks share the memory, a GPU has one rank (or,
+    with the local runner, both stages), and all ranks share the memory beside the GPUs."""
     on_gpu = choose_device(config.topology.device).type == "cuda"
-    if on_gpu and config.topology.runner == "ray":
-        largest = max(needs, key=lambda need: need.total)
-        total, who = largest.total, f"a {largest.stage} rank needs"
-        parts = largest.parts
+    one_process = config.topology.runner == "local"
+    if on_gpu and not one_process:
+        largest = max(needs, key=lambda need: need.on_gpu)
+        total, who, parts = largest.on_gpu, f"a {largest.stage} rank needs", largest.parts
     else:
-        total = sum(need.replicas * need.total for need in needs)
-        parts = {part: n.replicas * b for n in needs for part, b in n.parts.items()}
-        parts["the tied table"] = sum(n.replicas * n.table.total for n in needs)
-        if config.topology.runner == "local":  # both stages share one table
-            total -= needs[0].table.total
-            parts["the tied table"] = needs[0].table.total
+        total, parts = _sum_of_all(needs, one_process)
         who = f"{sum(n.replicas for n in needs)} ranks need"
-    if total <= available:
-        return
-    part = max(parts, key=lambda name: parts[name])
-    place = "the smallest GPU has" if on_gpu else "this machine has free"
-    yield Mistake(
-        "memory",
-        f"{who} {total / _GB:,.1f} GB for weights, gradients, optimizer state and the tied table, "
-        f"{place} {available / _GB:,.1f} GB. The largest part is {part}, "
-        f"{parts[part] / _GB:,.1f} GB.",
-        _remedy(on_gpu),
-    )
+        if not on_gpu:
+            parts["the copies for checkpoints"] = sum(n.replicas * n.copy for n in needs)
+            total += parts["the copies for checkpoints"]
+    if total > available:
+        part = max(parts, key=lambda name: parts[name])
+        place = "the smallest GPU has" if on_gpu else "this machine has free"
+        yield Mistake(
+            "memory",
+            f"{who} {total / _GB:,.1f} GB for weights, gradients, optimizer state and the tied "
+            f"table{'' if on_gpu else ' and the copies for checkpoints'}, "
+            f"{place} {available / _GB:,.1f} GB. The largest part is {part}, "
+            f"{parts[part] / _GB:,.1f} GB.",
+            _remedy(on_gpu),
+        )
+    if on_gpu:
+        yield from _host_exceeded(needs, host_memory())
+
+
+def _sum_of_all(needs: list[RankNeed], one_process: bool) -> tuple[int, dict[str, int]]:
+    """Bytes of all ranks' states, and of each part of them."""
+    parts = {part: n.replicas * b for n in needs for part, b in n.parts.items()}
+    parts["the tied table"] = sum(n.replicas * n.table.total for n in needs)
+    if one_process:  # both stages share one table
+        parts["the tied table"] = needs[0].table.total
+    return sum(parts.values()), parts
+
+
+def _host_exceeded(needs: list[RankNeed], available: int) -> Iterator[Mistake]:
+    """A mistake if what ranks on GPUs keep in the host's memory can't fit."""
+    total = sum(n.replicas * n.on_host("cuda") for n in needs)
+    if total > available:
+        yield Mistake(
+            "memory",
+            f"{sum(n.replicas for n in needs)} ranks need {total / _GB:,.1f} GB of this machine's "
+            "own memory for offloaded states and the copies that checkpoints are written from, it "
+            f"has {available / _GB:,.1f} GB free.",
+            "Use a machine with more memory, or offload less.",
+        )
 
 
 def describe(needs: list[RankNeed]) -> str:
     """One line about the memory of a rank of each stage."""
     ranks = ", ".join(
         f"{need.stage} {need.total / _GB:.2f} GB + about {need.activations / _GB:.2f} GB of "
-        "activations"
+        f"activations + {need.copy / _GB:.2f} GB (host) for checkpoints"
         for need in needs
     )
     return f"memory of a rank: {ranks}"

@@ -94,6 +94,7 @@ class CheckpointKeeper:
         self._say = say
         self._epoch, self._start, self._stop = 0, 0, 0
         self._last_cut = -1
+        self._soon = False
         self._last_cut_s = time.monotonic()
         self._under_way: _UnderWay | None = None
         self._threads = ThreadPoolExecutor(1, "checkpoint")
@@ -130,6 +131,11 @@ class CheckpointKeeper:
         assert self._under_way is not None
         self._under_way.progress = self._capture(self._epoch, tick, epoch_done=False)
         self._under_way.stalls = stalls
+
+    def save_soon(self, reason: str) -> None:
+        """A checkpoint is due at the next tick between two chunks."""
+        self._say(f"{reason}: saving a checkpoint")
+        self._soon = True
 
     # Between the ticks.
 
@@ -172,6 +178,8 @@ class CheckpointKeeper:
 
     def _is_due(self, tick: int) -> bool:
         every_steps, every_s = self._config.every_steps, self._config.every_s
+        if self._soon:
+            return True
         if every_steps is not None and tick % every_steps == 0:
             return True
         # By the clock, a slow disk is given time.
@@ -183,6 +191,7 @@ class CheckpointKeeper:
         """Start a checkpoint once the one before is complete; None: there is no place for it."""
         self.finish()
         self._last_cut, self._last_cut_s = step, time.monotonic()
+        self._soon = False
         try:
             self._store.begin(step)
         except Exception as error:  # as in `_complete`

@@ -23,6 +23,8 @@ class Crew(Protocol):
     """Commands to all ranks; only numbers and label ids come back."""
 
     topology: Topology
+    config: Config
+    """With the topology that the crew has: after a failure there may be fewer replicas."""
 
     def train(
         self, start: int, stop: int, resume: Resume | None = None, cuts: Cuts | None = None
@@ -74,6 +76,7 @@ class LocalCrew:
 
     def __init__(self, config: Config, prepared: Prepared) -> None:
         wiring = local_wiring(config)
+        self.config = config
         self.topology = wiring.topology
         self._rank = Rank(config, prepared, wiring)
 

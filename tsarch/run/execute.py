@@ -16,6 +16,7 @@ from tsarch.data.feed import Feed
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import TickReport, TraceEvent
+from tsarch.run.activity import Activity
 from tsarch.run.clock import now_s
 from tsarch.schedule.instruction import (
     Backward,
@@ -66,7 +67,9 @@ class Executor:
         link: Link,
         tied: TiedEmbedding,
         learning_rate_factor: Callable[[int], float],
+        activity: Activity,
     ) -> None:
+        self._activity = activity
         self._stages = stages
         self._link = link
         self._tied = tied
@@ -115,6 +118,7 @@ class Executor:
     def _run_next(self, run: _StageRun) -> list[TickReport]:
         instruction = run.next
         link_wait_s, tied_wait_s = self._link.wait_s, self._tied.wait_s
+        self._activity.begin(instruction)
         start_s = now_s()
         self._do(run, instruction)
         if self._trace:

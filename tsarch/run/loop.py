@@ -35,6 +35,7 @@ from tsarch.run.metrics import Row, StepTable, show_metric
 from tsarch.run.model_files import TaskFile, replace_folder, save_description
 from tsarch.run.prepare import Prepared
 from tsarch.run.progress import LiveNumbers, Reporter
+from tsarch.run.restarts import History
 from tsarch.run.resume import ResumePoint, data_fingerprint, ranks_record
 from tsarch.run.run_folder import RunFolder
 from tsarch.run.texts import Sample, with_texts
@@ -69,8 +70,10 @@ class Trainer:
         store: Store,
         proposal: Proposal | None = None,
         point: ResumePoint | None = None,
+        history: History | None = None,
     ) -> None:
-        """`store`: where checkpoints go. `point`: the one that the run goes on from."""
+        """`store`: where checkpoints go. `point`: the one that the run goes on from. `history`: of
+        a run that has failed before in this process."""
         self._config = config
         self._prepared = prepared
         self._crew = crew
@@ -84,7 +87,8 @@ class Trainer:
         self._best: _Best | None = None
         self._samples: list[Sample] = []
         self._before: dict[Mode, Metrics] | None = None
-        self._started_s = now_s()
+        self._history = history or History()
+        self._started_s = self._history.started_s
         self._bad_rows: list[Row] = []
         self._data = data_fingerprint(prepared)
         self._interrupt = Interrupt(reporter.say)
@@ -197,7 +201,7 @@ class Trainer:
         ranks = progress.ranks
         replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
         self._steps.restore(progress.table, replicas)
-        self._started_s -= progress.wall_s
+        self._started_s = min(self._started_s, now_s() - progress.wall_s)
         self._keeper.resumed_at(point.step)
 
     @property
@@ -239,6 +243,7 @@ class Trainer:
             self._folder.write_trace(reports, epoch)
             for row in self._steps.add(reports, epoch):
                 self._folder.write_row(row)
+                self._history.trained(int(row["step"] or 0))
                 shares = {s.value: totals.busy_share(s, topology) for s in Stage}
                 numbers = LiveNumbers(row, totals.tokens_per_s, shares)
                 self._reporter.step(numbers, totals.steps, self._num_steps)
@@ -372,7 +377,8 @@ class Trainer:
             "bad_steps": totals.bad_steps,
             "checkpoints": self._keeper.costs.summary(),
             "resumes": self._num_resumes,
-            "restarts": 0,
+            "restarts": len(self._history.restarts),
+            "failures": self._history.as_json(),
         }
 
     def _stage_summary(self, stage: Stage, stats: dict[Stage, list[Any]]) -> dict[str, Any]:

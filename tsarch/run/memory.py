@@ -89,6 +89,24 @@ def table_states(rows: int, width: int, trained_rows: int, num_moments: int) -> 
     return States(table, table if trained_rows else 0, moments)
 
 
+def copy_bytes(
+    trainable: int,
+    replicas: int,
+    rows: int,
+    width: int,
+    trained_rows: int,
+    num_moments: int,
+    ranks: int,
+) -> int:
+    """Host memory of the copy that a rank's share of checkpoints is written from, and which it
+    keeps: whole fp32 parameters and moments of its stage, shared out over the stage's replicas, and
+    the tied table with its tokens (8 bytes), shared out over all ranks. (Rows that nothing trains
+    are the first rank's; they are counted as shared too.)"""
+    stage = _FP32_BYTES * (1 + num_moments) * trainable
+    table = (_FP32_BYTES * width + 8) * rows + _FP32_BYTES * width * num_moments * trained_rows
+    return -(-stage // replicas) + -(-table // ranks)
+
+
 def activation_bytes(layers: int, width: int, tokens: int, precision: Precision) -> int:
     """What a forward pass keeps for its backward pass, roughly: 34 bytes per layer, token and
     unit of width in 16 bits, twice that in fp32 (Korthikanti et al. 2022, Reducing Activation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from tsarch.records import (
     TokenizedSplit,
     Windows,
 )
+from tsarch.run.activity import Activity
 from tsarch.run.execute import Executor, LocalStages, Ticks
 from tsarch.run.feeds import batch_plan, evaluation_feed, num_training_steps, training_feed
 from tsarch.run.generate import GenerationSpec, Generator, chosen_contexts
@@ -81,6 +82,8 @@ class Wiring:
     tied_group: ProcessGroup | None = None
     construction: Construction = WHOLE
     """What happens to parameters while a model is built."""
+    activity: Activity = field(default_factory=Activity)
+    """Told of every instruction."""
 
 
 def local_wiring(config: Config) -> Wiring:
@@ -123,7 +126,7 @@ class Rank:
             self._vocabulary,
         )
         self._num_steps = num_training_steps(config, plan)
-        self._executor = Executor(self._stages, self._link, self.tied, self._rate)
+        self._executor = Executor(self._stages, self._link, self.tied, self._rate, wiring.activity)
         self._tick = self._start = 0
         self._programs: Ticks = dict.fromkeys(Stage, ())
         self._checkpoint = RankCheckpoint(

@@ -1,0 +1,138 @@
+"""`tsarch` with faults: ranks that die, freeze or fail at a given instruction, once each.
+
+python -m benchmarks.fault_run '[{"kind": "kill", "rank": 1, "step": 5}]' train CONFIG …
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from pydantic import BaseModel, TypeAdapter
+
+from cluster.group import RayCrew
+from cluster.status import note_file
+from cluster.worker import Worker
+from launch.cli import main
+from tsarch.config import Config
+from tsarch.run.activity import Activity
+from tsarch.schedule.instruction import Instruction
+
+_SPARE_BYTES = 2**25
+FaultKind = Literal["kill", "freeze", "raise", "stall", "segfault", "oom"]
+
+
+class InjectedError(RuntimeError):
+    """What a rank raises that is to fail with an exception."""
+
+
+class Fault(BaseModel):
+    """Something that happens to a rank as it begins an instruction."""
+
+    kind: FaultKind
+    """`stall`: the rank stops making progress, but its process still answers."""
+    rank: int
+    step: int
+    """The first step of which it may happen."""
+    instruction: str | None = None
+    """Name of the instruction. Default: the first that comes."""
+    marker: Path
+    """A file that is made when it happens, so that it happens once; its time is the fault's."""
+
+    def strikes(self, instruction: Instruction) -> bool:
+        """Whether it happens now."""
+        if self.instruction not in (None, type(instruction).__name__) or self.marker.exists():
+            return False
+        return _step(instruction) >= self.step
+
+    def strike(self) -> None:
+        """Let it happen."""
+        self.marker.write_text(f"{os.getpid()}\n", encoding="ascii")
+        match self.kind:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "freeze":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "raise":
+                raise InjectedError("injected")
+            case "stall":
+                time.sleep(3600)
+            case "oom":
+                _run_out_of_memory()
+
+
+class FaultyActivity(Activity):
+    """Lets faults happen where instructions begin."""
+
+    def __init__(self, note: Path, faults: list[Fault]) -> None:
+        super().__init__(note)
+        self._faults = faults
+
+    def begin(self, instruction: Instruction) -> None:
+        """The next instruction, or a fault at it."""
+        super().begin(instruction)
+        for fault in self._faults:
+            if fault.strikes(instruction):
+                fault.strike()
+
+
+def faulty_worker(faults: list[Fault]) -> type[Worker]:
+    """The class of actors that have some of the faults."""
+
+    class FaultyWorker(Worker):
+        def __init__(self, config: Config, rank: int, threads: int, log_file: str) -> None:
+            super().__init__(config, rank, threads, log_file)
+            own = [fault for fault in faults if fault.rank == rank]
+            self.activity = FaultyActivity(note_file(Path(log_file)), own)
+
+    return FaultyWorker
+
+
+def memory_group(pid: int) -> tuple[Path, str]:
+    """A control group of a process's own, and its file with the limit of memory."""
+    if Path("/sys/fs/cgroup/memory").is_dir():  # version 1
+        return Path(f"/sys/fs/cgroup/memory/tsarch-{pid}"), "memory.limit_in_bytes"
+    return Path(f"/sys/fs/cgroup/tsarch-{pid}"), "memory.max"
+
+
+def _run_out_of_memory() -> None:
+    """Take memory until the kernel kills this process; root only."""
+    folder, limit = memory_group(os.getpid())
+    folder.mkdir()
+    (folder / limit).write_text(str(psutil.Process().memory_info().rss + _SPARE_BYTES))
+    (folder / "cgroup.procs").write_text(str(os.getpid()))
+    taken = []
+    while True:
+        taken.append(b"1" * _SPARE_BYTES)
+
+
+def _step(instruction: Instruction) -> int:
+    """Step of an instruction; of an exchange, the one whose rows it carries."""
+    numbers: tuple[Any, ...] = (
+        getattr(instruction, "step", None),
+        getattr(instruction, "exchange", None),
+    )
+    return next((int(number) for number in numbers if number is not None), -1)
+
+
+def run(faults: list[Fault], arguments: list[str]) -> None:
+    """`tsarch` with `arguments`, on ranks with `faults`."""
+    worker = faulty_worker(faults)
+    start = RayCrew.start.__func__  # type: ignore[attr-defined]
+
+    def start_faulty(cls: type[RayCrew], *args: Any, **kwargs: Any) -> RayCrew:
+        return start(cls, *args, worker=worker, **kwargs)  # type: ignore[no-any-return]
+
+    RayCrew.start = classmethod(start_faulty)  # type: ignore[assignment,method-assign]
+    main(arguments)
+
+
+if __name__ == "__main__":
+    run(TypeAdapter(list[Fault]).validate_json(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,110 @@
+"""To the Ray of a run: one of its own on this machine, or a cluster's."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import socket
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import ray
+from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import RayError
+
+from cluster.authentication import enter, loopback_only, private_ray
+from tsarch.config import TopologyConfig
+from tsarch.errors import UserError, one_line
+from tsarch.topology import total_cpus
+
+_CONNECT_TIMEOUT_S = 5.0
+_OBJECT_STORE_BYTES = 256 * 2**20
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+def join_ray(topology: TopologyConfig, address: str | None, say: Callable[[str], None]) -> None:
+    """Join the cluster at `address`; None: start a Ray on this machine, for this run alone.
+
+    Raises:
+        UserError: there is no cluster at the address, or it asks for a token that isn't here.
+    """
+    if address is None:
+        _start_own(topology)
+    else:
+        _join_cluster(address, say)
+
+
+def _start_own(topology: TopologyConfig) -> None:
+    """On loopback, with a token of its own, without a dashboard."""
+    with private_ray():
+        ray.init(
+            address="local",
+            num_cpus=max(math.ceil(total_cpus(topology)), len(os.sched_getaffinity(0))),
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            **_QUIET,
+        )
+
+
+def _join_cluster(address: str, say: Callable[[str], None]) -> None:
+    try:
+        target = _find(address)
+        loopback = is_loopback(target)
+        if not enter(address, target) and not loopback:
+            say(
+                f"warning: the Ray cluster at {target} asks for no token: whoever reaches it over "
+                "the network may run any code on its hosts. Start it with authentication on "
+                "(README, section Security)"
+            )
+        with loopback_only() if loopback else nullcontext():
+            ray.init(address=target, **_QUIET)
+    except UserError:
+        raise
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise UserError.single(
+            f"--address {address}", f"no Ray cluster can be joined: {one_line(error)}"
+        ) from None
+
+
+def _find(address: str) -> str:
+    """HOST:PORT of the cluster's head, where something listens. (Ray itself would try for minutes
+    where nothing does.)
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    if address == "auto":
+        found = canonicalize_bootstrap_address("auto")
+        if found is None:
+            raise ValueError("none runs on this machine, and RAY_ADDRESS is not set")
+        address = str(found)
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ValueError("it is neither `auto` nor HOST:PORT")
+    _knock(address)
+    if is_loopback(address):
+        # Ray knows its nodes by addresses that others can reach, if they listen there.
+        outside = str(canonicalize_bootstrap_address(address))
+        try:
+            _knock(outside)
+        except OSError:
+            return address
+        return outside
+    return address
+
+
+def _knock(target: str) -> None:
+    host, _, port = target.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S):
+        pass
+
+
+def is_loopback(target: str) -> bool:
+    """Whether HOST:PORT is only to be reached from this host."""
+    host = target.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,59 @@
+"""Small tasks that look at processes on the nodes of a cluster, and end them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.status import ProcessFacts, end_processes, look_at
+from cluster.watch import Node, Watch, is_reachable
+
+_TASK_TIMEOUT_S = 6.0
+_END_PATIENCE_S = 2.0
+
+
+def nodes_of(placement: PlacementGroup, num_bundles: int) -> list[Node]:
+    """The node of each bundle of a placement group."""
+    nodes = {node["NodeID"]: node for node in ray.nodes()}
+    ids = placement_group_table(placement)["bundles_to_node_id"]
+    found = [nodes[ids[bundle]] for bundle in range(num_bundles)]
+    return [Node(n["NodeID"], n["NodeManagerAddress"], int(n["NodeManagerPort"])) for n in found]
+
+
+def look_from_here(node: Node, pid: int, log_file: Path) -> ProcessFacts | None:
+    """What is left of a rank's process on a node; None: the node doesn't say."""
+    return _result(_start(node, look_at, pid, log_file)) if is_reachable(node) else None
+
+
+def stop_processes(watch: Watch) -> None:
+    """See to it that the processes of all ranks end, on nodes that can be reached."""
+    pids: defaultdict[Node, list[int]] = defaultdict(list)
+    for node, status in watch.all_statuses():
+        pids[node].append(status.pid)
+    tasks = [
+        _start(node, end_processes, own, _END_PATIENCE_S)
+        for node, own in pids.items()
+        if is_reachable(node)
+    ]
+    for task in tasks:
+        _result(task)
+
+
+def _start(node: Node, function: Any, *arguments: Any) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy)
+    return task.remote(*arguments)
+
+
+def _result(task: Any) -> Any:
+    """What a task gave; None: it didn't, in time."""
+    try:
+        return ray.get(task, timeout=_TASK_TIMEOUT_S)
+    except RayError:  # GetTimeoutError is one of them
+        return None

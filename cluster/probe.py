@@ -1,0 +1,225 @@
+"""What ranks find out about themselves before anything is built, and the driver's comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from sys import version_info
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+import ray
+
+from cluster.agreement import NO_GPU, Clock, Facts, RankFacts, disagreements
+from cluster.status import note_file, says_nothing
+from tsarch.config import Config
+from tsarch.data.tokenizer import resolve_model_path
+from tsarch.errors import UserError, one_line
+from tsarch.topology import Stage, Topology
+
+if TYPE_CHECKING:
+    from tsarch.run.capacity import RankNeed
+
+Call = Callable[..., list[Any]]
+"""Calls a method of all ranks; results by rank."""
+
+_LIBRARIES = ("torch", "deepspeed", "ray", "transformers")
+_OWN_PACKAGES = ("tsarch", "cluster")  # what ranks run
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a rank is to look at."""
+
+    device: str
+    """`topology.device`."""
+    marks: Mapping[str, str]
+    """File that the driver has written into a shared folder → what is in it."""
+    names: tuple[str, ...]
+    """Files and models that every rank reads, as the config has them."""
+
+
+def check_ranks(
+    call: Call, config: Config, log_folder: Path, needs: Mapping[Stage, RankNeed] | None
+) -> None:
+    """Ask all ranks, and compare.
+
+    Args:
+        needs: memory of a rank of each stage; None: not checked.
+
+    Raises:
+        UserError: names all disagreements, and the nodes and ranks that have them.
+    """
+    names = tuple(name for name in _names(config) if _size(name) is not None)
+    with _marks(_shared_folders(config, log_folder)) as marks:
+        facts: list[Facts] = call("probe", Request(config.topology.device, marks, names))
+    clocks = _clocks(call)
+    topology = Topology.from_config(config.topology)
+    ranks = [
+        RankFacts(rank, topology.place(rank)[0], own, clock)
+        for rank, (own, clock) in enumerate(zip(facts, clocks, strict=True))
+    ]
+    mistakes = disagreements(ranks, gather_facts(Request("cpu", {}, names)), needs or {})
+    if mistakes:
+        _tidy(log_folder)
+        raise UserError(mistakes)
+
+
+def gather_facts(request: Request) -> Facts:
+    """What this process is. Torch is imported for GPUs only."""
+    own = _Device("cpu") if request.device == "cpu" else _find_device(request.device)
+    return Facts(
+        node=str(ray.util.get_node_ip_address()),
+        versions={**_versions(), **own.versions},
+        device=own.kind,
+        device_name=own.name,
+        free_host_bytes=int(psutil.virtual_memory().available),
+        free_device_bytes=own.free_bytes,
+        folders=_problems(request.marks),
+        sizes={path: _size(path) for path in request.names},
+    )
+
+
+class _Device(NamedTuple):
+    kind: str
+    name: str = ""
+    free_bytes: int | None = None
+    versions: Mapping[str, str] = MappingProxyType({})
+
+
+def _find_device(wanted: str) -> _Device:
+    """The GPU that is visible to this process, if it is to have one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return _Device(NO_GPU if wanted == "cuda" else "cpu")
+    nccl = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+    versions = {"CUDA": str(torch.version.cuda), "NCCL": ".".join(map(str, nccl))}
+    free_bytes = int(torch.cuda.mem_get_info(0)[0])
+    return _Device("cuda", torch.cuda.get_device_name(0), free_bytes, versions)
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": f"{version_info.major}.{version_info.minor}"}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return {**found, "tsarch (hash of its files)": source_hash()}
+
+
+@cache
+def source_hash() -> str:
+    """Twelve digits that change with any file of the code that ranks run."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for package in _OWN_PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _names(config: Config) -> Iterator[str]:
+    """Data files, tokenizer and models, in so far as they are files."""
+    data = config.data
+    given = (data.train, data.validation, data.test, data.tokenizer)
+    for name in (*given, config.teacher.model, config.student.model):
+        if name is not None:
+            yield name
+
+
+def _size(name: str) -> int | None:
+    """Bytes of a file, or of a model's files; None: there is none that can be read."""
+    try:
+        path = Path(resolve_model_path(name))
+        files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
+        if not all(os.access(file, os.R_OK) for file in files):
+            return None
+        return sum(file.stat().st_size for file in files)
+    except (OSError, UserError):
+        return None
+
+
+def _shared_folders(config: Config, log_folder: Path) -> list[Path]:
+    """What all ranks write into or read from: the run folder; checkpoints that lie elsewhere."""
+    from tsarch.checkpoint.store import Store  # ranks don't need what it imports here
+
+    folders = [log_folder]
+    if config.checkpoint.folder is not None:
+        local = Store(config.checkpoint.folder).local_folder
+        folders += [local] if local is not None else []
+    return folders
+
+
+@contextmanager
+def _marks(folders: Sequence[Path]) -> Iterator[dict[str, str]]:
+    """A small file in each folder, with random content, while ranks look for it.
+
+    Its name is new each time: an NFS client remembers for a while that a file was not there.
+    """
+    marks: dict[str, str] = {}
+    try:
+        for folder in folders:
+            path = folder / f".seen-{secrets.token_hex(8)}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                marks[str(path)] = secrets.token_hex(8)
+                path.write_text(marks[str(path)])
+            except OSError as error:
+                raise UserError.single(
+                    str(folder), f"can't be written: {one_line(error)}"
+                ) from None
+        yield marks
+    finally:
+        for name in marks:
+            Path(name).unlink(missing_ok=True)
+
+
+def _problems(marks: Mapping[str, str]) -> dict[str, str]:
+    """Folder → what is wrong with it on this host."""
+    problems = {}
+    for name, content in marks.items():
+        folder = Path(name).parent
+        try:
+            seen = Path(name).read_text() == content
+        except OSError:
+            seen = False
+        if not seen:
+            problems[str(folder)] = "is not the driver's folder"
+        elif not os.access(folder, os.W_OK):
+            problems[str(folder)] = "can't be written"
+    return problems
+
+
+def _clocks(call: Call) -> list[Clock]:
+    """How far the ranks' clocks are ahead of this one's. A call of its own: that to `probe` takes
+    as long as importing torch, which would leave too much open."""
+    sent_s = time.time()
+    times = call("wall_clock")
+    received_s = time.time()
+    return [Clock(own - received_s, own - sent_s) for own in times]
+
+
+def _tidy(log_folder: Path) -> None:
+    """Leave no trace of a run that has not started, so that its folder can be used again."""
+    for path in log_folder.glob("rank-*.log"):
+        note_file(path).unlink(missing_ok=True)
+        if says_nothing(path):
+            path.unlink()
+    levels = 3 if log_folder.name == "auto" else 2  # RUN/logs/auto, RUN/logs
+    for folder in (log_folder, *log_folder.parents)[:levels]:
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something
+            return

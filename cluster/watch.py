@@ -1,0 +1,196 @@
+"""A thread of the driver's that asks every rank how it is, and finds those that are lost or hang.
+
+A rank answers in a thread of its own, so one that computes or waits for others still answers. If
+it is silent, its node's raylet is knocked at: refused or unreachable means that the node is lost;
+if the node answers, the process is frozen, which takes `failure.hang_timeout_s` to be sure of.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from ray._private.state import state as cluster_state
+from ray.exceptions import RayError
+
+from cluster.status import BUILDING, Status
+
+_POLL_S = 1.0
+_POLL_PER_RANK_S = 0.02  # a poll costs the driver about 0.5 ms
+_SILENT_S = 2.5
+"""After so long without an answer, the node is knocked at."""
+_KNOCK_TIMEOUT_S = 2.0
+_KNOCKS = 2
+"""So many in vain one after the other: the node is lost."""
+_DRAIN_POLL_S = 3.0
+_BUILDING_S = 60.0
+"""Longer patience with processes that start, since imports can keep every thread waiting."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """Where a rank is."""
+
+    node_id: str
+    address: str
+    port: int
+    """Of its raylet."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with some ranks."""
+
+    kind: Literal["node lost", "frozen", "hang"]
+    ranks: tuple[int, ...]
+    """Whose fault it is, as far as can be seen."""
+    seconds: float
+    """For so long already."""
+
+
+def find_hang(statuses: Mapping[int, Status], limit_s: float) -> Finding | None:
+    """A hang: no rank that should make progress has made any for `limit_s`.
+
+    Those that wait for others are not to blame, unless all of them wait. Of the rest those that
+    have done least are.
+    """
+    busy = {rank: status for rank, status in statuses.items() if status.is_busy}
+    if not busy or min(status.still_s for status in busy.values()) <= limit_s:
+        return None
+    suspects = {rank: s for rank, s in busy.items() if not s.waits} or busy
+    longest = max(s.still_s for s in suspects.values())
+    if len(suspects) < len(busy):
+        # The first that stood still made the others do so.
+        suspects = {rank: s for rank, s in suspects.items() if s.still_s > longest - 1.0}
+    return Finding("hang", tuple(sorted(suspects)), longest)
+
+
+class Watch:
+    """Watches ranks until `stop`."""
+
+    def __init__(
+        self, workers: Sequence[Any], nodes: Sequence[Node], hang_timeout_s: float
+    ) -> None:
+        """`nodes`: that of each rank."""
+        self._workers = list(workers)
+        self._nodes = list(nodes)
+        self._hang_timeout_s = hang_timeout_s
+        now_s = time.monotonic()
+        self._asked: dict[int, Any] = {}
+        self._statuses: dict[int, Status] = {}
+        self._heard_s = dict.fromkeys(range(len(workers)), now_s)
+        self._in_vain: dict[str, int] = {}
+        self._finding: Finding | None = None
+        self._draining: frozenset[str] = frozenset()
+        self._looked_at_drains_s = now_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    @property
+    def finding(self) -> Finding | None:
+        """What was found wrong first."""
+        return self._finding
+
+    @property
+    def draining(self) -> frozenset[str]:
+        """Ids of nodes with ranks that are to be taken away (a notice of preemption)."""
+        return self._draining
+
+    def node(self, rank: int) -> Node:
+        """Where a rank is."""
+        return self._nodes[rank]
+
+    def last_status(self, rank: int) -> Status | None:
+        """What a rank said last."""
+        return self._statuses.get(rank)
+
+    def all_statuses(self) -> list[tuple[Node, Status]]:
+        """Where every rank that was ever heard of is, and what it said last."""
+        return [(self._nodes[rank], status) for rank, status in self._statuses.items()]
+
+    def lost_node(self, rank: int) -> Finding | None:
+        """Whether the node of a rank whose process is gone is gone too."""
+        node = self._nodes[rank]
+        if is_reachable(node):
+            return None
+        ranks = tuple(r for r, own in enumerate(self._nodes) if own == node)
+        return Finding("node lost", ranks, self.silent_s(rank))
+
+    def silent_s(self, rank: int) -> float:
+        """Seconds since a rank said something."""
+        return time.monotonic() - self._heard_s[rank]
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._ended.set()
+        self._thread.join(timeout=2 * _KNOCK_TIMEOUT_S)
+
+    def _run(self) -> None:
+        every_s = max(_POLL_S, _POLL_PER_RANK_S * len(self._workers))
+        while not self._ended.is_set() and self._finding is None:
+            started_s = time.monotonic()
+            try:
+                self._ask(every_s)
+                self._find_drains()
+                self._finding = self._look()
+            except RayError:  # the driver has lost its own Ray: all nodes are silent now
+                self._finding = self._look()
+            self._ended.wait(max(0.0, every_s - (time.monotonic() - started_s)))
+
+    def _ask(self, patience_s: float) -> None:
+        for rank, worker in enumerate(self._workers):
+            if rank not in self._asked:
+                self._asked[rank] = worker.status.remote()
+        references = list(self._asked.values())
+        ray.wait(references, num_returns=len(references), timeout=patience_s)
+        for rank, reference in list(self._asked.items()):
+            if ray.wait([reference], timeout=0)[0]:
+                del self._asked[rank]
+                try:
+                    self._statuses[rank] = ray.get(reference)
+                    self._heard_s[rank] = time.monotonic()
+                except RayError:
+                    pass  # its process is gone: a command to it fails, or else its node is lost
+
+    def _look(self) -> Finding | None:
+        silent = [rank for rank in self._heard_s if self.silent_s(rank) > _SILENT_S]
+        for node in {self._nodes[rank] for rank in silent}:
+            if is_reachable(node):
+                self._in_vain[node.node_id] = 0
+                continue
+            self._in_vain[node.node_id] = self._in_vain.get(node.node_id, 0) + 1
+            if self._in_vain[node.node_id] >= _KNOCKS:
+                lost = tuple(rank for rank in silent if self._nodes[rank] == node)
+                return Finding("node lost", lost, self.silent_s(lost[0]))
+        frozen = tuple(rank for rank in silent if self.silent_s(rank) > self._patience_s(rank))
+        if frozen:
+            return Finding("frozen", frozen, self.silent_s(frozen[0]))
+        return None if silent else find_hang(self._statuses, self._hang_timeout_s)
+
+    def _patience_s(self, rank: int) -> float:
+        """How long a rank may be silent on a node that answers."""
+        status = self._statuses.get(rank)
+        builds = status is None or status.command in BUILDING
+        return self._hang_timeout_s + (_BUILDING_S if builds else 0.0)
+
+    def _find_drains(self) -> None:
+        if time.monotonic() - self._looked_at_drains_s < _DRAIN_POLL_S:
+            return
+        self._looked_at_drains_s = time.monotonic()
+        own = {node.node_id for node in self._nodes}
+        self._draining = frozenset(own & set(cluster_state.get_draining_nodes()))
+
+
+def is_reachable(node: Node) -> bool:
+    """Whether the raylet of a node takes connections."""
+    try:
+        with socket.create_connection((node.address, node.port), timeout=_KNOCK_TIMEOUT_S):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,200 @@
+"""Whether ranks have room: the pure arithmetic, and a Ray of two nodes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from cluster.fitting import Demand, NodeSupply, num_placed, refusal, table
+from cluster.joining import join_ray
+from cluster.placement import node_supplies, place
+from tests.helpers import ROOT, tiny_config
+from tests.ray_clusters import TestCluster, ray_cluster
+from tsarch.config import Config
+from tsarch.errors import UserError
+
+GRACE_S = 3.0
+REFUSED_WITHIN_S = 8.0  # on a busy machine
+
+HOLDER = """
+import ray, sys
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+@ray.remote(num_cpus=2)
+class Holder:
+    def hold(self): pass
+holder = Holder.remote()
+ray.get(holder.hold.remote())
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def demands(*kinds: tuple[int, float, float]) -> list[Demand]:
+    """(ranks, CPUs, GPUs) of the teacher, then of the student."""
+    return [
+        Demand(stage, ranks, {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus})
+        for stage, (ranks, cpus, gpus) in zip(("teacher", "student"), kinds, strict=True)
+    ]
+
+
+def cpu_nodes(*cpus: float) -> list[NodeSupply]:
+    return [NodeSupply(f"n{i}", {"CPU": own}, {"CPU": own}) for i, own in enumerate(cpus)]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "cpus", "placed"),
+    [
+        (((2, 1, 0), (2, 1, 0)), (2, 2), 4),
+        (((2, 1, 0), (2, 1, 0)), (2, 1), 3),
+        (((1, 3, 0), (1, 1, 0)), (2, 2), 1),  # enough in all, but no node for the teacher
+        (((2, 3, 0), (2, 2, 0)), (4, 6), 4),  # the larger node first, the larger ranks first
+        (((2, 2, 0), (2, 3, 0)), (6, 4), 4),
+        (((3, 0.5, 0), (1, 0.5, 0)), (2,), 4),
+        (((1, 0.1, 0), (9, 0.1, 0)), (1,), 10),  # ten tenths are one
+        (((1, 1, 0), (1, 1, 0)), (), 0),
+    ],
+)
+def test_ranks_are_put_on_nodes_whole(kinds, cpus, placed):
+    assert num_placed(demands(*kinds), ({"CPU": own} for own in cpus)) == placed
+
+
+def test_a_rank_needs_its_gpu_and_its_cpus_on_the_same_node():
+    nodes = [{"CPU": 1.0, "GPU": 4.0}, {"CPU": 8.0}]
+    assert num_placed(demands((4, 1, 1), (1, 1, 0)), nodes) == 2
+    nodes = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}]
+    assert num_placed(demands((4, 1, 1), (12, 1, 0)), nodes) == 16
+
+
+@pytest.mark.parametrize(
+    ("kinds", "cpus", "reason"),
+    [
+        (((3, 2, 0), (1, 1, 0)), (2, 2), "they need 7 CPUs, it has 4."),
+        (((1, 1, 1), (1, 1, 1)), (2, 2), "they need 2 GPUs, it has 0."),
+        (((1, 3, 0), (1, 1, 0)), (2, 2), "a teacher rank needs 3 CPUs on one node, and none has"),
+        (((2, 2, 0), (1, 2, 0)), (3, 3), "a rank must fit on one node, and only 2 of 3 do."),
+    ],
+)
+def test_what_can_never_be_placed_says_why(kinds, cpus, reason):
+    mistake = refusal(demands(*kinds), cpu_nodes(*cpus), ever=True)
+    assert mistake is not None
+    assert "can never have room on this cluster: " in mistake.what
+    assert reason in mistake.what
+
+
+def test_what_others_hold_is_not_now_and_what_fits_is_no_mistake():
+    wanted = demands((2, 2, 0), (1, 1, 0))
+    nodes = [
+        NodeSupply("10.0.0.1", {"CPU": 4}, {}, ("tsarch run other (4 CPU)",)),
+        NodeSupply("10.0.0.2", {"CPU": 2}, {"CPU": 2}),
+    ]
+    assert refusal(wanted, nodes, ever=True) is None
+    mistake = refusal(wanted, nodes, ever=False)
+    assert mistake is not None
+    assert mistake.what.endswith("but not now: there is room for 1 of them.")
+    assert mistake.hint.startswith("Wait until what others hold is free again")
+    assert refusal(wanted, [*nodes, *cpu_nodes(4)], ever=False) is None
+
+
+def test_the_table():
+    nodes = [
+        NodeSupply("10.0.0.1", {"CPU": 16, "GPU": 4}, {"CPU": 7.5}, ("run a (4 GPU)", "job b")),
+        NodeSupply("10.0.0.20", {"CPU": 8}, {"CPU": 8}),
+    ]
+    assert table(demands((3, 0.5, 1), (1, 2, 1)), nodes).splitlines() == [
+        "  needed   ranks  CPU each  GPU each",
+        "  teacher      3       0.5         1",
+        "  student      1         2         1",
+        "  in all       4       3.5         4",
+        "",
+        "  node       CPU  free  GPU  free  held by",
+        "  10.0.0.1    16   7.5    4     0  run a (4 GPU); job b",
+        "  10.0.0.20    8     8    0     0  –",
+    ]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[TestCluster]:
+    with ray_cluster([{"num_cpus": 2}, {"num_cpus": 1}]) as own:
+        yield own
+
+
+@pytest.fixture
+def joined(cluster: TestCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCluster]:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    join_ray(Config.model_fields["topology"].default, cluster.address, print)
+    yield cluster
+    ray.shutdown()
+
+
+def wanting(folder: Path, teachers: int, cpus: float) -> Config:
+    topology = {"teacher": {"replicas": teachers}, "cpus_per_rank": cpus}
+    return tiny_config(folder, topology=topology)
+
+
+def refused(config: Config) -> tuple[str, float]:
+    """The message, and the seconds that it took."""
+    started_s = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        place(config)
+    return str(caught.value), time.monotonic() - started_s
+
+
+@pytest.mark.ray
+class TestOnTwoNodes:
+    def test_too_little_in_all_is_refused_at_once(self, joined, tmp_path):
+        text, took_s = refused(wanting(tmp_path, 3, 1.0))
+        assert "they need 4 CPUs, it has 3." in text
+        assert "  in all       4         4\n" in text
+        assert took_s < GRACE_S / 2
+
+    def test_a_rank_that_no_node_can_hold_is_refused_at_once(self, joined, tmp_path):
+        text, took_s = refused(wanting(tmp_path, 1, 1.5))
+        assert "a rank must fit on one node, and only 1 of 2 do." in text
+        assert text.count("127.0.0.1") == 2
+        assert took_s < GRACE_S / 2
+
+    def test_what_fits_is_placed_and_what_it_holds_is_told_to_the_next(self, joined, tmp_path):
+        group = place(wanting(tmp_path, 2, 1.0))
+        try:
+            text, took_s = refused(wanting(tmp_path, 1, 1.0))
+        finally:
+            remove_placement_group(group)
+        assert "but not now: there is room for 0 of them." in text
+        assert "    2     0  tsarch run tiny (2 CPU)" in text
+        assert "    1     0  tsarch run tiny (1 CPU)" in text
+        assert GRACE_S <= took_s < REFUSED_WITHIN_S
+
+    def test_what_is_given_back_a_moment_later_is_waited_for(self, joined, tmp_path):
+        before = placement_group([{"CPU": 2}], strategy="PACK")
+        assert before.wait(10)
+        timer = threading.Timer(1.0, remove_placement_group, [before])
+        timer.start()
+        group = place(wanting(tmp_path, 2, 1.0))
+        timer.join()
+        remove_placement_group(group)
+
+    def test_the_actors_of_another_job_are_named(self, joined, tmp_path):
+        command = [sys.executable, "-c", HOLDER, joined.address]
+        environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"held\n"
+            while not any(node.holders for node in node_supplies()):
+                time.sleep(0.1)
+            text, took_s = refused(wanting(tmp_path, 2, 1.0))
+            other.communicate(b"")
+        assert "there is room for 1 of them." in text
+        assert f"job of process {other.pid} on 127.0.0.1" in text
+        assert took_s < REFUSED_WITHIN_S

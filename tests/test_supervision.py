@@ -1,0 +1,184 @@
+"""Finding the one to blame, saying it plainly, and what a run goes on with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from cluster.diagnosis import describe_end, describe_finding, describe_place, find_cause
+from cluster.recovery import smaller_topology
+from cluster.status import ProcessFacts, Status, end_processes, look_at, read_log, started_line
+from cluster.watch import Finding, find_hang
+from tsarch.config import TopologyConfig
+from tsarch.errors import RankFailedError, ReplicaDriftError, UserError
+from tsarch.run.activity import IDLE, Activity, read_note
+from tsarch.run.restarts import History
+from tsarch.schedule.instruction import Backward, FinishTiedExchange
+
+STATUS = Status(12, "advance", "Backward(step=3)", False, 9, 0.5, 10**9, 4 * 10**9, 8 * 10**9, 2)
+LOST = RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:80")
+
+
+def raised(cause: Exception) -> RayTaskError:
+    return RayTaskError("advance", "Traceback …", cause)
+
+
+def test_a_dead_rank_is_to_blame_and_not_those_that_lost_it():
+    died = ActorDiedError()
+    cause = find_cause({0: raised(LOST), 1: died, 2: raised(LOST)}, None)
+    assert cause is not None
+    assert cause.ranks == (1,)
+    assert cause.is_certain
+
+
+def test_an_exception_is_to_blame_and_not_the_timeouts_of_others():
+    slow = RuntimeError("Timed out waiting 60000ms for recv operation to complete")
+    own = ZeroDivisionError("division by zero")
+    cause = find_cause({0: raised(slow), 1: raised(own)}, None)
+    assert cause is not None
+    assert cause.ranks == (1,)
+    assert "ZeroDivisionError: division by zero" in describe_end(raised(own), STATUS, None, None)
+
+
+def test_a_rank_that_only_lost_another_one_is_no_certain_cause():
+    cause = find_cause({0: raised(LOST)}, None)
+    assert cause is not None
+    assert not cause.is_certain
+    finding = Finding("node lost", (1,), 6.0)
+    assert find_cause({0: raised(LOST)}, finding).ranks == (1,)
+    assert find_cause({}, None) is None
+
+
+@pytest.mark.parametrize(
+    "told", [UserError.single("data", "wrong."), ReplicaDriftError(3, ["student 0 (rank 1)"])]
+)
+def test_what_a_rank_says_of_itself_comes_first(told):
+    finding = Finding("hang", (0,), 6.0)
+    cause = find_cause({0: raised(LOST), 1: raised(told)}, finding)
+    assert cause.ranks == (1,)
+    assert cause.error.cause is told
+
+
+def test_a_hang_is_the_fault_of_those_that_do_not_wait():
+    waiting = replace(STATUS, waits=True, doing="FinishTiedExchange(exchange=4)", still_s=10.0)
+    stuck = replace(STATUS, still_s=10.2)
+    idle = replace(STATUS, command=IDLE, still_s=99.0)
+    assert find_hang({0: waiting, 1: stuck, 2: idle}, 8.0) == Finding("hang", (1,), 10.2)
+    assert find_hang({0: waiting, 1: stuck}, 11.0) is None
+    assert find_hang({0: waiting, 1: replace(stuck, still_s=0.1)}, 8.0) is None
+    assert find_hang({0: waiting, 1: waiting}, 8.0).ranks == (0, 1)
+    # The first that stood still keeps the others of its stage waiting in a collective.
+    early = replace(STATUS, doing="OptimizerStep(step=4)", still_s=9.0)
+    assert find_hang({0: early, 1: stuck, 2: waiting}, 8.0).ranks == (1,)
+    # To build models may take long.
+    assert find_hang({0: replace(stuck, command="build"), 1: idle}, 8.0) is None
+
+
+def test_what_is_said_of_a_dead_rank():
+    killed = describe_end(ActorDiedError(), STATUS, ProcessFacts(None, 2, "Forward(step=4)"), None)
+    assert "its process 12 is gone" in killed
+    assert "SIGKILL" in killed
+    assert "not by the kernel for lack of memory" in killed
+    assert "(SIGSEGV, see" in describe_end(ActorDiedError(), STATUS, None, "SIGSEGV")
+    out = describe_end(ActorDiedError(), STATUS, ProcessFacts(None, 3, None), None)
+    assert "by the kernel: out of memory" in out
+    place = describe_place(STATUS, ProcessFacts(None, 2, "Forward(step=4)"))
+    assert place.startswith(
+        "It was at Forward(step=4); it used 1.0 GB, of the host's 8.0 GB 4.0 GB"
+    )
+    frozen = describe_finding(
+        Finding("frozen", (0,), 9.0), STATUS, ProcessFacts("stopped", 2, None), "h"
+    )
+    assert "process 12 is frozen (state: stopped)" in frozen
+
+
+def test_the_note_of_what_a_process_does_outlives_it(tmp_path: Path):
+    note = tmp_path / "rank-0.now"
+    activity = Activity(note)
+    with activity.during("advance"):
+        assert read_note(note) == "advance"
+        activity.begin(Backward(3, 1, last=True))
+        assert read_note(note) == activity.text == "Backward(step=3, micro_batch=1)"
+        assert not activity.waits
+        activity.begin(FinishTiedExchange(4))
+        assert activity.waits
+    assert read_note(note) == IDLE
+    assert read_note(tmp_path / "none") is None
+
+
+def test_a_log_tells_of_the_last_process_only(tmp_path: Path):
+    log = tmp_path / "rank-0.log"
+    log.write_text(f"{started_line(0)}\nold\n{started_line(0)}\nnew\n", encoding="utf-8")
+    assert read_log(log, 5).lines[1:] == ["new"]
+    assert read_log(log, 5).signal is None
+    assert read_log(tmp_path / "none", 5).lines == []
+    with log.open("a", encoding="utf-8") as file:
+        file.write("*** SIGSEGV received at time=1 on cpu 0 ***\nPC: @ 0x1\n" + 20 * "x\n")
+    crashed = read_log(log, 2)
+    assert crashed.signal == "SIGSEGV"
+    assert crashed.lines == ["*** SIGSEGV received at time=1 on cpu 0 ***", "PC: @ 0x1"]
+
+
+def test_processes_are_ended_only_if_they_are_ranks():
+    script = "import time, sys; time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script])
+    rank = subprocess.Popen(["ray::Worker", "-c", script], executable=sys.executable)
+    try:
+        time.sleep(0.2)
+        assert end_processes([process.pid, rank.pid], 0.2) == [rank.pid]
+        rank.wait(timeout=10)
+        assert process.poll() is None
+        assert look_at(rank.pid, Path("none")).state is None
+        assert look_at(process.pid, Path("none")).state is not None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_fewer_replicas_are_used_as_far_as_the_config_allows(monkeypatch):
+    monkeypatch.setattr("cluster.placement.rank_resources", lambda *_: {"CPU": 1.0})
+    topology = TopologyConfig.model_validate(
+        {"teacher": {"replicas": 4}, "student": {"replicas": 2}}
+    )
+    assert smaller_topology(topology, [{"CPU": 3.0}]) is None
+    allowed = topology.model_copy(update={"min_replicas": 1})
+    found = smaller_topology(allowed, [{"CPU": 3.0}])
+    assert (found.teacher.replicas, found.student.replicas) == (2, 1)
+    found = smaller_topology(allowed, [{"CPU": 3.0}, {"CPU": 2.0}])
+    assert (found.teacher.replicas, found.student.replicas) == (3, 2)
+    assert smaller_topology(allowed, [{"CPU": 1.0}]) is None
+    assert smaller_topology(topology.model_copy(update={"min_replicas": 2}), [{"CPU": 3.0}]) is None
+
+
+def test_a_run_remembers_what_failures_cost(monkeypatch):
+    clock = iter([0.0, 20.0, 23.0, 25.0])
+    monkeypatch.setattr("tsarch.run.restarts.now_s", lambda: next(clock))
+    history = History()
+    for step in range(7):
+        history.trained(step)
+    history.failed("student 0 was killed\nmore", 12.0)
+    for step in (5, 6, 7):
+        history.trained(step)
+    (restart,) = history.as_json()
+    assert restart == {
+        "cause": "student 0 was killed",
+        "noticed_s": 12.0,
+        "failed_at": 7,
+        "resumed_at": 5,
+        "down_s": 8.0,
+        "repeated_s": 3.0,
+    }
+
+
+def test_the_error_crosses_processes():
+    import pickle
+
+    error = RankFailedError("gone", 3.0, frozenset({"a"}))
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.noticed_s, again.lost_nodes) == ("gone", 3.0, frozenset({"a"}))

@@ -1,0 +1,57 @@
+"""What a run remembers of its failures: when, why, and what each cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tsarch.redaction import redact
+from tsarch.run.clock import now_s
+
+
+@dataclass
+class Restart:
+    """One failure, and the run going on after it."""
+
+    cause: str
+    """First line of the message."""
+    noticed_s: float
+    """When, in seconds since 1970."""
+    failed_at: int
+    """The step that would have been next."""
+    resumed_at: int | None = None
+    """The step that it went on with."""
+    down_s: float | None = None
+    """Seconds from noticing the failure to the end of the first step after it."""
+    repeated_s: float = 0.0
+    """Seconds of training until it was where it had been."""
+
+
+class History:
+    """All failures of a run in this process."""
+
+    def __init__(self) -> None:
+        self.started_s = now_s()
+        self.restarts: list[Restart] = []
+        self._next_step = 0
+        self._back_s = 0.0
+
+    def failed(self, cause: str, noticed_s: float) -> None:
+        """A failure was noticed, at `noticed_s` of `now_s`."""
+        self.restarts.append(Restart(redact(cause.splitlines()[0]), noticed_s, self._next_step))
+
+    def trained(self, step: int) -> None:
+        """A step was done."""
+        self._next_step = step + 1
+        if not self.restarts:
+            return
+        last = self.restarts[-1]
+        if last.down_s is None:
+            self._back_s = now_s()
+            last.resumed_at, last.down_s = step, self._back_s - last.noticed_s
+        elif step < last.failed_at:
+            last.repeated_s = now_s() - self._back_s
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """For `summary.json`."""
+        return [asdict(restart) for restart in self.restarts]
