@@ -156,6 +156,7 @@ def build_trainer(corpus: EncodedCorpus, settings: Settings, model: str, folder:
     trainer = Trainer(
         model=AutoModelForTokenClassification.from_pretrained(
             resolve_model_path(model),
+            trust_remote_code=False,
             id2label=dict(enumerate(corpus.labels)),
             label2id={label: place for place, label in enumerate(corpus.labels)},
         ),

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from tsarch.config_loading import config_schema, load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
+from tsarch.redaction import redact
 
 app = typer.Typer(
     name="tsarch",
@@ -96,13 +98,18 @@ def schema(
     """Write the JSON Schema of the config file, for editors."""
     if output is None:
         typer.echo(config_schema(), nl=False)
-    else:
+        return
+    try:
         output.write_text(config_schema(), encoding="utf-8")
+    except OSError as error:
+        raise UserError.single(str(output), f"can't be written ({error.strerror}).") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; mistakes of the user end with a message and exit status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if isinstance(sys.stdout, TextIOWrapper):  # texts may hold what a terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(args=None if arguments is None else list(arguments))
     except UserError as error:
@@ -117,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _complain(messages: Sequence[str]) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     for message in messages:
         console.print("[bold red]error[/bold red] ", end="")
-        console.print(message, markup=False)
+        console.print(redact(message), markup=False)

@@ -27,6 +27,8 @@ def main(
 
     try:
         folder = resolve_model_path(source)
+        if Path(file).name != file:
+            raise UserError.single(file, "is not the name of a file in the folder.")
         if not (Path(folder) / file).is_file():
             raise UserError.single(f"{source}/{file}", "is not there.")
         if output.exists():
@@ -34,8 +36,10 @@ def main(
     except UserError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file, dtype=torch.float32, trust_remote_code=False
+    )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     aside = output.with_name(output.name + ".new")

@@ -61,10 +61,17 @@ def run_training(
 
         step_s = summary["train_s"] / summary["steps"]
         reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))
+    _report(reporter, path)
+    return summary
+
+
+def _report(reporter: Any, path: Path) -> None:
     from tsarch.run.report import write_report
 
-    reporter.say(f"report: {write_report(path)}")
-    return summary
+    try:
+        reporter.say(f"report: {write_report(path)}")
+    except Exception as error:  # of a resumed run with rows of its own; it is done all the same
+        reporter.say(f"warning: no report can be made: {one_line(error)}")
 
 
 def _checkpoints(config: Config, path: Path, resume: bool, reporter: Any) -> tuple[Any, Any]:
@@ -124,7 +131,7 @@ def quieten() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.getLogger("datasets").setLevel(logging.ERROR)
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # we say what is wrong
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "building the font cache"
 
 

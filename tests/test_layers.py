@@ -20,6 +20,7 @@ FILES = {
 MAY_IMPORT = {"tsarch": {"tsarch"}, "cluster": {"tsarch", "cluster"}, "launch": set(PACKAGES)}
 LAYERS = [
     [
+        "tsarch.redaction",
         "tsarch.errors",
         "tsarch.config",
         "tsarch.config_loading",

@@ -19,8 +19,9 @@ from pydantic import (
 
 from tsarch.task_names import TASKS
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+_MOST = 2**31 - 1  # what every library here takes as a whole number
+PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -34,21 +35,25 @@ class Section(BaseModel):
     """Base of all sections: unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
 class RunConfig(Section):
     """What the run is called, where it writes, and its seed."""
 
-    name: str = Field(default="run", pattern=r"^[\w.-]+$")
-    """Name of the run: letters, digits, `_`, `.` and `-`."""
+    name: str = Field(default="run", pattern=r"^\w[\w.-]*$", max_length=200)
+    """Name of the run: letters, digits, `_`, `.` and `-`, the first a letter, digit or `_`."""
     folder: str | None = None
     """Folder the run writes, relative to the current folder. Default: `runs/NAME`."""
     trace: bool = False
     """Write `trace.json`: every instruction of every rank, for https://ui.perfetto.dev, and a
     timeline in the report (`tsarch train --trace`)."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """Seed of the weights, the batch order, dropout and `teacher_dropout`."""
 
 
@@ -125,7 +130,7 @@ class DataConfig(Section):
     """Folder of the tokenised data. Default: `~/.cache/tsarch`."""
     batch_tokens: PositiveInt = 4096
     """Padded teacher tokens of one step's global batch, over all replicas."""
-    num_buckets: PositiveInt = 8
+    num_buckets: Annotated[int, Field(ge=1, le=1000)] = 8
     """Number of length buckets; contexts of one bucket are batched together."""
     overlap_tokens: NonNegativeInt = 128
     """`qa`: tokens that neighbouring contexts of a passage longer than `teacher.max_tokens` share;
@@ -157,7 +162,7 @@ class TaskConfig(Section):
 class DecodingConfig(Section):
     """How generative tasks make text of predictions, for the metrics of the test split."""
 
-    num_beams: PositiveInt = 1
+    num_beams: Annotated[int, Field(ge=1, le=1000)] = 1
     """Hypotheses that are kept at a time; 1: the likeliest token every time."""
     length_penalty: float = 1.0
     """Beam search: a hypothesis' log-probability is divided by its length to this power
@@ -212,7 +217,7 @@ class BackboneConfig(Section):
     """Hub name, local folder, or `package:NAME/FOLDER` inside an installed Python package."""
     config: dict[str, Any] | None = None
     """Hugging Face config (with `model_type`) for random weights, in place of `model`."""
-    max_tokens: Annotated[int, Field(ge=4)] = 512
+    max_tokens: Annotated[int, Field(ge=4, le=_MOST)] = 512
     """Tokens of one input, special tokens included: teacher context or student window."""
     dropout: Probability = 0.1
     """Dropout probability of hidden layers and of the head."""
@@ -252,7 +257,7 @@ class TeacherConfig(BackboneConfig):
 class StudentConfig(BackboneConfig):
     """The smaller model; it reads windows of at most `max_tokens`, fed by the teacher."""
 
-    max_tokens: Annotated[int, Field(ge=4)] = 128
+    max_tokens: Annotated[int, Field(ge=4, le=_MOST)] = 128
     """Tokens of one student window."""
     layers: list[NonNegativeInt] | None = None
     """Layers of the teacher that start the student, in place of `model` and `config`."""
@@ -326,10 +331,10 @@ class ScheduleConfig(Section):
     """Ratio of teacher to student updates; 1:1 with `joint`."""
     micro_batches: PositiveInt = 1
     """Micro-batches of a step on every rank; their gradients are accumulated."""
-    in_flight: Annotated[int, Field(ge=2)] = 3
+    in_flight: Annotated[int, Field(ge=2, le=_MOST)] = 3
     """`joint`: micro-batches that the teacher may be ahead of their backward pass. 2 is plain
     1F1B; more need more activation memory and even out unequal micro-batches."""
-    epochs: PositiveInt = 5
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Passes over the training data."""
     max_steps: PositiveInt | None = None
     """Stop after so many steps (batches), whatever the epochs say."""
@@ -483,13 +488,13 @@ class TopologyConfig(Section):
     """Ranks of the student stage."""
     threads: PositiveInt | None = None
     """CPU threads of a rank. Default: cores / ranks on a local Ray, all cores with `local`."""
-    cpus_per_rank: PositiveFloat = 1.0
+    cpus_per_rank: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     """CPUs that Ray reserves for a rank (for each thread where its stage has `threads` of its
     own); below 1, ranks share a core."""
     min_replicas: PositiveInt | None = None
     """Replicas of each stage that a run must keep when nodes are lost and don't come back: it goes
     on with as many as there is place for. Default: all that it has."""
-    timeout_s: PositiveFloat = 600.0
+    timeout_s: Annotated[float, Field(gt=0, le=1e7)] = 600.0
     """Seconds after which a collective or a link message that never comes is an error."""
 
     @model_validator(mode="before")

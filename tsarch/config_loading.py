@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,13 +15,35 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tsarch.config import Config
-from tsarch.errors import Mistake, UserError
+from tsarch.errors import Mistake, UserError, one_line
+from tsarch.redaction import redact, redact_urls
 
+_MOST_VALUES = 100_000
+"""Values of a config file at most, anchors written out."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 _PATH_FIELDS = ("train", "validation", "test")
 
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys and reads `1e-4` as a number (YAML 1.2)."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document; anchors may not make it huge, or part of itself."""
+        node = super().get_single_node()
+        if node is not None and _num_values(node, {}) > _MOST_VALUES:
+            what = f"has more than {_MOST_VALUES:,} values once its anchors are written out"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Where PyYAML passes on what Python says of a number or date, say where it stands."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:
+            kind = node.tag.rpartition(":")[2]
+            what = f"{_SHORT.repr(node.value)} is not a valid {kind} ({one_line(error)})"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -29,6 +53,38 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"key given twice: {', '.join(twice)}", node.start_mark
             )
         return cast(dict[Any, Any], super().construct_mapping(node, deep))
+
+
+def _num_values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Values in and below a node. (Nodes are compared by identity; 0: it is being counted.)"""
+    if known.setdefault(node, 0):
+        return known[node]
+    below: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        below = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        below = node.value
+    for part in below:
+        if known.get(part) == 0:
+            raise yaml.constructor.ConstructorError(
+                None, None, "an anchor stands inside of what it names", part.start_mark
+            )
+    known[node] = 1 + sum(_num_values(part, known) for part in below)
+    return known[node]
+
+
+def read_yaml(text: str) -> Any:
+    """Plain values of a YAML text; no tag makes it anything else.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 _Loader.add_implicit_resolver(
@@ -60,6 +116,8 @@ def parse_config(raw: dict[str, Any], source: str, base: Path | None = None) -> 
     Raises:
         UserError: names every mistake, with the nearest right key for unknown ones.
     """
+    if mistakes := list(_odd_texts(source, raw)):
+        raise UserError(mistakes)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -72,14 +130,15 @@ def parse_config(raw: dict[str, Any], source: str, base: Path | None = None) -> 
         if (value := getattr(config.data, name)) is not None
     }
     tokenizer = config.data.tokenizer
-    if tokenizer is not None and (base / tokenizer).is_dir():
+    if tokenizer is not None and os.path.isdir(base / tokenizer):
         resolved["tokenizer"] = str(base / tokenizer)
     return config.model_copy(update={"data": config.data.model_copy(update=resolved)})
 
 
 def dump_config(config: Config) -> str:
-    """The resolved config as YAML, in the order of the sections."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The resolved config as YAML, in the order of the sections, without credentials of URLs."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return redact_urls(text)
 
 
 def config_schema() -> str:
@@ -95,8 +154,8 @@ def _read_mapping(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise UserError.single(str(file), "is not UTF-8 text.") from None
     try:
-        raw = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        raw = read_yaml(text)
+    except ValueError as error:
         raise UserError.single(str(file), f"is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise UserError.single(str(file), "must hold sections such as `data:` and `teacher:`.")
@@ -116,10 +175,33 @@ def _override(raw: dict[str, Any], text: str) -> Mistake | None:
         if not isinstance(node, dict):
             return Mistake(where, f"`{name}` is a value, not a section.")
     try:
-        node[last] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
+        node[last] = read_yaml(value)
+    except ValueError as error:
         return Mistake(where, f"has a value that is not valid YAML: {error}")
     return None
+
+
+def _odd_texts(source: str, value: Any, location: str = "") -> Iterator[Mistake]:
+    """A mistake for each text that no file or file name can hold."""
+    if isinstance(value, str):
+        if "\0" in value or not _is_unicode(value):
+            what = "holds a character that no file can hold (NUL, or half a surrogate pair)."
+            yield Mistake(f"{source}: {location}" if location else source, what)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _odd_texts(source, key, location)
+            yield from _odd_texts(source, inner, f"{location}.{key}".lstrip("."))
+    elif isinstance(value, (list, tuple, set)):
+        for inner in value:
+            yield from _odd_texts(source, inner, location)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mistake(source: str, error: Any) -> Mistake:
@@ -130,7 +212,9 @@ def _mistake(source: str, error: Any) -> Mistake:
     if error["type"] == "missing":
         return Mistake(where, "is missing.")
     what = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
+    value = error["input"]
+    value = redact(value) if isinstance(value, str) else value
+    given = "" if isinstance(value, dict) else f" (given: {_SHORT.repr(value)})"
     return Mistake(where, f"{what}{given}.")
 
 

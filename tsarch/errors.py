@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tsarch.redaction import redact
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -20,10 +22,12 @@ class Mistake:
 
 
 class UserError(ValueError):
-    """Input that the user has to change; carries every mistake that was found."""
+    """Input that the user has to change; carries every mistake that was found, without secrets."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(mistakes)
+        self.mistakes = tuple(
+            Mistake(redact(m.where), redact(m.what), redact(m.hint)) for m in mistakes
+        )
         assert self.mistakes, "a UserError names at least one mistake"
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
@@ -38,7 +42,7 @@ class UserError(ValueError):
 
 def one_line(error: BaseException) -> str:
     """What a library's error says, short enough for a message of ours."""
-    return textwrap.shorten(str(error) or repr(error), width=300, placeholder=" …")
+    return textwrap.shorten(redact(str(error) or repr(error)), width=300, placeholder=" …")
 
 
 class ReplicaDriftError(RuntimeError):

@@ -45,7 +45,10 @@ class Manifest:
         Raises:
             ValueError: not a manifest of this format, or a path that leads out of the checkpoint.
         """
-        raw: Any = json.loads(text)
+        try:
+            raw: Any = json.loads(text)
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise ValueError(f"is not a manifest of format {FORMAT}")
         try:
@@ -53,8 +56,9 @@ class Manifest:
                 str(name): FileEntry(int(entry["bytes"]), str(entry["sha256"]))
                 for name, entry in raw["files"].items()
             }
-            manifest = cls(int(raw["step"]), files, raw["score"])
-        except (KeyError, TypeError, AttributeError) as error:
+            score = None if raw["score"] is None else float(raw["score"])
+            manifest = cls(int(raw["step"]), files, score)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"is not a manifest: {error!r}") from None
         for name in manifest.files:
             check_name(name)

@@ -22,8 +22,20 @@ def state_tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> 
 
 
 def saved_state(saved: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The saved optimizer state of parameter `name`."""
-    return {kind: saved[f"{kind}/{name}"] for kind in OPTIMIZER_STATE if f"{kind}/{name}" in saved}
+    """The saved optimizer state of parameter `name`.
+
+    Raises:
+        ValueError: a part of AdamW's is missing, or of another shape than the parameter.
+    """
+    kinds = [kind for kind in OPTIMIZER_STATE if f"{kind}/{name}" in saved]
+    state = {kind: saved[f"{kind}/{name}"] for kind in kinds}
+    if kinds and kinds not in (["momentum_buffer"], ["step", "exp_avg", "exp_avg_sq"]):
+        raise ValueError(f"of {name} only {' and '.join(kinds)} were saved")
+    shape = saved[f"value/{name}"].shape
+    for kind in kinds:
+        if kind != "step" and state[kind].shape != shape:
+            raise ValueError(f"{kind}/{name} has the shape {tuple(state[kind].shape)}")
+    return state
 
 
 def keep_parameter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from tsarch.errors import one_line
 
@@ -32,16 +32,16 @@ class RanksRecord(Record):
     """The ranks that took the checkpoint."""
 
     runner: str
-    teacher_replicas: int
-    student_replicas: int
+    teacher_replicas: PositiveInt
+    student_replicas: PositiveInt
 
 
 class Progress(Record):
     """Where the run is."""
 
-    epoch: int
+    epoch: NonNegativeInt
     """Epoch that goes on, from 0."""
-    tick: int
+    tick: NonNegativeInt
     """The epoch's next tick."""
     epoch_done: bool
     """Whether the epoch is over, its validation too; `tick` doesn't count then."""
@@ -53,13 +53,13 @@ class Progress(Record):
     best: BestRecord | None
     table: dict[str, Any]
     """`StepTable.state`: totals, and steps that not all ranks had reported."""
-    num_rows: int
+    num_rows: NonNegativeInt
     """Lines of `metrics.jsonl` up to here."""
-    num_evaluations: int
+    num_evaluations: NonNegativeInt
     """Lines of `evaluations.jsonl` up to here."""
     wall_s: float
     """Seconds of the run so far."""
-    resumes: int
+    resumes: NonNegativeInt
     """How often the run was resumed before."""
 
 

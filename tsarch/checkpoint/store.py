@@ -39,7 +39,7 @@ class Store:
         self.url = url
         try:
             filesystem, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError, OSError) as error:
+        except Exception as error:  # every protocol has errors of its own
             raise UserError.single(f"checkpoint.folder: {url}", f"{one_line(error)}.") from None
         self._fs: Any = filesystem
         self._root = str(root).rstrip("/")

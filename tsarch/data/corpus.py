@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Layout, Place, Row, RowSchema
+from tsarch.data.rows import Layout, Place, Row, RowSchema, shown
 from tsarch.data.sources import Found, file_rows, hub_rows, load_hub
 from tsarch.errors import Mistake, UserError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 _MAX_SHOWN = 50
+_MAX_DIGITS = 100  # Python refuses to read numbers of thousands
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,10 @@ def _check_renamed(columns: ColumnsConfig, names: set[str], source: str) -> list
 def _check_twice(row: Row, seen: dict[tuple[str, ...], Place]) -> list[Mistake]:
     key: tuple[str, ...]
     if row.unique_id is not None:
-        key, what = (row.unique_id,), f"id {row.unique_id}"
+        key, what = (row.unique_id,), f"id {shown(row.unique_id)}"
     elif row.sent_id is not None:
         key = row.doc_id, str(row.sent_id)
-        what = f"sentence {row.sent_id} of document {row.doc_id}"
+        what = f"sentence {shown(row.sent_id)} of document {shown(row.doc_id)}"
     else:
         return []
     first = seen.setdefault(key, row.place)
@@ -138,11 +139,11 @@ def _check_names(
     for name in dict.fromkeys(itertools.chain(*(found[split] for split in evaluated))):
         if name not in known:
             where = [split for split in evaluated if name in found[split]]
-            what = f"label `{name}` is in {' and '.join(where)} but not in train"
-            hint = f"(labels of train: {', '.join(sorted(known)) or 'none'})."
+            what = f"label `{shown(name)}` is in {' and '.join(where)} but not in train"
+            hint = f"(labels of train: {shown(', '.join(sorted(known)) or 'none')})."
             mistakes.append(Mistake(found[where[0]][name], what, hint))
     return tuple(
-        f"label {name} is not in the {split} split"
+        f"label {shown(name)} is not in the {split} split"
         for split in evaluated
         for name in known
         if name not in found[split]
@@ -166,7 +167,7 @@ def _in_order(rows: Sequence[Row]) -> list[Row]:
 def _number(sent_id: Any) -> float | None:
     """A sent_id that is a number, or its text; None for others, which have no order."""
     if isinstance(sent_id, str) and sent_id.strip().isdecimal():
-        return int(sent_id)
+        return int(sent_id) if len(sent_id) <= _MAX_DIGITS else None
     return sent_id if isinstance(sent_id, (int, float)) else None
 
 

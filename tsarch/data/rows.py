@@ -79,6 +79,8 @@ class RowSchema(Protocol):
         """Label ids in order, from the names of the training split."""
 
 
+_MAX_SHOWN = 200
+"""Characters of a row's own words in a message."""
 RowOrMistakes = tuple[Row | None, list[Mistake]]
 
 
@@ -87,19 +89,25 @@ def found(*checks: Mistake | None) -> list[Mistake]:
     return [mistake for mistake in checks if mistake is not None]
 
 
+def shown(value: object) -> str:
+    """What a row says, in a message: the start of it, if it is long."""
+    text = str(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
 def from_json(value: Any) -> Any:
     """A cell that is a JSON text, as it is in CSV, read; everything else as it is."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
 def no_column(where: str, name: str, columns: Iterable[str]) -> Mistake:
     """The mistake of a column that isn't there."""
-    hint = f"Columns: {', '.join(columns)}. Set data.columns if names differ."
+    hint = f"Columns: {shown(', '.join(columns))}. Set data.columns if names differ."
     return Mistake(where, f"has no column `{name}`.", hint)
 
 

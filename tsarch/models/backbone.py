@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ _HIDDEN_DROPOUT = (
     *("hidden_dropout_prob", "dropout", "hidden_dropout", "mlp_dropout"),
     *("resid_pdrop", "embd_pdrop", "dropout_rate"),
 )
+_MOST = {"layer": 1000, "expert": 1000, "block": 1000, "label": 100_000}
+"""Part of a number's name → the most that it may be."""
 _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
 
@@ -46,16 +49,40 @@ def backbone_config(
     """Hugging Face config of a hub name or folder, or from a mapping with `model_type`.
 
     Raises:
-        OSError, ValueError, KeyError: the config can't be read or is no valid one.
+        Exception: the config can't be read or is no valid one (each architecture has errors of its
+            own).
     """
     if model is not None:
-        result = AutoConfig.from_pretrained(model)
+        result = AutoConfig.from_pretrained(model, trust_remote_code=False)
     else:
         assert config is not None
         values = dict(config)
+        if "model_type" not in values:
+            raise ValueError("it has no model_type")
+        _check_counts(values)
         result = AutoConfig.for_model(values.pop("model_type"), **values)
+    _check_counts(result.to_dict())
+    _check_sizes(result)
     set_dropout(result, dropout, attention_dropout)
     return cast(PretrainedConfig, result)
+
+
+def _check_counts(values: Mapping[str, Any]) -> None:
+    """Refuse numbers of modules that no machine could make in an hour."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _check_counts(value)
+        most = next((most for word, most in _MOST.items() if word in str(name)), None)
+        if most is not None and isinstance(value, int) and value > most:
+            raise ValueError(f"{name} is more than {most:,}")
+
+
+def _check_sizes(config: PretrainedConfig) -> None:
+    """Refuse an architecture without the sizes that every encoder here has."""
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
+        value = getattr(config, name, None)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {reprlib.repr(value)}, not a whole number above 0")
 
 
 def set_dropout(config: PretrainedConfig, dropout: float, attention_dropout: float) -> None:

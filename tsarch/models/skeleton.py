@@ -61,9 +61,13 @@ def make_skeleton(config: PretrainedConfig, layers: Sequence[int] | None) -> Ske
     """The skeleton of `config`'s encoder, or of a smaller one of some of its layers.
 
     Raises:
-        UserError: layers can't be chosen, or not in this way.
+        UserError: it reads no tokens, or layers can't be chosen, or not in this way.
     """
     source = _encoder(config)
+    if not isinstance(getattr(source.get_input_embeddings(), "weight", None), Tensor):
+        raise UserError.single(
+            type(source).__name__, "has no table of tokens.", "Take a model that reads texts."
+        )
     if layers is None:
         return Skeleton(source, source, None, "")
     smaller = copy.deepcopy(config)
@@ -80,7 +84,9 @@ def _encoder(config: PretrainedConfig) -> PreTrainedModel:
         hf_initialization.no_tie_weights(),
         hf_initialization.meta_device_safe_creation_ops(),
     ):
-        encoder: PreTrainedModel = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)
+        encoder: PreTrainedModel = AutoModel.from_config(
+            copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
+        )
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     if encoder.config.is_encoder_decoder:

@@ -72,7 +72,7 @@ def save_task(folder: Path, task: TaskFile) -> None:
 def load_task(folder: Path) -> TaskFile:
     """Read `task.json`."""
     raw = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-    return TaskFile(raw["task"], tuple(raw["labels"]), float(raw["joint_weight"]))
+    return TaskFile(str(raw["task"]), tuple(map(str, raw["labels"])), float(raw["joint_weight"]))
 
 
 def replace_folder(new: Path, old: Path) -> None:

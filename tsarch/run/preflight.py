@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterator
 from typing import Any
 
 from tsarch.config import BackboneConfig, Config
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
-from tsarch.errors import Mistake, UserError
+from tsarch.errors import Mistake, UserError, one_line
 from tsarch.run.generative_models import generation_mistakes
 from tsarch.topology import Stage, total_cpus
 
@@ -27,8 +28,8 @@ def check_run(config: Config, own_ray: bool) -> None:
         mistakes += _lengths(config, configs)
         mistakes += _layers(config, configs)
         mistakes += _tying(config, configs)
-        mistakes += _weights(config, configs)
-        mistakes += _adapters(config, configs)
+        broken = _weights(config, configs)
+        mistakes += broken or _adapters(config, configs)
         mistakes += generation_mistakes(config, configs)
     mistakes += _fragments(config)
     if mistakes:
@@ -82,7 +83,7 @@ def _devices(config: Config, own_ray: bool) -> Iterator[Mistake]:
 
 
 def _stage_configs(config: Config) -> tuple[dict[Stage, Any], list[Mistake]]:
-    from tsarch.stage.build import stage_config
+    from tsarch.stage.build import stage_config, weights_source
 
     configs: dict[Stage, Any] = {}
     mistakes: list[Mistake] = []
@@ -91,16 +92,11 @@ def _stage_configs(config: Config) -> tuple[dict[Stage, Any], list[Mistake]]:
             configs[stage] = stage_config(config, stage)
         except UserError as error:
             mistakes += error.mistakes
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            section = config.teacher if stage is Stage.TEACHER else config.student
-            key = "model" if section.model else "config"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            mistakes.append(
-                Mistake(
-                    f"{stage}.{key}",
-                    f"no model can be read from {getattr(section, key)!r}: {reason}",
-                )
-            )
+        except Exception as error:  # transformers' configs raise what they like
+            origin, section = weights_source(config, stage)
+            key, given = ("model", section.model) if section.model else ("config", section.config)
+            what = f"no model can be read from {reprlib.repr(given)}: {one_line(error)}"
+            mistakes.append(Mistake(f"{origin}.{key}", what))
     return configs, list(dict.fromkeys(mistakes))
 
 
@@ -183,6 +179,9 @@ def _weights(config: Config, configs: dict[Stage, Any]) -> list[Mistake]:
             check_stage_weights(config, configs, stage)
         except UserError as error:
             mistakes += error.mistakes
+        except Exception as error:  # as in `_stage_configs`
+            what = f"transformers can't build a model of this config: {one_line(error)}"
+            mistakes.append(Mistake(f"{stage}", what))
     return list(dict.fromkeys(mistakes))
 
 

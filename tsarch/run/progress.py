@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tsarch.config import MODES
+from tsarch.redaction import redact
 from tsarch.run.metrics import Row, show_metric
 
 _LINE_EVERY_S = 15.0
@@ -56,7 +56,7 @@ class Reporter:
     """Writes to the terminal: a live bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False, soft_wrap=True, emoji=False)
         if console is None and not self.console.is_terminal:
             self.console.width = _FILE_WIDTH
         self._bar: Progress | None = None
@@ -67,7 +67,8 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line about what happens now."""
         elapsed_s = time.time() - self._started_s
-        self.console.print(f"[dim]{elapsed_s:6.1f} s[/dim]  {escape(text)}")
+        self.console.print(f"[dim]{elapsed_s:6.1f} s[/dim]  ", end="")
+        self.console.print(redact(text), markup=False)
 
     @contextmanager
     def training(self, num_steps: int) -> Iterator[None]:
@@ -105,14 +106,14 @@ class Reporter:
         table = Table(show_header=False, box=None, padding=(0, 1))
         for name, text in texts.items():
             shown = text if len(text) <= _SAMPLE_CHARACTERS else text[:_SAMPLE_CHARACTERS] + "…"
-            table.add_row(f"[dim]{name}[/dim]", Text(shown))
+            table.add_row(Text(name, "dim"), Text(shown))
         self.console.print(table)
 
     def table(
         self, title: str, columns: dict[str, dict[Any, dict[str, float]]], metrics: tuple[str, ...]
     ) -> None:
         """Modes as rows; for every column (such as before, after) its metrics."""
-        table = Table(title=title, title_justify="left", caption=_CAPTION)
+        table = Table(title=Text(title), title_justify="left", caption=_CAPTION)
         table.add_column("mode", no_wrap=True)
         for column in columns:
             for metric in metrics:

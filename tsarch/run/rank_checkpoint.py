@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from tsarch.checkpoint.cut import Cut, Stall, Written
@@ -24,6 +25,7 @@ from tsarch.checkpoint.saved_tensors import SavedTensors
 from tsarch.checkpoint.store import Store
 from tsarch.checkpoint.writer import BackgroundWriter
 from tsarch.data.feed import Feed
+from tsarch.errors import UserError, one_line
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.run.execute import LocalStages
@@ -77,7 +79,22 @@ class RankCheckpoint:
 
         `same_ranks`: it was taken by ranks like these, so that each can go on with its own random
         numbers.
+
+        Raises:
+            UserError: the files, whole as they are, hold something else than this run's state.
         """
+        try:
+            self._restore(cut, in_flight, same_ranks)
+        except (SafetensorError, LookupError, RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError.single(
+                f"--resume: {cut.url.rstrip('/')}/step-{cut.step}",
+                f"can't be put in: {one_line(error)}.",
+                "Delete this checkpoint: the one before is taken then.",
+            ) from None
+
+    def _restore(self, cut: Cut, in_flight: Sequence[SendHidden], same_ranks: bool) -> None:
         store = Store(cut.url)
         names = store.manifest(cut.step).files
         with tempfile.TemporaryDirectory(prefix="tsarch-") as folder:

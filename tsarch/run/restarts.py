@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tsarch.redaction import redact
 from tsarch.run.clock import now_s
 
 
@@ -37,7 +38,7 @@ class History:
 
     def failed(self, cause: str, noticed_s: float) -> None:
         """A failure was noticed, at `noticed_s` of `now_s`."""
-        self.restarts.append(Restart(cause.splitlines()[0], noticed_s, self._next_step))
+        self.restarts.append(Restart(redact(cause.splitlines()[0]), noticed_s, self._next_step))
 
     def trained(self, step: int) -> None:
         """A step was done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import tempfile
@@ -11,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from tsarch.checkpoint.cut import Cut, Resume
 from tsarch.checkpoint.progress import CONFIG, PROGRESS, Progress, RanksRecord, parse_progress
 from tsarch.checkpoint.store import Store
 from tsarch.config import Config
-from tsarch.config_loading import parse_config
-from tsarch.errors import Mistake, UserError
+from tsarch.config_loading import parse_config, read_yaml
+from tsarch.errors import Mistake, UserError, one_line
+from tsarch.redaction import is_redacted
 from tsarch.run.checkpoints import link_or_copy
+from tsarch.run.feeds import batch_plan, num_training_steps
+from tsarch.run.metrics import StepTable
 from tsarch.run.model_files import replace_folder
 from tsarch.run.prepare import Prepared
-from tsarch.topology import Topology
+from tsarch.topology import Stage, Topology
 
 # Keys, or sections, that change no loss beyond the order of sums, or only what is written.
 _MAY_DIFFER = (
@@ -80,8 +83,19 @@ def ranks_record(config: Config) -> RanksRecord:
 
 
 def checkpoint_url(config: Config, run_folder: Path) -> str:
-    """Where a run's checkpoints are."""
-    return config.checkpoint.folder or str(run_folder / "checkpoints")
+    """Where a run's checkpoints are.
+
+    Raises:
+        UserError: the URL has lost its credentials, which no file of a run holds.
+    """
+    url = config.checkpoint.folder or str(run_folder / "checkpoints")
+    if is_redacted(url):
+        raise UserError.single(
+            f"checkpoint.folder: {url}",
+            "has no credentials: a run's config.yaml is written without.",
+            "Give the URL again (--set checkpoint.folder=URL), or keep them in the environment.",
+        )
+    return url
 
 
 def find_resume_point(store: Store, say: Callable[[str], None]) -> ResumePoint:
@@ -96,10 +110,11 @@ def find_resume_point(store: Store, say: Callable[[str], None]) -> ResumePoint:
         if damage is None:
             try:
                 progress = parse_progress(store.read_text(step, PROGRESS))
-                raw = yaml.safe_load(store.read_text(step, CONFIG))
+                raw = read_yaml(store.read_text(step, CONFIG))
                 config = parse_config(raw, f"{store.place(step)}/{CONFIG}")
+                _check_totals(progress)
                 return ResumePoint(store, step, progress, config)
-            except (OSError, ValueError, yaml.YAMLError) as error:
+            except (OSError, ValueError) as error:
                 damage = str(error)
         older = "trying the one before" if step != steps[0] else "there is none before it"
         say(f"warning: {store.place(step)} is damaged: {damage}; {older}")
@@ -107,6 +122,21 @@ def find_resume_point(store: Store, say: Callable[[str], None]) -> ResumePoint:
     raise UserError.single(
         f"--resume: {store.url}", f"nothing to resume: {found}.", "Start anew without --resume."
     )
+
+
+def _check_totals(progress: Progress) -> None:
+    """Try what `Trainer` will do with it.
+
+    Raises:
+        ValueError: it can't.
+    """
+    ranks = progress.ranks
+    replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
+    table = StepTable(Topology(ranks.teacher_replicas, ranks.student_replicas))
+    try:
+        table.restore(copy.deepcopy(progress.table), replicas)
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{PROGRESS}: `table` can't be read ({one_line(error)})") from None
 
 
 def check_same_run(config: Config, saved: Config) -> None:
@@ -133,7 +163,7 @@ def check_same_data(prepared: Prepared, point: ResumePoint) -> None:
     """Whether the data is still what it was.
 
     Raises:
-        UserError: it isn't.
+        UserError: it isn't, or the checkpoint is of no place in it.
     """
     if data_fingerprint(prepared) != point.progress.data:
         raise UserError.single(
@@ -142,6 +172,28 @@ def check_same_data(prepared: Prepared, point: ResumePoint) -> None:
             "tokenizer have changed.",
             "Give the same data, or start anew without --resume.",
         )
+    _check_place(prepared, point)
+
+
+def _check_place(prepared: Prepared, point: ResumePoint) -> None:
+    """Whether the checkpoint's place is one of its run.
+
+    Raises:
+        UserError: it isn't.
+    """
+    plan = batch_plan(point.config, prepared.splits["train"])
+    progress, num_steps = point.progress, num_training_steps(point.config, plan)
+    starts = [min(start, num_steps) for start in plan.epoch_starts]
+    if progress.epoch < len(starts) - 1:
+        start, stop = starts[progress.epoch : progress.epoch + 2]
+        if point.step == stop if progress.epoch_done else start <= progress.tick < stop:
+            return
+    raise UserError.single(
+        f"--resume: {point.store.place(point.step)}",
+        f"is damaged: {PROGRESS} names a place that the run doesn't have (epoch {progress.epoch}, "
+        f"tick {progress.tick}).",
+        "Delete this checkpoint: the one before is taken then.",
+    )
 
 
 def data_fingerprint(prepared: Prepared) -> str:

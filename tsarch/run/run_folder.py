@@ -14,8 +14,9 @@ from typing import Any, Self, TextIO
 
 from tsarch.config import Config
 from tsarch.config_loading import dump_config
-from tsarch.errors import UserError
+from tsarch.errors import UserError, one_line
 from tsarch.records import TickReport
+from tsarch.redaction import redact_urls
 from tsarch.run.metrics import Row
 from tsarch.run.trace import TraceWriter
 from tsarch.topology import Topology
@@ -29,6 +30,13 @@ def choose_folder(config: Config) -> Path:
     Raises:
         UserError: `run.folder` is taken or can't be made.
     """
+    try:
+        return _free_folder(config)
+    except (OSError, RuntimeError) as error:  # a name that is too long; `~nobody`
+        raise UserError.single(f"run folder: {config.run_folder}", f"{one_line(error)}.") from None
+
+
+def _free_folder(config: Config) -> Path:
     folder = Path(config.run_folder).expanduser()
     if config.run.folder is not None and _is_taken(folder):
         raise UserError.single(
@@ -51,7 +59,11 @@ def resumed_folder(config: Config) -> Path:
     Raises:
         UserError: there is none, or its run is complete.
     """
-    folder = Path(config.run_folder).expanduser().absolute()
+    try:
+        folder = Path(config.run_folder).expanduser().absolute()
+        folder.exists()
+    except (OSError, RuntimeError) as error:
+        raise UserError.single(f"run folder: {config.run_folder}", f"{one_line(error)}.") from None
     if config.run.folder is None:
         numbered = re.compile(rf"^{re.escape(folder.name)}(?:-(\d+))?$")
         matches = [m for p in folder.parent.glob("*") if (m := numbered.match(p.name))]
@@ -89,13 +101,29 @@ class Lines:
 
 
 def _open(path: Path, num_lines: int) -> TextIO:
-    """A file to write lines to, after its first `num_lines` (or as many as it has)."""
+    """A file to write lines to, after its first `num_lines` (or as many as it has).
+
+    Raises:
+        UserError: one of them is damaged.
+    """
     if not num_lines or not path.exists():
         return path.open("w", encoding="utf-8")
-    with path.open(encoding="utf-8") as file:
-        kept = "".join(islice(file, num_lines))
-    write_atomically(path, kept)
+    with path.open("rb") as file:
+        kept = list(islice(file, num_lines))
+    for number, line in enumerate(kept, 1):
+        if not _is_object(line):
+            hint = "Restore the file, or remove it: the run goes on without these rows."
+            raise UserError.single(f"{path}:{number}", "is not a row of a run.", hint)
+    write_atomically(path, b"".join(kept).decode("utf-8"))
     return path.open("a", encoding="utf-8")
+
+
+def _is_object(line: bytes) -> bool:
+    """Whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 class RunFolder:
@@ -158,7 +186,8 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """`summary.json`."""
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        text = redact_urls(json.dumps(summary, indent=2))
+        write_atomically(self.path / "summary.json", text + "\n")
 
     def __enter__(self) -> Self:
         return self

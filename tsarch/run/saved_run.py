@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tsarch.config import MODES, Config, Mode
 from tsarch.config_loading import load_config
-from tsarch.errors import UserError
+from tsarch.errors import UserError, one_line
 from tsarch.run.crew import LocalCrew
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
 from tsarch.run.model_files import load_task, saved_config
+from tsarch.run.preflight import check_run
 from tsarch.run.prepare import prepare_data
 from tsarch.run.texts import with_texts
 from tsarch.tasks.registry import make_task
+
+
+@contextmanager
+def _told(model: Path) -> Iterator[None]:
+    """Whatever libraries raise for damaged files, as one message."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        hint = "Copy the run folder whole, or resume or repeat the run."
+        raise UserError.single(str(model), f"can't be read: {one_line(error)}.", hint) from None
 
 
 def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Config, Evaluation]:
@@ -28,16 +43,24 @@ def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Confi
             raise UserError.single(
                 str(run), f"is not a finished run ({needed.relative_to(run)} is missing)."
             )
-    task_file = load_task(model)
-    config = saved_config(load_config(run / "config.yaml"), model)
+    config = load_config(run / "config.yaml")
+    with _told(model):
+        task_file = load_task(model)
+        config = saved_config(config, model)
+    if task_file.task != config.task.name:
+        raise UserError.single(
+            str(run), f"was trained for {task_file.task}, its config says {config.task.name}."
+        )
+    check_run(config, own_ray=False)
     prepared = prepare_data(config)
     if prepared.labels != task_file.labels:
         raise UserError.single(
             str(run),
             f"was trained with the labels {task_file.labels}, the data has {prepared.labels}.",
         )
-    crew = LocalCrew(config, prepared)
-    crew.load(model)
+    with _told(model):
+        crew = LocalCrew(config, prepared)
+        crew.load(model)
     weight = task_file.joint_weight
     task, own = make_task(task_file.task, prepared.labels), prepared.splits[split]
     predictions = predict(config, task, crew, split, own, [weight])

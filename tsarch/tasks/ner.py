@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_words, found, make_row
+from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_words, found, make_row, shown
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask, Metrics
@@ -107,10 +107,11 @@ def _check_tags(row: Row) -> list[Mistake]:
     previous = "O"
     for word, tag in enumerate(row.tags):
         if tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) < 3):
-            what = f"tag {word + 1} is `{tag}`, not O, B-TYPE or I-TYPE."
+            what = f"tag {word + 1} is `{shown(tag)}`, not O, B-TYPE or I-TYPE."
             return [Mistake(row.place.of_word(word), what)]
         if tag.startswith("I-") and previous[1:] != tag[1:]:
-            what = f"tag {word + 1} is `{tag}` after `{previous}`, which IOB2 doesn't allow."
+            pair = f"`{shown(tag)}` after `{shown(previous)}`"
+            what = f"tag {word + 1} is {pair}, which IOB2 doesn't allow."
             hint = "If the file is IOB1, set `data.tag_scheme: iob1`."
             return [Mistake(row.place.of_word(word), what, hint)]
         previous = tag

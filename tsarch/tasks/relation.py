@@ -97,7 +97,7 @@ def _span(
         return None
     value = from_json(raw[name])
     match value:
-        case [int(start), int(stop)]:
+        case [int(start), int(stop)] if bool not in (type(start), type(stop)):
             return start, stop
     what = f"`{name}` is {reprlib.repr(value)}, not a span [start, end) of two whole numbers."
     mistakes.append(Mistake(str(place), what))
