@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from benchmarks.controller import fit_line, null_crew
 from benchmarks.null_worker import TOKENS_PER_STEP, NullWorker
@@ -95,6 +97,7 @@ def test_the_rank_that_fails_is_named(tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_rank_that_failed_in_an_earlier_call_is_named_while_others_wait_for_it(tmp_path):
     config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
     crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, BlockedWorker)
@@ -108,3 +111,42 @@ def test_a_rank_that_failed_in_an_earlier_call_is_named_while_others_wait_for_it
         assert time.monotonic() - started_s < 20
     finally:
         crew.close()
+
+
+class Asked:
+    """Takes no checkpoints, and notes who asks for one."""
+
+    stopping = False
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def ticks_until(self, tick: int) -> int:
+        return 1000
+
+    def due(self, tick: int) -> None:
+        return None
+
+    def save_soon(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_notice_of_preemption_has_a_checkpoint_taken_once(tmp_path):
+    config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
+    crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, NullWorker)
+    asked = Asked()
+    try:
+        node = ray.nodes()[0]
+        gcs = GcsClient(address=ray.get_runtime_context().gcs_address)
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        gcs.drain_node(node["NodeID"], reason, "spot", int(time.time() * 1000) + 600_000)
+        given_up_s = time.monotonic() + 20
+        while not asked.reasons and time.monotonic() < given_up_s:
+            list(crew.train(0, 200, cuts=asked))
+        list(crew.train(0, 200, cuts=asked))
+    finally:
+        crew.close()
+    address = node["NodeManagerAddress"]
+    assert asked.reasons == [f"notice: {address} will be taken from the cluster"]
