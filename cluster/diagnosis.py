@@ -100,13 +100,16 @@ def describe_finding(
 ) -> str:
     """What is wrong with a rank that a watch has found."""
     seconds = f"{finding.seconds:.0f} s"
+    one = len(finding.ranks) == 1
     match finding.kind:
         case "node lost":
-            return f"is lost with its node {node}, which doesn't answer since {seconds}"
+            lost = "is lost with its" if one else "are lost with their"
+            return f"{lost} node {node}, which doesn't answer since {seconds}"
         case "frozen":
             state = "" if facts is None or facts.state is None else f" (state: {facts.state})"
-            return f"doesn't answer since {seconds}: its process{_pid(status)} is frozen{state}"
-    return f"hangs: no progress since {seconds}"
+            frozen = f"its process{_pid(status)} is" if one else "their processes are"
+            return f"{'doesn' if one else 'don'}'t answer since {seconds}: {frozen} frozen{state}"
+    return f"{'hangs' if one else 'hang'}: no progress since {seconds}"
 
 
 def describe_place(status: Status | None, facts: ProcessFacts | None) -> str:

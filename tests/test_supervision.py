@@ -96,6 +96,8 @@ def test_what_is_said_of_a_dead_rank():
         Finding("frozen", (0,), 9.0), STATUS, ProcessFacts("stopped", 2, None), "h"
     )
     assert "process 12 is frozen (state: stopped)" in frozen
+    two = Finding("node lost", (0, 1), 6.0)
+    assert describe_finding(two, STATUS, None, "h").startswith("are lost with their node h, which")
 
 
 def test_the_note_of_what_a_process_does_outlives_it(tmp_path: Path):
