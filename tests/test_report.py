@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tsarch.run import report
 from tsarch.run.crew import LocalCrew
 from tsarch.run.report import mode_rows, model_name, show_bytes, show_count, show_seconds
 from tsarch.run.report import write_report as write
+from tsarch.run.restarts import Restart
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -162,6 +164,16 @@ def test_a_run_without_a_first_evaluation_and_without_a_trace(tmp_path):
     assert "student_alone reached a test f1 of 0.5300, at 30 tokens/s" in page.text
     assert "was not traced" in page.text
     assert not (tmp_path / "timeline.png").exists()
+
+
+def test_failures_are_listed_with_what_they_cost(tmp_path):
+    killed = Restart("student 0 (rank 1) on <host> was killed", 0.0, 20, 16, 12.5, 3.0)
+    made_up(tmp_path, restarts=2, failures=[asdict(killed), asdict(Restart("last", 0.0, 30))])
+    page = read(write(tmp_path).parent)
+    for text in ("restarts 2", "What failed", killed.cause, "12.5 s", "last"):
+        assert text in page.text, text
+    made_up(tmp_path)
+    assert "What failed" not in read(write(tmp_path).parent).text
 
 
 def test_many_steps_and_ranks_stay_small(tmp_path):
