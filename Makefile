@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick check format schema equivalence faults soak bench study clean
+.PHONY: help install quickstart smollm2 test test-quick check format schema equivalence faults soak bench study seeds clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -25,6 +25,7 @@ help:
 	@echo "make faults       what goes wrong with runs, done to real ones; make soak: for half an hour"
 	@echo "make bench        the measurements of the README"
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
+	@echo "make seeds        every task's config with three seeds"
 	@echo "make format schema install clean"
 
 install: $(STAMP)
@@ -96,6 +97,10 @@ bench: install
 # Goes on where it was interrupted: finished runs are in runs/study.
 study: install
 	.venv/bin/python -m benchmarks.study
+
+# Goes on where it was interrupted: finished runs are in runs/seeds. Three hours on two cores.
+seeds: install
+	.venv/bin/python -m benchmarks.seeds
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from pydantic import BaseModel, TypeAdapter
 
 from cluster.group import RayCrew
@@ -23,8 +22,7 @@ from tsarch.config import Config
 from tsarch.run.activity import Activity
 from tsarch.schedule.instruction import Instruction
 
-_SPARE_BYTES = 2**25
-FaultKind = Literal["kill", "freeze", "raise", "stall", "segfault", "oom"]
+FaultKind = Literal["kill", "freeze", "raise", "stall", "segfault"]
 
 
 class InjectedError(RuntimeError):
@@ -64,8 +62,6 @@ class Fault(BaseModel):
                 raise InjectedError("injected")
             case "stall":
                 time.sleep(3600)
-            case "oom":
-                _run_out_of_memory()
 
 
 class FaultyActivity(Activity):
@@ -93,24 +89,6 @@ def faulty_worker(faults: list[Fault]) -> type[Worker]:
             self.activity = FaultyActivity(note_file(Path(log_file)), own)
 
     return FaultyWorker
-
-
-def memory_group(pid: int) -> tuple[Path, str]:
-    """A control group of a process's own, and its file with the limit of memory."""
-    if Path("/sys/fs/cgroup/memory").is_dir():  # version 1
-        return Path(f"/sys/fs/cgroup/memory/tsarch-{pid}"), "memory.limit_in_bytes"
-    return Path(f"/sys/fs/cgroup/tsarch-{pid}"), "memory.max"
-
-
-def _run_out_of_memory() -> None:
-    """Take memory until the kernel kills this process; root only."""
-    folder, limit = memory_group(os.getpid())
-    folder.mkdir()
-    (folder / limit).write_text(str(psutil.Process().memory_info().rss + _SPARE_BYTES))
-    (folder / "cgroup.procs").write_text(str(os.getpid()))
-    taken = []
-    while True:
-        taken.append(b"1" * _SPARE_BYTES)
 
 
 def _step(instruction: Instruction) -> int:

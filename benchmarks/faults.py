@@ -17,16 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 from safetensors import safe_open
 
 from benchmarks.fault_cluster import FaultCluster
-from benchmarks.fault_run import memory_group
 
 CONFIG = Path("configs/faults.yaml")
 OUTPUT = Path("benchmarks/results/faults.json")
@@ -38,6 +39,7 @@ _DETECT_LIMIT_S = 10.0
 _DOWN_LIMIT_S = 60.0
 _GONE_LIMIT_S = 15.0
 _DISK_BYTES = 2**25
+_MEMORY_BYTES = 2**23
 
 Act = Callable[["Run"], None]
 
@@ -162,7 +164,7 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, the newest last."""
         found = self.run_folder.glob("checkpoints/step-*/manifest.json")
-        return sorted((p.parent for p in found), key=lambda p: int(p.name.removeprefix("step-")))
+        return sorted((p.parent for p in found), key=_number_of)
 
     def ranks(self) -> list[int]:
         """Process ids of this cluster's ranks that are there."""
@@ -175,6 +177,24 @@ class Run:
             if name.startswith("ray::") and "Worker" in name:
                 found.append(process.pid)
         return found
+
+
+def run_out_of_memory(run: Run) -> None:
+    """A rank gets no more memory, so that the kernel kills it."""
+    folder, limit = Path("/sys/fs/cgroup/tsarch-faults"), "memory.max"
+    if Path("/sys/fs/cgroup/memory").is_dir():  # version 1 of control groups
+        folder, limit = Path("/sys/fs/cgroup/memory/tsarch-faults"), "memory.limit_in_bytes"
+    folder.mkdir()
+    rank = run.ranks()[0]
+    try:
+        (folder / limit).write_text(str(_MEMORY_BYTES), encoding="ascii")
+        run.mark()
+        (folder / "cgroup.procs").write_text(str(rank), encoding="ascii")
+        psutil.Process(rank).wait(timeout=_DETECT_LIMIT_S)
+    except psutil.NoSuchProcess:
+        pass
+    finally:
+        folder.rmdir()
 
 
 def kill_raylet(run: Run) -> None:
@@ -288,8 +308,8 @@ CASES = (
     ),
     Case(
         "out of memory",
-        r"student 0 \(rank 1\) on .* was killed: .* \(SIGKILL by the kernel: out of memory\)",
-        {"kind": "oom", "rank": STUDENT, "instruction": "Forward"},
+        r"was killed: its process \d+ is gone \(SIGKILL by the kernel: out of memory\)",
+        act=run_out_of_memory,
         needs_root=True,
     ),
     Case(
@@ -418,16 +438,15 @@ def _check_gone(run: Run, outcome: Outcome) -> None:
         time.sleep(0.2)
     if left:
         outcome.mistakes.append(f"ranks are left: {left}")
-    if run.marker.exists() and (words := run.marker.read_text(encoding="ascii").split()):
-        group, _ = memory_group(int(words[0]) if words[0].isdigit() else 0)
-        if group.exists():
-            group.rmdir()
 
 
 def _check_training(case: Case, run: Run, reference: Path, outcome: Outcome) -> None:
     losses, expected = losses_of(run.run_folder), losses_of(reference)
     if case.same:
-        outcome.same_weights = weights_digest(run.run_folder) == weights_digest(reference)
+        on_disk = any("checkpoint.folder" in override for override in case.overrides)
+        outcome.same_weights = weights_digest(run.run_folder, on_disk) == weights_digest(
+            reference, on_disk
+        )
         if not outcome.same_weights:
             outcome.mistakes.append("other weights than without the fault")
         if losses != expected:
@@ -443,11 +462,12 @@ def losses_of(run_folder: Path) -> list[float]:
     return [row[name] for row in rows for name in ("loss_teacher", "loss_student")]
 
 
-def weights_digest(run_folder: Path) -> str:
+def weights_digest(run_folder: Path, of_model: bool = False) -> str:
     """A hash of all tensors of the newest checkpoint: weights and optimizer state as the run ended
-    with them."""
-    folders = run_folder.glob("checkpoints/step-*/manifest.json")
-    newest = max((p.parent for p in folders), key=lambda p: int(p.name.removeprefix("step-")))
+    with them. `of_model`: of the kept weights alone."""
+    manifests = run_folder.glob("checkpoints/step-*/manifest.json")
+    folders = [run_folder / "model"] if of_model else [path.parent for path in manifests]
+    newest = max(folders, key=_number_of)
     digest = hashlib.sha256()
     for path in sorted(newest.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
@@ -455,6 +475,10 @@ def weights_digest(run_folder: Path) -> str:
                 digest.update(f"{path.name} {name}".encode())
                 digest.update(file.get_tensor(name).contiguous().view(-1).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _number_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-")) if folder.name.startswith("step-") else 0
 
 
 def markdown(outcomes: Sequence[Outcome], unplugged: bool) -> str:
@@ -489,14 +513,12 @@ def run_cases(cases: Sequence[Case], folder: Path) -> list[Outcome]:
     """Let cases happen one after the other on one cluster."""
     outcomes = []
     references: dict[tuple[str, ...], Path] = {}
-    disk = folder / "disk"
-    with FaultCluster(cpus=(2, 1)) as cluster:
+    # Before the cluster: a network namespace sees the mounts that there were when it was made.
+    with _small_disk(folder / "disk") as disk, FaultCluster(cpus=(2, 1)) as cluster:
         for case in cases:
-            if case.needs_cable and not cluster.can_unplug:
-                print(f"{case.name}: left out, there is no cable", flush=True)
-                continue
-            if case.needs_root and os.geteuid() != 0:
-                print(f"{case.name}: left out, only root can do it", flush=True)
+            reason = _left_out(case, cluster)
+            if reason is not None:
+                print(f"{case.name}: left out, {reason}", flush=True)
                 continue
             key = (case.schedule, *(o for o in case.overrides if "dropout" in o))
             if key not in references:
@@ -507,24 +529,33 @@ def run_cases(cases: Sequence[Case], folder: Path) -> list[Outcome]:
                 assert not found.mistakes, found
             own = folder / case.name.replace(" ", "-")
             own.mkdir()
-            with_disk = _on_small_disk(case, disk)
-            outcome = do(with_disk, cluster, own, references[key] / "run")
-            if with_disk is not case:
-                subprocess.run(["umount", str(disk)], check=True)
-            outcomes.append(outcome)
-            print(_line(outcome), flush=True)
+            overrides = tuple(override.format(disk=disk) for override in case.overrides)
+            placed = replace(case, overrides=overrides)
+            outcomes.append(do(placed, cluster, own, references[key] / "run"))
+            print(_line(outcomes[-1]), flush=True)
     return outcomes
 
 
-def _on_small_disk(case: Case, disk: Path) -> Case:
-    """The case with its checkpoints on a disk with place for two and a half of them."""
-    if not any("{disk}" in override for override in case.overrides):
-        return case
-    disk.mkdir(exist_ok=True)
-    options = ["-o", f"size={_DISK_BYTES}"]
-    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(disk)], check=True)
-    filled = tuple(override.format(disk=disk / "checkpoints") for override in case.overrides)
-    return Case(**{**vars(case), "overrides": filled})
+def _left_out(case: Case, cluster: FaultCluster) -> str | None:
+    """Why a case can't happen here."""
+    if case.needs_cable and not cluster.can_unplug:
+        return "there is no cable"
+    if case.needs_root and os.geteuid() != 0:
+        return "only root can do it"
+    return None
+
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Path]:
+    """A disk with place for two checkpoints and a half, if one can be made."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, check=False).returncode == 0
+    try:
+        yield folder / "checkpoints"
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def _line(outcome: Outcome) -> str:
@@ -532,6 +563,17 @@ def _line(outcome: Outcome) -> str:
     repeated = f"repeated {_number(outcome.repeated, 'd')}, same weights {outcome.same_weights}"
     result = "; ".join(outcome.mistakes) or "as it should be"
     return f"{outcome.name}: {result} ({numbers}, {repeated})\n    {outcome.message}"
+
+
+def write_results(outcomes: Sequence[Outcome], output: Path) -> None:
+    """Write the results of some cases, beside those of others that are there."""
+    found = {row["name"]: row for row in json.loads(output.read_text())} if output.exists() else {}
+    found |= {outcome.name: asdict(outcome) for outcome in outcomes}
+    rows = [found[case.name] for case in CASES if case.name in found]
+    output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    unplugged = any(name.startswith("unplug") for name in found)
+    table = markdown([Outcome(**row) for row in rows], unplugged)
+    output.with_suffix(".md").write_text(table, encoding="utf-8")
 
 
 def main(
@@ -550,11 +592,7 @@ def main(
     print(
         f"{len(outcomes)} cases in {time.monotonic() - started_s:.0f} s, {len(bad)} not as wanted"
     )
-    if only is None:
-        rows = [asdict(outcome) for outcome in outcomes]
-        OUTPUT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        unplugged = any(outcome.name.startswith("unplug") for outcome in outcomes)
-        OUTPUT.with_suffix(".md").write_text(markdown(outcomes, unplugged), encoding="utf-8")
+    write_results(outcomes, OUTPUT)
     if bad:
         raise typer.Exit(1)
 

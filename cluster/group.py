@@ -85,6 +85,8 @@ class RayCrew:
         self.max_chunk_ticks = MAX_CHUNK_TICKS
         self._chunk_ticks = 1
         self._asked: list[Any] | None = None
+        self._open: list[list[Any]] = []
+        """Calls that were made and whose results have not been taken, by rank."""
         self._has_failed = False
         self._told_drains: frozenset[str] = frozenset()
         nodes = nodes_of(placement, self.topology.num_ranks)
@@ -109,6 +111,7 @@ class RayCrew:
             worker: class of the ranks' actors; another one than `Worker` only to measure or test
                 the driver.
             needs: memory of a rank of each stage, to be compared with what is free; None: not.
+                (Nor after a failure: there was room, and what failed may still hold it.)
             restarted: after a failure, when nodes may be missing: wait for them, then do with
                 fewer replicas if the config allows it (see `config` of the crew).
             avoid: ids of nodes that no rank may be placed on.
@@ -126,7 +129,7 @@ class RayCrew:
             if restarted:
                 config = settle(config, avoid, say)
                 topology = Topology.from_config(config.topology)
-            placement = place(config, avoid)
+            placement = place(config, avoid, restarted)
         except BaseException:
             ray.shutdown()
             raise
@@ -134,7 +137,7 @@ class RayCrew:
         crew = cls(config, workers, placement, log_folder)
         try:
             say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
-            check_ranks(crew._call, config, log_folder, needs)
+            check_ranks(crew._call, config, log_folder, None if restarted else needs)
             crew.join()
             say("building models and engines on the ranks")
             crew.build(config)
@@ -208,6 +211,8 @@ class RayCrew:
     def checkpoint_written(self, wait: bool) -> list[Written] | None:
         """What the ranks have written. Without `wait` a later call has the answer."""
         if wait:
+            if self._asked is not None:
+                self._collect(self._asked)
             self._asked = None
             return self._call("checkpoint_written", True)
         if self._asked is None:
@@ -288,7 +293,9 @@ class RayCrew:
         self._chunk_ticks = max(1, min(round(wanted), limit))
 
     def _submit(self, method: str, *arguments: Any) -> list[Any]:
-        return [getattr(worker, method).remote(*arguments) for worker in self._workers]
+        references = [getattr(worker, method).remote(*arguments) for worker in self._workers]
+        self._open.append(references)
+        return references
 
     def _call(self, method: str, *arguments: Any) -> list[Any]:
         return self._collect(self._submit(method, *arguments))
@@ -308,19 +315,21 @@ class RayCrew:
             if done and waiting:
                 others, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
                 done = [*done, *others]
-            if self._watch.finding is not None:
-                raise self._failure(references)
+            # A rank may wait in this call for one that has failed in another.
+            if self._watch.finding is not None or (not done and self._errors()):
+                raise self._failure()
             try:
                 results |= zip(done, ray.get(done), strict=True)
             except RayError:
-                raise self._failure(references) from None
+                raise self._failure() from None
+        self._open.remove(references)
         return [results[reference] for reference in references]
 
-    def _failure(self, references: list[Any]) -> Exception:
+    def _failure(self) -> Exception:
         """The error that the user should see, once something has failed."""
         self._has_failed = True
         noticed_s = now_s()
-        cause = self._find_cause(references)
+        cause = self._find_cause()
         if cause.kind is Kind.TOLD:
             return cast(Exception, cast(RayTaskError, cause.error).cause)
         lost = self._told_drains
@@ -328,11 +337,11 @@ class RayCrew:
             lost |= {self._watch.node(rank).node_id for rank in cause.ranks}
         return RankFailedError(self._describe(cause), noticed_s, lost)
 
-    def _find_cause(self, references: list[Any]) -> Cause:
+    def _find_cause(self) -> Cause:
         """Wait for a moment, so that the rank to blame is found and not one that lost it."""
         given_up_s = time.monotonic() + _CAUSE_TIMEOUT_S
         while True:
-            cause = find_cause(self._errors(references), self._watch.finding)
+            cause = find_cause(self._errors(), self._watch.finding)
             if cause is not None and cause.kind is Kind.GONE:
                 lost = self._watch.lost_node(cause.ranks[0])
                 cause = cause if lost is None else Cause(lost.ranks, None, lost)
@@ -340,15 +349,16 @@ class RayCrew:
                 return cause
             time.sleep(_LOOK_S)
 
-    def _errors(self, references: list[Any]) -> dict[int, Exception]:
-        """What calls that have ended ended with, by rank."""
+    def _errors(self) -> dict[int, Exception]:
+        """What calls that have failed ended with, the first of each rank."""
         errors: dict[int, Exception] = {}
-        done, _ = ray.wait(references, num_returns=len(references), timeout=0)
-        for reference in done:
-            try:
-                ray.get(reference)
-            except RayError as error:
-                errors[references.index(reference)] = error
+        for references in self._open:
+            done, _ = ray.wait(references, num_returns=len(references), timeout=0)
+            for reference in done:
+                try:
+                    ray.get(reference)
+                except RayError as error:
+                    errors.setdefault(references.index(reference), error)
         return errors
 
     def _describe(self, cause: Cause) -> str:

@@ -23,6 +23,8 @@ from tsarch.topology import STAGES, Stage, Topology, rank_cpus
 
 _GRACE_S = 3.0
 """How long to wait for what others hold: Ray gives back what an ended job held with a delay."""
+_RESTART_GRACE_S = 60.0
+"""The same for what this run held before a rank failed: Ray ends its processes first."""
 _POLL_S = 0.2
 _READY_S = 10.0
 """Ray places a group that has room within a fraction of a second."""
@@ -37,9 +39,14 @@ def rank_resources(topology: TopologyConfig, stage: Stage) -> dict[str, float]:
     return resources
 
 
-def place(config: Config, avoid: frozenset[str] = frozenset()) -> PlacementGroup:
+def place(
+    config: Config, avoid: frozenset[str] = frozenset(), restarted: bool = False
+) -> PlacementGroup:
     """Reserve a bundle for each rank, packed on as few nodes as possible, none on the nodes with
     the ids `avoid`.
+
+    Args:
+        restarted: after a failure; what is in use is this run's own, on its way back.
 
     Raises:
         UserError: there can never be room for the ranks, or others hold it (said after a few
@@ -47,7 +54,7 @@ def place(config: Config, avoid: frozenset[str] = frozenset()) -> PlacementGroup
     """
     demands = rank_demands(config.topology)
     _require(refusal(demands, node_supplies(avoid), ever=True))
-    deadline_s = time.monotonic() + _GRACE_S
+    deadline_s = time.monotonic() + (_RESTART_GRACE_S if restarted else _GRACE_S)
     while (busy := refusal(demands, node_supplies(avoid), ever=False)) is not None:
         if time.monotonic() > deadline_s:
             _require(busy)

@@ -125,7 +125,10 @@ def _next_point(job: Job, failure: RankFailedError, num_failures: int) -> Resume
         ) from None
     job.reporter.say(f"warning: {failure}")
     job.store.sweep()
-    point = find_resume_point(job.store, job.reporter.say) if job.store.steps() else None
+    try:
+        point = find_resume_point(job.store, job.reporter.say) if job.store.steps() else None
+    except UserError as error:  # all checkpoints are damaged
+        raise RunFailedError(f"{failure}\ncan't start again: {error}") from None
     place = "the beginning" if point is None else job.store.place(point.step)
     job.reporter.say(f"restart {num_failures} of at most {allowed}, from {place}")
     return point

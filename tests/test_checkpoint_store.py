@@ -85,6 +85,16 @@ def test_what_is_damaged_is_told(tmp_path, harm, expected):
     assert said[0].endswith("trying the one before")
 
 
+def test_a_checkpoint_that_other_hosts_wrote_elsewhere_is_not_complete(tmp_path):
+    store = Store(str(tmp_path))
+    store.begin(5)
+    entry = store.put(5, "teacher-0.safetensors", lambda path: path.write_bytes(b"here"))
+    other = FileEntry(4, "0" * 64)
+    with pytest.raises(OSError, match=r"student-0.*is not here as it was written"):
+        store.commit(Manifest(5, {"teacher-0.safetensors": entry, "student-0.safetensors": other}))
+    assert store.steps() == []
+
+
 def flip(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from benchmarks.controller import fit_line, null_crew
 from benchmarks.null_worker import TOKENS_PER_STEP, NullWorker
 from cluster.group import RayCrew
 from tests.helpers import tiny_config
-from tsarch.errors import RunFailedError
+from tsarch.errors import RankFailedError, RunFailedError
 from tsarch.records import LossParts, TickReport, TraceEvent, pack_reports, unpack_reports
 
 STEPS = 30
@@ -25,6 +26,14 @@ class FailingWorker(NullWorker):
         if (self._stage.value, self._replica) == ("student", 0) and self._num_done >= 5:
             raise RuntimeError("no more")
         return super().advance(num_ticks)
+
+
+class BlockedWorker(FailingWorker):
+    """The teacher waits for the student that has failed."""
+
+    def gather(self):
+        if self._stage.value == "teacher":
+            time.sleep(60)
 
 
 def test_packed_reports_come_back_as_they_were():
@@ -83,3 +92,19 @@ def test_the_rank_that_fails_is_named(tmp_path):
     finally:
         crew.close()
     assert not ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_a_rank_that_failed_in_an_earlier_call_is_named_while_others_wait_for_it(tmp_path):
+    config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
+    crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, BlockedWorker)
+    try:
+        crew._call("begin", 0, 9, None)
+        crew._call("advance", 5)
+        crew._submit("advance", 1)
+        started_s = time.monotonic()
+        with pytest.raises(RankFailedError, match=r"student 0 \(rank 1\) on .* failed: RuntimeErr"):
+            crew._call("gather")
+        assert time.monotonic() - started_s < 20
+    finally:
+        crew.close()

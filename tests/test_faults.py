@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from benchmarks.faults import CASES, Outcome, losses_of, markdown, weights_digest
+from benchmarks.faults import CASES, Outcome, losses_of, markdown, weights_digest, write_results
 from tests.helpers import ROOT, tiny_raw
 
 EVERY_STEPS = 4
@@ -110,3 +110,14 @@ def test_the_table_shows_what_is_not_as_it_should_be():
     assert "| kill | 0.1 | 12.3 | 3 | same | student 0 / was killed |" in text
     assert "| stall | – | – | – | OTHER |  **exit status 1, not 0** |" in text
     assert "on loopback" in text
+
+
+def test_cases_done_again_replace_their_results(tmp_path):
+    output = tmp_path / "faults.json"
+    write_results([Outcome("SIGTERM"), Outcome("kill teacher", 3.0)], output)
+    write_results([Outcome("kill teacher", 1.0)], output)
+    rows = json.loads(output.read_text(encoding="utf-8"))
+    assert [(row["name"], row["detected_s"]) for row in rows] == [
+        ("kill teacher", 1.0),
+        ("SIGTERM", None),
+    ]

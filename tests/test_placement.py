@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import (
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from cluster.fitting import Demand, NodeSupply, num_placed, refusal, table
 from cluster.joining import join_ray
@@ -180,6 +184,25 @@ class TestOnTwoNodes:
         timer = threading.Timer(1.0, remove_placement_group, [before])
         timer.start()
         group = place(wanting(tmp_path, 2, 1.0))
+        timer.join()
+        remove_placement_group(group)
+
+    def test_nodes_to_avoid_are_no_supply(self, joined, tmp_path):
+        (small,) = (n["NodeID"] for n in ray.nodes() if n["Resources"]["CPU"] == 1)
+        with pytest.raises(UserError, match=r"they need 3 CPUs, it has 2\."):
+            place(wanting(tmp_path, 2, 1.0), frozenset([small]))
+        group = place(wanting(tmp_path, 1, 1.0), frozenset([small]))
+        nodes = set(placement_group_table(group)["bundles_to_node_id"].values())
+        remove_placement_group(group)
+        assert len(nodes) == 1
+        assert small not in nodes
+
+    def test_what_a_failed_run_held_is_waited_for_longer(self, joined, tmp_path):
+        before = placement_group([{"CPU": 2}], strategy="PACK")
+        assert before.wait(10)
+        timer = threading.Timer(GRACE_S + 1.0, remove_placement_group, [before])
+        timer.start()
+        group = place(wanting(tmp_path, 2, 1.0), restarted=True)
         timer.join()
         remove_placement_group(group)
 

@@ -77,17 +77,33 @@ class Store:
         return entry
 
     def commit(self, manifest: Manifest) -> None:
-        """Make a checkpoint whose files are all there complete."""
+        """Make a checkpoint whose files are all there complete.
+
+        Raises:
+            OSError: they aren't.
+        """
         step = manifest.step
         self.put(step, MANIFEST, lambda path: path.write_text(manifest.text(), encoding="utf-8"))
         if not self.is_local:
             return
+        self._check_shared(manifest)
         partial, final = Path(self._partial(step)), Path(self._folder(step))
         for folder in {partial, *(p for p in partial.rglob("*") if p.is_dir())}:
             _sync(folder)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _sync(final.parent)
+
+    def _check_shared(self, manifest: Manifest) -> None:
+        """Whether what ranks on other hosts have put is here.
+
+        Raises:
+            OSError: it isn't.
+        """
+        for name, entry in manifest.files.items():
+            path = Path(self._partial(manifest.step)) / name
+            if not path.exists() or path.stat().st_size != entry.bytes:
+                raise OSError(f"{path} is not here as it was written: do all hosts share it?")
 
     def delete(self, step: int) -> None:
         """Remove a checkpoint, its manifest first."""

@@ -1,0 +1,40 @@
+"""The table of every task's gains."""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks import seeds
+from benchmarks.seeds import Gain, gains, markdown
+
+
+def summary(before: float, after: float) -> dict[str, object]:
+    metrics = {"perplexity": 1 / before, "bleu": before}, {"perplexity": 1 / after, "bleu": after}
+    return {
+        when: dict.fromkeys(("teacher", "student", "joint"), own)
+        for when, own in zip(("before", "after"), metrics, strict=True)
+    }
+
+
+def test_a_gain_must_be_more_than_the_spread():
+    good, bad = summary(0.1, 0.5), summary(0.4, 0.3)
+    assert all(gain.is_beyond_spread for gain in gains("qa", [good, good]))
+    rows = gains("qa", [good, bad])
+    first = [(row.mode, row.metric) for row in rows[:2]]
+    assert first == [("teacher", "perplexity"), ("teacher", "bleu")]
+    assert not any(row.is_beyond_spread for row in rows)
+    assert len(rows) == 4
+
+
+def test_the_table_shows_mean_and_extremes():
+    row = Gain("qa", "student", "f1", [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], False)
+    line = "| qa | student | f1 | 3 | 0.2000 (0.1000–0.3000) | 0.6000 (0.5000–0.7000) | yes |"
+    assert line in markdown([row])
+
+
+def test_only_finished_runs_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "RUNS", tmp_path)
+    (tmp_path / "qa-seed0").mkdir()
+    (tmp_path / "qa-seed2").mkdir()
+    (tmp_path / "qa-seed2" / "summary.json").write_text(json.dumps({"steps": 3}), "utf-8")
+    assert seeds.summaries("qa") == [{"steps": 3}]
