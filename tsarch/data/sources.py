@@ -67,7 +67,7 @@ def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mi
         hint = "Set data.format to jsonl, conll, csv or parquet."
         raise UserError.single(path, "has an ending that names no known format.", hint)
     where = f"data.{split}: {path}"
-    if os.path.exists(path) and not os.path.isfile(path):
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError.single(where, "can't be read: it is no file.")  # a pipe would never end
     try:
         content = Path(path).read_bytes()
