@@ -15,6 +15,7 @@ from tests.fuzzing import command, stop_at_the_crew
 from tests.helpers import tiny_raw, write_jsonl
 from tests.test_cli import sentence
 from tests.test_fuzz_configs import BOMB
+from tests.test_fuzz_data import ROWS, as_file
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.optimizer_state import saved_state
 from tsarch.config import ColumnsConfig, DataConfig
@@ -44,6 +45,7 @@ def refused(tmp_path: Path, config: str | dict[str, Any], *more: str) -> str:
         ("a: !!timestamp x", "'x' is not a valid timestamp"),
         ("a: 2001-99-99", "'2001-99-99' is not a valid timestamp (month must be in 1..12)"),
         ("a: 0x_", "'0x_' is not a valid int"),
+        ("data: 0x" + "f" * 5000, "is not a valid int (it is too large)"),
         ("a: " + "[" * 1000, "it is nested too deeply"),
         ("a: &x [*x]", "an anchor stands inside of what it names"),
         (BOMB, "has more than 100,000 values once its anchors are written out"),
@@ -141,6 +143,32 @@ def test_a_pipe_is_no_data_file(tmp_path):
     raw["data"]["train"] = str(tmp_path / "pipe.jsonl")
     os.mkfifo(raw["data"]["train"])
     assert "pipe.jsonl: can't be read: it is no file." in refused(tmp_path, raw)
+
+
+@pytest.mark.parametrize("name", ["a*.csv", "a[1].csv", "a[1].parquet", "a?.parquet"])
+def test_a_file_name_is_no_pattern(tmp_path, monkeypatch, name):
+    """`datasets` takes one for a pattern: of other files too, or of none."""
+    rows = ROWS["classification"]
+    (tmp_path / "ab.csv").write_bytes(as_file(rows[:3], "csv", "classification"))
+    (tmp_path / name).write_bytes(as_file(rows, name.rpartition(".")[2], "classification"))
+    raw = tiny_raw(tmp_path, task={"name": "classification"})
+    raw["data"] |= dict.fromkeys(("train", "validation", "test"), str(tmp_path / name))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
+    stop_at_the_crew(monkeypatch)
+    status, text = command(["train", str(tmp_path / "c.yaml")])
+    assert status is None, text
+    assert f"{len(rows)} words" in text
+
+
+def test_a_cell_of_many_characters(tmp_path, monkeypatch):
+    rows = [{**row, "text": "word " * 30_000} for row in ROWS["classification"][:2]]
+    (tmp_path / "a.csv").write_bytes(as_file(rows, "csv", "classification"))
+    raw = tiny_raw(tmp_path, task={"name": "classification"})
+    raw["data"] |= dict.fromkeys(("train", "validation", "test"), str(tmp_path / "a.csv"))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
+    stop_at_the_crew(monkeypatch)
+    status, text = command(["train", str(tmp_path / "c.yaml")])
+    assert status is None, text
 
 
 def test_a_cache_folder_that_cannot_be_made(tmp_path):

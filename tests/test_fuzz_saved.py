@@ -189,14 +189,14 @@ def test_resume_quick(run, data, sealed):
 
 
 @pytest.mark.slow
-@thorough(120)
+@thorough(60)
 @given(data=st.data())
 def test_evaluate(run, data):
     check_evaluate(run, data)
 
 
 @pytest.mark.slow
-@thorough(120)
+@thorough(40)
 @given(data=st.data(), sealed=st.booleans())
 def test_resume(run, data, sealed):
     """To the end of the run, where it goes on."""

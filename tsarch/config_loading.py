@@ -20,6 +20,7 @@ from tsarch.redaction import redact, redact_urls
 
 _MOST_VALUES = 100_000
 """Values of a config file at most, anchors written out."""
+_MOST_BITS = 1000
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _PATH_FIELDS = ("train", "validation", "test")
@@ -39,7 +40,10 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Where PyYAML passes on what Python says of a number or date, say where it stands."""
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+                raise ValueError("it is too large")  # Python wouldn't even print it
+            return value
         except (ValueError, LookupError, AttributeError) as error:
             kind = node.tag.rpartition(":")[2]
             what = f"{_SHORT.repr(node.value)} is not a valid {kind} ({one_line(error)})"

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from tsarch.redaction import redact
 
+_MOST_CHARACTERS = 10_000
+"""Of a library's error, looked at."""
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -42,7 +45,8 @@ class UserError(ValueError):
 
 def one_line(error: BaseException) -> str:
     """What a library's error says, short enough for a message of ours."""
-    return textwrap.shorten(redact(str(error) or repr(error)), width=300, placeholder=" …")
+    text = (str(error) or repr(error))[:_MOST_CHARACTERS]
+    return textwrap.shorten(redact(text), width=300, placeholder=" …")
 
 
 class ReplicaDriftError(RuntimeError):

@@ -13,8 +13,8 @@ HIDDEN = "***"
 """Stands in the place of a secret."""
 _IN_URL = re.compile(
     r"(?<=://)(?:"
-    r"[^\s/@:'\"]*:[^\s/'\"]*"  # NAME:PASSWORD
-    r"|[^\s/@:'\"]*:(?!\d{1,5}/)[^\s@'\"]*"  # keys may hold slashes; digits before one are a port
+    r"[^\s/@:'\"]*:[^\s/]{0,500}"  # NAME:PASSWORD
+    r"|[^\s/@:'\"]*:(?!\d{1,5}/)[^\s@]{0,500}"  # keys may hold slashes; 80/ is a port
     r"|[^\s/@'\"]+"  # TOKEN
     r")(?=@)"
 )

@@ -25,15 +25,15 @@ def saved_state(saved: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The saved optimizer state of parameter `name`.
 
     Raises:
-        ValueError: a part of AdamW's is missing, or of another shape than the parameter.
+        ValueError: a part of AdamW's is missing, or of another size than the parameter.
     """
     kinds = [kind for kind in OPTIMIZER_STATE if f"{kind}/{name}" in saved]
     state = {kind: saved[f"{kind}/{name}"] for kind in kinds}
     if kinds and kinds not in (["momentum_buffer"], ["step", "exp_avg", "exp_avg_sq"]):
         raise ValueError(f"of {name} only {' and '.join(kinds)} were saved")
-    shape = saved[f"value/{name}"].shape
+    size = saved[f"value/{name}"].numel()
     for kind in kinds:
-        if kind != "step" and state[kind].shape != shape:
+        if kind != "step" and state[kind].numel() != size:
             raise ValueError(f"{kind}/{name} has the shape {tuple(state[kind].shape)}")
     return state
 

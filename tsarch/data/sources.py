@@ -6,6 +6,7 @@ JSON Lines and CoNLL are parsed here, because a mistake in them has to be shown 
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import os
@@ -66,7 +67,7 @@ def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mi
         hint = "Set data.format to jsonl, conll, csv or parquet."
         raise UserError.single(path, "has an ending that names no known format.", hint)
     where = f"data.{split}: {path}"
-    if os.path.exists(path) and not os.path.isfile(path):
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError.single(where, "can't be read: it is no file.")  # a pipe would never end
     try:
         content = Path(path).read_bytes()
@@ -144,6 +145,7 @@ def _csv_rows(path: str, text: str, data: DataConfig, schema: RowSchema) -> Foun
 
 def _csv_lines(path: str, text: str) -> tuple[list[str], list[int]]:
     """Column names, and the line where each row starts (a quoted cell may have several lines)."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # at first it is 131,072
     reader = csv.reader(io.StringIO(text, newline=""))
     header: list[str] = []
     lines: list[int] = []
@@ -180,7 +182,9 @@ def _load_table(kind: str, path: str, data: DataConfig, **options: Any) -> Datas
 
     cache = str(cache_root(data.cache_folder))
     try:
-        return load_dataset(kind, data_files=path, split="train", cache_dir=cache, **options)
+        # Escaped: `datasets` would take `*` and `[1]` in a name for a pattern of several files.
+        own = glob.escape(path)
+        return load_dataset(kind, data_files=own, split="train", cache_dir=cache, **options)
     except Exception as error:  # whatever pandas or Arrow raise, as it is or wrapped
         reason = one_line(error.__cause__ or error)
         raise UserError.single(path, f"can't be read as {kind}: {reason}") from None
