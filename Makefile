@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick check format schema equivalence faults soak bench study seeds clean
+.PHONY: help install quickstart smollm2 test test-quick check format schema equivalence faults soak fuzz bench study seeds clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -23,6 +23,7 @@ help:
 	@echo "make check        lint, format check, type check"
 	@echo "make equivalence  one process = any ranks, resumed on any others: all cases, with tables"
 	@echo "make faults       what goes wrong with runs, done to real ones; make soak: for half an hour"
+	@echo "make fuzz         thousands of broken configs, data files and run folders"
 	@echo "make bench        the measurements of the README"
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
 	@echo "make seeds        every task's config with three seeds"
@@ -84,6 +85,10 @@ equivalence: install
 # Network namespaces need root; without, two Ray nodes on loopback.
 faults: install
 	.venv/bin/python -m benchmarks.faults
+
+# Thousands of random configs, data files and saved runs; `make test` tries a tenth of them.
+fuzz: install
+	TSARCH_FUZZ=1 .venv/bin/pytest tests/test_fuzz_configs.py tests/test_fuzz_data.py tests/test_fuzz_saved.py
 
 soak: install
 	.venv/bin/python -m benchmarks.soak

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,15 +31,15 @@ class Started(Exception):  # noqa: N818 - no error
 
 def quick(cases: int) -> settings:
     """A few cases, always the same ones."""
-    return settings(_thorough(cases), derandomize=True, database=None)
+    return settings(_settings(cases), derandomize=True, database=None)
 
 
 def thorough(cases: int) -> settings:
-    """Many cases, others each time."""
-    return _thorough(cases)
+    """Many cases, others each time, in `make fuzz`; a few of them, always the same, elsewhere."""
+    return _settings(cases) if os.environ.get("TSARCH_FUZZ") else quick(max(cases // 10, 10))
 
 
-def _thorough(cases: int) -> settings:
+def _settings(cases: int) -> settings:
     return settings(max_examples=cases, deadline=None, suppress_health_check=list(HealthCheck))
 
 
