@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -161,8 +162,9 @@ class FaultCluster:
     def kill_raylet(self, node: int) -> None:
         """SIGKILL the raylet of a node."""
         for process in self._nodes[node]:
-            if process.name() == "raylet":
-                process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                if process.name() == "raylet":
+                    process.send_signal(signal.SIGKILL)
 
     def end_node(self, node: int) -> None:
         """Kill all processes of a node, its ranks too."""
@@ -180,11 +182,9 @@ class FaultCluster:
 
 def _kill(process: psutil.Process) -> None:
     """SIGKILL a process that may be gone, and wait for its end."""
-    try:
+    with suppress(psutil.Error):
         process.kill()
         process.wait(timeout=_END_TIMEOUT_S)
-    except psutil.Error:
-        pass
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -38,7 +38,6 @@ from benchmarks.faults import (
 OUTPUT = Path("benchmarks/results/soak.json")
 _EVERY_S = (45.0, 75.0)
 """Shortest and longest time from a fault to the next."""
-_STEPS_AN_EPOCH = 18
 _USEFUL_SHARE = 0.5
 """Of the time, about: so many epochs are trained."""
 _LOOK_S = 0.05
@@ -208,15 +207,10 @@ def soak(minutes: float, seed: int, folder: Path) -> Soak:
     """The run without faults, then the same with them."""
     before = leftovers()
     with FaultCluster(cpus=(2, 1)) as cluster:
-        trial = _run(cluster, folder / "trial", 3)
-        step_s = train(trial, lambda _: None) / (3 * _STEPS_AN_EPOCH)
-        epochs = max(3, round(minutes * 60 * _USEFUL_SHARE / step_s / _STEPS_AN_EPOCH))
-        print(f"steps of {step_s:.2f} s: {epochs} epochs", flush=True)
-        plain = _run(cluster, folder / "undisturbed", epochs)
-        undisturbed_s = train(plain, lambda _: None)
-        print(f"undisturbed: {undisturbed_s:.0f} s", flush=True)
+        reference = _undisturbed(cluster, folder, minutes)
+        print(f"undisturbed: {reference.epochs} epochs in {reference.seconds:.0f} s", flush=True)
         kinds = [kind for kind in DISTURBANCES if cluster.can_unplug or kind != "unplug"]
-        run = _run(cluster, folder / "disturbed", epochs)
+        run = _run(cluster, folder / "disturbed", reference.epochs)
         storm = Storm(run, seed, kinds)
         disturbed_s = train(run, storm)
         time.sleep(5.0)
@@ -224,14 +218,36 @@ def soak(minutes: float, seed: int, folder: Path) -> Soak:
     left += sorted(leftovers() - before)
     return Soak(
         seed,
-        epochs * _STEPS_AN_EPOCH,
-        undisturbed_s,
+        int(run.summary["steps"]),
+        reference.seconds,
         disturbed_s,
-        weights_digest(run.run_folder) == weights_digest(plain.run_folder),
-        losses_of(run.run_folder) == losses_of(plain.run_folder),
+        weights_digest(run.run_folder) == weights_digest(reference.folder),
+        losses_of(run.run_folder) == losses_of(reference.folder),
         left,
         storm.disturbances,
     )
+
+
+class _Reference(NamedTuple):
+    """The run without faults."""
+
+    folder: Path
+    epochs: int
+    seconds: float
+
+
+def _undisturbed(cluster: FaultCluster, folder: Path, minutes: float) -> _Reference:
+    """Do the run without faults, unless `folder` has it from another soak of these minutes."""
+    note, own = folder / f"undisturbed-{minutes:g}.json", folder / "undisturbed"
+    if not note.exists():
+        trial = _run(cluster, folder / "trial", 3)
+        epoch_s = train(trial, lambda _: None) / 3
+        epochs = max(3, round(minutes * 60 * _USEFUL_SHARE / epoch_s))
+        print(f"epochs of {epoch_s:.1f} s: {epochs} of them", flush=True)
+        seconds = train(_run(cluster, own, epochs), lambda _: None)
+        note.write_text(json.dumps([epochs, seconds]), encoding="utf-8")
+    epochs, seconds = json.loads(note.read_text(encoding="utf-8"))
+    return _Reference(own / "run", epochs, seconds)
 
 
 def _run(cluster: FaultCluster, folder: Path, epochs: int) -> Run:
