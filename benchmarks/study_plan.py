@@ -29,7 +29,7 @@ TUNED: tuple[Method, ...] = ("teacher", "small")
 """Methods whose learning rate is looked for."""
 RATES: Mapping[str, tuple[float, ...]] = {
     "ner": (1e-4, 3e-4),
-    "classification": (3e-4,),  # its config's; a second costs ten minutes
+    "classification": (3e-4,),  # its config's, to save time
     "relation": (1e-4, 3e-4),
 }
 """Task → peak learning rates that are tried."""
