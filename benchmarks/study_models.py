@@ -276,12 +276,12 @@ def _alone_feed(
 
 
 def _own_parameters(module: nn.Module) -> int:
-    """Parameters that a model by itself uses: a student's without the bridge."""
-    unused = (
-        num_elements(module.bridge) + module.no_teacher.numel()
-        if isinstance(module, StudentModel)
-        else 0
-    )
+    """Parameters that a model by itself uses: a student's without what feeds it."""
+    if not isinstance(module, StudentModel):
+        return num_elements(module)
+    unused = num_elements(module.bridge) + module.no_teacher.numel()
+    if module.shortcut is not None:
+        unused += num_elements(module.shortcut)
     return num_elements(module) - unused
 
 

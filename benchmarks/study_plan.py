@@ -9,11 +9,13 @@ baselines are tuned.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from tsarch.config import Mode
@@ -25,8 +27,12 @@ METHODS: tuple[Method, ...] = ("teacher", "small", "distilled", "ours")
 predictions distilled into it; both trained by tsarch."""
 TUNED: tuple[Method, ...] = ("teacher", "small")
 """Methods whose learning rate is looked for."""
-RATES = (1e-4, 3e-4)
-"""Peak learning rates that are tried."""
+RATES: Mapping[str, tuple[float, ...]] = {
+    "ner": (1e-4, 3e-4),
+    "classification": (3e-4,),  # its config's, to save time
+    "relation": (1e-4, 3e-4),
+}
+"""Task → peak learning rates that are tried."""
 SEEDS = (0, 1, 2)
 MONITOR: Mapping[Method, Mode] = {
     "teacher": "teacher",
@@ -36,6 +42,15 @@ MONITOR: Mapping[Method, Mode] = {
 }
 """Mode whose main metric on validation chooses the epoch; one set of weights serves all four modes
 of `ours`."""
+
+OURS_ALONE: Mapping[str, tuple[str, ...]] = {
+    "student": ("alone_weight", "teacher_dropout", "no_teacher", "bridge_scale", "shortcut"),
+    "distillation": ("weight", "temperature", "passes"),
+    "schedule": ("name",),
+}
+"""Section → keys of a task's config that change only what `ours` trains."""
+DISTILLED: Mapping[str, float] = {"weight": 0.5, "temperature": 2.0}
+"""`distillation` of the method `distilled`, whatever the task's config has for ours."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +66,15 @@ class StudyTask:
     overrides: tuple[str, ...] = ()
     """Further `key=value` of its config."""
 
-    def digest(self) -> str:
-        """Changes with the task's config and subset, so that results of others are not taken up."""
-        text = f"{self!r}\n{self.config.read_text(encoding='utf-8')}"
+    def digest(self, method: Method) -> str:
+        """Changes with the subset and with what the method takes from the task's config, so that
+        results of other settings are not taken up."""
+        sections: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        if method != "ours":
+            for section, keys in OURS_ALONE.items():
+                for key in keys:
+                    sections.get(section, {}).pop(key, None)
+        text = f"{self!r}\n{json.dumps(sections)}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -109,7 +130,7 @@ Results = Mapping[RunKey, RunResult]
 
 def tried_runs(results: Results, task: str, method: Method) -> list[RunResult]:
     """Finished runs of the first seed that a learning rate is chosen from."""
-    found = (results.get(_key(task, method, (rate,), SEEDS[0])) for rate in RATES)
+    found = (results.get(_key(task, method, (rate,), SEEDS[0])) for rate in RATES[task])
     return [result for result in found if result is not None]
 
 
@@ -118,7 +139,7 @@ def chosen_rates(results: Results, task: str, method: Method) -> tuple[float, ..
     rates: list[float] = []
     for model in _NEEDED[method]:
         tried = tried_runs(results, task, model)
-        if len(tried) < len(RATES):
+        if len(tried) < len(RATES[task]):
             return None
         rates += max(tried, key=lambda result: result.score).key.rates
     return tuple(rates)
@@ -152,7 +173,7 @@ def _wanted(results: Results, task: str, seed: int) -> Iterator[RunKey]:
     for method in METHODS:
         rates = chosen_rates(results, task, method)
         if seed == SEEDS[0] and method in TUNED:
-            yield from (_key(task, method, (rate,), seed) for rate in RATES)
+            yield from (_key(task, method, (rate,), seed) for rate in RATES[task])
         elif rates is not None:
             yield _key(task, method, rates, seed)
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.study_models import Learner, Ours, Solo
-from benchmarks.study_plan import MONITOR, RunKey, RunResult, StudyTask
+from benchmarks.study_plan import DISTILLED, MONITOR, RunKey, RunResult, StudyTask
 from benchmarks.study_tasks import TASKS
 from tsarch.config import Config, Mode
 from tsarch.config_loading import load_config
@@ -31,7 +31,11 @@ def read_results(folder: Path, tasks: Sequence[StudyTask]) -> dict[RunKey, RunRe
         for task in tasks
         for file in sorted((folder / task.name).glob("*.json"))
     ]
-    return {result.key: result for task, result in found if result.settings == task.digest()}
+    return {
+        result.key: result
+        for task, result in found
+        if result.settings == task.digest(result.key.method)
+    }
 
 
 def result_file(folder: Path, key: RunKey) -> Path:
@@ -49,6 +53,7 @@ def run_config(task: StudyTask, folder: Path, key: RunKey) -> Config:
         "student": key.rates[-1],
         "embedding": key.rates[-1] if key.method == "distilled" else min(key.rates),
     }
+    distilled = DISTILLED if key.method == "distilled" else {}
     overrides = [
         f"run.seed={key.seed}",
         f"schedule.epochs={task.epochs}",
@@ -56,6 +61,7 @@ def run_config(task: StudyTask, folder: Path, key: RunKey) -> Config:
         "topology.device=cpu",
         "topology.threads=1",
         *(f"optimizer.{name}_learning_rate={rate}" for name, rate in rates.items()),
+        *(f"distillation.{name}={value}" for name, value in distilled.items()),
         *task.overrides,
     ]
     config = load_config(task.config, overrides)
@@ -140,7 +146,8 @@ def run(folder: Path, key: RunKey, tasks: Sequence[StudyTask] = TASKS) -> RunRes
     task = next(task for task in tasks if task.name == key.task)
     teacher_folder = weights_folder(folder, key.teacher) if key.method == "distilled" else None
     weights = weights_folder(folder, key)
-    result = train(run_config(task, folder, key), key, task.digest(), weights, teacher_folder)
+    config, settings = run_config(task, folder, key), task.digest(key.method)
+    result = train(config, key, settings, weights, teacher_folder)
     if key.method != "teacher":
         shutil.rmtree(weights)
     text = result.model_dump_json(indent=2) + "\n"

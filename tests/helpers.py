@@ -78,6 +78,8 @@ def tiny_raw(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
             "dropout": 0.0,
             "alone_weight": 0.5,
             "teacher_dropout": 0.3,
+            "bridge_scale": 0.5,
+            "shortcut": True,
         },
         "distillation": {"weight": 0.5},
         "schedule": {"epochs": 2},

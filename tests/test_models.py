@@ -70,6 +70,7 @@ def test_the_bridge_starts_as_the_identity():
     x = torch.randn(3, 8)
     assert torch.equal(linear_map(8, 8)(x), x)
     assert linear_map(8, 5)(x).shape == (3, 5)
+    assert torch.equal(linear_map(8, 8, 0.5)(x), x / 2)
 
 
 def student_section(width: int) -> dict:
@@ -116,6 +117,27 @@ def test_dropped_bridge_terms_leave_the_embedding_alone(tmp_path):
     assert torch.equal(one, other)
     assert torch.equal(one, none)
     assert not torch.allclose(one, fed)
+
+
+def test_the_shortcut_adds_hidden_states_before_the_head_where_there_is_a_teacher(tmp_path):
+    plain, with_shortcut = (
+        build_student(
+            tiny_config(tmp_path, student={"bridge_scale": 0.0, "shortcut": shortcut}), 9
+        ).module.eval()
+        for shortcut in (False, True)
+    )
+    own = plain.state_dict()
+    assert all(torch.equal(own[n], t) for n, t in with_shortcut.state_dict().items() if n in own)
+    embeds, mask = [torch.randn(1, 3, 32)], [torch.ones(1, 3, dtype=torch.long)]
+    hidden, places = torch.randn(5, 32), [torch.tensor([[4, -1, 1]])]
+    with torch.no_grad():
+        alone = plain(embeds, mask, hidden, [torch.full((1, 3), -1)])[0]
+        fed = plain(embeds, mask, hidden, places)[0]
+        shifted = with_shortcut(embeds, mask, hidden, places)[0]
+        added = hidden[[4, 0, 1]] @ plain.head.linear.weight.t()
+    assert torch.equal(fed, alone), "a bridge of scale 0 starts as no teacher"
+    assert torch.equal(shifted[0, 1], alone[0, 1])
+    torch.testing.assert_close(shifted[0, [0, 2]], (alone[0] + added)[[0, 2]])
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from tsarch.topology import Stage
 
 SCORES = {"teacher": 0.7, "small": 0.5, "distilled": 0.6, "ours": 0.69}
 NER = TASKS[0]
+NER_RATES = RATES["ner"]
 COST = InferenceCost(
     context_tokens=100.0,
     window_tokens=25.0,
@@ -44,12 +45,12 @@ COST = InferenceCost(
 
 
 def a_result(key: RunKey) -> RunResult:
-    score = SCORES[key.method] + 0.01 * key.seed - (0.1 if key.rates[0] == RATES[1] else 0.0)
+    score = SCORES[key.method] + 0.01 * key.seed - (0.1 if key.rates[0] == NER_RATES[1] else 0.0)
     modes = MODES if key.method == "ours" else (MONITOR[key.method],)
     metrics = {mode: {"precision": 1.0, "recall": score, "f1": score} for mode in modes}
     return RunResult(
         key=key,
-        settings=NER.digest(),
+        settings=NER.digest(key.method),
         main_metric="f1",
         validation=metrics,
         test=metrics,
@@ -77,18 +78,18 @@ def finished(task="ner"):
 def test_the_baselines_rates_are_found_with_the_first_seed():
     ready = ready_runs({}, ["ner"])
     assert {(key.method, key.rates, key.seed) for key in ready} == {
-        (method, (rate,), SEEDS[0]) for method in TUNED for rate in RATES
+        (method, (rate,), SEEDS[0]) for method in TUNED for rate in NER_RATES
     }
     results = {key: a_result(key) for key in ready}
-    assert chosen_rates(results, "ner", "ours") == (RATES[0], RATES[0])
+    assert chosen_rates(results, "ner", "ours") == (NER_RATES[0], NER_RATES[0])
     later = [key for key in ready_runs(results, ["ner"]) if key.method == "ours"]
     assert [key.seed for key in later] == list(SEEDS)
-    assert len(finished()) == len(METHODS) * len(SEEDS) + len(TUNED) * (len(RATES) - 1)
+    assert len(finished()) == len(METHODS) * len(SEEDS) + len(TUNED) * (len(NER_RATES) - 1)
 
 
 def test_a_distilled_run_waits_for_its_teacher():
     results = {key: a_result(key) for key in ready_runs({}, ["ner"])}
-    waiting = RunKey(task="ner", method="distilled", rates=(RATES[0], RATES[0]), seed=1)
+    waiting = RunKey(task="ner", method="distilled", rates=(NER_RATES[0], NER_RATES[0]), seed=1)
     assert waiting not in ready_runs(results, ["ner"])
     results[waiting.teacher] = a_result(waiting.teacher)
     assert waiting in ready_runs(results, ["ner"])
@@ -115,10 +116,33 @@ def test_a_study_goes_on_where_it_was(tmp_path):
 
 
 def test_results_of_other_settings_are_not_taken_up(tmp_path):
-    key = RunKey(task="ner", method="small", rates=(RATES[0],), seed=0)
+    key = RunKey(task="ner", method="small", rates=(NER_RATES[0],), seed=0)
     write(tmp_path, key)
     assert set(read_results(tmp_path, [NER])) == {key}
     assert not read_results(tmp_path, [replace(NER, epochs=9)])
+
+
+def test_the_digest_leaves_out_what_a_method_ignores(tmp_path):
+    text = NER.config.read_text()
+    task = replace(NER, config=tmp_path / "task.yaml")
+
+    def digests(new: str) -> dict[str, bool]:
+        """Method → whether its digest stays."""
+        task.config.write_text(text)
+        before = {method: task.digest(method) for method in METHODS}
+        task.config.write_text(new)
+        return {method: task.digest(method) == before[method] for method in METHODS}
+
+    assert all(digests(f"# a comment\n{text}").values())
+    ours = digests(text.replace("alone_weight: 1.0", "alone_weight: 7.0"))
+    assert ours == {method: method != "ours" for method in METHODS}
+    assert not any(digests(text.replace("layers: [0, 2, 5]", "layers: [0, 5]")).values())
+
+
+def test_the_usual_distillation_does_not_change_with_ours(tmp_path):
+    key = RunKey(task="ner", method="distilled", rates=(1e-4, 3e-4), seed=1)
+    distillation = run_config(NER, tmp_path, key).distillation
+    assert (distillation.weight, distillation.temperature) == (0.5, 2.0)
 
 
 def test_the_summary_is_of_the_chosen_rates(tmp_path):
@@ -212,3 +236,22 @@ def test_the_teachers_predictions_change_the_distilled_model_alone(tmp_path):
     tables = [(tmp_path / n / "embedding.safetensors").read_bytes() for n in ("small", "again")]
     assert tables[0] == tables[1]
     assert tables[0] != (tmp_path / "distilled" / "embedding.safetensors").read_bytes()
+
+
+def test_models_by_themselves_ignore_what_only_ours_uses(tmp_path):
+    student = {"bridge_scale": 0.0, "shortcut": True, "alone_weight": 3.0, "teacher_dropout": 0.0}
+    configs = (
+        tiny_config(tmp_path, student={"shortcut": False}),
+        tiny_config(tmp_path, student=student, distillation={"weight": 0.1, "passes": "alone"}),
+    )
+    tables, sizes = [], set()
+    for place, config in enumerate(configs):
+        small = Solo(config, prepare_data(config), Stage.STUDENT)
+        small.train(0, 3)
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        small.keep(folder)
+        tables.append((folder / "embedding.safetensors").read_bytes())
+        sizes.add(small.num_parameters)
+    assert tables[0] == tables[1]
+    assert len(sizes) == 1

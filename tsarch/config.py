@@ -268,6 +268,13 @@ class StudentConfig(BackboneConfig):
     """Weight of a second pass over every window without the bridge term. 0: no second pass."""
     no_teacher: Literal["zero", "learned"] = "zero"
     """What stands in for a dropped bridge term: nothing, or a learned vector."""
+    bridge_scale: NonNegativeFloat = 1.0
+    """What the bridge starts as: the identity (an orthogonal map, if widths differ) times this.
+    Hidden states may be several times as long as embeddings (BERTs: five times), and at 1 then
+    drown them. At 0 a fed window starts as one without the teacher."""
+    shortcut: bool = False
+    """Also add a linear map of the teacher's hidden states to the student's own, before its head:
+    the student's layers then needn't carry what the teacher knows."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -22,14 +22,17 @@ class TokenHead(nn.Module):
         return logits
 
 
-def linear_map(source_width: int, target_width: int) -> nn.Linear:
-    """A linear layer that starts as the identity (or as an orthogonal map, if widths differ)."""
+def linear_map(source_width: int, target_width: int, scale: float = 1.0) -> nn.Linear:
+    """A linear layer that starts as the identity (or as an orthogonal map, if widths differ) times
+    `scale`."""
     layer = nn.Linear(source_width, target_width)
     with torch.no_grad():
         if source_width == target_width:
             nn.init.eye_(layer.weight)
         else:
             nn.init.orthogonal_(layer.weight)
+        if scale != 1.0:
+            layer.weight.mul_(scale)
         nn.init.zeros_(layer.bias)
     return layer
 

@@ -14,7 +14,14 @@ from tsarch.models.heads import linear_map, make_head, projection
 
 
 class StudentModel(nn.Module):
-    """Reads `E[token] + bridge(h[position])` (design, section 1). Takes embeddings, never ids."""
+    """Reads `E[token] + bridge(h[position])` (design, section 1). Takes embeddings, never ids.
+
+    Args:
+        bridge_scale: what the bridge starts as, times the identity.
+        shortcut: the head reads the student's hidden state + shortcut(h[position]), as in residual
+            connections (He et al. 2016, "Deep Residual Learning"): what the teacher knows needn't
+            be carried through the layers, which so stay free for windows without it.
+    """
 
     def __init__(
         self,
@@ -24,16 +31,20 @@ class StudentModel(nn.Module):
         num_outputs: int | None,
         dropout: float,
         learned_no_teacher: bool = False,
+        bridge_scale: float = 1.0,
+        shortcut: bool = False,
         table_scale: float = 1.0,
     ) -> None:
         super().__init__()
         width = backbone.embedding_width
         self.projection = projection(table_width, width)
-        self.bridge = linear_map(teacher_width, width)
+        self.bridge = linear_map(teacher_width, width, bridge_scale)
         self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
         self.backbone = backbone.model
         self._embedding_scale = backbone.embedding_scale
         self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
+        # Last, so that the others draw the same numbers with and without it.
+        self.shortcut = linear_map(teacher_width, backbone.hidden_width) if shortcut else None
 
     def forward(
         self,
@@ -59,14 +70,26 @@ class StudentModel(nn.Module):
         if cache is not None and cache.values is not None:
             options |= {"past_key_values": cache.values, "use_cache": True}
         bridged = torch.cat([self.bridge(boundary), self.no_teacher.unsqueeze(0)])
+        skipped = None
+        if self.shortcut is not None:
+            skipped = self.shortcut(boundary)
+            skipped = torch.cat([skipped, skipped.new_zeros(1, skipped.shape[1])])
         return [
-            self._group(self.projection(e) + bridged[place], mask, options)
+            self._group(
+                self.projection(e) + bridged[place],
+                mask,
+                None if skipped is None else skipped[place],
+                options,
+            )
             for e, mask, place in zip(embeds, masks, places, strict=True)
         ]
 
-    def _group(self, embeds: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
+    def _group(
+        self, embeds: Tensor, mask: Tensor, skipped: Tensor | None, options: dict[str, Any]
+    ) -> Tensor:
         if self._embedding_scale != 1.0:
             embeds = embeds * self._embedding_scale
         output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
-        predictions: Tensor = self.head(output.last_hidden_state)
+        hidden = output.last_hidden_state
+        predictions: Tensor = self.head(hidden if skipped is None else hidden + skipped)
         return predictions

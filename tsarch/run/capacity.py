@@ -163,6 +163,8 @@ def count_parameters(config: Config, stage: Stage, num_outputs: int | None) -> t
                 num_outputs,
                 section.dropout,
                 learned_no_teacher=config.student.no_teacher == "learned",
+                bridge_scale=config.student.bridge_scale,
+                shortcut=config.student.shortcut,
             )
     parameters = list(module.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)

@@ -161,6 +161,8 @@ def build_student(
             num_outputs,
             config.student.dropout,
             learned_no_teacher=config.student.no_teacher == "learned",
+            bridge_scale=config.student.bridge_scale,
+            shortcut=config.student.shortcut,
             table_scale=table_scale(config, configs),
         )
     construction.settle(list(module.parameters()))
