@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from safetensors.numpy import load_file
 
@@ -129,7 +130,7 @@ def test_all_ranks_leave_the_same_updates_out_at_every_zero_stage(tmp_path: Path
                 crew = RayCrew.start(config, None, tmp_path / "logs", lambda _: None)
                 # By value, so that actors need not import this file.
                 for worker in crew._workers:
-                    crew._collect([worker.__ray_call__.remote(lambda _: _spoil_teacher_1())])
+                    ray.get(worker.__ray_call__.remote(lambda _: _spoil_teacher_1()))
             else:
                 crew.build(config)
             table = StepTable(Topology(2, 2))
