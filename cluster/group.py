@@ -170,30 +170,34 @@ class RayCrew:
         tick = start if resume is None else resume.tick
         end = tick + int(self._call("begin", start, stop, resume)[0])
         queued: deque[_Queued] = deque()
-        while queued or (tick < end and not (cuts is not None and cuts.stopping)):
-            self._tell_drains(cuts)
-            while len(queued) < 2 and tick < end:
-                cut = None if cuts is None else cuts.due(tick)
-                if cut is not None:
-                    queued.append(_Queued(tick, 0, self._submit("take_checkpoint", cut)))
-                if cuts is not None and cuts.stopping:
+        try:
+            while queued or (tick < end and not (cuts is not None and cuts.stopping)):
+                self._tell_drains(cuts)
+                while len(queued) < 2 and tick < end:
+                    cut = None if cuts is None else cuts.due(tick)
+                    if cut is not None:
+                        queued.append(_Queued(tick, 0, self._submit("take_checkpoint", cut)))
+                    if cuts is not None and cuts.stopping:
+                        break
+                    ticks = min(self._chunk_ticks, end - tick)
+                    if cuts is not None:
+                        ticks = min(ticks, cuts.ticks_until(tick))
+                    queued.append(_Queued(tick, ticks, self._submit("advance", ticks)))
+                    tick += ticks
+                if not queued:
                     break
-                ticks = min(self._chunk_ticks, end - tick)
-                if cuts is not None:
-                    ticks = min(ticks, cuts.ticks_until(tick))
-                queued.append(_Queued(tick, ticks, self._submit("advance", ticks)))
-                tick += ticks
-            if not queued:
-                break
-            started_s = time.perf_counter()
-            chunk = queued.popleft()
-            results = self._collect(chunk.references)
-            if chunk.num_ticks == 0:
-                assert cuts is not None
-                cuts.taken(chunk.tick, results)
-                continue
-            yield [report for own in results for report in unpack_reports(own)]
-            self._adapt_chunk(chunk.num_ticks, time.perf_counter() - started_s)
+                started_s = time.perf_counter()
+                chunk = queued.popleft()
+                results = self._collect(chunk.references)
+                if chunk.num_ticks == 0:
+                    assert cuts is not None
+                    cuts.taken(chunk.tick, results)
+                    continue
+                yield [report for own in results for report in unpack_reports(own)]
+                self._adapt_chunk(chunk.num_ticks, time.perf_counter() - started_s)
+        finally:  # the caller may stop before the end
+            for chunk in queued:
+                self._forget(chunk.references)
 
     def _tell_drains(self, cuts: Cuts | None) -> None:
         """Have a checkpoint taken when nodes of this run are to be taken away."""
@@ -322,7 +326,7 @@ class RayCrew:
                 results |= zip(done, ray.get(done), strict=True)
             except RayError:
                 raise self._failure() from None
-        self._open.remove(references)
+        self._forget(references)
         return [results[reference] for reference in references]
 
     def _failure(self) -> Exception:
@@ -330,12 +334,18 @@ class RayCrew:
         self._has_failed = True
         noticed_s = now_s()
         cause = self._find_cause()
+        self._open.clear()  # they are told of once
         if cause.kind is Kind.TOLD:
             return cast(Exception, cast(RayTaskError, cause.error).cause)
         lost = self._told_drains
         if cause.finding is not None and cause.finding.kind == "node lost":
             lost |= {self._watch.node(rank).node_id for rank in cause.ranks}
         return RankFailedError(self._describe(cause), noticed_s, lost)
+
+    def _forget(self, references: list[Any]) -> None:
+        """Results of a call have been taken, or nobody wants them any more."""
+        if references in self._open:
+            self._open.remove(references)
 
     def _find_cause(self) -> Cause:
         """Wait for a moment, so that the rank to blame is found and not one that lost it."""
