@@ -81,6 +81,7 @@ def test_null_ranks_report_every_step_and_import_no_torch(tmp_path, num_ranks):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_rank_that_fails_is_named(tmp_path):
     topology = {"teacher": {"replicas": 2}, "cpus_per_rank": 0.1, "device": "cpu"}
     config = tiny_config(tmp_path, topology=topology)

@@ -154,6 +154,7 @@ def refused(config: Config) -> tuple[str, float]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 class TestOnTwoNodes:
     def test_too_little_in_all_is_refused_at_once(self, joined, tmp_path):
         text, took_s = refused(wanting(tmp_path, 3, 1.0))

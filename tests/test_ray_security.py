@@ -199,6 +199,7 @@ class TestAClusterThatAsksForAToken:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_open_cluster_is_joined_without_one(monkeypatch):
     with ray_cluster([{"num_cpus": 1}], closed=False) as cluster:
         monkeypatch.setenv("RAY_AUTH_MODE", "token")  # as on the hosts of cluster/*.yaml
