@@ -3,7 +3,6 @@ Ray's errors."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -12,14 +11,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError
 
 from cluster.status import ProcessFacts, Status
 from cluster.watch import Finding
-from tsarch.errors import ReplicaDriftError, UserError
-
-# What a rank says that has lost another one, or waited for it in vain: gloo, nccl, sockets.
-_LOST_PEER = re.compile(
-    r"closed by peer|connection reset|broken pipe|connection refused|socket closed|timed out"
-    r"|timeout|nccl|remote process exited",
-    re.IGNORECASE,
-)
+from tsarch.errors import ReplicaDriftError, UserError, has_lost_peer
 
 
 class Kind(IntEnum):
@@ -46,9 +38,7 @@ def kind_of(error: Exception) -> Kind:
         return Kind.GONE
     if isinstance(cause, UserError | ReplicaDriftError):
         return Kind.TOLD
-    # OSError is a ConnectionError's base, but also what a full disk raises.
-    talks = isinstance(cause, RuntimeError | ConnectionError | TimeoutError)
-    return Kind.LOST_PEER if talks and _LOST_PEER.search(str(cause)) else Kind.RAISED
+    return Kind.LOST_PEER if has_lost_peer(cause) else Kind.RAISED
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,6 @@ class RayCrew:
             worker: class of the ranks' actors; another one than `Worker` only to measure or test
                 the driver.
             needs: memory of a rank of each stage, to be compared with what is free; None: not.
-                (Nor after a failure: there was room, and what failed may still hold it.)
             restarted: after a failure, when nodes may be missing: wait for them, then do with
                 fewer replicas if the config allows it (see `config` of the crew).
             avoid: ids of nodes that no rank may be placed on.
@@ -137,7 +136,7 @@ class RayCrew:
         crew = cls(config, workers, placement, log_folder)
         try:
             say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
-            check_ranks(crew._call, config, log_folder, None if restarted else needs)
+            check_ranks(crew._call, config, log_folder, needs)
             crew.join()
             say("building models and engines on the ranks")
             crew.build(config)

@@ -29,10 +29,8 @@ class Status:
     """The instruction of that, if it has some."""
     waits: bool
     """Whether the instruction waits for other ranks."""
-    num_done: int
-    """Grows as the rank makes progress."""
     still_s: float
-    """Seconds since it grew."""
+    """Seconds since the last command or instruction began."""
     rss_bytes: int
     """Memory of the process."""
     free_bytes: int
@@ -107,7 +105,6 @@ def own_status(activity: Activity) -> Status:
         activity.command,
         activity.text,
         activity.waits,
-        activity.num_done,
         time.monotonic() - activity.since_s,
         psutil.Process().memory_info().rss,
         memory.available,
@@ -149,8 +146,7 @@ def _rank_process(pid: int) -> psutil.Process | None:
     """The process, if it is a Ray actor and not another one that has got its number since."""
     try:
         process = psutil.Process(pid)
-        return (
-            process if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::") else None
-        )
+        is_rank = "".join(process.cmdline()[:1]).startswith("ray::")
+        return process if is_rank else None
     except psutil.Error:
         return None

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,7 +58,7 @@ def find_hang(statuses: Mapping[int, Status], limit_s: float) -> Finding | None:
     """A hang: no rank that should make progress has made any for `limit_s`.
 
     Those that wait for others are not to blame, unless all of them wait. Of the rest those that
-    have done least are.
+    have stood still longest are.
     """
     busy = {rank: status for rank, status in statuses.items() if status.is_busy}
     if not busy or min(status.still_s for status in busy.values()) <= limit_s:
@@ -135,12 +136,10 @@ class Watch:
         every_s = max(_POLL_S, _POLL_PER_RANK_S * len(self._workers))
         while not self._ended.is_set() and self._finding is None:
             started_s = time.monotonic()
-            try:
+            with suppress(RayError):  # the driver has lost its own Ray: all nodes are silent then
                 self._ask(every_s)
                 self._find_drains()
-                self._finding = self._look()
-            except RayError:  # the driver has lost its own Ray: all nodes are silent now
-                self._finding = self._look()
+            self._finding = self._look()
             self._ended.wait(max(0.0, every_s - (time.monotonic() - started_s)))
 
     def _ask(self, patience_s: float) -> None:
@@ -152,11 +151,10 @@ class Watch:
         for rank, reference in list(self._asked.items()):
             if ray.wait([reference], timeout=0)[0]:
                 del self._asked[rank]
-                try:
+                # If its process is gone, a command to it fails, or else its node is lost.
+                with suppress(RayError):
                     self._statuses[rank] = ray.get(reference)
                     self._heard_s[rank] = time.monotonic()
-                except RayError:
-                    pass  # its process is gone: a command to it fails, or else its node is lost
 
     def _look(self) -> Finding | None:
         silent = [rank for rank in self._heard_s if self.silent_s(rank) > _SILENT_S]

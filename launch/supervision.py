@@ -71,7 +71,8 @@ def gather(
     from cluster.group import RayCrew
     from tsarch.run.capacity import rank_needs
 
-    needs = rank_needs(config, prepared)
+    # After a failure there was room, and what failed may still hold it.
+    needs = None if restarted else rank_needs(config, prepared)
     return RayCrew.start(
         config, address, logs, reporter.say, needs=needs, restarted=restarted, avoid=avoid
     )

@@ -15,13 +15,15 @@ from cluster.diagnosis import describe_end, describe_finding, describe_place, fi
 from cluster.recovery import smaller_topology
 from cluster.status import ProcessFacts, Status, end_processes, look_at, read_log, started_line
 from cluster.watch import Finding, find_hang
+from tsarch.checkpoint.cut import Cut
 from tsarch.config import TopologyConfig
 from tsarch.errors import RankFailedError, ReplicaDriftError, UserError
 from tsarch.run.activity import IDLE, Activity, read_note
+from tsarch.run.rank_checkpoint import RankCheckpoint
 from tsarch.run.restarts import History
 from tsarch.schedule.instruction import Backward, FinishTiedExchange
 
-STATUS = Status(12, "advance", "Backward(step=3)", False, 9, 0.5, 10**9, 4 * 10**9, 8 * 10**9, 2)
+STATUS = Status(12, "advance", "Backward(step=3)", False, 0.5, 10**9, 4 * 10**9, 8 * 10**9, 2)
 LOST = RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:80")
 
 
@@ -63,6 +65,22 @@ def test_what_a_rank_says_of_itself_comes_first(told):
     cause = find_cause({0: raised(LOST), 1: raised(told)}, finding)
     assert cause.ranks == (1,)
     assert cause.error.cause is told
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(LOST, RuntimeError), (RuntimeError("The size of tensor a (3) must match"), UserError)],
+)
+def test_a_rank_that_loses_another_one_while_restoring_does_not_blame_the_checkpoint(
+    monkeypatch, error, expected
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(RankCheckpoint, "_restore", fail)
+    with pytest.raises(expected) as caught:
+        RankCheckpoint.__new__(RankCheckpoint).restore(Cut("/run", 8), [], same_ranks=True)
+    assert type(caught.value) is expected
 
 
 def test_a_hang_is_the_fault_of_those_that_do_not_wait():

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tsarch.redaction import redact
 
+# What a rank says that has lost another one, or waited for it in vain: gloo, nccl, sockets.
+_LOST_PEER = re.compile(
+    r"closed by peer|connection reset|broken pipe|connection refused|socket closed|timed out"
+    r"|timeout|nccl|remote process exited",
+    re.IGNORECASE,
+)
 _MOST_CHARACTERS = 10_000
 """Of a library's error, looked at."""
 
@@ -47,6 +54,13 @@ def one_line(error: BaseException) -> str:
     """What a library's error says, short enough for a message of ours."""
     text = (str(error) or repr(error))[:_MOST_CHARACTERS]
     return textwrap.shorten(redact(text), width=300, placeholder=" …")
+
+
+def has_lost_peer(error: BaseException) -> bool:
+    """Whether another rank's end explains an error."""
+    # OSError is a ConnectionError's base, but also what a full disk raises.
+    talks = isinstance(error, RuntimeError | ConnectionError | TimeoutError)
+    return talks and _LOST_PEER.search(str(error)) is not None
 
 
 class ReplicaDriftError(RuntimeError):

@@ -30,10 +30,8 @@ class Activity:
                 self._note = mmap.mmap(file.fileno(), _NOTE_BYTES)
         self.command = "starting"
         """What the driver has asked for, or `IDLE`."""
-        self.num_done = 0
-        """Grows with every command and instruction."""
         self.since_s = time.monotonic()
-        """When the last one began."""
+        """When the last command or instruction began."""
         self._instruction: Instruction | None = None
 
     @contextmanager
@@ -69,7 +67,6 @@ class Activity:
         self._begun()
 
     def _begun(self) -> None:
-        self.num_done += 1
         self.since_s = time.monotonic()
         if self._note is not None:
             text = self.text.encode()[:_NOTE_BYTES]

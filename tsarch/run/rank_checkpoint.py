@@ -25,7 +25,7 @@ from tsarch.checkpoint.saved_tensors import SavedTensors
 from tsarch.checkpoint.store import Store
 from tsarch.checkpoint.writer import BackgroundWriter
 from tsarch.data.feed import Feed
-from tsarch.errors import UserError, one_line
+from tsarch.errors import UserError, has_lost_peer, one_line
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.run.execute import LocalStages
@@ -86,7 +86,7 @@ class RankCheckpoint:
         try:
             self._restore(cut, in_flight, same_ranks)
         except (SafetensorError, LookupError, RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, UserError):
+            if isinstance(error, UserError) or has_lost_peer(error):
                 raise
             raise UserError.single(
                 f"--resume: {cut.url.rstrip('/')}/step-{cut.step}",
