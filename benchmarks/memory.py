@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
-from tsarch.parallel.groups import Address, free_port, set_stage_environment, use_interface_of
+from tsarch.parallel.groups import Address, MeetingPoint, set_stage_environment, use_interface_of
 from tsarch.run.memory import Precision, StageSize, States, zero_states
 from tsarch.stage.build import build_teacher, optimizer_spec
 from tsarch.stage.deepspeed_engine import DeepSpeedEngine, start_stage_world
@@ -154,11 +154,11 @@ def hold(module: nn.Module, config: Config, case: StageSize, rank: int) -> Held:
     )
 
 
-def _run(rank: int, replicas: int, port: int, results: Any) -> None:
+def _run(rank: int, replicas: int, address: Address, results: Any) -> None:
     """All cases of one number of replicas, on one rank."""
     torch.set_num_threads(1)
     use_interface_of(HOST)
-    set_stage_environment(Address(HOST, port), rank, replicas)
+    set_stage_environment(address, rank, replicas)
     start_stage_world(_CPU, TIMEOUT_S)
     config = model_config()
     for precision in ("fp32", "bf16"):
@@ -175,9 +175,9 @@ def measure(replicas: int) -> list[Case]:
     """All cases of one number of replicas; ends only the processes that it started."""
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
-    port = free_port(HOST)
+    meeting_point = MeetingPoint(HOST)
     processes = [
-        context.Process(target=_run, args=(rank, replicas, port, results))
+        context.Process(target=_run, args=(rank, replicas, meeting_point.address, results))
         for rank in range(replicas)
     ]
     for process in processes:

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -26,6 +26,7 @@ from tsarch.topology import Stage, Topology
 if TYPE_CHECKING:
     from cluster.agreement import Facts
     from cluster.probe import Request
+    from tsarch.parallel.groups import MeetingPoint
     from tsarch.run.rank import Rank
     from tsarch.run.rank_stats import RankStats
 
@@ -58,7 +59,7 @@ def meanwhile(method: M) -> M:
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where the process groups meet: host and port of each group's first rank."""
+    """Where the process groups meet: at each group's first rank."""
 
     addresses: dict[str, tuple[str, int]]
     """Group (teacher, student, link, tied) → host, port."""
@@ -85,6 +86,7 @@ class Worker:
         print(started_line(rank), flush=True)
         self._stage, self._stage_rank = self._topology.place(rank)
         self._groups: dict[str, Any] = {}
+        self._meeting_points: dict[str, MeetingPoint] = {}
         self._rank: Rank | None = None
 
     @meanwhile
@@ -116,10 +118,10 @@ class Worker:
 
     def offer_addresses(self) -> dict[str, tuple[str, int]]:
         """Addresses on this host for each group, in case this rank is a group's first."""
-        from tsarch.parallel.groups import free_port
+        from tsarch.parallel.groups import MeetingPoint
 
-        host = _own_host()
-        return {name: (host, free_port(host)) for name in _GROUPS}
+        self._meeting_points = {name: MeetingPoint(_own_host()) for name in _GROUPS}
+        return {name: astuple(point.address) for name, point in self._meeting_points.items()}
 
     @_command
     def join(self, meeting: Meeting) -> None:
@@ -140,6 +142,11 @@ class Worker:
         device = choose_device(topology.device)
         use_interface_of(_own_host())
         addresses = {name: Address(*place) for name, place in meeting.addresses.items()}
+        self._meeting_points = {
+            name: point
+            for name, point in self._meeting_points.items()
+            if point.address == addresses[name]
+        }
         replicas = self._topology.replicas(self._stage)
         set_stage_environment(addresses[self._stage.value], self._stage_rank, replicas)
         start_stage_world(device, topology.timeout_s)

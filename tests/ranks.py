@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import socket
 from collections.abc import Callable
 from typing import Any
+
+from tsarch.parallel.groups import Address, MeetingPoint
 
 TIMEOUT_S = 60.0
 
@@ -16,12 +17,12 @@ def run_ranks(
 ) -> list[Any]:
     """`function(rank, group)` on every rank; returns the results by rank."""
     context = multiprocessing.get_context("spawn")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    meeting_point = MeetingPoint("127.0.0.1")
     results = context.Queue()
     processes = [
-        context.Process(target=_run, args=(function, rank, num_ranks, port, results))
+        context.Process(
+            target=_run, args=(function, rank, num_ranks, meeting_point.address, results)
+        )
         for rank in range(num_ranks)
     ]
     for process in processes:
@@ -39,17 +40,17 @@ def run_ranks(
     return [pickle.loads(found[rank]) for rank in range(num_ranks)]
 
 
-def _run(function: Callable[..., Any], rank: int, num_ranks: int, port: int, results: Any) -> None:
+def _run(
+    function: Callable[..., Any], rank: int, num_ranks: int, address: Address, results: Any
+) -> None:
     import torch
 
-    from tsarch.parallel.groups import Address, new_cross_group, use_interface_of
+    from tsarch.parallel.groups import new_cross_group, use_interface_of
 
     torch.set_num_threads(1)
     use_interface_of("127.0.0.1")
     try:
-        group = new_cross_group(
-            Address("127.0.0.1", port), rank, num_ranks, torch.device("cpu"), TIMEOUT_S
-        )
+        group = new_cross_group(address, rank, num_ranks, torch.device("cpu"), TIMEOUT_S)
         value = function(rank, group)
     except BaseException as error:
         results.put((rank, RuntimeError(f"rank {rank}: {error!r}")))

@@ -75,15 +75,15 @@ def test_losses_and_saved_weights_are_those_of_one_process(tmp_path):
         crew.close()
 
 
-def train_in_bf16(rank, _group, port, folder):
+def train_in_bf16(rank, _group, address, folder):
     """Losses and dtypes of a teacher at every ZeRO stage, in fp32 and in bf16."""
-    from tsarch.parallel.groups import Address, set_stage_environment
+    from tsarch.parallel.groups import set_stage_environment
     from tsarch.stage.build import build_teacher, optimizer_spec
     from tsarch.stage.deepspeed_config import stage_extra
     from tsarch.stage.deepspeed_engine import DeepSpeedEngine, start_stage_world
     from tsarch.topology import Stage
 
-    set_stage_environment(Address("127.0.0.1", port), rank, 2)
+    set_stage_environment(address, rank, 2)
     device = torch.device("cpu")
     start_stage_world(device, 60.0)
     found = {}
@@ -130,19 +130,20 @@ def _step(engine, rank: int) -> float:
 class BF16Ranks:
     """`train_in_bf16` with its arguments, as another process can read it."""
 
-    def __init__(self, port: int, folder) -> None:
-        self.port, self.folder = port, folder
+    def __init__(self, address, folder) -> None:
+        self.address, self.folder = address, folder
 
     def __call__(self, rank, group):
-        return train_in_bf16(rank, group, self.port, self.folder)
+        return train_in_bf16(rank, group, self.address, self.folder)
 
 
 @pytest.mark.ranks
 @pytest.mark.slow
 def test_master_weights_and_optimizer_state_stay_fp32(tmp_path):
-    from tsarch.parallel.groups import free_port
+    from tsarch.parallel.groups import MeetingPoint
 
-    for found in run_ranks(BF16Ranks(free_port("127.0.0.1"), tmp_path), 2):
+    meeting_point = MeetingPoint("127.0.0.1")
+    for found in run_ranks(BF16Ranks(meeting_point.address, tmp_path), 2):
         for zero in range(4):
             reference, *_ = found["fp32", zero]
             losses, kept, steps, module = found["bf16", zero]

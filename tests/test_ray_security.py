@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import ray
+import torch
 
 from benchmarks.controller import null_crew
 from cluster import authentication, joining
 from cluster.authentication import Token, find_token, wants_token
 from cluster.joining import is_loopback, join_ray
+from tests.ranks import run_ranks
 from tests.ray_clusters import TestCluster, ray_cluster
 from tsarch.config import TopologyConfig
 from tsarch.errors import UserError
+from tsarch.parallel.groups import MeetingPoint
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 WITHIN_S = 5.0
@@ -103,6 +109,31 @@ def warnings(monkeypatch: pytest.MonkeyPatch, asks: bool, host: str) -> list[str
     return said
 
 
+def listening_of(process: psutil.Process) -> list[str]:
+    """Addresses at which a process listens, one for each of its ports."""
+    return [
+        connection.laddr.ip.removeprefix("::ffff:")
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+def listening_rank(rank: int, group: Any) -> tuple[int, list[str]]:
+    group.allreduce(torch.ones(1)).wait()
+    return os.getpid(), listening_of(psutil.Process())
+
+
+@pytest.mark.ranks
+def test_ranks_and_their_meeting_point_listen_at_one_address():
+    found = dict(run_ranks(listening_rank, 2))
+    assert os.getpid() not in found
+    assert all(set(own) == {"127.0.0.1"} for own in found.values())
+    before = listening_of(psutil.Process())
+    meeting_point = MeetingPoint("127.0.0.2")
+    assert meeting_point.address.host == "127.0.0.2"
+    assert Counter(listening_of(psutil.Process())) - Counter(before) == {"127.0.0.2": 1}
+
+
 @pytest.mark.ray
 def test_a_runs_own_ray_is_on_loopback_and_its_token_is_written_nowhere(tmp_path, monkeypatch):
     token = secrets.token_hex(32)
@@ -112,12 +143,7 @@ def test_a_runs_own_ray_is_on_loopback_and_its_token_is_written_nowhere(tmp_path
         gcs = ray.get_runtime_context().gcs_address
         session = Path(ray._private.worker._global_node.get_session_dir_path())
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        listening = [
-            connection.laddr.ip.removeprefix("::ffff:")
-            for process in processes
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        ]
+        listening = [address for process in processes for address in listening_of(process)]
         commands = " ".join(" ".join(process.cmdline()) for process in processes)
         assert wants_token(gcs, None)
         assert wants_token(gcs, secrets.token_bytes(32).hex())

@@ -22,7 +22,7 @@ from tests.ranks import run_ranks
 from tsarch.config import Config
 from tsarch.models.backbone import backbone_config
 from tsarch.models.construction import num_elements
-from tsarch.parallel.groups import Address, free_port, set_stage_environment
+from tsarch.parallel.groups import Address, MeetingPoint, set_stage_environment
 from tsarch.stage.build import build_student, build_teacher, optimizer_spec
 from tsarch.stage.deepspeed_engine import DeepSpeedEngine, stage_construction, start_stage_world
 from tsarch.stage.engine import parameter_groups
@@ -71,9 +71,9 @@ class Job:
     precision: str = "fp32"
 
 
-def build_on_rank(jobs: list[Job], replicas: int, port: int, rank: int, _: Any) -> list[Any]:
+def build_on_rank(jobs: list[Job], replicas: int, address: Address, rank: int, _: Any) -> list[Any]:
     """Build and start one rank of each job's stage under ZeRO 3."""
-    set_stage_environment(Address("127.0.0.1", port), rank, replicas)
+    set_stage_environment(address, rank, replicas)
     start_stage_world(CPU, 60.0)
     return [build_job(job, replicas, rank) for job in jobs]
 
@@ -112,8 +112,9 @@ def group_sizes(module: torch.nn.Module, job: Job) -> list[int]:
 
 def build_on_ranks(jobs: list[Job], replicas: int) -> list[list[dict[str, Any]]]:
     """Results by rank and job."""
-    port = free_port("127.0.0.1")
-    return run_ranks(partial(build_on_rank, jobs, replicas, port), replicas, timeout_s=240.0)
+    meeting_point = MeetingPoint("127.0.0.1")
+    build = partial(build_on_rank, jobs, replicas, meeting_point.address)
+    return run_ranks(build, replicas, timeout_s=240.0)
 
 
 def whole_bytes(config, stage: Stage) -> tuple[Any, int]:

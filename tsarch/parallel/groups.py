@@ -17,14 +17,14 @@ from typing import Any
 
 import psutil
 import torch
-from torch.distributed import _dist2
+from torch.distributed import TCPStore, _dist2  # type: ignore[attr-defined]
 
 ProcessGroup = Any
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a rendezvous store listens (on the first rank's host)."""
+    """Where a group's ranks meet: a `MeetingPoint`'s."""
 
     host: str
     port: int
@@ -42,11 +42,21 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def free_port(host: str) -> int:
-    """A TCP port that is free on `host` now."""
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+class MeetingPoint:
+    """The server of the store that a group's ranks meet in; one for each group, for as long as the
+    group lives. It listens from now on, at one address of this host alone (torch's own would at
+    all), on a port that nobody else can take meanwhile."""
+
+    def __init__(self, host: str) -> None:
+        listener = socket.create_server((host, 0))
+        self.address = Address(host, int(listener.getsockname()[1]))
+        self._store = TCPStore(
+            host,
+            self.address.port,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
 
 
 def use_interface_of(host: str) -> None:
@@ -78,6 +88,8 @@ def _environment(address: Address, rank: int, world_size: int) -> dict[str, str]
         "MASTER_PORT": str(address.port),
         "RANK": str(rank),
         "WORLD_SIZE": str(world_size),
+        # No rank starts a server by itself: there is a `MeetingPoint`.
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
 
 
