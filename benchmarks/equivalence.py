@@ -21,6 +21,7 @@ import typer
 
 from benchmarks.outcome_log import OutcomeLog
 from cluster.group import RayCrew
+from cluster.worker import Worker
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.run.clock import now_s
@@ -158,22 +159,25 @@ def relative_difference(rows: Sequence[Row], reference: Sequence[Row]) -> float:
 
 
 @contextmanager
-def _crew(config: Config, log_folder: Path) -> Iterator[RayCrew]:
-    crew = RayCrew.start(config, None, log_folder, lambda _: None)
+def _crew(config: Config, log_folder: Path, worker: type) -> Iterator[RayCrew]:
+    crew = RayCrew.start(config, None, log_folder, lambda _: None, worker)
     try:
         yield crew
     finally:
         crew.close()
 
 
-def run_cases(config: Config, cases: Iterable[Case], num_steps: int) -> Iterator[Outcome]:
-    """Compare all cases; ranks are started once for each pair of replica counts."""
+def run_cases(
+    config: Config, cases: Iterable[Case], num_steps: int, worker: type = Worker
+) -> Iterator[Outcome]:
+    """Compare all cases; ranks, actors of `worker`, are started once for each pair of replica
+    counts."""
     references: dict[tuple[str, str], list[Row]] = {}
     ordered = sorted(cases, key=lambda case: case.replicas)
     with tempfile.TemporaryDirectory() as logs:
         for _, group in itertools.groupby(ordered, key=lambda case: case.replicas):
             own = list(group)
-            with _crew(comparable(config, own[0], num_steps), Path(logs)) as crew:
+            with _crew(comparable(config, own[0], num_steps), Path(logs), worker) as crew:
                 for case in own:
                     started_s = time.perf_counter()
                     wanted = comparable(config, case, num_steps)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from cluster.worker import Worker
 from launch.training import run_training
+from tests.equal_losses import check_equal_losses
 from tests.helpers import tiny_config, write_jsonl
-from tsarch.config import MODES, DataConfig
+from tsarch.config import MODES, Config, DataConfig
 from tsarch.data.corpus import read_splits
 from tsarch.errors import UserError
 from tsarch.run.saved_run import evaluate_run
@@ -36,12 +38,33 @@ def rows(num_rows: int) -> list[dict[str, Any]]:
     return made
 
 
-def test_a_new_task_trains_and_evaluates_like_any_other(tmp_path: Path) -> None:
+class ChoiceWorker(Worker):
+    """A rank that knows the task too."""
+
+    def __init__(self, *args: Any) -> None:
+        TASKS["multiple_choice"] = "tests.multiple_choice"
+        super().__init__(*args)
+
+
+def choice_config(tmp_path: Path, **sections: Any) -> Config:
     file = str(write_jsonl(tmp_path / "choices.jsonl", rows(60)))
-    config = tiny_config(
+    return tiny_config(
         tmp_path,
         task={"name": "multiple_choice"},
         data={**dict.fromkeys(("train", "validation", "test"), file), "batch_tokens": 96},
+        **sections,
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ranks_give_the_losses_of_one_process(tmp_path: Path) -> None:
+    check_equal_losses(choice_config(tmp_path), (1, 2), worker=ChoiceWorker)
+
+
+def test_a_new_task_trains_and_evaluates_like_any_other(tmp_path: Path) -> None:
+    config = choice_config(
+        tmp_path,
         schedule={"epochs": 10},
         optimizer=dict.fromkeys((f"{n}_learning_rate" for n in RATES), 2e-3),
         topology={"runner": "local", "threads": 1},

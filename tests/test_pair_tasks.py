@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from benchmarks.equivalence import Case, run_cases
 from launch.training import run_training
+from tests.equal_losses import check_equal_losses
 from tests.helpers import write_jsonl
 from tests.pairs import pair_config, pair_raw, rows
 from tsarch.config import MODES, DataConfig
@@ -157,17 +157,16 @@ def test_a_run_learns_and_shows_texts(tmp_path, task):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "model"), [("translation", "llama"), ("summarization", "t5")])
-def test_ranks_give_the_losses_of_one_process(tmp_path, task, model):
-    config = pair_config(tmp_path, task, model)
-    cases = [
-        Case("overlapped", "sgd", (1, 2), (0, 1)),
-        Case("sequential", "adamw", (2, 1), (3, 2)),
-        Case("joint", "sgd", (1, 1), (1, 0)),
-    ]
-    outcomes = list(run_cases(config, cases, num_steps=4))
-    assert len(outcomes) == len(cases)
-    assert all(outcome.is_equal for outcome in outcomes), outcomes
+@pytest.mark.parametrize(
+    ("task", "model", "replicas"),
+    [
+        ("translation", "llama", (2, 1)),
+        ("summarization", "t5", (1, 2)),
+        ("dialogue", "gpt2", (2, 1)),
+    ],
+)
+def test_ranks_give_the_losses_of_one_process(tmp_path, task, model, replicas):
+    check_equal_losses(pair_config(tmp_path, task, model), replicas, num_steps=4)
 
 
 @pytest.mark.ray

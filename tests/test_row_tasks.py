@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.equivalence import Case, run_cases
+from tests.equal_losses import check_equal_losses
 from tests.helpers import ROOT, tiny_config, write_jsonl
 from tsarch.config import Config, DataConfig
 from tsarch.config_loading import load_config
@@ -211,17 +211,9 @@ def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path, task):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["classification", "relation"])
-def test_ranks_give_the_losses_of_one_process(tmp_path, task):
-    config = tiny_task(tmp_path, task)
-    cases = [
-        Case("overlapped", "sgd", (1, 2), (0, 1)),
-        Case("sequential", "adamw", (2, 1), (2, 3)),
-        Case("joint", "sgd", (1, 1), (1, 0)),
-    ]
-    outcomes = list(run_cases(config, cases, num_steps=6))
-    assert len(outcomes) == len(cases)
-    assert all(outcome.is_equal for outcome in outcomes), outcomes
+@pytest.mark.parametrize(("task", "replicas"), [("classification", (1, 2)), ("relation", (2, 1))])
+def test_ranks_give_the_losses_of_one_process(tmp_path, task, replicas):
+    check_equal_losses(tiny_task(tmp_path, task), replicas)
 
 
 @pytest.mark.parametrize("task", ["classification", "relation"])

@@ -1,0 +1,21 @@
+"""The equivalence test that every task has: three schedules on Ray against one process."""
+
+from __future__ import annotations
+
+from benchmarks.equivalence import Case, run_cases
+from cluster.worker import Worker
+from tsarch.config import Config
+
+
+def check_equal_losses(
+    config: Config, replicas: tuple[int, int], num_steps: int = 6, worker: type = Worker
+) -> None:
+    """Every loss is one process's under all schedules, at different ZeRO stages."""
+    cases = [
+        Case("overlapped", "sgd", replicas, (0, 1)),
+        Case("sequential", "adamw", replicas, (3, 2)),
+        Case("joint", "sgd", replicas, (1, 3)),
+    ]
+    outcomes = list(run_cases(config, cases, num_steps, worker))
+    assert [outcome.num_steps for outcome in outcomes] == [num_steps] * len(cases)
+    assert all(outcome.is_equal for outcome in outcomes), outcomes
