@@ -6,67 +6,37 @@ of them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import psutil
 import typer
-from safetensors import safe_open
 
+from benchmarks.fault_cases import CASES, DETECT_LIMIT_S, Case, kill_driver, terminate
 from benchmarks.fault_cluster import FaultCluster
+from benchmarks.observed_run import (
+    EVERY_STEPS,
+    FAULT_STEP,
+    HANG_TIMEOUT_S,
+    ObservedRun,
+    losses_of,
+    weights_digest,
+)
 
-CONFIG = Path("configs/faults.yaml")
 OUTPUT = Path("benchmarks/results/faults.json")
-EVERY_STEPS = 8
-HANG_TIMEOUT_S = 10.0
-FAULT_STEP = 22
-_RUN_TIMEOUT_S = 240.0
-_DETECT_LIMIT_S = 10.0
 _DOWN_LIMIT_S = 60.0
 _GONE_LIMIT_S = 15.0
 _DISK_BYTES = 2**25
-_MEMORY_BYTES = 2**23
-
-Act = Callable[["Run"], None]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Something that goes wrong, and what should come of it."""
-
-    name: str
-    culprit: str = ""
-    """A regular expression that the run's message must match."""
-    fault: dict[str, Any] | None = None
-    """Of a rank (`benchmarks.fault_run.Fault`)."""
-    act: Act | None = None
-    """Done to a run from outside, once it is at `FAULT_STEP`."""
-    schedule: str = "overlapped"
-    overrides: tuple[str, ...] = ()
-    status: int = 0
-    """Of the run that it happens to."""
-    is_hang: bool = False
-    restarts: int = 1
-    resume: Act | None = None
-    """Done before the run goes on with `--resume`, if it has to."""
-    same: bool = True
-    """Whether the weights must be bitwise those of a run without the fault."""
-    needs_cable: bool = False
-    needs_root: bool = False
 
 
 @dataclass
@@ -86,298 +56,14 @@ class Outcome:
     """Why it isn't as it should be."""
 
 
-class Run:
-    """A run on the cluster, from outside."""
-
-    def __init__(self, cluster: FaultCluster, folder: Path, case: Case) -> None:
-        self.cluster = cluster
-        self.folder = folder
-        self.run_folder = folder / "run"
-        self.output = folder / "output.txt"
-        self.marker = folder / "fault"
-        self._case = case
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self, resume: bool = False) -> None:
-        """Start training, or go on."""
-        faults = [] if self._case.fault is None or resume else [self._case.fault]
-        marked = [{"step": FAULT_STEP, **fault, "marker": str(self.marker)} for fault in faults]
-        settings = [
-            f"run.folder={self.run_folder}",
-            f"schedule.name={self._case.schedule}",
-            f"checkpoint.every_steps={EVERY_STEPS}",
-            f"failure.hang_timeout_s={HANG_TIMEOUT_S}",
-            *self._case.overrides,
-        ]
-        command = [sys.executable, "-m", "benchmarks.fault_run", json.dumps(marked), "train"]
-        command += [str(CONFIG), "--address", self.cluster.address]
-        command += [word for setting in settings for word in ("--set", setting)]
-        with self.output.open("a", encoding="utf-8") as file:
-            self.process = self.cluster.run(
-                command + ["--resume"] * resume, stdout=file, stderr=subprocess.STDOUT
-            )
-
-    def wait(self, timeout_s: float = _RUN_TIMEOUT_S) -> int | None:
-        """Exit status; None: it took too long, and was killed."""
-        assert self.process is not None
-        try:
-            return self.process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            return None
-
-    def wait_for_step(self, step: int) -> None:
-        """Wait until a step is done.
-
-        Raises:
-            RuntimeError: the run ended before.
-        """
-        assert self.process is not None
-        while self.num_rows <= step:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the run ended before step {step}:\n{self.text[-2000:]}")
-            time.sleep(0.05)
-
-    def mark(self) -> None:
-        """Note that the fault happens now."""
-        self.marker.write_text("outside\n", encoding="ascii")
-
-    @property
-    def num_rows(self) -> int:
-        """Steps in `metrics.jsonl`."""
-        path = self.run_folder / "metrics.jsonl"
-        return len(path.read_bytes().splitlines()) if path.exists() else 0
-
-    @property
-    def text(self) -> str:
-        """All that was printed."""
-        return self.output.read_text(encoding="utf-8", errors="replace")
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """`summary.json`, if the run got so far."""
-        path = self.run_folder / "summary.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-    @property
-    def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, the newest last."""
-        found = self.run_folder.glob("checkpoints/step-*/manifest.json")
-        return sorted((p.parent for p in found), key=_number_of)
-
-    def ranks(self) -> list[int]:
-        """Process ids of this cluster's ranks that are there."""
-        found = []
-        for process in self.cluster.processes():
-            try:
-                name = "".join(process.cmdline()[:1])
-            except Exception:  # it has ended meanwhile
-                continue
-            if name.startswith("ray::") and "Worker" in name:
-                found.append(process.pid)
-        return found
-
-
-def run_out_of_memory(run: Run) -> None:
-    """A rank gets no more memory, so that the kernel kills it."""
-    folder, limit = Path("/sys/fs/cgroup/tsarch-faults"), "memory.max"
-    if Path("/sys/fs/cgroup/memory").is_dir():  # version 1 of control groups
-        folder, limit = Path("/sys/fs/cgroup/memory/tsarch-faults"), "memory.limit_in_bytes"
-    folder.mkdir()
-    rank = run.ranks()[0]
-    try:
-        (folder / limit).write_text(str(_MEMORY_BYTES), encoding="ascii")
-        run.mark()
-        (folder / "cgroup.procs").write_text(str(rank), encoding="ascii")
-        psutil.Process(rank).wait(timeout=_DETECT_LIMIT_S)
-    except psutil.NoSuchProcess:
-        pass
-    finally:
-        folder.rmdir()
-
-
-def kill_raylet(run: Run) -> None:
-    """The second node's raylet is killed; the node is started anew."""
-    run.mark()
-    run.cluster.kill_raylet(1)
-    time.sleep(8.0)
-    run.cluster.end_node(1)
-    run.cluster.start_node(1)
-
-
-def unplug(run: Run) -> None:
-    """The second node is cut off, and started anew after a while."""
-    run.mark()
-    run.cluster.hosts.set_cable(False)
-    time.sleep(12.0)
-    _plug_in(run)
-
-
-def unplug_for_good(run: Run) -> None:
-    """The second node is cut off; it is there again only when the run is over."""
-    run.mark()
-    run.cluster.hosts.set_cable(False)
-    run.wait()
-    _plug_in(run)
-
-
-def _plug_in(run: Run) -> None:
-    run.cluster.end_node(1)
-    run.cluster.hosts.set_cable(True)
-    run.cluster.start_node(1)
-
-
-def terminate(run: Run) -> None:
-    """SIGTERM, as a batch system sends it."""
-    run.mark()
-    assert run.process is not None
-    run.process.send_signal(signal.SIGTERM)
-
-
-def kill_driver(run: Run) -> None:
-    """SIGKILL of the driver; its ranks must end too."""
-    run.mark()
-    assert run.process is not None
-    run.process.kill()
-    run.process.wait()
-
-
-def truncate(run: Run) -> None:
-    """The newest checkpoint has lost the end of a file."""
-    file = _largest_file(run)
-    os.truncate(file, file.stat().st_size - 100)
-
-
-def flip_bit(run: Run) -> None:
-    """A bit of the newest checkpoint is wrong."""
-    file = _largest_file(run)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.unlink()  # it may have other names
-    file.write_bytes(content)
-
-
-def lose_manifest(run: Run) -> None:
-    """The newest checkpoint has no manifest."""
-    (run.checkpoints[-1] / "manifest.json").unlink()
-
-
-def _largest_file(run: Run) -> Path:
-    files = run.checkpoints[-1].glob("*.safetensors")
-    return max(files, key=lambda path: path.stat().st_size)
-
-
-def nothing(run: Run) -> None:
-    """Only go on."""
-
-
-def _freeze(instruction: str, rank: int, schedule: str = "overlapped") -> Case:
-    is_exchange = instruction.endswith("Exchange")  # two of them a step
-    step = FAULT_STEP * (2 if is_exchange else 1)
-    return Case(
-        f"freeze in {instruction}",
-        rf"\(rank {rank}\) on .* doesn't answer since .* frozen \(state: stopped\)\nIt was at "
-        + instruction,
-        {"kind": "freeze", "rank": rank, "instruction": instruction, "step": step},
-        schedule=schedule,
-        is_hang=True,
-    )
-
-
-def _damage(name: str, message: str, damage: Act) -> Case:
-    return Case(name, message, act=terminate, status=143, restarts=0, resume=damage)
-
-
-TEACHER, STUDENT, SECOND_STUDENT = 0, 1, 2
-CASES = (
-    Case(
-        "kill teacher",
-        r"teacher 0 \(rank 0\) on .* was killed: its process \d+ is gone \(SIGKILL",
-        {"kind": "kill", "rank": TEACHER, "instruction": "Backward"},
-    ),
-    Case(
-        "kill student",
-        r"student 1 \(rank 2\) on .* was killed: its process \d+ is gone \(SIGKILL",
-        {"kind": "kill", "rank": SECOND_STUDENT, "instruction": "Forward"},
-    ),
-    Case(
-        "crash",
-        r"student 0 \(rank 1\) on .* was killed: its process \d+ is gone \(SIGSEGV",
-        {"kind": "segfault", "rank": STUDENT, "instruction": "Forward"},
-    ),
-    Case(
-        "out of memory",
-        r"was killed: its process \d+ is gone \(SIGKILL by the kernel: out of memory\)",
-        act=run_out_of_memory,
-        needs_root=True,
-    ),
-    Case(
-        "exception",
-        r"student 0 \(rank 1\) on .* failed: InjectedError: injected",
-        {"kind": "raise", "rank": STUDENT, "instruction": "Backward"},
-    ),
-    Case(
-        "stall",
-        r"teacher 0 \(rank 0\) on .* hangs: no progress(.*\n)*.*in strike",
-        {"kind": "stall", "rank": TEACHER, "instruction": "OptimizerStep"},
-        is_hang=True,
-    ),
-    _freeze("Forward", TEACHER),
-    _freeze("Backward", STUDENT),
-    _freeze("SendHidden", TEACHER),
-    _freeze("RecvHidden", SECOND_STUDENT),
-    _freeze("OptimizerStep", STUDENT),
-    _freeze("StartTiedExchange", TEACHER),
-    _freeze("FinishTiedExchange", SECOND_STUDENT),
-    _freeze("SendGrad", STUDENT, "joint"),
-    _freeze("RecvGrad", TEACHER, "joint"),
-    Case("kill raylet", r"is lost with its node", act=kill_raylet),
-    Case("unplug a node", r"is lost with its node", act=unplug, needs_cable=True),
-    Case(
-        "unplug for good",
-        r"is lost with its node(.*\n)*.*going on with 1 teacher \+ 1 student replicas",
-        act=unplug_for_good,
-        overrides=(
-            "topology.min_replicas=1",
-            "failure.node_wait_s=5",
-            "teacher.dropout=0.0",
-            "student.dropout=0.0",
-        ),
-        same=False,
-        needs_cable=True,
-    ),
-    Case(
-        "disk full",
-        r"warning: no checkpoint at step \d+ .*(space|SPACE)",
-        {"kind": "raise", "rank": STUDENT, "step": 40},
-        overrides=("checkpoint.folder={disk}",),
-        needs_root=True,
-    ),
-    Case("SIGTERM", r"SIGTERM: saving", act=terminate, status=143, restarts=0, resume=nothing),
-    Case("kill driver", act=kill_driver, status=-9, restarts=0, resume=nothing),
-    Case(
-        "truncated",
-        r"damaged: .* bytes, not",
-        act=terminate,
-        status=143,
-        restarts=0,
-        resume=truncate,
-    ),
-    Case(
-        "bit flipped", r"damaged: .*SHA-256", act=terminate, status=143, restarts=0, resume=flip_bit
-    ),
-    Case("no manifest", act=terminate, status=143, restarts=0, resume=lose_manifest),
-)
-
-
 def do(case: Case, cluster: FaultCluster, folder: Path, reference: Path | None) -> Outcome:
     """Let a case happen.
 
     Args:
         reference: folder of the run of its schedule without a fault.
     """
-    run = Run(cluster, folder, case)
+    settings = (f"schedule.name={case.schedule}", *case.overrides)
+    run = ObservedRun(cluster, folder, case.fault, settings)
     outcome = Outcome(case.name)
     run.start()
     if case.act is not None:
@@ -401,7 +87,7 @@ def do(case: Case, cluster: FaultCluster, folder: Path, reference: Path | None) 
     return outcome
 
 
-def _check_message(case: Case, run: Run, outcome: Outcome) -> None:
+def _check_message(case: Case, run: ObservedRun, outcome: Outcome) -> None:
     match = re.search(case.culprit, run.text)
     if match is None:
         outcome.mistakes.append(f"nothing matches {case.culprit!r}")
@@ -412,7 +98,7 @@ def _check_message(case: Case, run: Run, outcome: Outcome) -> None:
         outcome.mistakes.append("a traceback was printed")
 
 
-def _check_failures(case: Case, run: Run, outcome: Outcome) -> None:
+def _check_failures(case: Case, run: ObservedRun, outcome: Outcome) -> None:
     failures = run.summary.get("failures", [])
     if len(failures) != case.restarts:
         outcome.mistakes.append(f"{len(failures)} restarts, not {case.restarts}")
@@ -422,7 +108,7 @@ def _check_failures(case: Case, run: Run, outcome: Outcome) -> None:
     outcome.detected_s = failure["noticed_s"] - happened_s
     outcome.down_s = failure["down_s"]
     outcome.repeated = failure["failed_at"] - failure["resumed_at"]
-    limit_s = HANG_TIMEOUT_S + 5 if case.is_hang else _DETECT_LIMIT_S
+    limit_s = HANG_TIMEOUT_S + 5 if case.is_hang else DETECT_LIMIT_S
     if outcome.detected_s > limit_s:
         outcome.mistakes.append(f"detected after more than {limit_s:g} s")
     if outcome.down_s > _DOWN_LIMIT_S:
@@ -431,7 +117,7 @@ def _check_failures(case: Case, run: Run, outcome: Outcome) -> None:
         outcome.mistakes.append(f"more than {EVERY_STEPS} steps repeated")
 
 
-def _check_gone(run: Run, outcome: Outcome) -> None:
+def _check_gone(run: ObservedRun, outcome: Outcome) -> None:
     """No rank may be left."""
     until_s = time.monotonic() + _GONE_LIMIT_S
     while (left := run.ranks()) and time.monotonic() < until_s:
@@ -440,7 +126,7 @@ def _check_gone(run: Run, outcome: Outcome) -> None:
         outcome.mistakes.append(f"ranks are left: {left}")
 
 
-def _check_training(case: Case, run: Run, reference: Path, outcome: Outcome) -> None:
+def _check_training(case: Case, run: ObservedRun, reference: Path, outcome: Outcome) -> None:
     losses, expected = losses_of(run.run_folder), losses_of(reference)
     if case.same:
         on_disk = any("checkpoint.folder" in override for override in case.overrides)
@@ -453,32 +139,6 @@ def _check_training(case: Case, run: Run, reference: Path, outcome: Outcome) -> 
             outcome.mistakes.append("other losses than without the fault")
     elif not all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(losses, expected, strict=True)):
         outcome.mistakes.append("losses differ by more than 1e-4 from those without the fault")
-
-
-def losses_of(run_folder: Path) -> list[float]:
-    """Every loss of every step."""
-    lines = (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [row[name] for row in rows for name in ("loss_teacher", "loss_student")]
-
-
-def weights_digest(run_folder: Path, of_model: bool = False) -> str:
-    """A hash of all tensors of the newest checkpoint: weights and optimizer state as the run ended
-    with them. `of_model`: of the kept weights alone."""
-    manifests = run_folder.glob("checkpoints/step-*/manifest.json")
-    folders = [run_folder / "model"] if of_model else [path.parent for path in manifests]
-    newest = max(folders, key=_number_of)
-    digest = hashlib.sha256()
-    for path in sorted(newest.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in sorted(file.keys()):
-                digest.update(f"{path.name} {name}".encode())
-                digest.update(file.get_tensor(name).contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _number_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-")) if folder.name.startswith("step-") else 0
 
 
 def markdown(outcomes: Sequence[Outcome], unplugged: bool) -> str:

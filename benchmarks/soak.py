@@ -23,17 +23,9 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from benchmarks.fault_cases import kill_driver, kill_raylet, terminate, unplug
 from benchmarks.fault_cluster import FaultCluster
-from benchmarks.faults import (
-    Case,
-    Run,
-    kill_driver,
-    kill_raylet,
-    losses_of,
-    terminate,
-    unplug,
-    weights_digest,
-)
+from benchmarks.observed_run import ObservedRun, losses_of, weights_digest
 
 OUTPUT = Path("benchmarks/results/soak.json")
 _EVERY_S = (45.0, 75.0)
@@ -83,17 +75,17 @@ class Soak:
         return self.undisturbed_s / self.disturbed_s
 
 
-def kill_rank(run: Run, rng: random.Random) -> None:
+def kill_rank(run: ObservedRun, rng: random.Random) -> None:
     """SIGKILL of a rank."""
     os.kill(rng.choice(run.ranks()), signal.SIGKILL)
 
 
-def freeze_rank(run: Run, rng: random.Random) -> None:
+def freeze_rank(run: ObservedRun, rng: random.Random) -> None:
     """SIGSTOP of a rank."""
     os.kill(rng.choice(run.ranks()), signal.SIGSTOP)
 
 
-Disturb = Callable[[Run, random.Random], None]
+Disturb = Callable[[ObservedRun, random.Random], None]
 DISTURBANCES: dict[str, Disturb] = {
     "kill rank": kill_rank,
     "freeze rank": freeze_rank,
@@ -107,7 +99,7 @@ DISTURBANCES: dict[str, Disturb] = {
 class Progress:
     """Follows `metrics.jsonl`, which gets shorter when a run goes back to a checkpoint."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: ObservedRun) -> None:
         self._run = run
         self._num_rows = 0
         self._open: Disturbance | None = None
@@ -152,7 +144,7 @@ class Progress:
             self._open = None
 
 
-def train(run: Run, disturb: Callable[[Progress], None]) -> float:
+def train(run: ObservedRun, disturb: Callable[[Progress], None]) -> float:
     """Let a run train to its end, going on with `--resume` where it was ended; seconds from its
     first step to its last."""
     run.start()
@@ -174,7 +166,7 @@ def train(run: Run, disturb: Callable[[Progress], None]) -> float:
 class Storm:
     """Makes faults happen at random times."""
 
-    def __init__(self, run: Run, seed: int, kinds: list[str]) -> None:
+    def __init__(self, run: ObservedRun, seed: int, kinds: list[str]) -> None:
         self.disturbances: list[Disturbance] = []
         self._run = run
         self._rng = random.Random(seed)
@@ -250,10 +242,10 @@ def _undisturbed(cluster: FaultCluster, folder: Path, minutes: float) -> _Refere
     return _Reference(own / "run", epochs, seconds)
 
 
-def _run(cluster: FaultCluster, folder: Path, epochs: int) -> Run:
+def _run(cluster: FaultCluster, folder: Path, epochs: int) -> ObservedRun:
     folder.mkdir(parents=True)
-    overrides = (f"schedule.epochs={epochs}", f"evaluation.every_epochs={epochs}")
-    return Run(cluster, folder, Case(folder.name, overrides=overrides))
+    settings = (f"schedule.epochs={epochs}", f"evaluation.every_epochs={epochs}")
+    return ObservedRun(cluster, folder, settings=settings)
 
 
 def _placement_groups(cluster: FaultCluster) -> list[str]:

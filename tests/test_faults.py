@@ -13,7 +13,9 @@ import psutil
 import pytest
 import yaml
 
-from benchmarks.faults import CASES, Outcome, losses_of, markdown, weights_digest, write_results
+from benchmarks.fault_cases import CASES
+from benchmarks.faults import Outcome, markdown, write_results
+from benchmarks.observed_run import losses_of, weights_digest
 from tests.helpers import ROOT, tiny_raw
 
 EVERY_STEPS = 4
