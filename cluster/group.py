@@ -8,36 +8,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import ray
-from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.diagnosis import (
-    Cause,
-    Kind,
-    describe_end,
-    describe_finding,
-    describe_others,
-    describe_place,
-    find_cause,
-)
+from cluster.calls import Calls, log_file
 from cluster.joining import join_ray
-from cluster.nodes import look_from_here, nodes_of, stop_processes
+from cluster.nodes import nodes_of, stop_processes
 from cluster.placement import place, rank_bundles, supply_on_cluster
 from cluster.probe import check_ranks
 from cluster.recovery import settle
-from cluster.status import note_file, read_log
+from cluster.status import note_file
 from cluster.watch import Watch
 from cluster.worker import WATCH, Meeting, Worker
 from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
 from tsarch.config import Config, Mode, TopologyConfig
-from tsarch.errors import RankFailedError
 from tsarch.records import Predictions, Survey, Texts, TickReport, Windows, unpack_reports
 from tsarch.run.balance import Supply
-from tsarch.run.clock import now_s
 from tsarch.run.rank_stats import RankStats
 from tsarch.topology import STAGES, Stage, Topology, stage_topology
 
@@ -48,12 +37,6 @@ MAX_CHUNK_TICKS = 256
 """Most ticks that ranks run per call: what a driver of short steps waits for at most."""
 _CHUNK_TARGET_S = 0.5
 _CHUNK_TARGET_PER_RANK_S = 0.01  # a call to a rank costs the driver about 0.5 ms
-_LOG_LINES = 12
-_LOOK_S = 0.5
-"""How often the driver looks for failures while it waits for results."""
-_CAUSE_TIMEOUT_S = 8.0
-"""How long to look for the one to blame, when ranks have lost another one."""
-_ANSWER_TIMEOUT_S = 3.0
 
 
 class _Queued(NamedTuple):
@@ -85,12 +68,9 @@ class RayCrew:
         self.max_chunk_ticks = MAX_CHUNK_TICKS
         self._chunk_ticks = 1
         self._asked: list[Any] | None = None
-        self._open: list[list[Any]] = []
-        """Calls that were made and whose results have not been taken, by rank."""
-        self._has_failed = False
-        self._told_drains: frozenset[str] = frozenset()
         nodes = nodes_of(placement, self.topology.num_ranks)
         self._watch = Watch(workers, nodes, config.failure.hang_timeout_s)
+        self.calls = Calls(self._workers, self.topology, self._watch, log_folder)
 
     @classmethod
     def start(
@@ -136,7 +116,7 @@ class RayCrew:
         crew = cls(config, workers, placement, log_folder)
         try:
             say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
-            check_ranks(crew._call, config, log_folder, needs)
+            check_ranks(crew.calls.call, config, log_folder, needs)
             crew.join()
             say("building models and engines on the ranks")
             crew.build(config)
@@ -147,18 +127,19 @@ class RayCrew:
 
     def join(self) -> None:
         """Let the ranks form their process groups."""
-        offers = self._call("offer_addresses")
+        offers = self.calls.call("offer_addresses")
         first = {
             "teacher": self.topology.rank(Stage.TEACHER, 0),
             "student": self.topology.rank(Stage.STUDENT, 0),
             "link": 0,
             "tied": 0,
         }
-        self._call("join", Meeting({name: offers[rank][name] for name, rank in first.items()}))
+        addresses = {name: offers[rank][name] for name, rank in first.items()}
+        self.calls.call("join", Meeting(addresses))
 
     def build(self, config: Config) -> None:
         """Build models and engines on all ranks; again, for another config, if wanted."""
-        self._call("build", config)
+        self.calls.call("build", config)
 
     def train(
         self, start: int, stop: int, resume: Resume | None = None, cuts: Cuts | None = None
@@ -167,7 +148,7 @@ class RayCrew:
 
         A checkpoint is a call between two chunks, the same two on every rank."""
         tick = start if resume is None else resume.tick
-        end = tick + int(self._call("begin", start, stop, resume)[0])
+        end = tick + int(self.calls.call("begin", start, stop, resume)[0])
         queued: deque[_Queued] = deque()
         try:
             while queued or (tick < end and not (cuts is not None and cuts.stopping)):
@@ -175,19 +156,19 @@ class RayCrew:
                 while len(queued) < 2 and tick < end:
                     cut = None if cuts is None else cuts.due(tick)
                     if cut is not None:
-                        queued.append(_Queued(tick, 0, self._submit("take_checkpoint", cut)))
+                        queued.append(_Queued(tick, 0, self.calls.submit("take_checkpoint", cut)))
                     if cuts is not None and cuts.stopping:
                         break
                     ticks = min(self._chunk_ticks, end - tick)
                     if cuts is not None:
                         ticks = min(ticks, cuts.ticks_until(tick))
-                    queued.append(_Queued(tick, ticks, self._submit("advance", ticks)))
+                    queued.append(_Queued(tick, ticks, self.calls.submit("advance", ticks)))
                     tick += ticks
                 if not queued:
                     break
                 started_s = time.perf_counter()
                 chunk = queued.popleft()
-                results = self._collect(chunk.references)
+                results = self.calls.collect(chunk.references)
                 if chunk.num_ticks == 0:
                     assert cuts is not None
                     cuts.taken(chunk.tick, results)
@@ -196,67 +177,67 @@ class RayCrew:
                 self._adapt_chunk(chunk.num_ticks, time.perf_counter() - started_s)
         finally:  # the caller may stop before the end
             for chunk in queued:
-                self._forget(chunk.references)
+                self.calls.forget(chunk.references)
 
     def _tell_drains(self, cuts: Cuts | None) -> None:
         """Have a checkpoint taken when nodes of this run are to be taken away."""
-        new = self._watch.draining - self._told_drains
+        new = self._watch.draining - self.calls.drained
         if cuts is not None and new:
-            self._told_drains |= new
+            self.calls.drained |= new
             nodes = {self._watch.node(rank) for rank in range(self.topology.num_ranks)}
             names = sorted(node.address for node in nodes if node.node_id in new)
             cuts.save_soon(f"notice: {' and '.join(names)} will be taken from the cluster")
 
     def take_checkpoint(self, cut: Cut) -> list[Stall]:
         """Let every rank copy its state and write it in the background."""
-        return self._call("take_checkpoint", cut)
+        return self.calls.call("take_checkpoint", cut)
 
     def checkpoint_written(self, wait: bool) -> list[Written] | None:
         """What the ranks have written. Without `wait` a later call has the answer."""
         if wait:
             if self._asked is not None:
-                self._collect(self._asked)
+                self.calls.collect(self._asked)
             self._asked = None
-            return self._call("checkpoint_written", True)
+            return self.calls.call("checkpoint_written", True)
         if self._asked is None:
-            self._asked = self._submit("checkpoint_so_far")
+            self._asked = self.calls.submit("checkpoint_so_far")
         done, _ = ray.wait(self._asked, num_returns=len(self._asked), timeout=0)
         if len(done) < len(self._asked):
             return None
-        answers, self._asked = self._collect(self._asked), None
+        answers, self._asked = self.calls.collect(self._asked), None
         return None if None in answers else answers
 
     def survey(self, split: str) -> list[Survey]:
         """The teachers' predictions; every teacher rank gives the words of its contexts."""
-        return [own for own in self._call("survey", split) if own is not None]
+        return [own for own in self.calls.call("survey", split) if own is not None]
 
     def evaluate(
         self, split: str, joint_weights: list[float], windows: Windows | None = None
     ) -> list[Predictions]:
         """Predict a split; every student rank gives the words of its windows."""
-        found = self._call("evaluate", split, joint_weights, windows)
+        found = self.calls.call("evaluate", split, joint_weights, windows)
         return [own for own in found if own is not None]
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """Generate the texts of a split; every student rank gives those of its contexts."""
-        shares = self._call("generate", split, mode, joint_weight)
+        shares = self.calls.call("generate", split, mode, joint_weight)
         return {context: tokens for own in shares for context, tokens in own.items()}
 
     def check_replicas(self, step: int) -> None:
         """Compare the replicas of the table now."""
-        self._call("check_replicas", step)
+        self.calls.call("check_replicas", step)
 
     def save(self, folder: Path) -> None:
         """Write the weights; on several nodes the folder must be a shared one."""
-        self._call("save", folder)
+        self.calls.call("save", folder)
 
     def load(self, folder: Path) -> None:
         """Read weights on all ranks."""
-        self._call("load", folder)
+        self.calls.call("load", folder)
 
     def stats(self) -> dict[Stage, list[RankStats]]:
         """Numbers of every rank, by stage."""
-        stats = self._call("stats")
+        stats = self.calls.call("stats")
         places = [self.topology.place(rank)[0] for rank in range(self.topology.num_ranks)]
         return {s: [own for own, p in zip(stats, places, strict=True) if p is s] for s in STAGES}
 
@@ -266,7 +247,7 @@ class RayCrew:
 
     def set_threads(self, threads: int) -> None:
         """Compute with so many CPU threads on every rank from now on."""
-        self._call("set_threads", threads)
+        self.calls.call("set_threads", threads)
 
     def perturb_table(self, rank: int, amount: float) -> None:
         """Fault injection for tests: change one replica of the table."""
@@ -277,10 +258,10 @@ class RayCrew:
         self._watch.stop()
         for worker in self._workers:
             ray.kill(worker, no_restart=True)
-        if self._has_failed:
+        if self.calls.has_failed:
             stop_processes(self._watch)
         for rank in range(len(self._workers)):
-            note_file(self._log(rank)).unlink(missing_ok=True)
+            note_file(log_file(self._log_folder, rank)).unlink(missing_ok=True)
         self._workers = []
         remove_placement_group(self._placement)
         ray.shutdown()
@@ -294,126 +275,6 @@ class RayCrew:
         wanted = target_s * ticks / max(elapsed_s, 1e-6)
         limit = min(2 * self._chunk_ticks, self.max_chunk_ticks)
         self._chunk_ticks = max(1, min(round(wanted), limit))
-
-    def _submit(self, method: str, *arguments: Any) -> list[Any]:
-        references = [getattr(worker, method).remote(*arguments) for worker in self._workers]
-        self._open.append(references)
-        return references
-
-    def _call(self, method: str, *arguments: Any) -> list[Any]:
-        return self._collect(self._submit(method, *arguments))
-
-    def _collect(self, references: list[Any]) -> list[Any]:
-        """Results by rank; the first rank that fails ends the waiting for all.
-
-        Raises:
-            UserError, ReplicaDriftError: as the rank raised it.
-            RankFailedError: names the rank, with the end of its log.
-        """
-        results: dict[Any, Any] = {}
-        waiting = list(references)
-        while waiting:
-            # Wake up at the first result, since it may be a failure, then take all that are there.
-            done, waiting = ray.wait(waiting, num_returns=1, timeout=_LOOK_S)
-            if done and waiting:
-                others, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-                done = [*done, *others]
-            # A rank may wait in this call for one that has failed in another.
-            if self._watch.finding is not None or (not done and self._errors()):
-                raise self._failure()
-            try:
-                results |= zip(done, ray.get(done), strict=True)
-            except RayError:
-                raise self._failure() from None
-        self._forget(references)
-        return [results[reference] for reference in references]
-
-    def _failure(self) -> Exception:
-        """The error that the user should see, once something has failed."""
-        self._has_failed = True
-        noticed_s = now_s()
-        cause = self._find_cause()
-        self._open.clear()  # they are told of once
-        if cause.kind is Kind.TOLD:
-            return cast(Exception, cast(RayTaskError, cause.error).cause)
-        lost = self._told_drains
-        if cause.finding is not None and cause.finding.kind == "node lost":
-            lost |= {self._watch.node(rank).node_id for rank in cause.ranks}
-        return RankFailedError(self._describe(cause), noticed_s, lost)
-
-    def _forget(self, references: list[Any]) -> None:
-        """Results of a call have been taken, or nobody wants them any more."""
-        if references in self._open:
-            self._open.remove(references)
-
-    def _find_cause(self) -> Cause:
-        """Wait for a moment, so that the rank to blame is found and not one that lost it."""
-        given_up_s = time.monotonic() + _CAUSE_TIMEOUT_S
-        while True:
-            cause = find_cause(self._errors(), self._watch.finding)
-            if cause is not None and cause.kind is Kind.GONE:
-                lost = self._watch.lost_node(cause.ranks[0])
-                cause = cause if lost is None else Cause(lost.ranks, None, lost)
-            if cause is not None and (cause.is_certain or time.monotonic() > given_up_s):
-                return cause
-            time.sleep(_LOOK_S)
-
-    def _errors(self) -> dict[int, Exception]:
-        """What calls that have failed ended with, the first of each rank."""
-        errors: dict[int, Exception] = {}
-        for references in self._open:
-            done, _ = ray.wait(references, num_returns=len(references), timeout=0)
-            for reference in done:
-                try:
-                    ray.get(reference)
-                except RayError as error:
-                    errors.setdefault(references.index(reference), error)
-        return errors
-
-    def _describe(self, cause: Cause) -> str:
-        """The whole message: who, where, what, when, the end of the log, and what others did."""
-        rank, watch = cause.ranks[0], self._watch
-        node, status = watch.node(rank), watch.last_status(rank)
-        is_lost = cause.finding is not None and cause.finding.kind == "node lost"
-        facts = (
-            None if status is None or is_lost else look_from_here(node, status.pid, self._log(rank))
-        )
-        log = read_log(self._log(rank), _LOG_LINES)
-        if cause.error is not None:
-            what = describe_end(cause.error, status, facts, log.signal)
-        else:
-            assert cause.finding is not None
-            what = describe_finding(cause.finding, status, facts, node.address)
-        names = " and ".join(map(self.topology.label, cause.ranks))
-        lines = [f"{names} on {node.address} {what}", describe_place(status, facts)]
-        if cause.finding is not None:
-            others = {
-                self.topology.label(r): s
-                for r in range(self.topology.num_ranks)
-                if r not in cause.ranks and (s := watch.last_status(r)) is not None
-            }
-            lines.append(describe_others(others))
-            if cause.finding.kind == "hang":
-                lines.append(self._stacks(rank))
-        lines += [f"end of {self._log(rank)}:", *log.lines]
-        return "\n".join(line for line in lines if line)
-
-    def _stacks(self, rank: int) -> str:
-        """Where the threads of a rank that hangs are."""
-        reference = self._workers[rank].stacks.remote()
-        done, _ = ray.wait([reference], timeout=_ANSWER_TIMEOUT_S)
-        try:
-            return str(ray.get(done[0])) if done else ""
-        except RayError:
-            return ""
-
-    def _log(self, rank: int) -> Path:
-        return log_file(self._log_folder, rank)
-
-
-def log_file(folder: Path, rank: int) -> Path:
-    """What a rank prints."""
-    return folder / f"rank-{rank}.log"
 
 
 def _hush_ray() -> None:

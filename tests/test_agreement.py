@@ -345,7 +345,7 @@ def test_ranks_that_agree_are_asked_in_less_than_a_second(tmp_path):
     crew, config = start(tmp_path, NullWorker)
     try:
         started_s = time.perf_counter()
-        check_ranks(crew._call, config, tmp_path / "run" / "logs", LITTLE)
+        check_ranks(crew.calls.call, config, tmp_path / "run" / "logs", LITTLE)
         assert time.perf_counter() - started_s < 1
     finally:
         crew.close()

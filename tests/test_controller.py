@@ -63,7 +63,7 @@ def test_null_ranks_report_every_step_and_import_no_torch(tmp_path, num_ranks):
     with null_crew(num_ranks, tmp_path / "run") as driver:
         driver.train(STEPS)
         driver.train(STEPS)
-        modules = driver.crew._call("imported_modules")
+        modules = driver.crew.calls.call("imported_modules")
     assert len(modules) == num_ranks
     for own in modules:
         assert "benchmarks.null_worker" in own
@@ -103,12 +103,12 @@ def test_a_rank_that_failed_in_an_earlier_call_is_named_while_others_wait_for_it
     config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
     crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, BlockedWorker)
     try:
-        crew._call("begin", 0, 9, None)
-        crew._call("advance", 5)
-        crew._submit("advance", 1)
+        crew.calls.call("begin", 0, 9, None)
+        crew.calls.call("advance", 5)
+        crew.calls.submit("advance", 1)
         started_s = time.monotonic()
         with pytest.raises(RankFailedError, match=r"student 0 \(rank 1\) on .* failed: RuntimeErr"):
-            crew._call("gather")
+            crew.calls.call("gather")
         assert time.monotonic() - started_s < 20
     finally:
         crew.close()

@@ -1,0 +1,169 @@
+"""Calls to all ranks at once, and what to say when one of them fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from cluster.diagnosis import (
+    Cause,
+    Kind,
+    describe_end,
+    describe_finding,
+    describe_others,
+    describe_place,
+    find_cause,
+)
+from cluster.nodes import look_from_here
+from cluster.status import read_log
+from cluster.watch import Watch
+from tsarch.errors import RankFailedError
+from tsarch.run.clock import now_s
+from tsarch.topology import Topology
+
+_LOG_LINES = 12
+_LOOK_S = 0.5
+"""How often the driver looks for failures while it waits for results."""
+_CAUSE_TIMEOUT_S = 8.0
+"""How long to look for the one to blame, when ranks have lost another one."""
+_ANSWER_TIMEOUT_S = 3.0
+
+
+def log_file(folder: Path, rank: int) -> Path:
+    """What a rank prints."""
+    return folder / f"rank-{rank}.log"
+
+
+class Calls:
+    """Calls to the ranks of a crew."""
+
+    def __init__(
+        self, workers: Sequence[Any], topology: Topology, watch: Watch, log_folder: Path
+    ) -> None:
+        self._workers = workers
+        self._topology = topology
+        self._watch = watch
+        self._log_folder = log_folder
+        self._open: list[list[Any]] = []
+        """Calls that were made and whose results have not been taken, by rank."""
+        self.has_failed = False
+        self.drained: frozenset[str] = frozenset()
+        """Ids of nodes that are to be taken away, so that nothing goes on there after a failure."""
+
+    def submit(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of all ranks; references to the results, by rank."""
+        references = [getattr(worker, method).remote(*arguments) for worker in self._workers]
+        self._open.append(references)
+        return references
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of all ranks and wait for the results (see `collect`)."""
+        return self.collect(self.submit(method, *arguments))
+
+    def collect(self, references: list[Any]) -> list[Any]:
+        """Results by rank; the first rank that fails ends the waiting for all.
+
+        Raises:
+            UserError, ReplicaDriftError: as the rank raised it.
+            RankFailedError: names the rank, with the end of its log.
+        """
+        results: dict[Any, Any] = {}
+        waiting = list(references)
+        while waiting:
+            # Wake up at the first result, since it may be a failure, then take all that are there.
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=_LOOK_S)
+            if done and waiting:
+                others, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+                done = [*done, *others]
+            # A rank may wait in this call for one that has failed in another.
+            if self._watch.finding is not None or (not done and self._errors()):
+                raise self._failure()
+            try:
+                results |= zip(done, ray.get(done), strict=True)
+            except RayError:
+                raise self._failure() from None
+        self.forget(references)
+        return [results[reference] for reference in references]
+
+    def _failure(self) -> Exception:
+        """The error that the user should see, once something has failed."""
+        self.has_failed = True
+        noticed_s = now_s()
+        cause = self._find_cause()
+        self._open.clear()  # they are told of once
+        if cause.kind is Kind.TOLD:
+            return cast(Exception, cast(RayTaskError, cause.error).cause)
+        lost = self.drained
+        if cause.finding is not None and cause.finding.kind == "node lost":
+            lost |= {self._watch.node(rank).node_id for rank in cause.ranks}
+        return RankFailedError(self._describe(cause), noticed_s, lost)
+
+    def forget(self, references: list[Any]) -> None:
+        """Results of a call have been taken, or nobody wants them any more."""
+        if references in self._open:
+            self._open.remove(references)
+
+    def _find_cause(self) -> Cause:
+        """Wait for a moment, so that the rank to blame is found and not one that lost it."""
+        given_up_s = time.monotonic() + _CAUSE_TIMEOUT_S
+        while True:
+            cause = find_cause(self._errors(), self._watch.finding)
+            if cause is not None and cause.kind is Kind.GONE:
+                lost = self._watch.lost_node(cause.ranks[0])
+                cause = cause if lost is None else Cause(lost.ranks, None, lost)
+            if cause is not None and (cause.is_certain or time.monotonic() > given_up_s):
+                return cause
+            time.sleep(_LOOK_S)
+
+    def _errors(self) -> dict[int, Exception]:
+        """What calls that have failed ended with, the first of each rank."""
+        errors: dict[int, Exception] = {}
+        for references in self._open:
+            done, _ = ray.wait(references, num_returns=len(references), timeout=0)
+            for reference in done:
+                try:
+                    ray.get(reference)
+                except RayError as error:
+                    errors.setdefault(references.index(reference), error)
+        return errors
+
+    def _describe(self, cause: Cause) -> str:
+        """The whole message: who, where, what, when, the end of the log, and what others did."""
+        rank, watch = cause.ranks[0], self._watch
+        log_path = log_file(self._log_folder, rank)
+        node, status = watch.node(rank), watch.last_status(rank)
+        is_lost = cause.finding is not None and cause.finding.kind == "node lost"
+        facts = None if status is None or is_lost else look_from_here(node, status.pid, log_path)
+        log = read_log(log_path, _LOG_LINES)
+        if cause.error is not None:
+            what = describe_end(cause.error, status, facts, log.signal)
+        else:
+            assert cause.finding is not None
+            what = describe_finding(cause.finding, status, facts, node.address)
+        names = " and ".join(map(self._topology.label, cause.ranks))
+        lines = [f"{names} on {node.address} {what}", describe_place(status, facts)]
+        if cause.finding is not None:
+            others = {
+                self._topology.label(r): s
+                for r in range(self._topology.num_ranks)
+                if r not in cause.ranks and (s := watch.last_status(r)) is not None
+            }
+            lines.append(describe_others(others))
+            if cause.finding.kind == "hang":
+                lines.append(self._stacks(rank))
+        lines += [f"end of {log_path}:", *log.lines]
+        return "\n".join(line for line in lines if line)
+
+    def _stacks(self, rank: int) -> str:
+        """Where the threads of a rank that hangs are."""
+        reference = self._workers[rank].stacks.remote()
+        done, _ = ray.wait([reference], timeout=_ANSWER_TIMEOUT_S)
+        try:
+            return str(ray.get(done[0])) if done else ""
+        except RayError:
+            return ""
