@@ -13,6 +13,7 @@ import pytest
 from launch.training import run_training
 from tests.helpers import tiny_config
 from tsarch.records import TickReport, TraceEvent
+from tsarch.run.run_folder import Lines, RunFolder
 from tsarch.run.trace import TraceWriter, idle_share, read_middle, read_trace
 from tsarch.topology import Topology
 
@@ -146,3 +147,13 @@ def test_the_bubble_of_a_run_on_ray_is_the_idle_time_of_its_trace(tmp_path):
     assert 0.0 <= summary["train_s"] - summary["pipeline_s"] < 0.5 * summary["train_s"]
     report = (tmp_path / "run" / "report.html").read_text()
     assert all(f">{name}<" in report for name in ("teacher 0", "teacher 1", "student 0"))
+
+
+def test_traces_of_the_time_before_restarts_are_kept(tmp_path):
+    config = tiny_config(tmp_path, run={"trace": True})
+    folder = tmp_path / "run"
+    for resumed_at in (None, Lines(), Lines()):
+        with RunFolder(folder, config, resumed_at) as run:
+            assert run.path == folder
+    names = sorted(path.name for path in folder.glob("trace*.json"))
+    assert names == ["trace-1.json", "trace-2.json", "trace.json"]

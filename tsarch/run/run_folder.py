@@ -7,7 +7,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -126,6 +126,13 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
+def _set_aside(path: Path) -> None:
+    """Rename `trace.json` of the time before a restart to `trace-1.json`, or the next number."""
+    if path.exists():
+        names = (path.with_stem(f"{path.stem}-{number}") for number in count(1))
+        path.rename(next(name for name in names if not name.exists()))
+
+
 class RunFolder:
     """Writes a run's files as it goes."""
 
@@ -145,6 +152,8 @@ class RunFolder:
         self._trace: TraceWriter | None = None
         if config.run.trace:
             topology = Topology.from_config(config.topology)
+            if resumed_at is not None:
+                _set_aside(path / "trace.json")
             self._trace = TraceWriter(path / "trace.json", topology)
 
     def write_row(self, row: Row) -> None:
