@@ -252,7 +252,7 @@ def solo_stage(config: Config, stage: Stage, num_labels: int, train: TokenizedSp
     width = built.module.bridge.in_features
     kd = config.distillation
     # Without a teacher no predictions come, and the term is left out.
-    spec_kd = DistillationSpec(kd.weight, kd.temperature, alone_only=False)
+    spec_kd = DistillationSpec(kd.weight, kd.temperature, "all")
     running = StudentStage(engine, tied, 0, width, num_labels, _OBJECTIVE, spec_kd)
     return SoloStage(stage, running, built.module, tied, width)
 

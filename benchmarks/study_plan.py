@@ -44,7 +44,14 @@ MONITOR: Mapping[Method, Mode] = {
 of `ours`."""
 
 OURS_ALONE: Mapping[str, tuple[str, ...]] = {
-    "student": ("alone_weight", "teacher_dropout", "no_teacher", "bridge_scale", "shortcut"),
+    "student": (
+        "alone_weight",
+        "fed_weight",
+        "teacher_dropout",
+        "no_teacher",
+        "bridge_scale",
+        "shortcut",
+    ),
     "distillation": ("weight", "temperature", "passes"),
     "schedule": ("name",),
 }

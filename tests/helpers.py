@@ -77,6 +77,7 @@ def tiny_raw(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
             "max_tokens": 40,
             "dropout": 0.0,
             "alone_weight": 0.5,
+            "fed_weight": 0.7,
             "teacher_dropout": 0.3,
             "bridge_scale": 0.5,
             "shortcut": True,

@@ -14,6 +14,7 @@ from tests.helpers import tiny_config
 from tsarch.run.crew import LocalCrew
 from tsarch.run.prepare import prepare_data
 from tsarch.run.saved_run import evaluate_run
+from tsarch.stage.build import build_student
 
 
 def losses(folder: Path, name: str = "loss_teacher") -> list[float]:
@@ -92,6 +93,33 @@ def test_micro_batches_do_not_change_the_losses(tmp_path, schedule):
     for name in ("loss_teacher", "loss_student", "loss_student_alone", "loss_distillation"):
         one, three = losses(tmp_path / "m1", name), losses(tmp_path / "m3", name)
         torch.testing.assert_close(torch.tensor(three), torch.tensor(one), rtol=1e-6, atol=0)
+
+
+def test_distillation_is_for_the_passes_that_it_is_asked_for(tmp_path):
+    """Terms of the first step, before any weight has changed."""
+    found = {}
+    for passes in ("all", "fed", "alone"):
+        section = {"weight": 0.5, "passes": passes}
+        run_training(local(tmp_path, passes, schedule={"max_steps": 1}, distillation=section))
+        found[passes] = losses(tmp_path / passes, "loss_distillation")[0]
+    assert min(found.values()) > 0.0
+    assert found["all"] == pytest.approx(found["fed"] + found["alone"], rel=1e-6)
+
+
+def test_a_fed_pass_of_little_weight_still_trains_its_shortcut_at_full_speed(tmp_path):
+    """AdamW's first step has the rate's length, whatever the gradient's."""
+    shortcuts, heads = [], []
+    for weight in (1.0, 0.01):
+        student = {"fed_weight": weight, "teacher_dropout": 0.0, "alone_weight": 1.0}
+        config = local(tmp_path, f"w{weight}", schedule={"max_steps": 1}, student=student)
+        run_training(config)
+        state = load_file(tmp_path / f"w{weight}" / "model" / "student.safetensors")
+        before = build_student(config, len(state["head.linear.bias"])).module.state_dict()
+        shortcuts.append(state["shortcut.linear.weight"] - before["shortcut.linear.weight"])
+        heads.append(state["head.linear.weight"] - before["head.linear.weight"])
+    # But for AdamW's epsilon, which only tiny gradients feel.
+    torch.testing.assert_close(shortcuts[0], shortcuts[1], rtol=0.1, atol=1e-6)
+    assert (heads[0] - heads[1]).abs().max() > heads[0].abs().max() / 10
 
 
 def test_schedules_differ_only_by_one_late_table_update(tmp_path):

@@ -119,7 +119,7 @@ def test_dropped_bridge_terms_leave_the_embedding_alone(tmp_path):
     assert not torch.allclose(one, fed)
 
 
-def test_the_shortcut_adds_hidden_states_before_the_head_where_there_is_a_teacher(tmp_path):
+def test_the_shortcut_adds_its_own_reading_where_there_is_a_teacher(tmp_path):
     plain, with_shortcut = (
         build_student(
             tiny_config(tmp_path, student={"bridge_scale": 0.0, "shortcut": shortcut}), 9
@@ -134,7 +134,7 @@ def test_the_shortcut_adds_hidden_states_before_the_head_where_there_is_a_teache
         alone = plain(embeds, mask, hidden, [torch.full((1, 3), -1)])[0]
         fed = plain(embeds, mask, hidden, places)[0]
         shifted = with_shortcut(embeds, mask, hidden, places)[0]
-        added = hidden[[4, 0, 1]] @ plain.head.linear.weight.t()
+        added = hidden[[4, 0, 1]] @ with_shortcut.shortcut.linear.weight.t()
     assert torch.equal(fed, alone), "a bridge of scale 0 starts as no teacher"
     assert torch.equal(shifted[0, 1], alone[0, 1])
     torch.testing.assert_close(shifted[0, [0, 2]], (alone[0] + added)[[0, 2]])

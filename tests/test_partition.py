@@ -33,7 +33,11 @@ def test_balance_keeps_all_items_within_the_largest(sizes, num_bins):
 def test_plan_covers_every_window_and_routes_what_is_needed(seed, topology, m, dropout, send_all):
     split = random_split(seed)
     contexts = np.arange(split.num_contexts)
-    passes = training_passes(split, contexts, seed, 3, dropout, alone_weight=0.5)
+    passes = training_passes(split, contexts, seed, 3, dropout, alone_weight=0.5, fed_weight=0.3)
+    every = [own for window in passes.values() for own in window]
+    assert {p.weight for p in every if p.fed} <= {0.3}
+    assert {p.weight for p in every if p.second} <= {0.5}
+    assert {p.weight for p in every if not p.fed and not p.second} <= {1.0}
     plan = plan_step(split, contexts, topology, m, passes, send_all)
     own = [c for mb in plan.micro_batches for share in mb.contexts for c in share]
     assert sorted(own) == contexts.tolist()

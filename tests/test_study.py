@@ -240,6 +240,7 @@ def test_the_teachers_predictions_change_the_distilled_model_alone(tmp_path):
 
 def test_models_by_themselves_ignore_what_only_ours_uses(tmp_path):
     student = {"bridge_scale": 0.0, "shortcut": True, "alone_weight": 3.0, "teacher_dropout": 0.0}
+    student["fed_weight"] = 0.1
     configs = (
         tiny_config(tmp_path, student={"shortcut": False}),
         tiny_config(tmp_path, student=student, distillation={"weight": 0.1, "passes": "alone"}),

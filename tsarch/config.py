@@ -266,6 +266,10 @@ class StudentConfig(BackboneConfig):
     learns to work alone too."""
     alone_weight: NonNegativeFloat = 0.0
     """Weight of a second pass over every window without the bridge term. 0: no second pass."""
+    fed_weight: PositiveFloat = 1.0
+    """Weight of passes with the bridge term. With less than `alone_weight` the student's layers and
+    head learn chiefly to work alone; bridge and shortcut, whose only gradient is that of fed
+    passes, learn as fast as ever with AdamW."""
     no_teacher: Literal["zero", "learned"] = "zero"
     """What stands in for a dropped bridge term: nothing, or a learned vector."""
     bridge_scale: NonNegativeFloat = 1.0
@@ -273,8 +277,8 @@ class StudentConfig(BackboneConfig):
     Hidden states may be several times as long as embeddings (BERTs: five times), and at 1 then
     drown them. At 0 a fed window starts as one without the teacher."""
     shortcut: bool = False
-    """Also add a linear map of the teacher's hidden states to the student's own, before its head:
-    the student's layers then needn't carry what the teacher knows."""
+    """Add what a head of its own reads from the teacher's hidden states to the student's
+    prediction: its layers and head then needn't carry what the teacher knows."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -295,8 +299,8 @@ class DistillationConfig(Section):
     """Weight of the term; 0 switches it off. (Hinton et al. 2015, section 2)."""
     temperature: PositiveFloat = 2.0
     """Temperature; the term is multiplied by its square to keep gradients comparable."""
-    passes: Literal["all", "alone"] = "all"
-    """Which windows the term is for: all, or only those without the bridge term."""
+    passes: Literal["all", "fed", "alone"] = "all"
+    """Which windows the term is for: all, or only those with or without the bridge term."""
 
 
 class EmbeddingConfig(Section):

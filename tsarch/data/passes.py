@@ -16,6 +16,7 @@ def training_passes(
     step: int,
     teacher_dropout: float,
     alone_weight: float,
+    fed_weight: float = 1.0,
 ) -> dict[int, tuple[WindowPass, ...]]:
     """Passes of every window of a training batch (design, section 1: `teacher_dropout`).
 
@@ -24,7 +25,7 @@ def training_passes(
     windows = _windows(split, contexts)
     draws = generator(seed, "teacher_dropout", step).random(len(windows))
     return {
-        window: _passes(window, bool(draw >= teacher_dropout), alone_weight)
+        window: _passes(window, bool(draw >= teacher_dropout), alone_weight, fed_weight)
         for window, draw in zip(windows, draws)
     }
 
@@ -33,15 +34,19 @@ def evaluation_passes(
     split: TokenizedSplit, contexts: IntArray
 ) -> dict[int, tuple[WindowPass, ...]]:
     """Every window once fed by the teacher and once alone."""
-    return {window: _passes(window, True, 1.0) for window in _windows(split, contexts)}
+    return {window: _passes(window, True, 1.0, 1.0) for window in _windows(split, contexts)}
 
 
 def _windows(split: TokenizedSplit, contexts: Iterable[int]) -> list[int]:
     return sorted(window for c in contexts for window in context_windows(split, c))
 
 
-def _passes(window: int, fed: bool, alone_weight: float) -> tuple[WindowPass, ...]:
-    first = WindowPass(window, fed)
-    if fed and alone_weight > 0:
+def _passes(
+    window: int, fed: bool, alone_weight: float, fed_weight: float
+) -> tuple[WindowPass, ...]:
+    if not fed:
+        return (WindowPass(window, False),)
+    first = WindowPass(window, True, fed_weight)
+    if alone_weight > 0:
         return first, WindowPass(window, False, alone_weight, second=True)
     return (first,)

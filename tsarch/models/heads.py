@@ -47,11 +47,13 @@ class VocabularyHead(nn.Module):
 
     Args:
         scale: of the result. T5's tables are trained for table_width^-0.5.
+        maps: through a linear map also where the widths are equal.
     """
 
-    def __init__(self, width: int, table_width: int, scale: float) -> None:
+    def __init__(self, width: int, table_width: int, scale: float, maps: bool = False) -> None:
         super().__init__()
-        self.linear = nn.Identity() if width == table_width else linear_map(width, table_width)
+        maps = maps or width != table_width
+        self.linear = linear_map(width, table_width) if maps else nn.Identity()
         self._scale = scale
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -61,10 +63,16 @@ class VocabularyHead(nn.Module):
 
 
 def make_head(
-    width: int, num_outputs: int | None, table_width: int, dropout: float, table_scale: float
+    width: int,
+    num_outputs: int | None,
+    table_width: int,
+    dropout: float,
+    table_scale: float,
+    maps: bool = False,
 ) -> nn.Module:
     """The head over hidden states of `width`: (…, width) → (…, num_outputs); for None vectors as
-    wide as the table, which is then the output projection, times `table_scale`."""
+    wide as the table, which is then the output projection, times `table_scale` (`maps`: see
+    `VocabularyHead`)."""
     if num_outputs is None:
-        return VocabularyHead(width, table_width, table_scale)
+        return VocabularyHead(width, table_width, table_scale, maps)
     return TokenHead(width, num_outputs, dropout)

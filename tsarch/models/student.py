@@ -18,9 +18,9 @@ class StudentModel(nn.Module):
 
     Args:
         bridge_scale: what the bridge starts as, times the identity.
-        shortcut: the head reads the student's hidden state + shortcut(h[position]), as in residual
-            connections (He et al. 2016, "Deep Residual Learning"): what the teacher knows needn't
-            be carried through the layers, which so stay free for windows without it.
+        shortcut: a second head reads h[position], and the prediction is the sum of both (of
+            logits a product of experts, Hinton 2002): what the teacher knows needn't be carried
+            through the layers and the first head, which so stay free for windows without it.
     """
 
     def __init__(
@@ -44,7 +44,11 @@ class StudentModel(nn.Module):
         self._embedding_scale = backbone.embedding_scale
         self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
         # Last, so that the others draw the same numbers with and without it.
-        self.shortcut = linear_map(teacher_width, backbone.hidden_width) if shortcut else None
+        self.shortcut = None
+        if shortcut:
+            self.shortcut = make_head(
+                teacher_width, num_outputs, table_width, dropout, table_scale, maps=True
+            )
 
     def forward(
         self,
@@ -70,26 +74,25 @@ class StudentModel(nn.Module):
         if cache is not None and cache.values is not None:
             options |= {"past_key_values": cache.values, "use_cache": True}
         bridged = torch.cat([self.bridge(boundary), self.no_teacher.unsqueeze(0)])
-        skipped = None
+        added = None
         if self.shortcut is not None:
-            skipped = self.shortcut(boundary)
-            skipped = torch.cat([skipped, skipped.new_zeros(1, skipped.shape[1])])
+            added = self.shortcut(boundary)
+            added = torch.cat([added, added.new_zeros(1, added.shape[1])])
         return [
             self._group(
                 self.projection(e) + bridged[place],
                 mask,
-                None if skipped is None else skipped[place],
+                None if added is None else added[place],
                 options,
             )
             for e, mask, place in zip(embeds, masks, places, strict=True)
         ]
 
     def _group(
-        self, embeds: Tensor, mask: Tensor, skipped: Tensor | None, options: dict[str, Any]
+        self, embeds: Tensor, mask: Tensor, added: Tensor | None, options: dict[str, Any]
     ) -> Tensor:
         if self._embedding_scale != 1.0:
             embeds = embeds * self._embedding_scale
         output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
-        hidden = output.last_hidden_state
-        predictions: Tensor = self.head(hidden if skipped is None else hidden + skipped)
-        return predictions
+        predictions: Tensor = self.head(output.last_hidden_state)
+        return predictions if added is None else predictions + added

@@ -46,7 +46,13 @@ def training_feed(
         config.schedule.micro_batches,
         plan.contexts,
         lambda step, contexts: training_passes(
-            train, contexts, seed, step, student.teacher_dropout, student.alone_weight
+            train,
+            contexts,
+            seed,
+            step,
+            student.teacher_dropout,
+            student.alone_weight,
+            student.fed_weight,
         ),
         send_predictions=config.distillation.weight > 0,
         teacher_width=teacher_width,

@@ -393,7 +393,7 @@ class Rank:
             self._teacher_width,
             self._num_predictions,
             self._task.objective,
-            DistillationSpec(kd.weight, kd.temperature, kd.passes == "alone"),
+            DistillationSpec(kd.weight, kd.temperature, kd.passes),
         )
 
     def _tie(self, table: torch.Tensor | None) -> TiedEmbedding:

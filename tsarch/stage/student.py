@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class DistillationSpec:
 
     weight: float
     temperature: float
-    alone_only: bool
+    passes: Literal["all", "fed", "alone"]
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class StudentStage:
         divergence = self._objective.divergences(
             output.student, output.teacher, output.labels, spec.temperature, output.table
         )
-        if spec.alone_only:
+        if spec.passes != "all":
             fed = torch.from_numpy(output.group.fed).to(divergence.device).unsqueeze(1)
-            divergence = divergence * (1 - fed)
+            divergence = divergence * (fed if spec.passes == "fed" else 1 - fed)
         return divergence
