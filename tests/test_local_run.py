@@ -95,13 +95,23 @@ def test_micro_batches_do_not_change_the_losses(tmp_path, schedule):
         torch.testing.assert_close(torch.tensor(three), torch.tensor(one), rtol=1e-6, atol=0)
 
 
+def crew_after_a_step(tmp_path: Path, **sections) -> tuple[LocalCrew, dict[str, float]]:
+    """And the losses of that step."""
+    config = local(tmp_path, schedule={"max_steps": 1}, **sections)
+    crew = LocalCrew(config, prepare_data(config))
+    means: dict[str, float] = {}
+    for reports in crew.train(0, 1):
+        for report in reports:
+            means |= report.losses.means
+    return crew, means
+
+
 def test_distillation_is_for_the_passes_that_it_is_asked_for(tmp_path):
     """Terms of the first step, before any weight has changed."""
     found = {}
     for passes in ("all", "fed", "alone"):
         section = {"weight": 0.5, "passes": passes}
-        run_training(local(tmp_path, passes, schedule={"max_steps": 1}, distillation=section))
-        found[passes] = losses(tmp_path / passes, "loss_distillation")[0]
+        found[passes] = crew_after_a_step(tmp_path, distillation=section)[1]["distillation"]
     assert min(found.values()) > 0.0
     assert found["all"] == pytest.approx(found["fed"] + found["alone"], rel=1e-6)
 
@@ -111,9 +121,10 @@ def test_a_fed_pass_of_little_weight_still_trains_its_shortcut_at_full_speed(tmp
     shortcuts, heads = [], []
     for weight in (1.0, 0.01):
         student = {"fed_weight": weight, "teacher_dropout": 0.0, "alone_weight": 1.0}
-        config = local(tmp_path, f"w{weight}", schedule={"max_steps": 1}, student=student)
-        run_training(config)
-        state = load_file(tmp_path / f"w{weight}" / "model" / "student.safetensors")
+        crew, _ = crew_after_a_step(tmp_path, student=student)
+        crew.save(tmp_path)
+        state = load_file(tmp_path / "student.safetensors")
+        config = local(tmp_path, student=student)
         before = build_student(config, len(state["head.linear.bias"])).module.state_dict()
         shortcuts.append(state["shortcut.linear.weight"] - before["shortcut.linear.weight"])
         heads.append(state["head.linear.weight"] - before["head.linear.weight"])

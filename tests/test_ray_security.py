@@ -124,6 +124,7 @@ def listening_rank(rank: int, group: Any) -> tuple[int, list[str]]:
 
 
 @pytest.mark.ranks
+@pytest.mark.slow
 def test_ranks_and_their_meeting_point_listen_at_one_address():
     found = dict(run_ranks(listening_rank, 2))
     assert os.getpid() not in found
