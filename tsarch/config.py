@@ -269,7 +269,7 @@ class StudentConfig(BackboneConfig):
     fed_weight: PositiveFloat = 1.0
     """Weight of passes with the bridge term. With less than `alone_weight` the student's layers and
     head learn chiefly to work alone; bridge and shortcut, whose only gradient is that of fed
-    passes, learn as fast as ever with AdamW."""
+    passes, learn as fast as ever with AdamW. `joint`: what flows to the teacher is weighed too."""
     no_teacher: Literal["zero", "learned"] = "zero"
     """What stands in for a dropped bridge term: nothing, or a learned vector."""
     bridge_scale: NonNegativeFloat = 1.0
