@@ -13,12 +13,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from tsarch.config import Mode
+from tsarch.config import MODES, Mode
 from tsarch.tasks.base import Metrics
 
 Method = Literal["teacher", "small", "distilled", "ours"]
@@ -38,10 +39,8 @@ MONITOR: Mapping[Method, Mode] = {
     "teacher": "teacher",
     "small": "student_alone",
     "distilled": "student_alone",
-    "ours": "joint",
 }
-"""Mode whose main metric on validation chooses the epoch; one set of weights serves all four modes
-of `ours`."""
+"""The one mode of a model by itself."""
 
 OURS_ALONE: Mapping[str, tuple[str, ...]] = {
     "student": (
@@ -54,6 +53,7 @@ OURS_ALONE: Mapping[str, tuple[str, ...]] = {
     ),
     "distillation": ("weight", "temperature", "passes"),
     "schedule": ("name",),
+    "evaluation": ("monitor",),
 }
 """Section → keys of a task's config that change only what `ours` trains."""
 DISTILLED: Mapping[str, float] = {"weight": 0.5, "temperature": 2.0}
@@ -81,6 +81,8 @@ class StudyTask:
             for section, keys in OURS_ALONE.items():
                 for key in keys:
                     sections.get(section, {}).pop(key, None)
+                if sections.get(section) == {}:
+                    del sections[section]
         text = f"{self!r}\n{json.dumps(sections)}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -128,8 +130,15 @@ class RunResult(BaseModel):
 
     @property
     def score(self) -> float:
-        """Main metric on validation, of the mode that chooses."""
-        return self.validation[MONITOR[self.key.method]][self.main_metric]
+        """What chooses between rates."""
+        return selection_score(self.key.method, self.validation, self.main_metric)
+
+
+def selection_score(method: Method, validation: Mapping[Mode, Metrics], main_metric: str) -> float:
+    """What chooses the epoch: the main metric on validation; its mean over all four modes of
+    `ours`, which one set of weights serves (`evaluation.monitor: mean`)."""
+    modes = MODES if method == "ours" else (MONITOR[method],)
+    return fmean(validation[mode][main_metric] for mode in modes)
 
 
 Results = Mapping[RunKey, RunResult]

@@ -11,10 +11,13 @@ from safetensors.torch import load_file
 
 from launch.training import run_training
 from tests.helpers import tiny_config
+from tsarch.config import MODES
 from tsarch.run.crew import LocalCrew
+from tsarch.run.evaluate import selection_score
 from tsarch.run.prepare import prepare_data
 from tsarch.run.saved_run import evaluate_run
 from tsarch.stage.build import build_student
+from tsarch.tasks.registry import make_task
 
 
 def losses(folder: Path, name: str = "loss_teacher") -> list[float]:
@@ -193,6 +196,13 @@ def test_early_stopping_keeps_the_best_weights(tmp_path):
     assert summary["best_epoch"] == 1
     steps_per_epoch = summary["steps"] / 3
     assert steps_per_epoch == int(steps_per_epoch)
+
+
+def test_the_weights_that_are_kept_can_be_the_best_for_all_modes():
+    task = make_task("ner", ("O", "B-PER"))
+    metrics = {mode: {"f1": 0.1 * place} for place, mode in enumerate(MODES)}
+    assert selection_score(task, metrics, "mean") == pytest.approx(0.15)
+    assert selection_score(task, metrics, "joint") == metrics["joint"]["f1"]
 
 
 def test_bf16_trains_beside_fp32(tmp_path):

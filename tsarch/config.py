@@ -394,8 +394,9 @@ class EvaluationConfig(Section):
     """Epochs between two validations."""
     batch_tokens: PositiveInt = 8192
     """Padded teacher tokens of one evaluation batch."""
-    monitor: Mode = "joint"
-    """Mode whose main metric on validation decides which weights are best."""
+    monitor: Mode | Literal["mean"] = "joint"
+    """Mode whose main metric on validation decides which weights are best; `mean`: the mean of all
+    four modes', which one set of weights serves."""
     patience: PositiveInt | None = None
     """Stop after so many validations without a better result. Default: never stop early."""
     before: bool = True

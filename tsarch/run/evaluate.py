@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from statistics import fmean
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -96,6 +98,15 @@ def score(task: Task, metrics: Metrics) -> float:
     """The main metric so that higher is better."""
     value = metrics[task.main_metric]
     return -value if task.lower_is_better else value
+
+
+def selection_score(
+    task: Task, metrics: Mapping[Mode, Metrics], monitor: Mode | Literal["mean"]
+) -> float:
+    """What decides on the best weights (`evaluation.monitor`); higher is better."""
+    if monitor == "mean":
+        return fmean(score(task, own) for own in metrics.values())
+    return score(task, metrics[monitor])
 
 
 def _joined(split: TokenizedSplit, shares: list[tuple[IntArray, Array]]) -> Array:

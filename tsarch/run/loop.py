@@ -27,7 +27,7 @@ from tsarch.run.evaluate import (
     choose_and_evaluate,
     evaluate_modes,
     predict,
-    score,
+    selection_score,
 )
 from tsarch.run.feeds import batch_plan, num_training_steps
 from tsarch.run.interrupt import Interrupt
@@ -288,7 +288,8 @@ class Trainer:
         evaluation = choose_and_evaluate(self._task, split, predictions)
         self._folder.write_evaluation("validation", step, evaluation.metrics)
         name = self._task.main_metric
-        own = score(self._task, evaluation.metrics[self._config.evaluation.monitor])
+        monitor = self._config.evaluation.monitor
+        own = selection_score(self._task, evaluation.metrics, monitor)
         better = self._best is None or own > self._best.score
         found = evaluation.metrics.items()
         values = " · ".join(f"{mode} {show_metric(m[name])}" for mode, m in found)
