@@ -142,7 +142,7 @@ def tiny_job(folder: Path, **more) -> Path:
     """A config file of the benchmark's job on tiny models."""
     raw = tiny_raw(
         folder,
-        student={"teacher_dropout": 0.0, "alone_weight": 0.0},
+        student={"teacher_dropout": 0.0, "alone_weight": 0.0, "fed_weight": 1.0},
         distillation={"weight": 0.0},
         topology={"threads": 1},
         **more,

@@ -67,7 +67,8 @@ def whole_gradient(rank: Rank) -> dict[str, torch.Tensor]:
         [torch.from_numpy(g.boundary) for g in own.groups],
     )
     for group, out in zip(own.groups, outputs, strict=True):
-        loss = loss + cross_entropy(out, torch.from_numpy(feed.labels(group.words))).sum()
+        own_loss = cross_entropy(out, torch.from_numpy(feed.labels(group.words)))
+        loss = loss + (own_loss * torch.from_numpy(group.weight).unsqueeze(1)).sum()
     named = {
         f"{s}.{n}": p for s in Stage for n, p in rank._engines[s].module.named_parameters()
     } | {"table": table}
