@@ -128,13 +128,7 @@ class RayCrew:
     def join(self) -> None:
         """Let the ranks form their process groups."""
         offers = self.calls.call("offer_addresses")
-        first = {
-            "teacher": self.topology.rank(Stage.TEACHER, 0),
-            "student": self.topology.rank(Stage.STUDENT, 0),
-            "link": 0,
-            "tied": 0,
-        }
-        addresses = {name: offers[rank][name] for name, rank in first.items()}
+        addresses = {name: place for own in offers for name, place in own.items()}
         self.calls.call("join", Meeting(addresses))
 
     def build(self, config: Config) -> None:

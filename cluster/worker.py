@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from tsarch.run.rank import Rank
     from tsarch.run.rank_stats import RankStats
 
-_GROUPS = ("teacher", "student", "link", "tied")
+_CROSS_GROUPS = ("link", "tied")
+"""Groups of all ranks of both stages; each stage has one of its own besides."""
 _ORPHAN_S = 60.0
 """A rank that its driver hasn't asked for so long, and the time for hangs, ends by itself."""
 
@@ -117,10 +118,12 @@ class Worker:
         return time.time()
 
     def offer_addresses(self) -> dict[str, tuple[str, int]]:
-        """Addresses on this host for each group, in case this rank is a group's first."""
+        """Addresses on this host of the groups whose first rank this is."""
         from tsarch.parallel.groups import MeetingPoint
 
-        self._meeting_points = {name: MeetingPoint(_own_host()) for name in _GROUPS}
+        names = [self._stage.value] if self._stage_rank == 0 else []
+        names += _CROSS_GROUPS if self._rank_number == 0 else ()
+        self._meeting_points = {name: MeetingPoint(_own_host()) for name in names}
         return {name: astuple(point.address) for name, point in self._meeting_points.items()}
 
     @_command
@@ -142,15 +145,10 @@ class Worker:
         device = choose_device(topology.device)
         use_interface_of(_own_host())
         addresses = {name: Address(*place) for name, place in meeting.addresses.items()}
-        self._meeting_points = {
-            name: point
-            for name, point in self._meeting_points.items()
-            if point.address == addresses[name]
-        }
         replicas = self._topology.replicas(self._stage)
         set_stage_environment(addresses[self._stage.value], self._stage_rank, replicas)
         start_stage_world(device, topology.timeout_s)
-        for name in ("link", "tied"):
+        for name in _CROSS_GROUPS:
             self._groups[name] = new_cross_group(
                 addresses[name],
                 self._rank_number,
