@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from tsarch.config import MODES, Mode
+from tsarch.config import Mode
 from tsarch.tasks.base import Metrics
 
 Method = Literal["teacher", "small", "distilled", "ours"]
@@ -130,15 +130,9 @@ class RunResult(BaseModel):
 
     @property
     def score(self) -> float:
-        """What chooses between rates."""
-        return selection_score(self.key.method, self.validation, self.main_metric)
-
-
-def selection_score(method: Method, validation: Mapping[Mode, Metrics], main_metric: str) -> float:
-    """What chooses the epoch: the main metric on validation; its mean over all four modes of
-    `ours`, which one set of weights serves (`evaluation.monitor: mean`)."""
-    modes = MODES if method == "ours" else (MONITOR[method],)
-    return fmean(validation[mode][main_metric] for mode in modes)
+        """Main metric on validation, the mean over the modes that there are: what chose the epoch,
+        and chooses between rates."""
+        return fmean(metrics[self.main_metric] for metrics in self.validation.values())
 
 
 Results = Mapping[RunKey, RunResult]

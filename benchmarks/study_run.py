@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 from benchmarks.study_models import Learner, Ours, Solo
-from benchmarks.study_plan import DISTILLED, RunKey, RunResult, StudyTask, selection_score
+from benchmarks.study_plan import DISTILLED, RunKey, RunResult, StudyTask
 from benchmarks.study_tasks import TASKS
 from tsarch.config import Config, Mode
 from tsarch.config_loading import load_config
+from tsarch.run.evaluate import selection_score
 from tsarch.run.feeds import batch_plan, num_training_steps
 from tsarch.run.prepare import Prepared, prepare_data
 from tsarch.run.run_folder import write_atomically
@@ -108,7 +109,8 @@ def train(
         weights: folder that the best weights are left in.
     """
     prepared = prepare_data(config)
-    metric = make_task(config.task.name, prepared.labels).main_metric
+    own_task = make_task(config.task.name, prepared.labels)
+    metric = own_task.main_metric
     learner = make_learner(config, prepared, key, teacher_folder)
     plan = batch_plan(config, prepared.splits["train"])
     num_steps = num_training_steps(config, plan)
@@ -120,7 +122,8 @@ def train(
         learner.train(start, stop)
         train_s += time.process_time() - started_s
         validation = learner.evaluate("validation")
-        score = selection_score(key.method, validation, metric)
+        # One set of weights serves all modes of `ours`; the others have one.
+        score = selection_score(own_task, validation, "mean")
         values = " ".join(f"{mode} {found[metric]:.4f}" for mode, found in validation.items())
         print(f"epoch {epoch + 1} of {len(plan.epoch_starts) - 1}: {values}", flush=True)
         if best is None or score > best[0]:

@@ -387,6 +387,10 @@ class LearningRateConfig(Section):
     """How the rate falls from its peak to zero at the last step."""
 
 
+Monitor = Mode | Literal["mean"]
+"""What the best weights are best for."""
+
+
 class EvaluationConfig(Section):
     """Validation, early stopping and which weights are kept."""
 
@@ -394,7 +398,7 @@ class EvaluationConfig(Section):
     """Epochs between two validations."""
     batch_tokens: PositiveInt = 8192
     """Padded teacher tokens of one evaluation batch."""
-    monitor: Mode | Literal["mean"] = "joint"
+    monitor: Monitor = "joint"
     """Mode whose main metric on validation decides which weights are best; `mean`: the mean of all
     four modes', which one set of weights serves."""
     patience: PositiveInt | None = None

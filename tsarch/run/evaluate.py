@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from tsarch.config import MODES, Config, Mode
+from tsarch.config import MODES, Config, Mode, Monitor
 from tsarch.records import Array, IntArray, Predictions, Survey, TokenizedSplit, Windows
 from tsarch.tasks.base import Metrics, Task
 
@@ -100,9 +100,7 @@ def score(task: Task, metrics: Metrics) -> float:
     return -value if task.lower_is_better else value
 
 
-def selection_score(
-    task: Task, metrics: Mapping[Mode, Metrics], monitor: Mode | Literal["mean"]
-) -> float:
+def selection_score(task: Task, metrics: Mapping[Mode, Metrics], monitor: Monitor) -> float:
     """What decides on the best weights (`evaluation.monitor`); higher is better."""
     if monitor == "mean":
         return fmean(score(task, own) for own in metrics.values())
