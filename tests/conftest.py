@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,3 +28,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--numprocesses` a process does all tests of a file, one all of the files with a Ray."""
+    from xdist.scheduler import LoadFileScheduling
+
+    @functools.cache
+    def group(file: str) -> str:
+        starts_ray = "pytest.mark.ray" in (config.rootpath / file).read_text(encoding="utf-8")
+        return "ray" if starts_ray else file
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid.partition("::")[0])
+
+    return Scheduling(config, log)

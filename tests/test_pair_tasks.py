@@ -137,9 +137,17 @@ def test_chinese_is_measured_by_characters():
     assert distinct(["a b a b"], 2) == 2 / 3
 
 
-@pytest.mark.parametrize("task", ["translation", "summarization", "dialogue"])
-def test_a_run_learns_and_shows_texts(tmp_path, task):
-    config = pair_config(tmp_path, task, "llama", topology={"runner": "local"})
+@pytest.mark.parametrize(
+    ("task", "model", "student"),
+    [
+        ("translation", "llama", {}),
+        ("summarization", "t5", {"shortcut": True}),
+        ("dialogue", "llama", {"shortcut": True, "bridge_scale": 0.0, "fed_weight": 0.3}),
+    ],
+)
+def test_a_run_learns_and_shows_texts(tmp_path, task, model, student):
+    sections = {"student": student, "schedule": {"epochs": 6}, "topology": {"runner": "local"}}
+    config = pair_config(tmp_path, task, model, **sections)
     summary = run_training(config)
     names = make_task(task, ()).table_metrics
     for mode in MODES:

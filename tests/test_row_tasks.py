@@ -112,8 +112,10 @@ def test_rows_of_a_document_share_a_context_and_have_a_window_each():
     split = pack_rows(rows, [0, 1, 2], 9, [1], [2], teacher_max_tokens=12, student_max_tokens=3)
     assert split.token_ids.tolist() == [1, 9, 10, 11, 9, 20, 21, 22, 2, 1, 9, 30, 31, 2]
     assert texts(split) == [[9, 10, 11], [9, 20, 21], [9, 30, 31]]
-    assert split.labels.tolist() == [0, 1, 2]
-    assert split.token_ids[split.words >= 0].tolist() == [9, 9, 9]
+    assert split.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert split.sentence_offsets.tolist() == [0, 3, 6, 9]
+    # A window holds three tokens: word 22 is outside and carries no label.
+    assert split.token_ids[split.words >= 0].tolist() == [9, 10, 11, 9, 20, 21, 9, 30, 31]
     assert split.window_offsets.tolist() == [0, 2, 3]
 
 
@@ -121,9 +123,16 @@ def test_a_text_longer_than_a_context_votes_and_loses_nothing():
     split = pack_rows([row_of(7, 10)], [1], 9, [1], [2], teacher_max_tokens=6, student_max_tokens=4)
     assert split.num_contexts == 3
     assert sorted(set(split.token_ids.tolist()) - {1, 2, 9}) == list(range(10, 17))
-    assert split.labels.tolist() == [1, 1, 1]
-    assert split.sentence_offsets.tolist() == [0, 3]
+    assert split.labels.tolist() == [1] * 10
+    assert split.sentence_offsets.tolist() == [0, 10]
     assert split.num_cut_tokens == 0
+
+
+def test_a_word_of_several_tokens_carries_one_label():
+    row = Sentence("d", [10, 11, 12], [0, -1, 1], None)
+    split = pack_rows([row], [1], 9, [1], [2], teacher_max_tokens=8, student_max_tokens=4)
+    assert split.words.tolist() == [-1, 0, 1, -1, 2, -1]
+    assert split.labels.tolist() == [1, 1, 1]
 
 
 def test_a_window_starts_where_the_label_stands_if_it_cannot_hold_the_row():
@@ -132,6 +141,8 @@ def test_a_window_starts_where_the_label_stands_if_it_cannot_hold_the_row():
     )
     assert split.token_ids.tolist() == [1, 10, 11, 9, 12, 13, 14, 15, 2]
     assert texts(split) == [[9, 12, 13, 14]]
+    assert split.words.tolist() == [-1, -1, -1, 0, -1, -1, -1, -1, -1]
+    assert split.labels.tolist() == [0]
 
 
 def test_of_a_marked_row_longer_than_a_context_the_piece_with_the_marks_is_kept():

@@ -256,17 +256,30 @@ class _Packer:
                 self._append(window_ids, window_words)
                 self.windows.append((begin, len(self.token_ids)))
 
-    def add_row(self, token_ids: list[int], place: int, word: int) -> None:
-        """Add a row with one label, word number `word`, at the token `place`; its one window is
-        the row, or what fits of it from that token on."""
+    def add_row(
+        self, token_ids: list[int], labelled: list[int], place: int, num_labels: int
+    ) -> int:
+        """Add a row whose one window is the row, or what fits of it from the token `place` on.
+
+        Args:
+            labelled: tokens that carry the row's label; those outside the window don't.
+            num_labels: labels of the rows before.
+
+        Returns:
+            `num_labels` with those of this row.
+        """
         self._make_room(len(token_ids))
         start = 0 if len(token_ids) <= self.student_max_tokens else place
         begin = len(self.token_ids)
         stop = min(start + self.student_max_tokens, len(token_ids))
         words = [-1] * len(token_ids)
-        words[place] = word
+        for token in labelled:
+            if start <= token < stop:
+                words[token] = num_labels
+                num_labels += 1
         self._append(token_ids, words)
         self.windows.append((begin + start, begin + stop))
+        return num_labels
 
     def close(self) -> None:
         """End the open context."""
@@ -382,10 +395,11 @@ def pack_rows(
 ) -> TokenizedSplit:
     """Rows of a document in order to contexts, cut between rows; every row has one label, at a
     `label_token` put before its word `focus`, and one window, the row, or what fits of it from
-    there on.
+    there on. Without a `focus` the label stands at the first token of every word of the window
+    too: they vote (`row_votes`).
 
-    A row longer than a context is cut at word boundaries into several, each with a label and a
-    window of its own: they vote (`row_votes`). With a `focus` only the piece that has it is kept.
+    A row longer than a context is cut at word boundaries into several, each with labels and a
+    window of its own, which vote too. With a `focus` only the piece that has it is kept.
     What is left out, and of words longer than a window, is counted in `num_cut_tokens`.
     """
     room = teacher_max_tokens - len(prefix) - len(suffix)
@@ -402,11 +416,17 @@ def pack_rows(
             packer.num_cut_tokens += sum(len(ids) for ids, _ in pieces)
             packer.num_cut_tokens -= sum(len(ids) for ids, _ in kept)
             pieces = kept
+        before = num_labels
         for ids, starts in pieces:
-            place = 0 if row.focus is None else starts.index(row.focus)
-            packer.add_row([*ids[:place], label_token, *ids[place:]], place, num_labels)
-            num_labels += 1
-        packed.append([label] * len(pieces))
+            place, labelled = 0, [0]
+            if row.focus is None:
+                labelled += [token for token, word in enumerate(starts, 1) if word >= 0]
+            else:
+                place = starts.index(row.focus)
+                labelled = [place]
+            row_ids = [*ids[:place], label_token, *ids[place:]]
+            num_labels = packer.add_row(row_ids, labelled, place, num_labels)
+        packed.append([label] * (num_labels - before))
     packer.close()
     return _split(packer, packed)
 
