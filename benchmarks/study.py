@@ -92,6 +92,13 @@ def summaries(folder: Path, results: Results, tasks: Sequence[StudyTask]) -> dic
     return found
 
 
+def earlier_summaries(output: Path) -> dict[str, TaskSummary]:
+    """What an earlier study left in `output`: tasks that aren't run keep their tables."""
+    file = output / "study.json"
+    raw = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {name: TaskSummary.model_validate(summary) for name, summary in raw.items()}
+
+
 def main(
     tasks: Annotated[str, typer.Option(help="Tasks, with commas between.")] = ALL_TASKS,
     folder: Annotated[Path, typer.Option(help="Folder of the runs' results.")] = RUNS,
@@ -116,8 +123,9 @@ def main(
         say(f"a run failed; the others are kept: {error}")
         raise typer.Exit(1) from None
     say("measuring what answering costs")
-    found = summaries(folder, results, chosen)
     output.mkdir(parents=True, exist_ok=True)
+    found = earlier_summaries(output) | summaries(folder, results, chosen)
+    found = {task.name: found[task.name] for task in TASKS if task.name in found}
     raw = {name: summary.model_dump() for name, summary in found.items()}
     (output / "study.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     text = markdown(found)

@@ -139,13 +139,11 @@ def line_of(summary: TaskSummary, method: Method, mode: Mode) -> Line:
     return next(line for line in summary.lines if (line.method, line.mode) == (method, mode))
 
 
-def gap_recovered(summary: TaskSummary) -> float:
+def gap_recovered(summary: TaskSummary, metric: str) -> float | None:
     """Share of the gap between the small model alone and the teacher alone that the fed student
-    recovers, by the means of the main metric on test."""
-    low, high, fed = (
-        line_of(summary, method, mode).metrics[summary.main_metric].mean for method, mode in _GAP
-    )
-    return (fed - low) / (high - low)
+    recovers, by the means of a metric on test; None where the teacher isn't better."""
+    low, high, fed = (line_of(summary, method, mode).metrics[metric].mean for method, mode in _GAP)
+    return (fed - low) / (high - low) if high > low else None
 
 
 _GAP: tuple[tuple[Method, Mode], ...] = (
@@ -204,6 +202,11 @@ def _section(name: str, summary: TaskSummary) -> list[str]:
             ("student alone", "student_alone"),
         )
     )
+    shares = {metric: gap_recovered(summary, metric) for metric in metrics}
+    recovered = ", ".join(
+        f"{metric} – (the teacher isn't better)" if share is None else f"{metric} {share:.0%}"
+        for metric, share in shares.items()
+    )
     tried = "; ".join(
         f"{method} " + ", ".join(f"{rate}: {short(score)}" for rate, score in rates.items())
         for method, rates in summary.tried.items()
@@ -213,9 +216,8 @@ def _section(name: str, summary: TaskSummary) -> list[str]:
         "",
         *_table(head, rows),
         "",
-        f"Test split, mean (least–most) over seeds, {summary.steps} steps. The fed student "
-        f"recovers {gap_recovered(summary):.0%} of the gap "
-        f"between the small model alone and the teacher alone ({summary.main_metric}).",
+        f"Test split, mean (least–most) over seeds, {summary.steps} steps. Of the gap between the "
+        f"small model alone and the teacher alone the fed student recovers: {recovered}.",
         "",
         f"Learning rates tried, {summary.main_metric} on validation: {tried}.",
         "",

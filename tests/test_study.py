@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.study import do_runs, summaries
+from benchmarks.study import do_runs, earlier_summaries, summaries
 from benchmarks.study_cost import InferenceCost, measure
 from benchmarks.study_models import Solo
 from benchmarks.study_plan import (
@@ -161,12 +162,21 @@ def test_the_summary_is_of_the_chosen_rates(tmp_path):
     assert line_of(summary, "ours", "joint").parameters == 1000
     assert line_of(summary, "distilled", "student_alone").train_s.mean == 120
     assert summary.tried["teacher alone"] == {"0.0001": 0.7, "0.0003": pytest.approx(0.6)}
-    assert gap_recovered(summary) == pytest.approx(0.95)
+    assert gap_recovered(summary, "f1") == pytest.approx(0.95)
+    assert gap_recovered(summary, "precision") is None, "all have the same"
     text = markdown({"ner": summary})
     assert "| ours: `student` | 1.0000 (1.0000–1.0000) | .7000 (.6900–.7100)" in text
-    assert "recovers 95% of the gap" in text
+    assert "recovers: precision – (the teacher isn't better), " in text
+    assert "f1 95%." in text
     plot({"ner": summary}, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 5000
+
+
+def test_tasks_that_are_not_run_keep_their_tables(tmp_path):
+    assert earlier_summaries(tmp_path) == {}
+    summary = summarise(finished(), "ner", {"teacher": 22, "student_alone": 17}, COST)
+    (tmp_path / "study.json").write_text(json.dumps({"ner": summary.model_dump()}))
+    assert markdown(earlier_summaries(tmp_path)) == markdown({"ner": summary})
 
 
 def test_a_task_with_a_method_missing_has_no_table(tmp_path):
