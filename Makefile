@@ -106,7 +106,7 @@ bench: install
 study: install
 	.venv/bin/python -m benchmarks.study
 
-# Goes on where it was interrupted: finished runs are in runs/seeds. Three hours on two cores.
+# Goes on where it was interrupted: finished runs are in runs/seeds. Two hours on two cores.
 seeds: install
 	.venv/bin/python -m benchmarks.seeds
 

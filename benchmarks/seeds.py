@@ -2,21 +2,24 @@
 
     python -m benchmarks.seeds [--only CONFIG]…   results: benchmarks/results/seeds.{json,md}
 
-Each run is one process of one thread; finished ones are in runs/seeds and aren't done again.
+Each run is a process of one thread, two at a time; finished ones are in runs/seeds and aren't done
+again.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
 import typer
+
+from benchmarks.processes import SideError, run_module
 
 CONFIGS = (
     "quickstart",
@@ -31,6 +34,8 @@ SEEDS = (0, 1, 2)
 MODES = ("teacher", "student")
 RUNS = Path("runs/seeds")
 OUTPUT = Path("benchmarks/results/seeds.json")
+TIMEOUT_S = 7200.0
+"""For one run."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +57,27 @@ class Gain:
         return min(self.after) > max(self.before)
 
 
-def train(config: str, seed: int) -> None:
-    """Train a config with a seed, unless that was done."""
+def train(config: str, seed: int) -> str | None:
+    """Train a config with a seed, unless that was done. The output is in a file beside the run's
+    folder.
+
+    Returns:
+        What went wrong; None if the run is done.
+    """
     folder = RUNS / f"{config}-seed{seed}"
     if (folder / "summary.json").exists():
-        return
+        return None
     settings = [f"run.seed={seed}", f"run.folder={folder}", "topology.runner=local"]
     settings += ["topology.threads=1"]
-    command = [str(Path(sys.executable).with_name("tsarch")), "train", f"configs/{config}.yaml"]
-    command += ["--resume"] * bool(list(folder.glob("checkpoints/step-*")))
-    subprocess.run(command + [w for s in settings for w in ("--set", s)], check=True)
+    arguments = [f"configs/{config}.yaml"]
+    arguments += ["--resume"] * bool(list(folder.glob("checkpoints/step-*")))
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    RUNS.mkdir(parents=True, exist_ok=True)
+    try:
+        run_module("launch.train", arguments, folder.with_suffix(".log"), TIMEOUT_S, threads=1)
+    except SideError as error:
+        return f"{folder} failed: {error}"
+    return None
 
 
 def gains(config: str, summaries: Sequence[dict[str, Any]]) -> list[Gain]:
@@ -110,17 +126,21 @@ def _spread(values: Sequence[float]) -> str:
 def main(
     only: Annotated[list[str] | None, typer.Option(help="Name of a config. Default: all.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Train nothing more.")] = False,
+    processes: Annotated[int, typer.Option(help="Runs at a time, a thread each.")] = 2,
 ) -> None:
     """Train and write the table."""
-    for seed in SEEDS:
-        for config in CONFIGS if not table else ():
-            if only is None or config in only:
-                train(config, seed)
+    configs = [config for config in CONFIGS if not table and (only is None or config in only)]
+    with ThreadPoolExecutor(processes) as pool:
+        runs = [(config, seed) for seed in SEEDS for config in configs]
+        wrong = [what for what in pool.map(lambda run: train(*run), runs) if what is not None]
     rows = [gain for config in CONFIGS if (own := summaries(config)) for gain in gains(config, own)]
     content = [{**asdict(row), "is_beyond_spread": row.is_beyond_spread} for row in rows]
     OUTPUT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     OUTPUT.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
     print(markdown(rows))
+    if wrong:
+        print(*wrong, sep="\n", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from benchmarks import seeds
+from benchmarks.processes import SideError
 from benchmarks.seeds import Gain, gains, markdown
 
 
@@ -30,6 +31,21 @@ def test_the_table_shows_mean_and_extremes():
     row = Gain("qa", "student", "f1", [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], False)
     line = "| qa | student | f1 | 3 | 0.2000 (0.1000–0.3000) | 0.6000 (0.5000–0.7000) | yes |"
     assert line in markdown([row])
+
+
+def test_a_run_that_fails_is_told_and_a_finished_one_not_done_again(tmp_path, monkeypatch):
+    def fail(module: str, arguments: list[str], *_: object, **__: object) -> None:
+        assert module == "launch.train"
+        assert arguments[0] == "configs/qa.yaml"
+        assert f"run.folder={tmp_path / 'qa-seed1'}" in arguments
+        raise SideError("no memory")
+
+    monkeypatch.setattr(seeds, "RUNS", tmp_path)
+    monkeypatch.setattr(seeds, "run_module", fail)
+    assert seeds.train("qa", 1) == f"{tmp_path / 'qa-seed1'} failed: no memory"
+    (tmp_path / "qa-seed1").mkdir()
+    (tmp_path / "qa-seed1" / "summary.json").touch()
+    assert seeds.train("qa", 1) is None
 
 
 def test_only_finished_runs_count(tmp_path, monkeypatch):
