@@ -100,6 +100,19 @@ def summaries(config: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
+def earlier_gains() -> list[Gain]:
+    """The table that is there now."""
+    raw = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else []
+    fields = Gain.__dataclass_fields__
+    return [Gain(**{name: row[name] for name in fields}) for row in raw]
+
+
+def own_gains(config: str, earlier: Sequence[Gain]) -> list[Gain]:
+    """Of the runs of a config; without any, what the table has of it already."""
+    own = summaries(config)
+    return gains(config, own) if own else [gain for gain in earlier if gain.config == config]
+
+
 def markdown(rows: Sequence[Gain]) -> str:
     """The table."""
     lines = [
@@ -129,11 +142,12 @@ def main(
     processes: Annotated[int, typer.Option(help="Runs at a time, a thread each.")] = 2,
 ) -> None:
     """Train and write the table."""
+    earlier = earlier_gains()
     configs = [config for config in CONFIGS if not table and (only is None or config in only)]
     with ThreadPoolExecutor(processes) as pool:
         runs = [(config, seed) for seed in SEEDS for config in configs]
         wrong = [what for what in pool.map(lambda run: train(*run), runs) if what is not None]
-    rows = [gain for config in CONFIGS if (own := summaries(config)) for gain in gains(config, own)]
+    rows = [gain for config in CONFIGS for gain in own_gains(config, earlier)]
     content = [{**asdict(row), "is_beyond_spread": row.is_beyond_spread} for row in rows]
     OUTPUT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     OUTPUT.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")

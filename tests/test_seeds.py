@@ -54,3 +54,15 @@ def test_only_finished_runs_count(tmp_path, monkeypatch):
     (tmp_path / "qa-seed2").mkdir()
     (tmp_path / "qa-seed2" / "summary.json").write_text(json.dumps({"steps": 3}), "utf-8")
     assert seeds.summaries("qa") == [{"steps": 3}]
+
+
+def test_a_config_without_runs_keeps_its_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "RUNS", tmp_path)
+    earlier = seeds.earlier_gains()
+    assert {gain.config for gain in earlier} <= set(seeds.CONFIGS)
+    kept = earlier[0].config
+    found = seeds.own_gains(kept, earlier)
+    assert found == [gain for gain in earlier if gain.config == kept]
+    (tmp_path / f"{kept}-seed0").mkdir()
+    (tmp_path / f"{kept}-seed0" / "summary.json").write_text(json.dumps(summary(0.1, 0.5)))
+    assert len(seeds.own_gains(kept, earlier)) == 4
