@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
 import launch.supervision
 import launch.training
@@ -87,6 +88,19 @@ def command(arguments: Sequence[str]) -> tuple[int | None, str]:
     for stream in (out, err):
         stream.seek(0)
     return status, out.read() + err.read()
+
+
+def bytes_changed(content: bytes, at: int, how: str, data: st.DataObject) -> bytes:
+    """Bytes that are `cut` from a place on, one of them a `flip`, or others put in."""
+    match how:
+        case "cut":
+            return content[:at]
+        case "flip" if content:
+            at = min(at, len(content) - 1)
+            byte = content[at] ^ data.draw(st.integers(1, 255))
+            return content[:at] + bytes([byte]) + content[at + 1 :]
+        case _:
+            return content[:at] + data.draw(st.binary(max_size=20)) + content[at:]
 
 
 def check_refusal(status: int | None, text: str) -> None:

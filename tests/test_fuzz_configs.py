@@ -12,7 +12,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzzing import check_refusal, command, quick, stop_at_the_crew, thorough, tree
+from tests.fuzzing import (
+    bytes_changed,
+    check_refusal,
+    command,
+    quick,
+    stop_at_the_crew,
+    thorough,
+    tree,
+)
 from tests.helpers import QUICKSTART_MODEL, ROOT
 from tsarch.config import Config
 from tsarch.config_loading import _keys
@@ -194,13 +202,7 @@ def check_text(base: Path, name: str, data: st.DataObject) -> None:
     content = (base / name).read_bytes()
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(content)))
-        match data.draw(st.sampled_from(["cut", "flip", "twice", "text", "binary", "bomb"])):
-            case "cut":
-                content = content[:at]
-            case "flip" if content:
-                at = min(at, len(content) - 1)
-                byte = content[at] ^ data.draw(st.integers(1, 255))
-                content = content[:at] + bytes([byte]) + content[at + 1 :]
+        match data.draw(st.sampled_from(["cut", "flip", "twice", "text", "bytes", "bomb"])):
             case "twice":
                 lines = content.split(b"\n")
                 lines.insert(at % len(lines), lines[(at * 7) % len(lines)])
@@ -211,8 +213,8 @@ def check_text(base: Path, name: str, data: st.DataObject) -> None:
                 content = content[:start] + new + content[start:]
             case "bomb":
                 content += b"\n" + BOMB.encode()
-            case _:
-                content = content[:at] + data.draw(st.binary(max_size=20)) + content[at:]
+            case how:
+                content = bytes_changed(content, at, how, data)
     return judge(base, content, [])
 
 

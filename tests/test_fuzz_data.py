@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzzing import quick, thorough, time_limit
+from tests.fuzzing import bytes_changed, quick, thorough, time_limit
 from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_raw
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
@@ -199,12 +199,6 @@ def check_bytes(base: Path, task: str, kind: str, split: str, data: st.DataObjec
     for _ in range(data.draw(st.integers(1, 2))):
         at = data.draw(st.integers(0, len(content)))
         match data.draw(st.sampled_from(["cut", "flip", "line", "line", "crlf", "bytes", "bom"])):
-            case "cut":
-                content = content[:at]
-            case "flip" if content:
-                at = min(at, len(content) - 1)
-                byte = content[at] ^ data.draw(st.integers(1, 255))
-                content = content[:at] + bytes([byte]) + content[at + 1 :]
             case "line":
                 start = content.rfind(b"\n", 0, at) + 1
                 line = data.draw(st.sampled_from(LINES)) + b"\n"
@@ -212,10 +206,10 @@ def check_bytes(base: Path, task: str, kind: str, split: str, data: st.DataObjec
             case "crlf":
                 ends = data.draw(st.sampled_from([b"\r\n", b"\r", b"\n\n"]))
                 content = content.replace(b"\n", ends)
-            case "bytes":
-                content = content[:at] + data.draw(st.binary(max_size=20)) + content[at:]
-            case _:
+            case "bom":
                 content = b"\xef\xbb\xbf" + content
+            case how:
+                content = bytes_changed(content, at, how, data)
     return judge(base, task, content, kind, split)
 
 

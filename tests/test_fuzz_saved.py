@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from launch.training import run_training
-from tests.fuzzing import check_refusal, command, quick, stop_at_the_crew, thorough, tree
+from tests.fuzzing import (
+    bytes_changed,
+    check_refusal,
+    command,
+    quick,
+    stop_at_the_crew,
+    thorough,
+    tree,
+)
 from tests.helpers import tiny_raw
 from tsarch.config_loading import parse_config
 
@@ -85,15 +93,10 @@ def damaged(content: bytes, data: st.DataObject) -> bytes:
         most = min(len(content), data.draw(st.sampled_from([64, 10**7])))
         at = data.draw(st.integers(0, max(most, 1)))
         match data.draw(st.sampled_from(["flip", "flip", "cut", "bytes", "empty"])):
-            case "flip" if at < len(content):
-                byte = content[at] ^ data.draw(st.integers(1, 255))
-                content = content[:at] + bytes([byte]) + content[at + 1 :]
-            case "cut":
-                content = content[:at]
-            case "bytes":
-                content = content[:at] + data.draw(st.binary(max_size=9)) + content[at:]
             case "empty":
                 content = b""
+            case how:
+                content = bytes_changed(content, at, how, data)
     return content
 
 
