@@ -123,6 +123,8 @@ def markdown(rows: Sequence[Gain]) -> str:
     ]
     for row in rows:
         beyond = "yes" if row.is_beyond_spread else "NO"
+        if len(row.after) == 1:  # one seed has no spread
+            beyond = "–"
         cells = [row.config, row.mode, row.metric, str(len(row.after))]
         lines.append(
             "| " + " | ".join([*cells, _spread(row.before), _spread(row.after), beyond]) + " |"

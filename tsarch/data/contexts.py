@@ -35,7 +35,7 @@ class Sentence:
     starts: list[int]
     """Per token: the word (in the sentence) that starts here, or −1."""
     focus: int | None = None
-    """Word that the row's one label stands before; None: before the first."""
+    """Word that the row's one label stands before; None: before the first, and at each."""
 
 
 def tokenize_corpus(
@@ -126,8 +126,8 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
 
 
 def label_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Token that carries the label of a row: of `[CLS]`, `[SEP]` and their like the first that the
-    tokenizer has."""
+    """Token put into a row to carry its label: of `[CLS]`, `[SEP]` and their like the first that
+    the tokenizer has."""
     names = ("cls_token_id", "bos_token_id", "sep_token_id", "eos_token_id", "unk_token_id")
     found = (getattr(tokenizer, name) for name in names)
     return int(next((token for token in found if token is not None), 0))

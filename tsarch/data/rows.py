@@ -41,8 +41,8 @@ class Row:
     tags: list[str]
     """A label for every word, the row's one label, or the target."""
     focus: int | None = None
-    """Word that the row's one label stands before; None: before the first. Of a source: the last
-    part, if the student reads it too."""
+    """Word that the row's one label stands before; None: before the first, and at each. Of a
+    source: the last part, if the student reads it too."""
     unique_id: str | None = None
     """Id that no other row of the split may have."""
     details: Any = None

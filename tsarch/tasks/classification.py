@@ -36,13 +36,14 @@ class ClassificationRows(OneLabelRows):
 
 
 class ClassificationTask(LabelTask):
-    """Labels of rows, scored by accuracy and by F1 averaged over the labels."""
+    """Labels of rows, on which the words of their windows vote; scored by accuracy and by F1
+    averaged over the labels."""
 
     main_metric = "f1_macro"
     table_metrics: tuple[str, ...] = ("accuracy", "f1_macro")
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
-        """Accuracy, and macro F1 over the labels that the split has or that were predicted."""
+        """Accuracy of the votes, and macro F1 over the labels that the split has or that won."""
         from sklearn.metrics import accuracy_score, f1_score
 
         gold, guess = row_votes(split, split.labels), row_votes(split, predicted)

@@ -107,12 +107,12 @@ class WordCollector:
 
 
 def label_collector(joint_weights: Sequence[float]) -> Collector:
-    """Label ids; `joint` is the mean of both models' probabilities."""
+    """Label ids; `joint` is the weighted mean of both probabilities."""
     return WordCollector(joint_weights, label_probabilities, lambda scores: scores.argmax(-1))
 
 
 def token_collector(joint_weights: Sequence[float]) -> Collector:
-    """Log-probability of the true next token; `joint` is the mean of both probabilities."""
+    """Log-probability of the true next token; `joint` is the weighted mean of both."""
     tiny = np.finfo(np.float32).tiny
     return WordCollector(
         joint_weights, _token_probabilities, lambda scores: np.log(np.maximum(scores, tiny))

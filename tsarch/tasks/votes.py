@@ -1,4 +1,4 @@
-"""Tasks with one label a row: what they share in reading, and the votes of a row's pieces."""
+"""Tasks with one label a row: what they share in reading, and the vote on a row's label."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class OneLabelRows:
 
 
 def row_votes(split: TokenizedSplit, predicted: IntArray) -> IntArray:
-    """(num_rows,) label of every row: what most of its pieces say, of equals the first.
+    """(num_rows,) label of every row: what most of its labelled places say, of equals the first.
 
     Args:
-        split: a split with one label a row.
-        predicted: (num_words,) label ids of the pieces.
+        split: a split whose rows have one label each, at one place or more.
+        predicted: (num_words,) label ids of these places.
     """
     bounds = itertools.pairwise(split.sentence_offsets.tolist())
     return np.array([_vote(predicted[start:stop]) for start, stop in bounds], dtype=np.int64)
