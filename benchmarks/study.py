@@ -22,8 +22,6 @@ from benchmarks.study_plan import METHODS, Results, RunKey, StudyTask, chosen_ru
 from benchmarks.study_run import read_results, result_file, run_config
 from benchmarks.study_table import TaskSummary, markdown, plot, summarise
 from benchmarks.study_tasks import TASKS
-from tsarch.data.corpus import read_splits
-from tsarch.tasks.registry import row_schema
 
 RESULTS = Path("benchmarks/results")
 RUNS = Path("runs/study")
@@ -82,8 +80,7 @@ def summaries(folder: Path, results: Results, tasks: Sequence[StudyTask]) -> dic
         if not all(runs.values()):
             continue
         config = run_config(task, folder, runs["ours"][0].key)
-        documents = read_splits(config.data, row_schema(config.task.name)).splits["test"]["doc_id"]
-        cost = measure(config, len(set(documents)))
+        cost = measure(config)
         parameters = {
             "teacher": runs["teacher"][0].parameters,
             "student_alone": runs["small"][0].parameters,

@@ -1,5 +1,7 @@
 """What answering costs: CPU time of a context, of a fed window and of a window alone.
 
+    python -m benchmarks.study_cost CONFIG [--set key=value]…   prints it for a config
+
 Measured on one thread, one context or one window a call, with untrained heads: weights don't change
 the time. The fed student is given the hidden states; what they cost is the teacher's context.
 """
@@ -9,16 +11,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from pydantic import BaseModel
 
 from tsarch.config import Config
+from tsarch.config_loading import load_config
+from tsarch.data.corpus import read_splits
 from tsarch.data.partition import context_tokens, context_windows
 from tsarch.models.student import StudentModel
 from tsarch.run.prepare import prepare_data
 from tsarch.stage.build import build_student, build_teacher
+from tsarch.tasks.registry import row_schema
 
 SERVED = (1, 4, 16, 64)
 """Windows or queries that one context may serve."""
@@ -61,13 +69,11 @@ class InferenceCost(BaseModel):
         return costs[mode]
 
 
-def measure(config: Config, num_documents: int, num_contexts: int = 24) -> InferenceCost:
-    """Time a config's models on contexts drawn from its test split, and on all their windows.
-
-    Args:
-        num_documents: documents of the split.
-    """
+def measure(config: Config, num_contexts: int = 24) -> InferenceCost:
+    """Time a config's models on contexts drawn from its test split, and on all their windows."""
     torch.set_num_threads(1)
+    rows = read_splits(config.data, row_schema(config.task.name)).splits["test"]
+    num_documents = len(set(rows["doc_id"]))
     prepared = prepare_data(config)
     split = prepared.splits["test"]
     teacher = build_teacher(config, len(prepared.labels))
@@ -135,3 +141,16 @@ def _best_ms(call: Callable[[], object], repeats: int = 3) -> float:
         call()
         found.append(time.process_time() - started_s)
     return 1000 * min(found)
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="A config file.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value.")] = None,
+) -> None:
+    """Measure and print."""
+    overrides = ["topology.device=cpu", *(settings or ())]
+    print(measure(load_config(config, overrides)).model_dump_json(indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)
