@@ -157,7 +157,7 @@ def test_a_file_name_is_no_pattern(tmp_path, monkeypatch, name):
     stop_at_the_crew(monkeypatch)
     status, text = command(["train", str(tmp_path / "c.yaml")])
     assert status is None, text
-    assert f"{len(rows)} words" in text
+    assert f"{len(rows)} windows" in text
 
 
 def test_a_cell_of_many_characters(tmp_path, monkeypatch):

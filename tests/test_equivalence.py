@@ -59,7 +59,8 @@ def test_one_rank_a_stage_gives_the_losses_of_one_process(tmp_path):
 @pytest.mark.slow
 def test_other_replica_counts_and_zero_stages_too(tmp_path):
     config = tiny_config(tmp_path, schedule={"epochs": 3, "micro_batches": 4})
-    check(config, covering_cases())
+    # Two teachers with three students are left to `make equivalence`: it takes a minute.
+    check(config, [case for case in covering_cases() if case.replicas != (2, 3)])
 
 
 @pytest.mark.ray
