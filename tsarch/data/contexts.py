@@ -418,12 +418,10 @@ def pack_rows(
             pieces = kept
         before = num_labels
         for ids, starts in pieces:
-            place, labelled = 0, [0]
+            place = 0 if row.focus is None else starts.index(row.focus)
+            labelled = [place]
             if row.focus is None:
                 labelled += [token for token, word in enumerate(starts, 1) if word >= 0]
-            else:
-                place = starts.index(row.focus)
-                labelled = [place]
             row_ids = [*ids[:place], label_token, *ids[place:]]
             num_labels = packer.add_row(row_ids, labelled, place, num_labels)
         packed.append([label] * (num_labels - before))
