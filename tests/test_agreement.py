@@ -340,6 +340,7 @@ def test_ranks_that_disagree_end_the_run_before_it_starts(tmp_path):
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ranks_that_agree_are_asked_in_less_than_a_second(tmp_path):
     crew, config = start(tmp_path, NullWorker)

@@ -57,8 +57,9 @@ def test_the_line_is_found_and_its_misses_told():
     assert bent.largest_relative_residual > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("num_ranks", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_ranks", [2, 8])
 def test_null_ranks_report_every_step_and_import_no_torch(tmp_path, num_ranks):
     with null_crew(num_ranks, tmp_path / "run") as driver:
         driver.train(STEPS)

@@ -129,6 +129,7 @@ def test_the_fragment_of_the_large_teacher_is_right():
     assert check_fragment(config, Stage.TEACHER) == []
 
 
+@pytest.mark.slow
 def test_a_config_without_fragments_imports_no_deepspeed():
     code = (
         "import sys, tempfile, pathlib\n"

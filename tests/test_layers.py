@@ -113,6 +113,7 @@ def test_the_light_parts_import_no_torch_and_no_ray(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_driver_needs_no_deepspeed_and_no_matplotlib_before_the_report():
     code = (
         "import sys, cluster.group, tsarch.run.loop;"

@@ -76,6 +76,7 @@ def _two_to_two(rank, group):
     return num_buffers
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_rows_arrive_in_both_directions_and_buffers_are_used_again():
     for num_buffers in run_ranks(_two_to_two, num_ranks=4):

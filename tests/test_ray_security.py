@@ -135,6 +135,7 @@ def test_ranks_and_their_meeting_point_listen_at_one_address():
     assert Counter(listening_of(psutil.Process())) - Counter(before) == {"127.0.0.2": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_runs_own_ray_is_on_loopback_and_its_token_is_written_nowhere(tmp_path, monkeypatch):
     token = secrets.token_hex(32)

@@ -150,6 +150,7 @@ def _three_replicas(rank, group):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_replicas_stay_equal_and_drift_names_the_rank():
     results = run_ranks(_three_replicas, num_ranks=3)
@@ -177,6 +178,7 @@ def _variants(rank, group):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_sharded_optimizer_state_is_bitwise_the_same_and_a_share_of_it():
     results = run_ranks(_variants, num_ranks=3)
