@@ -9,7 +9,6 @@ again.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -148,14 +147,16 @@ def main(
     configs = [config for config in CONFIGS if not table and (only is None or config in only)]
     with ThreadPoolExecutor(processes) as pool:
         runs = [(config, seed) for seed in SEEDS for config in configs]
-        wrong = [what for what in pool.map(lambda run: train(*run), runs) if what is not None]
+        any_failed = False
+        for (config, seed), what in zip(runs, pool.map(lambda run: train(*run), runs)):
+            print(what or f"{config}, seed {seed}: done", flush=True)
+            any_failed |= what is not None
     rows = [gain for config in CONFIGS for gain in own_gains(config, earlier)]
     content = [{**asdict(row), "is_beyond_spread": row.is_beyond_spread} for row in rows]
     OUTPUT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     OUTPUT.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
     print(markdown(rows))
-    if wrong:
-        print(*wrong, sep="\n", file=sys.stderr)
+    if any_failed:
         raise typer.Exit(1)
 
 

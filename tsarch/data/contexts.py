@@ -237,6 +237,8 @@ class _Packer:
     windows: list[tuple[int, int]] = field(default_factory=list)
     window_offsets: list[int] = field(default_factory=lambda: [0])
     num_cut_tokens: int = 0
+    num_labels: int = 0
+    """Of the rows so far."""
     is_open: bool = False
 
     @property
@@ -256,17 +258,11 @@ class _Packer:
                 self._append(window_ids, window_words)
                 self.windows.append((begin, len(self.token_ids)))
 
-    def add_row(
-        self, token_ids: list[int], labelled: list[int], place: int, num_labels: int
-    ) -> int:
+    def add_row(self, token_ids: list[int], labelled: list[int], place: int) -> None:
         """Add a row whose one window is the row, or what fits of it from the token `place` on.
 
         Args:
             labelled: tokens that carry the row's label; those outside the window don't.
-            num_labels: labels of the rows before.
-
-        Returns:
-            `num_labels` with those of this row.
         """
         self._make_room(len(token_ids))
         start = 0 if len(token_ids) <= self.student_max_tokens else place
@@ -275,11 +271,10 @@ class _Packer:
         words = [-1] * len(token_ids)
         for token in labelled:
             if start <= token < stop:
-                words[token] = num_labels
-                num_labels += 1
+                words[token] = self.num_labels
+                self.num_labels += 1
         self._append(token_ids, words)
         self.windows.append((begin + start, begin + stop))
-        return num_labels
 
     def close(self) -> None:
         """End the open context."""
@@ -405,7 +400,7 @@ def pack_rows(
     room = teacher_max_tokens - len(prefix) - len(suffix)
     packer = _Packer(prefix, suffix, teacher_max_tokens, min(student_max_tokens, room))
     packed: list[list[int]] = []
-    num_labels, document = 0, None
+    document = None
     for row, label in zip(rows, labels, strict=True):
         if row.document != document:
             packer.close()
@@ -416,15 +411,15 @@ def pack_rows(
             packer.num_cut_tokens += sum(len(ids) for ids, _ in pieces)
             packer.num_cut_tokens -= sum(len(ids) for ids, _ in kept)
             pieces = kept
-        before = num_labels
+        before = packer.num_labels
         for ids, starts in pieces:
             place = 0 if row.focus is None else starts.index(row.focus)
             labelled = [place]
             if row.focus is None:
                 labelled += [token for token, word in enumerate(starts, 1) if word >= 0]
             row_ids = [*ids[:place], label_token, *ids[place:]]
-            num_labels = packer.add_row(row_ids, labelled, place, num_labels)
-        packed.append([label] * (num_labels - before))
+            packer.add_row(row_ids, labelled, place)
+        packed.append([label] * (packer.num_labels - before))
     packer.close()
     return _split(packer, packed)
 
