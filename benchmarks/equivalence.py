@@ -12,16 +12,15 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from benchmarks.crews import Crews
 from benchmarks.outcome_log import OutcomeLog
-from cluster.group import RayCrew
-from cluster.worker import Worker
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.run.clock import now_s
@@ -158,38 +157,22 @@ def relative_difference(rows: Sequence[Row], reference: Sequence[Row]) -> float:
     return largest
 
 
-@contextmanager
-def _crew(config: Config, log_folder: Path, worker: type) -> Iterator[RayCrew]:
-    crew = RayCrew.start(config, None, log_folder, lambda _: None, worker)
-    try:
-        yield crew
-    finally:
-        crew.close()
-
-
 def run_cases(
-    config: Config, cases: Iterable[Case], num_steps: int, worker: type = Worker
+    config: Config, cases: Iterable[Case], num_steps: int, crews: Crews
 ) -> Iterator[Outcome]:
-    """Compare all cases; ranks, actors of `worker`, are started once for each pair of replica
-    counts."""
+    """Compare all cases, those with the same replica counts on the same ranks."""
     references: dict[tuple[str, str], list[Row]] = {}
-    ordered = sorted(cases, key=lambda case: case.replicas)
-    with tempfile.TemporaryDirectory() as logs:
-        for _, group in itertools.groupby(ordered, key=lambda case: case.replicas):
-            own = list(group)
-            with _crew(comparable(config, own[0], num_steps), Path(logs), worker) as crew:
-                for case in own:
-                    started_s = time.perf_counter()
-                    wanted = comparable(config, case, num_steps)
-                    key = (case.schedule, case.optimizer)
-                    if key not in references:
-                        references[key] = local_rows(wanted, num_steps)
-                    crew.build(wanted)
-                    rows = train_rows(crew, num_steps)
-                    drift = max(s.tied_max_abs_diff for r in crew.stats().values() for s in r)
-                    difference = relative_difference(rows, references[key])
-                    elapsed_s = time.perf_counter() - started_s
-                    yield Outcome(case, len(rows), difference, drift, elapsed_s)
+    for case in sorted(cases, key=lambda case: case.replicas):
+        started_s = time.perf_counter()
+        wanted = comparable(config, case, num_steps)
+        key = (case.schedule, case.optimizer)
+        if key not in references:
+            references[key] = local_rows(wanted, num_steps)
+        crew = crews.get(wanted)
+        rows = train_rows(crew, num_steps)
+        drift = max(s.tied_max_abs_diff for r in crew.stats().values() for s in r)
+        difference = relative_difference(rows, references[key])
+        yield Outcome(case, len(rows), difference, drift, time.perf_counter() - started_s)
 
 
 def main(
@@ -209,18 +192,20 @@ def main(
     log = OutcomeLog(output / "equivalence.jsonl", config=loaded.model_dump(), steps=steps)
     outcomes = [_outcome(row) for row in log.done]
     done = {outcome.case for outcome in outcomes}
-    for outcome in run_cases(loaded, [c for c in all_cases() if c not in done], steps):
-        outcomes.append(outcome)
-        log.add(asdict(outcome))
-        case = outcome.case
-        verdict = "equal" if outcome.is_equal else "DIFFERENT"
-        print(
-            f"{len(outcomes)}: {case.schedule} {case.optimizer} "
-            f"{case.replicas[0]}:{case.replicas[1]} "
-            f"ZeRO {case.zero_stages[0]}/{case.zero_stages[1]}: "
-            f"{outcome.max_relative_difference:.1e} {verdict} ({outcome.seconds:.0f} s)",
-            flush=True,
-        )
+    left = [case for case in all_cases() if case not in done]
+    with tempfile.TemporaryDirectory() as logs, closing(Crews(Path(logs))) as crews:
+        for outcome in run_cases(loaded, left, steps, crews):
+            outcomes.append(outcome)
+            log.add(asdict(outcome))
+            case = outcome.case
+            verdict = "equal" if outcome.is_equal else "DIFFERENT"
+            print(
+                f"{len(outcomes)}: {case.schedule} {case.optimizer} "
+                f"{case.replicas[0]}:{case.replicas[1]} "
+                f"ZeRO {case.zero_stages[0]}/{case.zero_stages[1]}: "
+                f"{outcome.max_relative_difference:.1e} {verdict} ({outcome.seconds:.0f} s)",
+                flush=True,
+            )
     print("\n" + markdown(outcomes, steps))
     (output / "equivalence.md").write_text(markdown(outcomes, steps))
     rows = [asdict(outcome) for outcome in outcomes]

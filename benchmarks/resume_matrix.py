@@ -12,13 +12,14 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.crews import Crews
 from benchmarks.equivalence import (
     OPTIMIZERS,
     TOLERANCE,
@@ -30,7 +31,6 @@ from benchmarks.equivalence import (
     relative_difference,
 )
 from benchmarks.outcome_log import OutcomeLog
-from cluster.group import RayCrew
 from tsarch.checkpoint.cut import Cut, Resume, Stall
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
@@ -163,54 +163,26 @@ def config_of(config: Config, move: Move, place: Place, num_steps: int) -> Confi
     return found.model_copy(update={"topology": topology})
 
 
-class _Crews:
-    """The crew of a place; ranks are started anew only for another pair of replica counts."""
-
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
-        self._ray: RayCrew | None = None
-        self._replicas: tuple[int, int] | None = None
-
-    def get(self, config: Config, place: Place) -> Crew:
-        """Freshly built models in `place`."""
-        if place.replicas is None:
-            return LocalCrew(config, prepare_data(config))
-        if self._ray is not None and place.replicas == self._replicas:
-            self._ray.build(config)
-            return self._ray
-        self.close()
-        self._ray = RayCrew.start(config, None, self._logs, lambda _: None)
-        self._replicas = place.replicas
-        return self._ray
-
-    def close(self) -> None:
-        """End the ranks."""
-        if self._ray is not None:
-            self._ray.close()
-        self._ray = None
-
-
-@contextmanager
-def _crews(logs: Path) -> Iterator[_Crews]:
-    crews = _Crews(logs)
-    try:
-        yield crews
-    finally:
-        crews.close()
+def _crew(config: Config, place: Place, crews: Crews) -> Crew:
+    """Newly built models in a place."""
+    if place.replicas is None:
+        return LocalCrew(config, prepare_data(config))
+    return crews.get(config)
 
 
 def run_moves(
-    config: Config, moves: Iterable[Move], num_steps: int, tick: int
+    config: Config, moves: Iterable[Move], num_steps: int, tick: int, crews: Crews
 ) -> Iterator[Outcome]:
     """Write the checkpoint of every source once, then go on from them in every target."""
     moves = list(moves)
-    with tempfile.TemporaryDirectory() as name, _crews(Path(name) / "logs") as crews:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         states: dict[Any, dict[str, Any]] = {}
         for move in sorted(moves, key=lambda m: str(m.source)):
             source = (move.schedule, move.optimizer, move.source)
             if source not in states:
-                crew = crews.get(config_of(config, move, move.source, num_steps), move.source)
+                own = config_of(config, move, move.source, num_steps)
+                crew = _crew(own, move.source, crews)
                 states[source] = write_checkpoint(crew, _store(folder, move), tick)
         references: dict[Any, list[Row]] = {}
         # Backwards, since the last source's ranks are still there.
@@ -222,7 +194,7 @@ def run_moves(
                 references[key] = local_rows(wanted, num_steps)
             state = states[move.schedule, move.optimizer, move.source]
             topology = Topology(*(move.source.replicas or (1, 1)))
-            crew = crews.get(wanted, move.target)
+            crew = _crew(wanted, move.target, crews)
             rows = go_on(crew, _store(folder, move), tick, state, topology, num_steps)
             expected = references[key][-len(rows) :]
             difference = relative_difference(rows, expected)
@@ -247,15 +219,15 @@ def main(
     log = OutcomeLog(output / "resume.jsonl", config=loaded.model_dump(), steps=[steps, cut])
     done = {json.dumps(row["move"]) for row in log.done}
     left = [move for move in all_moves() if json.dumps(asdict(move)) not in done]
-    for outcome in run_moves(loaded, left, steps, cut):
-        log.add({**asdict(outcome), "is_equal": outcome.is_equal})
-        move = outcome.move
-        print(
-            f"{len(log.done)}: {move.optimizer} {move.source} → {move.target}: "
-            f"{outcome.max_relative_difference:.1e} {'equal' if outcome.is_equal else 'DIFFERENT'} "
-            f"({outcome.seconds:.0f} s)",
-            flush=True,
-        )
+    with tempfile.TemporaryDirectory() as logs, closing(Crews(Path(logs))) as crews:
+        for outcome in run_moves(loaded, left, steps, cut, crews):
+            log.add({**asdict(outcome), "is_equal": outcome.is_equal})
+            move, verdict = outcome.move, "equal" if outcome.is_equal else "DIFFERENT"
+            print(
+                f"{len(log.done)}: {move.optimizer} {move.source} → {move.target}: "
+                f"{outcome.max_relative_difference:.1e} {verdict} ({outcome.seconds:.0f} s)",
+                flush=True,
+            )
     text = markdown(log.done, steps, cut)
     print("\n" + text)
     (output / "resume.md").write_text(text)

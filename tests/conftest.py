@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from benchmarks.crews import Crews
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,7 +24,9 @@ settings.load_profile("tsarch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where torch sees none."""
+    """Tests that share ranks come first, those with as many replicas together; tests marked `gpu`
+    are skipped where torch sees none."""
+    items.sort(key=_place)
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch
@@ -28,6 +35,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+def _place(item: pytest.Item) -> tuple[Any, ...]:
+    mark = item.get_closest_marker("replicas")
+    return (True,) if mark is None else (False, mark.args, "spoils" in mark.kwargs)
+
+
+@pytest.fixture(scope="session")
+def crews(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crews]:
+    """Ranks that tests marked `replicas` share: starting them takes longer than most tests."""
+    from benchmarks.crews import Crews
+
+    with closing(Crews(tmp_path_factory.mktemp("crews"))) as shared:
+        yield shared
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End shared ranks after the last test that wants them."""
+    mark = item.get_closest_marker("replicas")
+    is_last = nextitem is None or nextitem.get_closest_marker("replicas") is None
+    if mark is not None and (is_last or "spoils" in mark.kwargs):
+        shared = item.funcargs.get("crews")  # type: ignore[attr-defined]
+        if shared is not None:  # the test was not skipped
+            shared.close()
 
 
 @pytest.hookimpl(optionalhook=True)

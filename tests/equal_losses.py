@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from benchmarks.crews import Crews
 from benchmarks.equivalence import Case, run_cases
-from cluster.worker import Worker
 from tsarch.config import Config
 
 
 def check_equal_losses(
-    config: Config, replicas: tuple[int, int], num_steps: int = 6, worker: type = Worker
+    config: Config, replicas: tuple[int, int], crews: Crews, num_steps: int = 6
 ) -> None:
     """Every loss is one process's under all schedules, at different ZeRO stages."""
     cases = [
@@ -16,6 +16,6 @@ def check_equal_losses(
         Case("sequential", "adamw", replicas, (3, 2)),
         Case("joint", "sgd", replicas, (1, 3)),
     ]
-    outcomes = list(run_cases(config, cases, num_steps, worker))
+    outcomes = list(run_cases(config, cases, num_steps, crews))
     assert [outcome.num_steps for outcome in outcomes] == [num_steps] * len(cases)
     assert all(outcome.is_equal for outcome in outcomes), outcomes

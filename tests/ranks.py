@@ -16,7 +16,8 @@ def run_ranks(
     function: Callable[..., Any], num_ranks: int, timeout_s: float = TIMEOUT_S
 ) -> list[Any]:
     """`function(rank, group)` on every rank; returns the results by rank."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])  # imported once, not by every rank
     meeting_point = MeetingPoint("127.0.0.1")
     results = context.Queue()
     processes = [

@@ -24,7 +24,6 @@ from cluster.agreement import (
 from cluster.group import RayCrew
 from cluster.probe import Request, check_ranks, gather_facts, source_hash
 from tests.helpers import QUICKSTART_MODEL, tiny_config
-from tsarch.config import Config
 from tsarch.errors import Mistake, UserError
 from tsarch.run.capacity import RankNeed
 from tsarch.run.memory import States
@@ -321,32 +320,26 @@ class LyingWorker(NullWorker):
         return super().wall_clock() + (3600 if self._stage is Stage.STUDENT else 0)
 
 
-def start(folder: Path, worker: type) -> tuple[RayCrew, Config]:
-    config = tiny_config(folder, topology={"cpus_per_rank": 0.1, "device": "cpu"})
-    logs = folder / "run" / "logs"
-    return RayCrew.start(config, None, logs, lambda _: None, worker, needs=LITTLE), config
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ranks_that_disagree_end_the_run_before_it_starts(tmp_path):
-    with pytest.raises(UserError) as caught:
-        start(tmp_path, LyingWorker)
-    wheres = [mistake.where for mistake in caught.value.mistakes]
+    config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
     logs = tmp_path / "run" / "logs"
+    with pytest.raises(UserError) as caught:
+        RayCrew.start(config, None, logs, lambda _: None, LyingWorker, needs=LITTLE)
+    wheres = [mistake.where for mistake in caught.value.mistakes]
     assert wheres == ["versions: torch", "clocks", f"shared folder: {logs}", "memory"]
     assert all("node 10.0.0.2" in mistake.what for mistake in caught.value.mistakes)
     assert not logs.exists()
     assert not ray.is_initialized()
 
 
-@pytest.mark.slow
 @pytest.mark.ray
-def test_ranks_that_agree_are_asked_in_less_than_a_second(tmp_path):
-    crew, config = start(tmp_path, NullWorker)
-    try:
-        started_s = time.perf_counter()
-        check_ranks(crew.calls.call, config, tmp_path / "run" / "logs", LITTLE)
-        assert time.perf_counter() - started_s < 1
-    finally:
-        crew.close()
+@pytest.mark.slow
+@pytest.mark.replicas(1, 1)
+def test_ranks_that_agree_are_asked_in_less_than_a_second(tmp_path, crews):
+    config = tiny_config(tmp_path)
+    crew = crews.get(config)
+    started_s = time.perf_counter()
+    check_ranks(crew.calls.call, config, tmp_path / "logs", LITTLE)
+    assert time.perf_counter() - started_s < 1

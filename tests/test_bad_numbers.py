@@ -11,8 +11,8 @@ import ray
 import torch
 from safetensors.numpy import load_file
 
+from benchmarks.crews import Crews
 from benchmarks.equivalence import Case, comparable
-from cluster.group import RayCrew
 from launch.training import run_training
 from tests.helpers import tiny_config
 from tsarch.errors import RunFailedError
@@ -120,26 +120,19 @@ def test_too_many_in_a_row_end_the_run_with_the_batch(tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_all_ranks_leave_the_same_updates_out_at_every_zero_stage(tmp_path: Path):
+@pytest.mark.replicas(3, 2, spoils=True)
+def test_all_ranks_leave_the_same_updates_out_at_every_zero_stage(tmp_path: Path, crews: Crews):
     base = tiny_config(tmp_path, schedule={"epochs": 2})
-    crew = None
-    try:
-        for stages in ((0, 1), (2, 3), (3, 2), (1, 0)):
-            config = comparable(base, Case("overlapped", "adamw", (2, 2), stages), 6)
-            if crew is None:
-                crew = RayCrew.start(config, None, tmp_path / "logs", lambda _: None)
-                # By value, so that actors need not import this file.
-                for worker in crew._workers:
-                    ray.get(worker.__ray_call__.remote(lambda _: _spoil_teacher_1()))
-            else:
-                crew.build(config)
-            table = StepTable(Topology(2, 2))
-            assert skipped(crew.train(0, 6), table) == [0, 0, 1, 2, 0, 0], stages
-            stats = crew.stats()
-            assert all(s.tied_max_abs_diff == 0.0 for s in stats[Stage.TEACHER])
-    finally:
-        if crew is not None:
-            crew.close()
+    for number, stages in enumerate(((0, 1), (2, 3), (3, 2), (1, 0))):
+        config = comparable(base, Case("overlapped", "adamw", (3, 2), stages), 6)
+        crew = crews.get(config)
+        if number == 0:  # by value, so that actors need not import this file
+            for worker in crew._workers:
+                ray.get(worker.__ray_call__.remote(lambda _: _spoil_teacher_1()))
+        table = StepTable(Topology(3, 2))
+        assert skipped(crew.train(0, 6), table) == [0, 0, 1, 2, 0, 0], stages
+        stats = crew.stats()
+        assert all(s.tied_max_abs_diff == 0.0 for s in stats[Stage.TEACHER])
 
 
 def _spoil_teacher_1() -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
-from cluster.worker import Worker
+from benchmarks.crews import Crews
 from launch.training import run_training
 from tests.equal_losses import check_equal_losses
 from tests.helpers import tiny_config, write_jsonl
+from tests.multiple_choice import register_on_rank
 from tsarch.config import MODES, Config, DataConfig
 from tsarch.data.corpus import read_splits
 from tsarch.errors import UserError
@@ -38,14 +40,6 @@ def rows(num_rows: int) -> list[dict[str, Any]]:
     return made
 
 
-class ChoiceWorker(Worker):
-    """A rank that knows the task too."""
-
-    def __init__(self, *args: Any) -> None:
-        TASKS["multiple_choice"] = "tests.multiple_choice"
-        super().__init__(*args)
-
-
 def choice_config(tmp_path: Path, **sections: Any) -> Config:
     file = str(write_jsonl(tmp_path / "choices.jsonl", rows(60)))
     return tiny_config(
@@ -58,8 +52,11 @@ def choice_config(tmp_path: Path, **sections: Any) -> Config:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ranks_give_the_losses_of_one_process(tmp_path: Path) -> None:
-    check_equal_losses(choice_config(tmp_path), (1, 2), worker=ChoiceWorker)
+@pytest.mark.replicas(1, 1)
+def test_ranks_give_the_losses_of_one_process(tmp_path: Path, crews: Crews) -> None:
+    crew = crews.get(tiny_config(tmp_path))
+    ray.get([worker.__ray_call__.remote(register_on_rank) for worker in crew._workers])
+    check_equal_losses(choice_config(tmp_path), (1, 1), crews)
 
 
 def test_a_new_task_trains_and_evaluates_like_any_other(tmp_path: Path) -> None:

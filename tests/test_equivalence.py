@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from benchmarks.equivalence import (
+    PAIRS,
     Case,
     all_cases,
     comparable,
@@ -15,7 +16,6 @@ from benchmarks.equivalence import (
     run_cases,
     train_rows,
 )
-from cluster.group import RayCrew
 from tests.helpers import tiny_config
 from tsarch.errors import ReplicaDriftError, RunFailedError
 from tsarch.topology import Stage
@@ -40,8 +40,8 @@ def test_the_covering_subset_covers():
     assert len({(c.schedule, c.optimizer) for c in cases}) == 3 * 2
 
 
-def check(config, cases):
-    outcomes = list(run_cases(config, cases, num_steps=10))
+def check(config, cases, crews):
+    outcomes = list(run_cases(config, cases, 10, crews))
     assert len(outcomes) == len(cases)
     for outcome in outcomes:
         assert outcome.num_steps == 10
@@ -51,48 +51,48 @@ def check(config, cases):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_one_rank_a_stage_gives_the_losses_of_one_process(tmp_path):
-    check(tiny_config(tmp_path, schedule={"epochs": 3}), QUICK)
+@pytest.mark.replicas(1, 1)
+def test_one_rank_a_stage_gives_the_losses_of_one_process(tmp_path, crews):
+    check(tiny_config(tmp_path, schedule={"epochs": 3}), QUICK, crews)
 
 
+# Two teachers with three students are left to `make equivalence`: it takes a minute.
 @pytest.mark.ray
 @pytest.mark.slow
-def test_other_replica_counts_and_zero_stages_too(tmp_path):
+@pytest.mark.parametrize(
+    "replicas", [pytest.param(p, marks=pytest.mark.replicas(*p)) for p in PAIRS if p != (2, 3)]
+)
+def test_other_replica_counts_and_zero_stages_too(tmp_path, crews, replicas):
     config = tiny_config(tmp_path, schedule={"epochs": 3, "micro_batches": 4})
-    # Two teachers with three students are left to `make equivalence`: it takes a minute.
-    check(config, [case for case in covering_cases() if case.replicas != (2, 3)])
+    check(config, [case for case in covering_cases() if case.replicas == replicas], crews)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_sharded_optimizer_of_the_table_changes_nothing(tmp_path):
+@pytest.mark.replicas(2, 1)
+def test_a_sharded_optimizer_of_the_table_changes_nothing(tmp_path, crews):
     config = tiny_config(tmp_path, embedding={"shard_optimizer": True}, schedule={"epochs": 3})
-    check(config, [Case("overlapped", "adamw", (2, 1), (2, 0))])
-
-
-def crew_of(tmp_path, **embedding):
-    config = tiny_config(tmp_path, embedding=embedding, schedule={"epochs": 3})
-    config = comparable(config, Case("overlapped", "adamw", (1, 1), (1, 0)), 10)
-    return config, RayCrew.start(config, None, tmp_path / "logs", lambda _: None)
+    check(config, [Case("overlapped", "adamw", (2, 1), (2, 0))], crews)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_drift_of_a_replica_ends_the_run_and_a_failed_rank_is_named(tmp_path):
-    config, crew = crew_of(tmp_path, check_every=2)
-    try:
-        train_rows(crew, 3)
-        crew.perturb_table(1, 1e-6)
-        with pytest.raises(ReplicaDriftError, match="step 2: the tied embedding of") as caught:
-            train_rows(crew, 6)
-        # Of two replicas neither is in the majority: both are named.
-        assert caught.value.ranks == ["teacher 0 (rank 0)", "student 0 (rank 1)"]
-        crew.build(config)
-        pid = ray.get(crew._workers[1].__ray_call__.remote(lambda _: os.getpid()))
-        os.kill(pid, 9)
-        with pytest.raises(RunFailedError, match=r"student 0 \(rank 1\) on .* was killed"):
-            train_rows(crew, 6)
-    finally:
-        crew.close()
+@pytest.mark.replicas(1, 1, spoils=True)
+def test_drift_of_a_replica_ends_the_run_and_a_failed_rank_is_named(tmp_path, crews):
+    config = tiny_config(tmp_path, embedding={"check_every": 2}, schedule={"epochs": 3})
+    config = comparable(config, Case("overlapped", "adamw", (1, 1), (1, 0)), 10)
+    crew = crews.get(config)
+    train_rows(crew, 3)
+    crew.perturb_table(1, 1e-6)
+    with pytest.raises(ReplicaDriftError, match="step 2: the tied embedding of") as caught:
+        train_rows(crew, 6)
+    # Of two replicas neither is in the majority: both are named.
+    assert caught.value.ranks == ["teacher 0 (rank 0)", "student 0 (rank 1)"]
+    crew.build(config)
+    pid = ray.get(crew._workers[1].__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, 9)
+    with pytest.raises(RunFailedError, match=r"student 0 \(rank 1\) on .* was killed"):
+        train_rows(crew, 6)
+    crews.close()
     assert not ray.is_initialized()
     assert Stage.TEACHER.other is Stage.STUDENT

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.equivalence import TOLERANCE, Case, comparable, relative_difference, train_rows
-from cluster.group import RayCrew
 from tests.helpers import tiny_config
 from tests.ranks import run_ranks
 from tsarch.run.crew import LocalCrew
@@ -51,28 +50,25 @@ def local_crew(config) -> LocalCrew:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_losses_and_saved_weights_are_those_of_one_process(tmp_path):
-    configs = [(v, variant_config(tmp_path, *v)) for v in VARIANTS]
-    crew = RayCrew.start(configs[0][1], None, tmp_path / "logs", lambda _: None)
-    try:
-        for number, (variant, config) in enumerate(configs):
-            one = local_crew(config)
-            reference = train_rows(one, 10)
-            crew.build(config)
-            rows = train_rows(crew, 10)
-            assert relative_difference(rows, reference) <= TOLERANCE[variant[1]], variant
-            folders = [tmp_path / f"{name}-{number}" for name in ("ray", "local")]
-            for folder, own in zip(folders, (crew, one), strict=True):
-                folder.mkdir()
-                own.save(folder)
-            for file in ("teacher", "student", "embedding"):
-                many, single = (load_file(f / f"{file}.safetensors") for f in folders)
-                assert set(many) == set(single)
-                for name, value in single.items():
-                    torch.testing.assert_close(many[name], value, rtol=1e-3, atol=2e-4)
-            crew.load(folders[1])
-    finally:
-        crew.close()
+@pytest.mark.replicas(2, 1)
+def test_losses_and_saved_weights_are_those_of_one_process(tmp_path, crews):
+    for number, variant in enumerate(VARIANTS):
+        config = variant_config(tmp_path, *variant)
+        one = local_crew(config)
+        reference = train_rows(one, 10)
+        crew = crews.get(config)
+        rows = train_rows(crew, 10)
+        assert relative_difference(rows, reference) <= TOLERANCE[variant[1]], variant
+        folders = [tmp_path / f"{name}-{number}" for name in ("ray", "local")]
+        for folder, own in zip(folders, (crew, one), strict=True):
+            folder.mkdir()
+            own.save(folder)
+        for file in ("teacher", "student", "embedding"):
+            many, single = (load_file(f / f"{file}.safetensors") for f in folders)
+            assert set(many) == set(single)
+            for name, value in single.items():
+                torch.testing.assert_close(many[name], value, rtol=1e-3, atol=2e-4)
+        crew.load(folders[1])
 
 
 def train_in_bf16(rank, _group, address, folder):

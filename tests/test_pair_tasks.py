@@ -21,7 +21,9 @@ from tsarch.data.corpus import read_splits
 from tsarch.data.pairs import Pair, PairLayout, pack_pairs
 from tsarch.errors import UserError
 from tsarch.records import TextPair
+from tsarch.run.crew import LocalCrew
 from tsarch.run.preflight import check_run
+from tsarch.run.prepare import prepare_data
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.registry import make_task, row_schema
 from tsarch.tasks.text_metrics import are_chinese, bleu, bleu_signature, distinct, rouge
@@ -168,30 +170,43 @@ def test_a_run_learns_and_shows_texts(tmp_path, task, model, student):
 @pytest.mark.parametrize(
     ("task", "model", "replicas"),
     [
-        ("translation", "llama", (2, 1)),
-        ("summarization", "t5", (1, 1)),
-        ("dialogue", "gpt2", (1, 1)),
+        pytest.param("translation", "llama", (2, 1), marks=pytest.mark.replicas(2, 1)),
+        pytest.param("summarization", "t5", (1, 1), marks=pytest.mark.replicas(1, 1)),
+        pytest.param("dialogue", "gpt2", (1, 1), marks=pytest.mark.replicas(1, 1)),
     ],
 )
-def test_ranks_give_the_losses_of_one_process(tmp_path, task, model, replicas):
-    check_equal_losses(pair_config(tmp_path, task, model), replicas, num_steps=4)
+def test_ranks_give_the_losses_of_one_process(tmp_path, crews, task, model, replicas):
+    check_equal_losses(pair_config(tmp_path, task, model), replicas, crews, num_steps=4)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "students"), [("gpt2", 2), ("bart", 1)])
-def test_ranks_generate_what_one_process_generates(tmp_path, model, students):
-    topology = {"teacher": {"replicas": 2, "zero_stage": 3}, "student": {"replicas": students}}
-    config = pair_config(
-        tmp_path, "translation", model, topology=topology, decoding={"num_beams": 2}
-    )
-    summary = run_training(config)
+@pytest.mark.replicas(2, 1)
+def test_ranks_generate_what_one_process_generates(tmp_path, crews):
+    sections = {"decoding": {"num_beams": 2}, "topology": {"teacher": SHARDED, "runner": "local"}}
+    config = pair_config(tmp_path, "translation", "bart", **sections)
+    run_training(config)
+    topology = config.topology.model_copy(update={"runner": "ray"})
+    one = LocalCrew(config, prepare_data(config))
+    ranks = crews.get(config.model_copy(update={"topology": topology}))
+    for crew in (one, ranks):
+        crew.load(tmp_path / "run" / "model")
+    for mode in MODES:
+        assert ranks.generate("test", mode, 0.5) == one.generate("test", mode, 0.5)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_texts_of_a_run_on_ray_are_those_of_one_process(tmp_path):
+    sections = {"decoding": {"num_beams": 2}, "topology": {"teacher": SHARDED, "student": TWO}}
+    summary = run_training(pair_config(tmp_path, "translation", "gpt2", **sections))
     _, again = evaluate_run(tmp_path / "run", "test")
     for mode in MODES:
         for name, value in summary["after"][mode].items():
             assert math.isclose(again.metrics[mode][name], value, rel_tol=1e-5), (mode, name)
 
 
+SHARDED, TWO = {"replicas": 2, "zero_stage": 3}, {"replicas": 2}
 BERT = {
     "model_type": "bert",
     "hidden_size": 32,

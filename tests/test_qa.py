@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from benchmarks.equivalence import Case, comparable
-from cluster.group import RayCrew
 from launch.training import run_training
 from tests.equal_losses import check_equal_losses
 from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_config, write_jsonl
@@ -516,22 +515,19 @@ def test_a_run_evaluates_again_from_its_folder(tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ranks_give_the_losses_of_one_process(tmp_path):
-    check_equal_losses(tiny_qa(tmp_path), (1, 2))
+@pytest.mark.replicas(1, 2)
+def test_ranks_give_the_losses_of_one_process(tmp_path, crews):
+    check_equal_losses(tiny_qa(tmp_path), (1, 2), crews)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_evaluation_is_the_same_at_any_replica_count(tmp_path):
+@pytest.mark.replicas(3, 2)
+def test_evaluation_is_the_same_at_any_replica_count(tmp_path, crews):
     config = tiny_qa(tmp_path)
     local = measured(config, LocalCrew(config, prepare_data(config)))
-    wanted = comparable(config, Case("overlapped", "sgd", (2, 2), (0, 3)), 1)
-    crew = RayCrew.start(wanted, None, tmp_path, lambda _: None)
-    try:
-        crew.build(wanted)
-        found, predictions = measured(wanted, crew)
-    finally:
-        crew.close()
+    wanted = comparable(config, Case("overlapped", "sgd", (3, 2), (0, 3)), 1)
+    found, predictions = measured(wanted, crews.get(wanted))
     assert found == local[0]
     (one,), (other,) = local[1], predictions
     for name in ("teacher", "student", "student_alone", "joint"):

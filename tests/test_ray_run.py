@@ -1,36 +1,48 @@
-"""A whole run on Ray, with sharded stages: its files, and its metrics from the folder alone."""
+"""A whole run on Ray, with sharded stages: its files, its trace, and its metrics from the folder
+alone."""
 
 from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
 from launch.training import run_training
 from tests.helpers import tiny_config
+from tests.test_trace import CLOCK_TOLERANCE, check_format
 from tsarch.run.saved_run import evaluate_run
+from tsarch.run.trace import idle_share
+from tsarch.topology import Topology
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("zero_stages", [(3, 0), (0, 2)])
-def test_a_run_on_ray_evaluates_again_without_it(tmp_path, zero_stages):
-    teacher, student = zero_stages
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """(folder, summary)."""
+    folder = tmp_path_factory.mktemp("ray-run")
     config = tiny_config(
-        tmp_path,
-        schedule={"epochs": 4},
+        folder,
+        run={"folder": str(folder / "run"), "trace": True},
+        schedule={"name": "joint", "micro_batches": 2, "epochs": 4},
         topology={
             "device": "cpu",
             "cpus_per_rank": 0.5,
-            "teacher": {"replicas": 2, "zero_stage": teacher},
-            "student": {"zero_stage": student},
+            "teacher": {"replicas": 2, "zero_stage": 3},
+            "student": {"zero_stage": 2},
         },
     )
     summary = run_training(config)
     assert not ray.is_initialized()
-    folder = tmp_path / "run"
+    return folder / "run", summary
+
+
+def test_its_files(run):
+    folder, summary = run
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(summary["steps"]))
     assert rows[-1]["loss_teacher"] < rows[0]["loss_teacher"]
@@ -39,7 +51,22 @@ def test_a_run_on_ray_evaluates_again_without_it(tmp_path, zero_stages):
     assert {p.name for p in (folder / "logs").iterdir()} == {f"rank-{r}.log" for r in range(3)}
     assert summary["link_bytes_per_step"] > 0
     assert 0 < summary["tied_bytes_per_step"] < 3 * 30522 * 32 * 4 / 4
+
+
+def test_one_process_evaluates_it_again(run):
+    folder, summary = run
     _, again = evaluate_run(folder, "test")
     for mode, metrics in summary["after"].items():
         for name, value in metrics.items():
             assert math.isclose(again.metrics[mode][name], value, abs_tol=1e-12), (mode, name)
+
+
+def test_its_bubble_is_the_idle_time_of_its_trace(run):
+    folder, summary = run
+    rows = check_format(folder / "trace.json", Topology(2, 1))
+    assert {flow["name"] for flow in rows["s"]} == {"hidden states", "gradient"}
+    assert idle_share(rows["X"]) == pytest.approx(summary["bubble_fraction"], abs=CLOCK_TOLERANCE)
+    # What lies outside: telling the ranks to begin, and handing the last reports over.
+    assert 0.0 <= summary["train_s"] - summary["pipeline_s"] < 0.5 * summary["train_s"]
+    report = (folder / "report.html").read_text()
+    assert all(f">{name}<" in report for name in ("teacher 0", "teacher 1", "student 0"))

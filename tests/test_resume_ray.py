@@ -18,7 +18,6 @@ from benchmarks.resume_matrix import (
     markdown,
     run_moves,
 )
-from cluster.group import RayCrew
 from tests.helpers import tiny_config
 from tsarch.checkpoint.cut import Cut, Resume
 from tsarch.checkpoint.manifest import Manifest
@@ -29,10 +28,10 @@ from tsarch.run.metrics import StepTable
 LOCAL = Place(None)
 MOVES = [
     Move("sequential", "adamw", LOCAL, Place((2, 1), 3)),
-    Move("overlapped", "adamw", Place((2, 1), 0), Place((1, 2), 2)),
+    Move("overlapped", "adamw", Place((1, 2), 0), Place((2, 1), 2)),
     Move("joint", "sgd", Place((1, 2), 3), LOCAL),
 ]
-"""Some of `make equivalence`."""
+"""Some of `make equivalence`, such that each pair of replica counts starts once."""
 
 # (schedule, ZeRO stages, precision, whether the table's optimizer is sharded)
 SAME = [
@@ -63,9 +62,10 @@ def test_a_suite_goes_on_where_it_was_ended(tmp_path: Path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_checkpoint_goes_on_in_other_places(tmp_path):
+@pytest.mark.replicas(1, 2, 2, 1)
+def test_a_checkpoint_goes_on_in_other_places(tmp_path, crews):
     config = tiny_config(tmp_path, schedule={"epochs": 3})
-    outcomes = list(run_moves(config, MOVES, num_steps=8, tick=3))
+    outcomes = list(run_moves(config, MOVES, 8, 3, crews))
     assert {outcome.move for outcome in outcomes} == set(MOVES)
     for outcome in outcomes:
         # In `overlapped` the student had not done the step before the cut.
@@ -84,40 +84,33 @@ def reported(reports: Iterable[list[TickReport]]) -> list[Any]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_same_ranks_go_on_bitwise_at_every_zero_stage(tmp_path):
+@pytest.mark.replicas(2, 1)
+def test_the_same_ranks_go_on_bitwise_at_every_zero_stage(tmp_path, crews):
     """Cut amid an epoch, with dropout, at a tick between two chunks of ticks."""
-    crew = None
-    try:
-        for schedule, zero_stages, precision, shard in SAME:
-            config = tiny_config(
-                tmp_path,
-                teacher={"dropout": 0.1},
-                student={"dropout": 0.1},
-                schedule={"name": schedule, "epochs": 2, "micro_batches": 2},
-                embedding={"shard_optimizer": shard},
-                topology={
-                    "threads": 1,
-                    "teacher": {"replicas": 2, "zero_stage": zero_stages[0]},
-                    "student": {"zero_stage": zero_stages[1]},
-                },
-            ).model_copy(update={"precision": precision})
-            if crew is None:
-                crew = RayCrew.start(config, None, tmp_path / "logs", lambda _: None)
-            else:
-                crew.build(config)
-            store = Store(str(tmp_path / f"{schedule}-{zero_stages}-{precision}"))
-            cuts = CutAt(store, 3, StepTable(crew.topology))
-            whole = reported(crew.train(0, 6, cuts=cuts))
-            written = crew.checkpoint_written(wait=True)
-            assert written is not None
-            files = {name: entry for own in written for name, entry in own.files.items()}
-            store.commit(Manifest(3, files))
-            crew.build(config)
-            resume = Resume(Cut(store.url, 3), 3, same_ranks=True)
-            rest = reported(crew.train(0, 6, resume))
-            assert rest == [report for report in whole if report[0] >= 3], store.url
-            # `overlapped` has a tick more, in which teachers only take part in the exchange.
-            assert len(rest) == (12 if schedule == "overlapped" else 9)
-    finally:
-        if crew is not None:
-            crew.close()
+    for schedule, zero_stages, precision, shard in SAME:
+        config = tiny_config(
+            tmp_path,
+            teacher={"dropout": 0.1},
+            student={"dropout": 0.1},
+            schedule={"name": schedule, "epochs": 2, "micro_batches": 2},
+            embedding={"shard_optimizer": shard},
+            topology={
+                "threads": 1,
+                "teacher": {"replicas": 2, "zero_stage": zero_stages[0]},
+                "student": {"zero_stage": zero_stages[1]},
+            },
+        ).model_copy(update={"precision": precision})
+        crew = crews.get(config)
+        store = Store(str(tmp_path / f"{schedule}-{zero_stages}-{precision}"))
+        cuts = CutAt(store, 3, StepTable(crew.topology))
+        whole = reported(crew.train(0, 6, cuts=cuts))
+        written = crew.checkpoint_written(wait=True)
+        assert written is not None
+        files = {name: entry for own in written for name, entry in own.files.items()}
+        store.commit(Manifest(3, files))
+        crew.build(config)
+        resume = Resume(Cut(store.url, 3), 3, same_ranks=True)
+        rest = reported(crew.train(0, 6, resume))
+        assert rest == [report for report in whole if report[0] >= 3], store.url
+        # `overlapped` has a tick more, in which teachers only take part in the exchange.
+        assert len(rest) == (12 if schedule == "overlapped" else 9)

@@ -222,9 +222,15 @@ def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path, task):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "replicas"), [("classification", (1, 2)), ("relation", (1, 1))])
-def test_ranks_give_the_losses_of_one_process(tmp_path, task, replicas):
-    check_equal_losses(tiny_task(tmp_path, task), replicas)
+@pytest.mark.parametrize(
+    ("task", "replicas"),
+    [
+        pytest.param("classification", (1, 2), marks=pytest.mark.replicas(1, 2)),
+        pytest.param("relation", (1, 1), marks=pytest.mark.replicas(1, 1)),
+    ],
+)
+def test_ranks_give_the_losses_of_one_process(tmp_path, crews, task, replicas):
+    check_equal_losses(tiny_task(tmp_path, task), replicas, crews)
 
 
 @pytest.mark.parametrize("task", ["classification", "relation"])

@@ -128,27 +128,6 @@ def test_a_traced_run_tells_every_instruction_of_every_step(tmp_path, schedule, 
     assert idle_share(everything) == pytest.approx(bubble, abs=CLOCK_TOLERANCE)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_the_bubble_of_a_run_on_ray_is_the_idle_time_of_its_trace(tmp_path):
-    config = tiny_config(
-        tmp_path,
-        run={"folder": str(tmp_path / "run"), "trace": True},
-        schedule={"name": "joint", "micro_batches": 2, "epochs": 2},
-        topology={"teacher": {"replicas": 2, "zero_stage": 1}},
-    )
-    summary = run_training(config)
-    path = tmp_path / "run" / "trace.json"
-    rows = check_format(path, Topology(2, 1))
-    assert {flow["name"] for flow in rows["s"]} == {"hidden states", "gradient"}
-    bubble = summary["bubble_fraction"]
-    assert idle_share(rows["X"]) == pytest.approx(bubble, abs=CLOCK_TOLERANCE)
-    # What lies outside: telling the ranks to begin, and handing the last reports over.
-    assert 0.0 <= summary["train_s"] - summary["pipeline_s"] < 0.5 * summary["train_s"]
-    report = (tmp_path / "run" / "report.html").read_text()
-    assert all(f">{name}<" in report for name in ("teacher 0", "teacher 1", "student 0"))
-
-
 def test_traces_of_the_time_before_restarts_are_kept(tmp_path):
     config = tiny_config(tmp_path, run={"trace": True})
     folder = tmp_path / "run"
