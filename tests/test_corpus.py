@@ -257,6 +257,35 @@ def test_all_mistakes_of_all_splits_are_named_at_once(tmp_path):
     assert found[-1] == "data.test: none.jsonl: can't be read: No such file or directory."
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "bad", "other"),
+    [
+        ("x.jsonl", b'\xe9\n{"tags": []}\n{"tokens": ["\xff"], "tags": ["O"]}\n', (1, 3), 2),
+        ("x.conll", b"Caf\xe9 O\n\na I-LOC\n\n\xff\xfe O\n", (1, 5), 3),
+        ("x.csv", b"tokens,tags\n\xe9,O\na,O O\n\xff,O\n", (2, 4), 3),
+    ],
+)
+def test_lines_that_are_not_utf8_hide_no_other_mistake(tmp_path, name, content, bad, other):
+    path = tmp_path / name
+    path.write_bytes(content)
+    found = mistakes(config(tmp_path, train=str(path)))
+    assert found[:2] == [f"{path}:{number}: is not UTF-8 text." for number in bad]
+    assert found[2].startswith(f"{path}:{other}: ")
+    assert all("in no sound row of train" in text for text in found[3:])
+
+
+def test_labels_are_looked_for_in_the_sound_rows_of_a_broken_split(tmp_path):
+    train = tmp_path / "train.jsonl"
+    train.write_text(f"oops\n{json.dumps(GOOD)}\n", encoding="utf-8")
+    other = str(write_jsonl(tmp_path / "other.jsonl", [{**GOOD, "tags": ["B-ORG", *"OOO"]}]))
+    found = mistakes(config(tmp_path, train=str(train), test=other))
+    assert found[0].startswith(f"{train}:1: is not JSON")
+    assert found[1:] == [
+        f"{other}:1: label `ORG` is in test but in no sound row of train (labels of train: "
+        "LOC, PER)."
+    ]
+
+
 def test_a_long_list_of_mistakes_is_cut(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text("oops\n" * 70, encoding="utf-8")

@@ -58,8 +58,7 @@ def read_splits(data: DataConfig, schema: RowSchema) -> Corpus:
         rows[split] = _checked(found, data, schema, source, mistakes)
         if split == "train":
             sound = not mistakes
-    # Labels that only broken rows of the training split have would seem to be missing.
-    notes = _check_names(rows, schema, mistakes) if sound else ()
+    notes = _check_names(rows, schema, mistakes, sound)
     if mistakes:
         raise UserError(_shortened(mistakes))
     labels = schema.labels(sorted(_names(rows["train"], schema)))
@@ -130,16 +129,23 @@ def _names(rows: Iterable[Row], schema: RowSchema) -> dict[str, str]:
 
 
 def _check_names(
-    rows: dict[str, list[Row]], schema: RowSchema, mistakes: list[Mistake]
+    rows: dict[str, list[Row]], schema: RowSchema, mistakes: list[Mistake], sound: bool
 ) -> tuple[str, ...]:
-    """Add labels that can't be learned to `mistakes`; return notes on those not measured."""
+    """Add labels that can't be learned to `mistakes`; return notes on those not measured.
+
+    Args:
+        sound: no row of the training split is broken; one that is could have the label.
+    """
+    if not rows["train"]:
+        return ()
+    missing = "not in train" if sound else "in no sound row of train"
     found = {split: _names(rows[split], schema) for split in SPLITS}
     known = found["train"]
     evaluated = ("validation", "test")
     for name in dict.fromkeys(itertools.chain(*(found[split] for split in evaluated))):
         if name not in known:
             where = [split for split in evaluated if name in found[split]]
-            what = f"label `{shown(name)}` is in {' and '.join(where)} but not in train"
+            what = f"label `{shown(name)}` is in {' and '.join(where)} but {missing}"
             hint = f"(labels of train: {shown(', '.join(sorted(known)) or 'none')})."
             mistakes.append(Mistake(found[where[0]][name], what, hint))
     return tuple(

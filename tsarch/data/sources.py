@@ -77,25 +77,31 @@ def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mi
         raise UserError.single(where, "is empty.")
     if kind == "parquet":
         yield from _table_rows(_load_table(kind, path, data), path, data.columns, schema)
-    elif kind == "csv":
-        yield from _csv_rows(path, _decoded(path, content), data, schema)
+        return
+    lines = enumerate(content.split(b"\n"), 1)
+    broken = {number for number, line in lines if not _is_utf8(line)}
+    mistakes += [Mistake(f"{path}:{n}", "is not UTF-8 text.") for n in sorted(broken)]
+    text = content.decode("utf-8-sig", errors="replace")
+    if kind == "csv":
+        found = _csv_rows(path, text, data, schema)
     elif kind == "conll":
-        yield from _conll_rows(path, _decoded(path, content), data.columns)
+        found = _conll_rows(path, text, data.columns)
     else:
-        yield from _jsonl_rows(path, _decoded(path, content), mistakes)
+        found = _jsonl_rows(path, text, broken, mistakes)
+    yield from (own for own in found if own[0].number not in broken)
 
 
-def _decoded(path: str, content: bytes) -> str:
+def _is_utf8(line: bytes) -> bool:
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError.single(f"{path}:{line}", "is not UTF-8 text.") from None
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
-def _jsonl_rows(path: str, text: str, mistakes: list[Mistake]) -> Found:
+def _jsonl_rows(path: str, text: str, broken: set[int], mistakes: list[Mistake]) -> Found:
     for number, line in enumerate(text.split("\n"), 1):
-        if not line or line.isspace():
+        if number in broken or not line or line.isspace():
             continue
         try:
             row = json.loads(line)
@@ -134,6 +140,7 @@ def _csv_rows(path: str, text: str, data: DataConfig, schema: RowSchema) -> Foun
         usecols=names,
         keep_default_na=False,
         encoding="utf-8-sig",
+        encoding_errors="replace",  # lines that are not UTF-8 are mistakes already
     )
     for place, row in _table_rows(table, path, data.columns, schema):
         if len(lines) == len(table):
