@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.processes import SideError, run_module
+from tsarch.config import MODES
 
 CONFIGS = (
     "quickstart",
@@ -30,7 +31,6 @@ CONFIGS = (
     "dialogue",
 )
 SEEDS = (0, 1, 2)
-MODES = ("teacher", "student")
 RUNS = Path("runs/seeds")
 OUTPUT = Path("benchmarks/results/seeds.json")
 TIMEOUT_S = 7200.0
@@ -80,7 +80,7 @@ def train(config: str, seed: int) -> str | None:
 
 
 def gains(config: str, summaries: Sequence[dict[str, Any]]) -> list[Gain]:
-    """Every metric of teacher and student."""
+    """Every metric of every mode."""
     found = []
     for mode in MODES:
         for metric in summaries[0]["after"][mode]:

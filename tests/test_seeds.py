@@ -7,12 +7,13 @@ import json
 from benchmarks import seeds
 from benchmarks.processes import SideError
 from benchmarks.seeds import Gain, gains, markdown
+from tsarch.config import MODES
 
 
 def summary(before: float, after: float) -> dict[str, object]:
     metrics = {"perplexity": 1 / before, "bleu": before}, {"perplexity": 1 / after, "bleu": after}
     return {
-        when: dict.fromkeys(("teacher", "student", "joint"), own)
+        when: dict.fromkeys(MODES, own)
         for when, own in zip(("before", "after"), metrics, strict=True)
     }
 
@@ -24,7 +25,7 @@ def test_a_gain_must_be_more_than_the_spread():
     first = [(row.mode, row.metric) for row in rows[:2]]
     assert first == [("teacher", "perplexity"), ("teacher", "bleu")]
     assert not any(row.is_beyond_spread for row in rows)
-    assert len(rows) == 4
+    assert len(rows) == 2 * len(MODES)
 
 
 def test_the_table_shows_mean_and_extremes():
@@ -65,4 +66,4 @@ def test_a_config_without_runs_keeps_its_rows(tmp_path, monkeypatch):
     assert found == [gain for gain in earlier if gain.config == kept]
     (tmp_path / f"{kept}-seed0").mkdir()
     (tmp_path / f"{kept}-seed0" / "summary.json").write_text(json.dumps(summary(0.1, 0.5)))
-    assert len(seeds.own_gains(kept, earlier)) == 4
+    assert len(seeds.own_gains(kept, earlier)) == 2 * len(MODES)
