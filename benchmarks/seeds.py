@@ -113,28 +113,31 @@ def own_gains(config: str, earlier: Sequence[Gain]) -> list[Gain]:
 
 
 def markdown(rows: Sequence[Gain]) -> str:
-    """The table."""
+    """The table: a row for each metric of a config, a column for each mode."""
     lines = [
-        "Test split, mean (least–most) of seeds; one process, one thread.",
+        "Test split, one process, one thread: mean before → after training (least–most after). "
+        "With an asterisk it is not beyond the spread: the worst seed after training is not better "
+        "than the best one before.",
         "",
-        "| config | mode | metric | seeds | before | after | beyond the spread |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| config | metric | seeds | " + " | ".join(f"`{mode}`" for mode in MODES) + " |",
+        "|---" * (3 + len(MODES)) + "|",
     ]
-    for row in rows:
-        beyond = "yes" if row.is_beyond_spread else "NO"
-        if len(row.after) == 1:  # one seed has no spread
-            beyond = "–"
-        cells = [row.config, row.mode, row.metric, str(len(row.after))]
-        lines.append(
-            "| " + " | ".join([*cells, _spread(row.before), _spread(row.after), beyond]) + " |"
-        )
+    metrics = dict.fromkeys((row.config, row.metric) for row in rows)
+    for config, metric in metrics:
+        own = {row.mode: row for row in rows if (row.config, row.metric) == (config, metric)}
+        seeds = max(len(row.after) for row in own.values())
+        cells = [_cell(own[mode]) if mode in own else "–" for mode in MODES]
+        lines.append("| " + " | ".join([config, metric, str(seeds), *cells]) + " |")
     return "\n".join([*lines, ""])
 
 
-def _spread(values: Sequence[float]) -> str:
-    form = ".4g" if max(values) > 1 else ".4f"
-    mean, least, most = (format(v, form) for v in (fmean(values), min(values), max(values)))
-    return mean if len(values) == 1 else f"{mean} ({least}–{most})"
+def _cell(row: Gain) -> str:
+    form = ".4g" if max(row.before + row.after) > 1 else ".4f"
+    values = (fmean(row.before), fmean(row.after), min(row.after), max(row.after))
+    before, after, least, most = (format(value, form) for value in values)
+    if len(row.after) == 1:  # one seed has no spread
+        return f"{before} → {after}"
+    return f"{before} → {after} ({least}–{most}){'' if row.is_beyond_spread else '*'}"
 
 
 def main(

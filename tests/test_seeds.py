@@ -28,10 +28,14 @@ def test_a_gain_must_be_more_than_the_spread():
     assert len(rows) == 2 * len(MODES)
 
 
-def test_the_table_shows_mean_and_extremes():
-    row = Gain("qa", "student", "f1", [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], False)
-    line = "| qa | student | f1 | 3 | 0.2000 (0.1000–0.3000) | 0.6000 (0.5000–0.7000) | yes |"
-    assert line in markdown([row])
+def test_the_table_shows_means_extremes_and_what_is_not_beyond_the_spread():
+    good = Gain("qa", "student", "f1", [0.1, 0.2, 0.3], [0.5, 0.6, 0.7], False)
+    bad = Gain("qa", "teacher", "f1", [0.1, 0.2, 0.6], [0.5, 0.6, 0.7], False)
+    one = Gain("qa", "teacher", "perplexity", [4000.0], [20.0], True)
+    f1, perplexity = markdown([bad, good, one]).splitlines()[-2:]
+    cells = "0.3000 → 0.6000 (0.5000–0.7000)* | 0.2000 → 0.6000 (0.5000–0.7000)"
+    assert f1 == f"| qa | f1 | 3 | {cells} | – | – |"
+    assert perplexity == "| qa | perplexity | 1 | 4000 → 20 | – | – | – |"
 
 
 def test_a_run_that_fails_is_told_and_a_finished_one_not_done_again(tmp_path, monkeypatch):
