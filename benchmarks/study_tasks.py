@@ -8,6 +8,6 @@ from benchmarks.study_plan import StudyTask
 
 TASKS = (
     StudyTask("ner", Path("configs/quickstart.yaml"), epochs=4),
-    StudyTask("classification", Path("configs/classification.yaml"), epochs=4),
+    StudyTask("classification", Path("configs/classification.yaml"), epochs=3),
     StudyTask("relation", Path("configs/relation.yaml"), num_train_rows=800, epochs=4),
 )

@@ -128,6 +128,13 @@ def test_a_text_longer_than_a_context_votes_and_loses_nothing():
     assert split.num_cut_tokens == 0
 
 
+def test_of_a_long_row_four_words_vote_at_even_distances():
+    args = {"teacher_max_tokens": 20, "student_max_tokens": 11}
+    split = pack_rows([row_of(12, 10), row_of(4, 30)], [1, 2], 9, [1], [2], **args)
+    assert split.token_ids[split.words >= 0].tolist() == [9, 10, 12, 15, 17, 9, 30, 31, 32, 33]
+    assert split.labels.tolist() == [1] * 5 + [2] * 5
+
+
 def test_a_word_of_several_tokens_carries_one_label():
     row = Sentence("d", [10, 11, 12], [0, -1, 1], None)
     split = pack_rows([row], [1], 9, [1], [2], teacher_max_tokens=8, student_max_tokens=4)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _FORMAT = "3"
 """Part of the cache's key: a new value whenever what is stored changes."""
+NUM_VOTES = 4
+"""Words of a row's window that its one label stands at, beside its own token. At every word, long
+rows would weigh more than short ones in the loss, which metrics count alike."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Sentence:
     starts: list[int]
     """Per token: the word (in the sentence) that starts here, or −1."""
     focus: int | None = None
-    """Word that the row's one label stands before; None: before the first, and at each."""
+    """Word that the row's one label stands before; None: before the first, and at several."""
 
 
 def tokenize_corpus(
@@ -262,7 +265,7 @@ class _Packer:
         """Add a row whose one window is the row, or what fits of it from the token `place` on.
 
         Args:
-            labelled: tokens that carry the row's label; those outside the window don't.
+            labelled: tokens that carry the row's label, all inside the window.
         """
         self._make_room(len(token_ids))
         start = 0 if len(token_ids) <= self.student_max_tokens else place
@@ -270,9 +273,8 @@ class _Packer:
         stop = min(start + self.student_max_tokens, len(token_ids))
         words = [-1] * len(token_ids)
         for token in labelled:
-            if start <= token < stop:
-                words[token] = self.num_labels
-                self.num_labels += 1
+            words[token] = self.num_labels
+            self.num_labels += 1
         self._append(token_ids, words)
         self.windows.append((begin + start, begin + stop))
 
@@ -390,8 +392,8 @@ def pack_rows(
 ) -> TokenizedSplit:
     """Rows of a document in order to contexts, cut between rows; every row has one label, at a
     `label_token` put before its word `focus`, and one window, the row, or what fits of it from
-    there on. Without a `focus` the label stands at the first token of every word of the window
-    too: they vote (`row_votes`).
+    there on. Without a `focus` the label also stands at `NUM_VOTES` words of the window, or all
+    if it has fewer, at their first tokens: they vote (`row_votes`).
 
     A row longer than a context is cut at word boundaries into several, each with labels and a
     window of its own, which vote too. With a `focus` only the piece that has it is kept.
@@ -416,12 +418,19 @@ def pack_rows(
             place = 0 if row.focus is None else starts.index(row.focus)
             labelled = [place]
             if row.focus is None:
-                labelled += [token for token, word in enumerate(starts, 1) if word >= 0]
+                window = starts[: packer.student_max_tokens - 1]
+                labelled += _spread([n for n, word in enumerate(window, 1) if word >= 0], NUM_VOTES)
             row_ids = [*ids[:place], label_token, *ids[place:]]
             packer.add_row(row_ids, labelled, place)
         packed.append([label] * (packer.num_labels - before))
     packer.close()
     return _split(packer, packed)
+
+
+def _spread(values: Sequence[int], most: int) -> list[int]:
+    """At most so many of the values, at even distances, the first one among them."""
+    size = min(len(values), most)
+    return [values[number * len(values) // size] for number in range(size)]
 
 
 def _split(packer: _Packer, labels: Sequence[Sequence[int]]) -> TokenizedSplit:

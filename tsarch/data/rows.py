@@ -41,7 +41,7 @@ class Row:
     tags: list[str]
     """A label for every word, the row's one label, or the target."""
     focus: int | None = None
-    """Word that the row's one label stands before; None: before the first, and at each. Of a
+    """Word that the row's one label stands before; None: before the first, and at several. Of a
     source: the last part, if the student reads it too."""
     unique_id: str | None = None
     """Id that no other row of the split may have."""
