@@ -132,12 +132,18 @@ def markdown(rows: Sequence[Gain]) -> str:
 
 
 def _cell(row: Gain) -> str:
-    form = ".4g" if max(row.before + row.after) > 1 else ".4f"
+    is_share = max(row.before + row.after) <= 1
     values = (fmean(row.before), fmean(row.after), min(row.after), max(row.after))
-    before, after, least, most = (format(value, form) for value in values)
+    before, after, least, most = (_number(value, is_share) for value in values)
     if len(row.after) == 1:  # one seed has no spread
         return f"{before} → {after}"
     return f"{before} → {after} ({least}–{most}){'' if row.is_beyond_spread else '*'}"
+
+
+def _number(value: float, is_share: bool) -> str:
+    if is_share:
+        return f"{value:.4f}"
+    return f"{value:.2f}" if value < 1000 else f"{value:.4g}"
 
 
 def main(

@@ -35,7 +35,7 @@ def test_the_table_shows_means_extremes_and_what_is_not_beyond_the_spread():
     f1, perplexity = markdown([bad, good, one]).splitlines()[-2:]
     cells = "0.3000 → 0.6000 (0.5000–0.7000)* | 0.2000 → 0.6000 (0.5000–0.7000)"
     assert f1 == f"| qa | f1 | 3 | {cells} | – | – |"
-    assert perplexity == "| qa | perplexity | 1 | 4000 → 20 | – | – | – |"
+    assert perplexity == "| qa | perplexity | 1 | 4000 → 20.00 | – | – | – |"
 
 
 def test_a_run_that_fails_is_told_and_a_finished_one_not_done_again(tmp_path, monkeypatch):
