@@ -132,7 +132,7 @@ def markdown(rows: Sequence[Gain]) -> str:
 
 
 def _cell(row: Gain) -> str:
-    is_share = max(row.before + row.after) <= 1
+    is_share = row.metric not in ("perplexity", "bleu", "chrf")
     values = (fmean(row.before), fmean(row.after), min(row.after), max(row.after))
     before, after, least, most = (_number(value, is_share) for value in values)
     if len(row.after) == 1:  # one seed has no spread
