@@ -78,8 +78,8 @@ def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mi
     if kind == "parquet":
         yield from _table_rows(_load_table(kind, path, data), path, data.columns, schema)
         return
-    lines = enumerate(content.split(b"\n"), 1)
-    broken = {number for number, line in lines if not _is_utf8(line)}
+    lines = [] if _is_utf8(content) else content.split(b"\n")
+    broken = {number for number, line in enumerate(lines, 1) if not _is_utf8(line)}
     mistakes += [Mistake(f"{path}:{n}", "is not UTF-8 text.") for n in sorted(broken)]
     text = content.decode("utf-8-sig", errors="replace")
     if kind == "csv":
@@ -91,9 +91,9 @@ def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mi
     yield from (own for own in found if own[0].number not in broken)
 
 
-def _is_utf8(line: bytes) -> bool:
+def _is_utf8(content: bytes) -> bool:
     try:
-        line.decode()
+        content.decode()
     except UnicodeDecodeError:
         return False
     return True
