@@ -10,7 +10,7 @@ import numpy as np
 
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
-from tsarch.data.contexts import Sentence, pack
+from tsarch.data.packing import Sentence, pack
 from tsarch.records import TokenizedSplit
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from tests.helpers import QUICKSTART_MODEL, ROOT
 from tsarch.data import contexts
-from tsarch.data.contexts import Sentence, pack, special_tokens, tokenize_corpus
+from tsarch.data.contexts import special_tokens, tokenize_corpus
 from tsarch.data.corpus import Corpus
+from tsarch.data.packing import Sentence, pack
 from tsarch.data.tokenizer import (
     load_tokenizer,
     resolve_model_path,

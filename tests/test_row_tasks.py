@@ -12,8 +12,8 @@ from tests.equal_losses import check_equal_losses
 from tests.helpers import ROOT, tiny_config, write_jsonl
 from tsarch.config import Config, DataConfig
 from tsarch.config_loading import load_config
-from tsarch.data.contexts import Sentence, pack_rows
 from tsarch.data.corpus import Corpus, read_splits
+from tsarch.data.packing import Sentence, pack_rows
 from tsarch.errors import UserError
 from tsarch.records import TokenizedSplit
 from tsarch.run.crew import LocalCrew
