@@ -15,10 +15,11 @@ import yaml
 
 from launch.cli import main
 from launch.training import run_training
-from tests.helpers import tiny_config, tiny_raw
+from tests.helpers import QUICKSTART_MODEL, tiny_config, tiny_raw
 from tests.test_checkpoint_store import flip
 from tsarch.checkpoint.store import Store
 from tsarch.config import Config
+from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import InterruptedRunError, UserError
 from tsarch.run.progress import Reporter
 from tsarch.run.run_folder import Lines, RunFolder
@@ -164,7 +165,10 @@ def test_the_command_line_resumes_a_folder_and_refuses_what_it_must(tmp_path, mo
     )
     assert status == 2
     assert "--resume: data: is not what" in text
-    allowed = ["--set", "checkpoint.keep_last=1", "--set", "embedding.check_every=7"]
+    moved = tmp_path / "moved"
+    tokenizer = Path(resolve_model_path(QUICKSTART_MODEL))
+    shutil.copytree(tokenizer, moved, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
+    allowed = ["--set", "checkpoint.keep_last=1", "--set", f"data.tokenizer={moved}"]
     status, text = command(["train", str(run), "--resume", *allowed], capsys)
     assert status == 0
     assert (run / "summary.json").exists()

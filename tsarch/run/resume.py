@@ -46,10 +46,11 @@ _MAY_DIFFER = (
     "evaluation.batch_tokens",
     "evaluation.patience",
     "evaluation.before",
-    # What the data holds is compared, wherever it lies.
+    # What the data holds, in tokens, is compared, wherever it and the tokenizer lie.
     "data.train",
     "data.validation",
     "data.test",
+    "data.tokenizer",
     "data.cache_folder",
 )
 
