@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from tests.helpers import tiny_config
+from tests.helpers import tiny_config, tiny_raw
 from tsarch.models.backbone import HollowEmbedding, backbone_config, build_backbone
 from tsarch.models.heads import linear_map
 from tsarch.seeding import torch_seed
@@ -138,6 +138,19 @@ def test_the_shortcut_adds_its_own_reading_where_there_is_a_teacher(tmp_path):
     assert torch.equal(fed, alone), "a bridge of scale 0 starts as no teacher"
     assert torch.equal(shifted[0, 1], alone[0, 1])
     torch.testing.assert_close(shifted[0, [0, 2]], (alone[0] + added)[[0, 2]])
+
+
+@pytest.mark.parametrize("width", [32, 24])
+def test_the_shortcut_starts_as_the_teachers_head(tmp_path, width):
+    config = tiny_config(tmp_path)
+    if width != 32:  # the teacher reads the student's table through a projection
+        own = {**tiny_raw(tmp_path)["teacher"]["config"], "hidden_size": width}
+        student = {"layers": None, "config": own}
+        config = tiny_config(tmp_path, student=student, embedding={"init": "student"})
+    head = build_teacher(config, 9).module.head.state_dict()
+    shortcut = build_student(config, 9).module.shortcut.state_dict()
+    assert set(head) == set(shortcut) == {"linear.weight", "linear.bias"}
+    assert all(torch.equal(shortcut[name], value) for name, value in head.items())
 
 
 @pytest.mark.parametrize(

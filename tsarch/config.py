@@ -277,8 +277,9 @@ class StudentConfig(BackboneConfig):
     Hidden states may be several times as long as embeddings (BERTs: five times), and at 1 then
     drown them. At 0 a fed window starts as one without the teacher."""
     shortcut: bool = False
-    """Add what a head of its own reads from the teacher's hidden states to the student's
-    prediction: its layers and head then needn't carry what the teacher knows."""
+    """Add what a head of its own, which starts as the teacher's, reads from the teacher's hidden
+    states to the student's prediction: its layers and head then needn't carry what the teacher
+    knows."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

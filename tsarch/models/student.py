@@ -18,7 +18,7 @@ class StudentModel(nn.Module):
 
     Args:
         bridge_scale: what the bridge starts as, times the identity.
-        shortcut: a second head reads h[position], and the prediction is the sum of both (of
+        shortcut: a second head, which reads h[position]; the prediction is the sum of both (of
             logits a product of experts, Hinton 2002): what the teacher knows needn't be carried
             through the layers and the first head, which so stay free for windows without it.
     """
@@ -32,8 +32,8 @@ class StudentModel(nn.Module):
         dropout: float,
         learned_no_teacher: bool = False,
         bridge_scale: float = 1.0,
-        shortcut: bool = False,
         table_scale: float = 1.0,
+        shortcut: nn.Module | None = None,
     ) -> None:
         super().__init__()
         width = backbone.embedding_width
@@ -43,12 +43,7 @@ class StudentModel(nn.Module):
         self.backbone = backbone.model
         self._embedding_scale = backbone.embedding_scale
         self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
-        # Last, so that the others draw the same numbers with and without it.
-        self.shortcut = None
-        if shortcut:
-            self.shortcut = make_head(
-                teacher_width, num_outputs, table_width, dropout, table_scale, maps=True
-            )
+        self.shortcut = shortcut
 
     def forward(
         self,

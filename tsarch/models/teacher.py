@@ -24,9 +24,11 @@ class TeacherModel(nn.Module):
         table_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        # First, so that the student's shortcut can draw the same numbers.
+        head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
         self.projection = projection(table_width, backbone.embedding_width)
         self.backbone = backbone.model
-        self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
+        self.head = head
         self._embedding_scale = backbone.embedding_scale
         self._is_seq2seq = bool(backbone.model.config.is_encoder_decoder)
 

@@ -20,6 +20,7 @@ from tsarch.models.backbone import (
     freeze_backbone,
 )
 from tsarch.models.construction import WHOLE, Construction
+from tsarch.models.heads import make_head
 from tsarch.models.loading import check_weights
 from tsarch.models.skeleton import make_skeleton
 from tsarch.models.student import StudentModel
@@ -153,17 +154,23 @@ def build_student(
     with torch.random.fork_rng(devices=[]):
         backbone = _backbone(config, configs, Stage.STUDENT, construction, with_table)
         _adapt(config, Stage.STUDENT, backbone)
+        width, scale = table_shape(config, configs)[1], table_scale(config, configs)
+        teacher_width, dropout = int(configs[Stage.TEACHER].hidden_size), config.student.dropout
+        shortcut = None
+        if config.student.shortcut:  # starts as the teacher's head does
+            torch.manual_seed(torch_seed(config.run.seed, "teacher weights"))
+            shortcut = make_head(teacher_width, num_outputs, width, dropout, scale, maps=True)
         torch.manual_seed(torch_seed(config.run.seed, "student weights"))
         module = StudentModel(
             backbone,
-            table_shape(config, configs)[1],
-            int(configs[Stage.TEACHER].hidden_size),
+            width,
+            teacher_width,
             num_outputs,
-            config.student.dropout,
+            dropout,
             learned_no_teacher=config.student.no_teacher == "learned",
             bridge_scale=config.student.bridge_scale,
-            shortcut=config.student.shortcut,
-            table_scale=table_scale(config, configs),
+            table_scale=scale,
+            shortcut=shortcut,
         )
     construction.settle(list(module.parameters()))
     return BuiltModel(module, backbone.table)
