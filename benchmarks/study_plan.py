@@ -130,8 +130,8 @@ class RunResult(BaseModel):
 
     @property
     def score(self) -> float:
-        """Main metric on validation, the mean over the modes that there are: what chose the epoch,
-        and chooses between rates."""
+        """Main metric on validation, the mean over the modes that there are: chooses between rates,
+        for models by themselves, which have one."""
         return fmean(metrics[self.main_metric] for metrics in self.validation.values())
 
 

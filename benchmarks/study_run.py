@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.study_models import Learner, Ours, Solo
-from benchmarks.study_plan import DISTILLED, RunKey, RunResult, StudyTask
+from benchmarks.study_plan import DISTILLED, MONITOR, RunKey, RunResult, StudyTask
 from benchmarks.study_tasks import TASKS
 from tsarch.config import Config, Mode
 from tsarch.config_loading import load_config
@@ -122,8 +122,7 @@ def train(
         learner.train(start, stop)
         train_s += time.process_time() - started_s
         validation = learner.evaluate("validation")
-        # One set of weights serves all modes of `ours`; the others have one.
-        score = selection_score(own_task, validation, "mean")
+        score = selection_score(own_task, validation, MONITOR.get(key.method, "mean"))
         values = " ".join(f"{mode} {found[metric]:.4f}" for mode, found in validation.items())
         print(f"epoch {epoch + 1} of {len(plan.epoch_starts) - 1}: {values}", flush=True)
         if best is None or score > best[0]:

@@ -400,8 +400,8 @@ class EvaluationConfig(Section):
     batch_tokens: PositiveInt = 8192
     """Padded teacher tokens of one evaluation batch."""
     monitor: Monitor = "joint"
-    """Mode whose main metric on validation decides which weights are best; `mean`: the mean of all
-    four modes', which one set of weights serves."""
+    """Mode whose main metric on validation decides which weights are best; `mean`: the mean of
+    `joint`'s and `student_alone`'s, so of the answers with the teacher and without it."""
     patience: PositiveInt | None = None
     """Stop after so many validations without a better result. Default: never stop early."""
     before: bool = True
