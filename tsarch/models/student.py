@@ -18,9 +18,10 @@ class StudentModel(nn.Module):
 
     Args:
         bridge_scale: what the bridge starts as, times the identity.
-        shortcut: a second head, which reads h[position]; the prediction is the sum of both (of
-            logits a product of experts, Hinton 2002): what the teacher knows needn't be carried
-            through the layers and the first head, which so stay free for windows without it.
+        shortcut_seed: for a second head, which reads h[position]; the prediction is the sum of
+            both (of logits a product of experts, Hinton 2002): what the teacher knows needn't be
+            carried through the layers and the first head, which so stay free for windows without
+            it. None: no second head.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class StudentModel(nn.Module):
         learned_no_teacher: bool = False,
         bridge_scale: float = 1.0,
         table_scale: float = 1.0,
-        shortcut: nn.Module | None = None,
+        shortcut_seed: int | None = None,
     ) -> None:
         super().__init__()
         width = backbone.embedding_width
@@ -43,7 +44,13 @@ class StudentModel(nn.Module):
         self.backbone = backbone.model
         self._embedding_scale = backbone.embedding_scale
         self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
-        self.shortcut = shortcut
+        self.shortcut = None
+        if shortcut_seed is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(shortcut_seed)
+                self.shortcut = make_head(
+                    teacher_width, num_outputs, table_width, dropout, table_scale, maps=True
+                )
 
     def forward(
         self,

@@ -17,7 +17,6 @@ from transformers import PretrainedConfig
 from tsarch.config import Config, StageTopology
 from tsarch.errors import Mistake, UserError
 from tsarch.models.backbone import cut_out_table, freeze_backbone
-from tsarch.models.heads import make_head
 from tsarch.models.skeleton import make_skeleton, shrink_config
 from tsarch.models.student import StudentModel
 from tsarch.models.teacher import TeacherModel
@@ -157,9 +156,6 @@ def count_parameters(config: Config, stage: Stage, num_outputs: int | None) -> t
             module: torch.nn.Module = TeacherModel(backbone, width, num_outputs, section.dropout)
         else:
             teacher_width = int(stage_config(config, Stage.TEACHER).hidden_size)
-            shortcut = None
-            if config.student.shortcut:
-                shortcut = make_head(teacher_width, num_outputs, width, 0.0, 1.0, maps=True)
             module = StudentModel(
                 backbone,
                 width,
@@ -168,7 +164,7 @@ def count_parameters(config: Config, stage: Stage, num_outputs: int | None) -> t
                 section.dropout,
                 learned_no_teacher=config.student.no_teacher == "learned",
                 bridge_scale=config.student.bridge_scale,
-                shortcut=shortcut,
+                shortcut_seed=0 if config.student.shortcut else None,
             )
     parameters = list(module.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)

@@ -20,7 +20,6 @@ from tsarch.models.backbone import (
     freeze_backbone,
 )
 from tsarch.models.construction import WHOLE, Construction
-from tsarch.models.heads import make_head
 from tsarch.models.loading import check_weights
 from tsarch.models.skeleton import make_skeleton
 from tsarch.models.student import StudentModel
@@ -154,23 +153,19 @@ def build_student(
     with torch.random.fork_rng(devices=[]):
         backbone = _backbone(config, configs, Stage.STUDENT, construction, with_table)
         _adapt(config, Stage.STUDENT, backbone)
-        width, scale = table_shape(config, configs)[1], table_scale(config, configs)
-        teacher_width, dropout = int(configs[Stage.TEACHER].hidden_size), config.student.dropout
-        shortcut = None
-        if config.student.shortcut:  # starts as the teacher's head does
-            torch.manual_seed(torch_seed(config.run.seed, "teacher weights"))
-            shortcut = make_head(teacher_width, num_outputs, width, dropout, scale, maps=True)
-        torch.manual_seed(torch_seed(config.run.seed, "student weights"))
+        seed = config.run.seed
+        torch.manual_seed(torch_seed(seed, "student weights"))
         module = StudentModel(
             backbone,
-            width,
-            teacher_width,
+            table_shape(config, configs)[1],
+            int(configs[Stage.TEACHER].hidden_size),
             num_outputs,
-            dropout,
+            config.student.dropout,
             learned_no_teacher=config.student.no_teacher == "learned",
             bridge_scale=config.student.bridge_scale,
-            table_scale=scale,
-            shortcut=shortcut,
+            table_scale=table_scale(config, configs),
+            # The teacher's, so that it starts as the teacher's head does.
+            shortcut_seed=torch_seed(seed, "teacher weights") if config.student.shortcut else None,
         )
     construction.settle(list(module.parameters()))
     return BuiltModel(module, backbone.table)
