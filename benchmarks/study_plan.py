@@ -68,7 +68,6 @@ class StudyTask:
     config: Path
     num_train_rows: int | None = None
     """So many rows from the start of the training file; None: all."""
-    num_test_rows: int | None = None
     epochs: int = 5
     overrides: tuple[str, ...] = ()
     """Further `key=value` of its config."""

@@ -66,12 +66,13 @@ def run_config(task: StudyTask, folder: Path, key: RunKey) -> Config:
         *task.overrides,
     ]
     config = load_config(task.config, overrides)
-    files = {
-        name: str(first_rows(Path(getattr(config.data, name)), count, folder / task.name / "data"))
-        for name, count in (("train", task.num_train_rows), ("test", task.num_test_rows))
-        if count is not None
-    }
-    return config.model_copy(update={"data": config.data.model_copy(update=files)})
+    if task.num_train_rows is not None:
+        data = folder / task.name / "data"
+        part = first_rows(Path(config.data.train), task.num_train_rows, data)
+        config = config.model_copy(
+            update={"data": config.data.model_copy(update={"train": str(part)})}
+        )
+    return config
 
 
 def first_rows(file: Path, count: int, folder: Path) -> Path:

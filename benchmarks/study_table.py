@@ -28,6 +28,8 @@ class Spread(BaseModel):
     mean: float
     least: float
     most: float
+    values: list[float]
+    """In the order of the line's seeds."""
 
     def text(self) -> str:
         """`.6543 (.6501–.6602)`."""
@@ -58,6 +60,10 @@ class Line(BaseModel):
             return f"ours: `{self.mode}`"
         return _NAMES[self.method]
 
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """Seed → a metric on test."""
+        return dict(zip(self.seeds, self.metrics[metric].values, strict=True))
+
 
 _NAMES: Mapping[Method, str] = {
     "teacher": "teacher alone",
@@ -84,8 +90,10 @@ def short(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and extremes."""
-    return Spread(mean=statistics.mean(values), least=min(values), most=max(values))
+    """Mean, extremes and all."""
+    return Spread(
+        mean=statistics.mean(values), least=min(values), most=max(values), values=list(values)
+    )
 
 
 def summarise(
@@ -153,6 +161,27 @@ _GAP: tuple[tuple[Method, Mode], ...] = (
 )
 
 
+def differences(summary: TaskSummary, metric: str) -> dict[str, list[float]]:
+    """What is compared → differences of a metric on test, by seed that both have: training data,
+    its order and what is drawn at the start are the same there."""
+    found = {}
+    for mode, method, other_mode in _COMPARED:
+        ours, other = line_of(summary, "ours", mode), line_of(summary, method, other_mode)
+        theirs = other.by_seed(metric)
+        found[f"{ours.name} − {other.name}"] = [
+            value - theirs[seed] for seed, value in ours.by_seed(metric).items() if seed in theirs
+        ]
+    return found
+
+
+_COMPARED: tuple[tuple[Mode, Method, Mode], ...] = (
+    ("student", "teacher", "teacher"),
+    ("joint", "teacher", "teacher"),
+    ("student_alone", "small", "student_alone"),
+    ("student_alone", "distilled", "student_alone"),
+)
+
+
 def markdown(summaries: Mapping[str, TaskSummary]) -> str:
     """The tables of all tasks."""
     return "\n".join(
@@ -207,6 +236,11 @@ def _section(name: str, summary: TaskSummary) -> list[str]:
         f"{metric} – (the teacher isn't better)" if share is None else f"{metric} {share:.0%}"
         for metric, share in shares.items()
     )
+    compared = {metric: differences(summary, metric) for metric in metrics}
+    pairs = [
+        [name, *(_points(compared[metric][name]) for metric in metrics)]
+        for name in compared[metrics[0]]
+    ]
     tried = "; ".join(
         f"{method} " + ", ".join(f"{rate}: {short(score)}" for rate, score in rates.items())
         for method, rates in summary.tried.items()
@@ -218,6 +252,10 @@ def _section(name: str, summary: TaskSummary) -> list[str]:
         "",
         f"Test split, mean (least–most) over seeds, {summary.steps} steps. Of the gap between the "
         f"small model alone and the teacher alone the fed student recovers: {recovered}.",
+        "",
+        "Points between lines with the same seed, seed by seed, and their mean:",
+        "",
+        *_table(["", *metrics], pairs),
         "",
         f"Learning rates tried, {summary.main_metric} on validation: {tried}.",
         "",
@@ -231,6 +269,12 @@ def _section(name: str, summary: TaskSummary) -> list[str]:
         f"{cost.contexts_per_document:.1f} contexts): {document}.",
         "",
     ]
+
+
+def _points(values: Sequence[float]) -> str:
+    """`+1.2, −0.4: +0.4`."""
+    each = ", ".join(f"{100 * value:+.1f}" for value in values)
+    return f"{each}: {100 * statistics.mean(values):+.1f}".replace("-", "−")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

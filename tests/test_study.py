@@ -23,7 +23,15 @@ from benchmarks.study_plan import (
     ready_runs,
 )
 from benchmarks.study_run import first_rows, read_results, result_file, run_config, train
-from benchmarks.study_table import gap_recovered, line_of, markdown, plot, spread, summarise
+from benchmarks.study_table import (
+    differences,
+    gap_recovered,
+    line_of,
+    markdown,
+    plot,
+    spread,
+    summarise,
+)
 from benchmarks.study_tasks import TASKS
 from tests.helpers import tiny_config
 from tsarch.config import MODES
@@ -164,12 +172,24 @@ def test_the_summary_is_of_the_chosen_rates(tmp_path):
     assert summary.tried["teacher alone"] == {"0.0001": 0.7, "0.0003": pytest.approx(0.6)}
     assert gap_recovered(summary, "f1") == pytest.approx(0.95)
     assert gap_recovered(summary, "precision") is None, "all have the same"
+    ahead = "ours: `student_alone` − small model alone"
+    assert differences(summary, "f1")[ahead] == pytest.approx([0.19, 0.19, 0.19])
     text = markdown({"ner": summary})
+    assert f"| {ahead} | +0.0, +0.0, +0.0: +0.0 | +19.0, +19.0, +19.0: +19.0 |" in text
     assert "| ours: `student` | 1.0000 (1.0000–1.0000) | .7000 (.6900–.7100)" in text
     assert "recovers: precision – (the teacher isn't better), " in text
     assert "f1 95%." in text
     plot({"ner": summary}, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 5000
+
+
+def test_differences_are_of_the_same_seed():
+    results = {
+        key: run for key, run in finished().items() if (key.method, key.seed) != ("small", SEEDS[1])
+    }
+    summary = summarise(results, "ner", {}, COST)
+    found = differences(summary, "f1")["ours: `student_alone` − small model alone"]
+    assert found == pytest.approx([0.19, 0.19])
 
 
 def test_tasks_that_are_not_run_keep_their_tables(tmp_path):
