@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.study_plan import StudyTask
 
 TASKS = (
-    StudyTask("ner", Path("configs/quickstart.yaml"), epochs=4),
+    StudyTask("ner", Path("configs/quickstart.yaml"), epochs=8),
     StudyTask(
         "classification",
         Path("configs/classification.yaml"),
