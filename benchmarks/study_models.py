@@ -58,12 +58,6 @@ class Learner(Protocol):
     def evaluate(self, split: str) -> dict[Mode, Metrics]:
         """Metrics of a split, by mode."""
 
-    def keep(self, folder: Path) -> None:
-        """Write the weights into an existing folder."""
-
-    def restore(self, folder: Path) -> None:
-        """Take the weights back."""
-
 
 class Ours:
     """Teacher and student trained by tsarch, in this process."""
@@ -74,7 +68,7 @@ class Ours:
         self._crew = LocalCrew(config, prepared)
         stats = self._crew.stats()[Stage.TEACHER][0]
         self.num_parameters = sum(stats.stage_parameters.values())
-        self._weight = self._kept_weight = 0.5
+        self._weight = 0.5
 
     def train(self, start: int, stop: int) -> None:
         """Train."""
@@ -91,16 +85,6 @@ class Ours:
             return found.metrics
         predictions = self._crew.evaluate(split, [self._weight])
         return evaluate_modes(self._task, own, predictions, self._weight).metrics
-
-    def keep(self, folder: Path) -> None:
-        """Write the weights."""
-        self._crew.save(folder)
-        self._kept_weight = self._weight
-
-    def restore(self, folder: Path) -> None:
-        """Read them."""
-        self._crew.load(folder)
-        self._weight = self._kept_weight
 
 
 class Solo:
@@ -185,12 +169,8 @@ class Solo:
         return {mode: self._task.metrics(own, predicted)}
 
     def keep(self, folder: Path) -> None:
-        """Write the weights."""
+        """Write the weights into an existing folder."""
         self._stage.keep(folder)
-
-    def restore(self, folder: Path) -> None:
-        """Read them."""
-        self._stage.restore(folder)
 
 
 class SoloStage:

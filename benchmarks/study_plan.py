@@ -117,10 +117,8 @@ class RunResult(BaseModel):
     """Digest of what the task was when it ran (`StudyTask.digest`)."""
     main_metric: str
     validation: dict[Mode, Metrics]
-    """Mode → metrics, of the epoch that was best on validation."""
+    """Mode → metrics, of the last epoch."""
     test: dict[Mode, Metrics]
-    best_epoch: int
-    """From 1."""
     steps: int
     parameters: int
     """Of the model that answers, table included; `ours`: of both and the table."""

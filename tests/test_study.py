@@ -63,7 +63,6 @@ def a_result(key: RunKey) -> RunResult:
         main_metric="f1",
         validation=metrics,
         test=metrics,
-        best_epoch=2,
         steps=10,
         parameters=1000,
         train_s=60.0,
