@@ -35,7 +35,7 @@ RATES: Mapping[str, tuple[float, ...]] = {
 }
 """Task → peak learning rates that are tried."""
 SEEDS = (0, 1, 2)
-MONITOR: Mapping[Method, Mode] = {
+OWN_MODE: Mapping[Method, Mode] = {
     "teacher": "teacher",
     "small": "student_alone",
     "distilled": "student_alone",

@@ -119,11 +119,12 @@ def train(
     if isinstance(learner, Solo) and key.method == "teacher":
         weights.mkdir(parents=True, exist_ok=True)
         learner.keep(weights)
+    validation = learner.evaluate("validation")  # before test: the weight of `joint` is chosen
     return RunResult(
         key=key,
         settings=settings,
         main_metric=make_task(config.task.name, prepared.labels).main_metric,
-        validation=learner.evaluate("validation"),
+        validation=validation,
         test=learner.evaluate("test"),
         steps=num_steps,
         parameters=learner.num_parameters,

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from benchmarks.study_cost import SERVED, InferenceCost
 from benchmarks.study_plan import (
     METHODS,
-    MONITOR,
+    OWN_MODE,
     TUNED,
     Method,
     Results,
@@ -111,7 +111,7 @@ def summarise(
             continue
         teachers = {run.key.seed: run.train_s for run in chosen_runs(results, task, "teacher")}
         before = teachers if method == "distilled" else {}
-        modes = MODES if method == "ours" else (MONITOR[method],)
+        modes = MODES if method == "ours" else (OWN_MODE[method],)
         for mode in modes:
             metrics = {
                 name: spread([run.test[mode][name] for run in runs]) for name in runs[0].test[mode]

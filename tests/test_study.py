@@ -13,7 +13,7 @@ from benchmarks.study_cost import InferenceCost, measure
 from benchmarks.study_models import Solo
 from benchmarks.study_plan import (
     METHODS,
-    MONITOR,
+    OWN_MODE,
     RATES,
     SEEDS,
     TUNED,
@@ -55,7 +55,7 @@ COST = InferenceCost(
 
 def a_result(key: RunKey) -> RunResult:
     score = SCORES[key.method] + 0.01 * key.seed - (0.1 if key.rates[0] == NER_RATES[1] else 0.0)
-    modes = MODES if key.method == "ours" else (MONITOR[key.method],)
+    modes = MODES if key.method == "ours" else (OWN_MODE[key.method],)
     metrics = {mode: {"precision": 1.0, "recall": score, "f1": score} for mode in modes}
     return RunResult(
         key=key,
