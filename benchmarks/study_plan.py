@@ -1,9 +1,9 @@
 """What the study runs, and in which order: pure functions of what is finished already.
 
-Every method gets the same data, batches, optimizer and number of steps. The learning rates of the
-teacher and of the small model are those of `RATES` that are best on validation where each trains by
-itself with the first seed. Both serve for all other runs and seeds too, ours among them: only the
-baselines are tuned.
+Every method gets the same data, batches, optimizer and number of steps, and each is tuned alike: of
+`RATES` it keeps the one that is best on validation with the first seed. That is the teacher's rate
+where the teacher trains by itself, and the student's in the three other methods; a teacher that
+they need has the rate that it kept by itself.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from tsarch.config import Mode
+from tsarch.config import MEAN_MODES, Mode
 from tsarch.tasks.base import Metrics
 
 Method = Literal["teacher", "small", "distilled", "ours"]
 METHODS: tuple[Method, ...] = ("teacher", "small", "distilled", "ours")
 """The teacher trained alone; the student's model trained alone; the same with the teacher's
 predictions distilled into it; both trained by tsarch."""
-TUNED: tuple[Method, ...] = ("teacher", "small")
-"""Methods whose learning rate is looked for."""
+WITH_TEACHER: tuple[Method, ...] = ("distilled", "ours")
+"""Methods that need the teacher's learning rate too."""
 RATES: Mapping[str, tuple[float, ...]] = {
     "ner": (1e-4, 3e-4),
     "classification": (3e-4,),  # its config's, to save time
@@ -127,37 +127,36 @@ class RunResult(BaseModel):
 
     @property
     def score(self) -> float:
-        """Main metric on validation, the mean over the modes that there are: chooses between rates,
-        for models by themselves, which have one."""
-        return fmean(metrics[self.main_metric] for metrics in self.validation.values())
+        """What chooses between rates: main metric on validation, for ours the mean that
+        `evaluation.monitor: mean` is."""
+        modes = MEAN_MODES if self.key.method == "ours" else (OWN_MODE[self.key.method],)
+        return fmean(self.validation[mode][self.main_metric] for mode in modes)
 
 
 Results = Mapping[RunKey, RunResult]
 
 
+def rates_to_try(results: Results, task: str, method: Method) -> list[tuple[float, ...]]:
+    """What a method's learning rates are chosen from; empty while the teacher's is not known."""
+    if method not in WITH_TEACHER:
+        return [(rate,) for rate in RATES[task]]
+    teacher = chosen_rates(results, task, "teacher")
+    return [] if teacher is None else [(*teacher, rate) for rate in RATES[task]]
+
+
 def tried_runs(results: Results, task: str, method: Method) -> list[RunResult]:
-    """Finished runs of the first seed that a learning rate is chosen from."""
-    found = (results.get(_key(task, method, (rate,), SEEDS[0])) for rate in RATES[task])
+    """Finished runs of the first seed that learning rates are chosen from."""
+    rates = rates_to_try(results, task, method)
+    found = (results.get(_key(task, method, tried, SEEDS[0])) for tried in rates)
     return [result for result in found if result is not None]
 
 
 def chosen_rates(results: Results, task: str, method: Method) -> tuple[float, ...] | None:
     """The learning rates of a method; None while one that is needed has not been found."""
-    rates: list[float] = []
-    for model in _NEEDED[method]:
-        tried = tried_runs(results, task, model)
-        if len(tried) < len(RATES[task]):
-            return None
-        rates += max(tried, key=lambda result: result.score).key.rates
-    return tuple(rates)
-
-
-_NEEDED: Mapping[Method, tuple[Method, ...]] = {
-    "teacher": ("teacher",),
-    "small": ("small",),
-    "distilled": ("teacher", "small"),
-    "ours": ("teacher", "small"),
-}
+    tried = tried_runs(results, task, method)
+    if len(tried) < len(RATES[task]):
+        return None
+    return max(tried, key=lambda result: result.score).key.rates
 
 
 def chosen_runs(results: Results, task: str, method: Method) -> list[RunResult]:
@@ -178,11 +177,12 @@ def ready_runs(results: Results, tasks: Sequence[str]) -> list[RunKey]:
 def _wanted(results: Results, task: str, seed: int) -> Iterator[RunKey]:
     """Runs of a task with a seed, as far as learning rates are known."""
     for method in METHODS:
-        rates = chosen_rates(results, task, method)
-        if seed == SEEDS[0] and method in TUNED:
-            yield from (_key(task, method, (rate,), seed) for rate in RATES[task])
-        elif rates is not None:
-            yield _key(task, method, rates, seed)
+        if seed == SEEDS[0]:
+            rates = rates_to_try(results, task, method)
+        else:
+            chosen = chosen_rates(results, task, method)
+            rates = [] if chosen is None else [chosen]
+        yield from (_key(task, method, each, seed) for each in rates)
 
 
 def _can_start(results: Results, key: RunKey) -> bool:

@@ -12,13 +12,12 @@ from benchmarks.study_cost import SERVED, InferenceCost
 from benchmarks.study_plan import (
     METHODS,
     OWN_MODE,
-    TUNED,
     Method,
     Results,
     chosen_runs,
     tried_runs,
 )
-from tsarch.config import MODES, Mode
+from tsarch.config import MEAN_MODES, MODES, Mode
 from tsarch.tasks.registry import table_metrics
 
 
@@ -80,7 +79,7 @@ class TaskSummary(BaseModel):
     steps: int
     lines: list[Line]
     tried: dict[str, dict[str, float]]
-    """Model by itself → learning rate → main metric on validation with the first seed."""
+    """Method → learning rate of what it adds → `RunResult.score` with the first seed."""
     cost: InferenceCost
 
 
@@ -129,8 +128,8 @@ def summarise(
                 )
             )
     tried = {
-        _NAMES[method]: {f"{r.key.rates[0]:g}": r.score for r in tried_runs(results, task, method)}
-        for method in TUNED
+        _NAMES[method]: {f"{r.key.rates[-1]:g}": r.score for r in tried_runs(results, task, method)}
+        for method in METHODS
     }
     first = chosen_runs(results, task, "teacher")[0]
     return TaskSummary(
@@ -257,7 +256,8 @@ def _section(name: str, summary: TaskSummary) -> list[str]:
         "",
         *_table(["", *metrics], pairs),
         "",
-        f"Learning rates tried, {summary.main_metric} on validation: {tried}.",
+        "Learning rates tried (of the student where there is one), "
+        f"{summary.main_metric} on validation (ours: mean of {' and '.join(MEAN_MODES)}): {tried}.",
         "",
         "CPU ms a window (one thread, one window a call; "
         f"{cost.window_tokens:.0f} tokens in contexts of {cost.context_tokens:.0f}), where one "

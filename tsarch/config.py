@@ -390,6 +390,9 @@ class LearningRateConfig(Section):
 
 Monitor = Mode | Literal["mean"]
 """What the best weights are best for."""
+MEAN_MODES: tuple[Mode, ...] = ("joint", "student_alone")
+"""What `mean` is of: the answers with the teacher and those without. `teacher`, `student` and
+`joint` are too much alike for the mean of all four to heed the student alone."""
 
 
 class EvaluationConfig(Section):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tsarch.config import MODES, Config, Mode, Monitor
+from tsarch.config import MEAN_MODES, MODES, Config, Mode, Monitor
 from tsarch.records import Array, IntArray, Predictions, Survey, TokenizedSplit, Windows
 from tsarch.tasks.base import Metrics, Task
 
@@ -101,13 +101,9 @@ def score(task: Task, metrics: Metrics) -> float:
 
 
 def selection_score(task: Task, metrics: Mapping[Mode, Metrics], monitor: Monitor) -> float:
-    """What decides on the best weights (`evaluation.monitor`); higher is better.
-
-    The `mean` is of the answers with the teacher and of those without: `teacher`, `student` and
-    `joint` are too much alike for the mean of all four to heed the student alone.
-    """
+    """What decides on the best weights (`evaluation.monitor`); higher is better."""
     if monitor == "mean":
-        return fmean(score(task, metrics[mode]) for mode in ("joint", "student_alone"))
+        return fmean(score(task, metrics[mode]) for mode in MEAN_MODES)
     return score(task, metrics[monitor])
 
 
