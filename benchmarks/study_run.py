@@ -137,6 +137,7 @@ def run(folder: Path, key: RunKey, tasks: Sequence[StudyTask] = TASKS) -> RunRes
     task = next(task for task in tasks if task.name == key.task)
     teacher_folder = weights_folder(folder, key.teacher) if key.method == "distilled" else None
     weights = weights_folder(folder, key)
+    result_file(folder, key).parent.mkdir(parents=True, exist_ok=True)
     config, settings = run_config(task, folder, key), task.digest(key.method)
     result = train(config, key, settings, weights, teacher_folder)
     text = result.model_dump_json(indent=2) + "\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import study_run
 from benchmarks.study import do_runs, earlier_summaries, summaries
 from benchmarks.study_cost import InferenceCost, measure
 from benchmarks.study_models import Solo
@@ -138,6 +139,13 @@ def test_a_study_goes_on_where_it_was(tmp_path):
     assert set(results) == set(finished())
     assert done.isdisjoint(started[again:])
     assert len(started[again:]) == len(results) - len(done)
+
+
+def test_a_run_by_itself_needs_no_folder(tmp_path, monkeypatch):
+    key = RunKey(task="ner", method="small", rates=(NER_RATES[0],), seed=0)
+    monkeypatch.setattr(study_run, "train", lambda *_: a_result(key))
+    study_run.run(tmp_path / "new", key, [NER])
+    assert set(read_results(tmp_path / "new", [NER])) == {key}
 
 
 def test_results_of_other_settings_are_not_taken_up(tmp_path):
