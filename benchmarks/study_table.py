@@ -79,7 +79,7 @@ class TaskSummary(BaseModel):
     steps: int
     lines: list[Line]
     tried: dict[str, dict[str, float]]
-    """Method → learning rate of what it adds → `RunResult.score` with the first seed."""
+    """Method → its student's learning rate, or else its teacher's → score with the first seed."""
     cost: InferenceCost
 
 
