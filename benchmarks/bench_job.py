@@ -20,14 +20,14 @@ from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.data.loader import BatchPlan
 from tsarch.data.partition import StepPlan, balance, plan_step
-from tsarch.data.parts import student_part, teacher_part
-from tsarch.data.passes import training_passes
+from tsarch.data.replica_arrays import student_part, teacher_part
+from tsarch.data.window_passes import training_passes
+from tsarch.feeds import batch_plan
 from tsarch.losses.token import IGNORED, cross_entropy
-from tsarch.models.student import StudentModel
-from tsarch.models.teacher import TeacherModel
+from tsarch.models.student_model import StudentModel
+from tsarch.models.teacher_model import TeacherModel
+from tsarch.prepare import prepare_data
 from tsarch.records import IntArray, TokenizedSplit
-from tsarch.run.feeds import batch_plan
-from tsarch.run.prepare import prepare_data
 from tsarch.stage.build import build_student, build_teacher
 from tsarch.topology import Topology
 

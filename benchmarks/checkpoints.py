@@ -16,16 +16,16 @@ from typing import Annotated
 
 import typer
 
-from cluster.group import RayCrew
+from cluster.ray_crew import RayCrew
 from tsarch.checkpoint.cut import Cut, Stall
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
+from tsarch.clock import now_s
 from tsarch.config import Config
 from tsarch.config_loading import load_config
-from tsarch.run.clock import now_s
-from tsarch.run.crew import Crew, LocalCrew
-from tsarch.run.metrics import StepTable
-from tsarch.run.prepare import prepare_data
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import Crew, LocalCrew
+from tsarch.telling.step_table import StepTable
 
 LIMIT_S = 0.2
 LIMIT_SHARE = 0.05

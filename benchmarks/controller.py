@@ -26,13 +26,13 @@ import typer
 from rich.console import Console
 
 from benchmarks.null_worker import NullWorker
-from cluster.group import MAX_CHUNK_TICKS, RayCrew
+from cluster.ray_crew import MAX_CHUNK_TICKS, RayCrew
+from tsarch.clock import now_s
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
-from tsarch.run.clock import now_s
-from tsarch.run.metrics import StepTable
-from tsarch.run.progress import LiveNumbers, Reporter
-from tsarch.run.run_folder import RunFolder
+from tsarch.telling.run_folder import RunFolder
+from tsarch.telling.step_table import StepTable
+from tsarch.telling.terminal import LiveNumbers, Reporter
 from tsarch.topology import Stage
 
 RESULTS = Path("benchmarks/results")

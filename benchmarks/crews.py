@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.group import RayCrew
+from cluster.ray_crew import RayCrew
 from tsarch.config import Config
 from tsarch.topology import Topology
 

@@ -21,12 +21,12 @@ import typer
 
 from benchmarks.crews import Crews
 from benchmarks.outcome_log import OutcomeLog
+from tsarch.clock import now_s
 from tsarch.config import Config
 from tsarch.config_loading import load_config
-from tsarch.run.clock import now_s
-from tsarch.run.crew import Crew, LocalCrew
-from tsarch.run.metrics import Row, StepTable
-from tsarch.run.prepare import prepare_data
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import Crew, LocalCrew
+from tsarch.telling.step_table import StepRecord, StepTable
 
 Schedule = Literal["sequential", "overlapped", "joint"]
 Optimizer = Literal["sgd", "adamw"]
@@ -128,7 +128,7 @@ def _stage(config: Config, case: Case, place: int) -> object:
     )
 
 
-def local_rows(config: Config, num_steps: int) -> list[Row]:
+def local_rows(config: Config, num_steps: int) -> list[StepRecord]:
     """Rows of one process."""
     local = config.model_copy(
         update={"topology": config.topology.model_copy(update={"runner": "local"})}
@@ -137,14 +137,14 @@ def local_rows(config: Config, num_steps: int) -> list[Row]:
     return train_rows(crew, num_steps)
 
 
-def train_rows(crew: Crew, num_steps: int) -> list[Row]:
+def train_rows(crew: Crew, num_steps: int) -> list[StepRecord]:
     """Train the first steps with any crew."""
     table = StepTable(crew.topology)
     table.start_span(now_s())
     return [row for reports in crew.train(0, num_steps) for row in table.add(reports, 0)]
 
 
-def relative_difference(rows: Sequence[Row], reference: Sequence[Row]) -> float:
+def relative_difference(rows: Sequence[StepRecord], reference: Sequence[StepRecord]) -> float:
     """Largest relative difference of any loss term of any step."""
     assert [row["step"] for row in rows] == [row["step"] for row in reference]
     largest = 0.0
@@ -161,7 +161,7 @@ def run_cases(
     config: Config, cases: Iterable[Case], num_steps: int, crews: Crews
 ) -> Iterator[Outcome]:
     """Compare all cases, those with the same replica counts on the same ranks."""
-    references: dict[tuple[str, str], list[Row]] = {}
+    references: dict[tuple[str, str], list[StepRecord]] = {}
     for case in sorted(cases, key=lambda case: case.replicas):
         started_s = time.perf_counter()
         wanted = comparable(config, case, num_steps)

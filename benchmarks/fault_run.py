@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
-from cluster.group import RayCrew
+from cluster.ray_crew import RayCrew
 from cluster.status import note_file
 from cluster.worker import Worker
 from launch.cli import main
 from tsarch.config import Config
-from tsarch.run.activity import Activity
+from tsarch.rank.activity import Activity
 from tsarch.schedule.instruction import Instruction
 
 FaultKind = Literal["kill", "freeze", "raise", "stall", "segfault"]

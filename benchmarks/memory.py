@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
 from tsarch.parallel.groups import Address, MeetingPoint, set_stage_environment, use_interface_of
-from tsarch.run.memory import Precision, StageSize, States, zero_states
+from tsarch.planning.memory import Precision, StageSize, States, zero_states
 from tsarch.stage.build import build_teacher, optimizer_spec
 from tsarch.stage.deepspeed_engine import DeepSpeedEngine, start_stage_world
 from tsarch.topology import Stage

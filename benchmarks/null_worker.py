@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from cluster.status import Status, own_status
 from cluster.worker import meanwhile
 from tsarch.checkpoint.cut import Resume
+from tsarch.clock import now_s
 from tsarch.config import Config
+from tsarch.rank.activity import Activity
+from tsarch.rank.rank_stats import RankStats
 from tsarch.records import LossParts, PackedReport, TickReport, pack_reports
-from tsarch.run.activity import Activity
-from tsarch.run.clock import now_s
-from tsarch.run.rank_stats import RankStats
 from tsarch.schedule.instruction import Forward, Instruction, OptimizerStep, Program
-from tsarch.schedule.plan import Alternation, Span, training_programs
+from tsarch.schedule.plan import Alternation, StepRange, training_programs
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class NullWorker:
         alternation = schedule.alternation
         programs = training_programs(
             schedule.name,
-            Span(start, stop),
+            StepRange(start, stop),
             schedule.micro_batches,
             Alternation(alternation.teacher_steps, alternation.student_steps),
             in_flight=schedule.in_flight,

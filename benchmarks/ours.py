@@ -14,13 +14,13 @@ import typer
 
 from benchmarks.bench_job import CONFIG, JOINT_MICRO_BATCHES, BenchJob, Counts
 from benchmarks.sides import CORES, SideRun, write_runs
-from cluster.group import RayCrew
+from cluster.ray_crew import RayCrew
+from tsarch.clock import now_s
 from tsarch.config import Config
-from tsarch.run.clock import now_s
-from tsarch.run.crew import Crew, LocalCrew
-from tsarch.run.feeds import training_feed
-from tsarch.run.metrics import Row, StepTable
-from tsarch.run.prepare import prepare_data
+from tsarch.feeds import training_feed
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import Crew, LocalCrew
+from tsarch.telling.step_table import StepRecord, StepTable
 from tsarch.topology import Stage, Topology
 
 Schedule = Literal["sequential", "overlapped", "joint"]
@@ -53,14 +53,14 @@ def counts(job: BenchJob, config: Config, steps: range) -> Counts:
     return total
 
 
-def train_rows(crew: Crew, num_steps: int) -> list[Row]:
+def train_rows(crew: Crew, num_steps: int) -> list[StepRecord]:
     """Rows of the first `num_steps` steps."""
     table = StepTable(crew.topology)
     table.start_span(now_s())
     return [row for reports in crew.train(0, num_steps) for row in table.add(reports, 0)]
 
 
-def side_run(side: str, rows: list[Row], counts: Counts, one_process: bool) -> SideRun:
+def side_run(side: str, rows: list[StepRecord], counts: Counts, one_process: bool) -> SideRun:
     """The measurement from the rows of the timed steps."""
     wall_s = sum(float(row["wall_s"] or 0.0) for row in rows)
     busy_s = {s.value: sum(float(row[f"busy_{s}_s"] or 0.0) for row in rows) for s in Stage}

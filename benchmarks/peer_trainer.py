@@ -32,8 +32,8 @@ from benchmarks.common import Features
 from benchmarks.sides import CORES, SideRun, write_runs
 from tsarch.config import Config
 from tsarch.losses.token import IGNORED, cross_entropy
+from tsarch.prepare import run_tokenizer
 from tsarch.records import IntArray
-from tsarch.run.prepare import run_tokenizer
 
 
 class Tagger(nn.Module):

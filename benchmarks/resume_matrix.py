@@ -34,12 +34,12 @@ from benchmarks.outcome_log import OutcomeLog
 from tsarch.checkpoint.cut import Cut, Resume, Stall
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
+from tsarch.clock import now_s
 from tsarch.config import Config
 from tsarch.config_loading import load_config
-from tsarch.run.clock import now_s
-from tsarch.run.crew import Crew, LocalCrew
-from tsarch.run.metrics import Row, StepTable
-from tsarch.run.prepare import prepare_data
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import Crew, LocalCrew
+from tsarch.telling.step_table import StepRecord, StepTable
 from tsarch.topology import STAGES, Topology
 
 PAIRS = ((1, 1), (2, 1), (1, 2), (3, 2))
@@ -142,7 +142,7 @@ def write_checkpoint(crew: Crew, store: Store, tick: int) -> dict[str, Any]:
 
 def go_on(
     crew: Crew, store: Store, tick: int, state: dict[str, Any], source: Topology, num_steps: int
-) -> list[Row]:
+) -> list[StepRecord]:
     """Rows of the steps that a checkpoint's run has not finished."""
     table = StepTable(crew.topology)
     table.restore(state, {stage: source.replicas(stage) for stage in STAGES})
@@ -184,7 +184,7 @@ def run_moves(
                 own = config_of(config, move, move.source, num_steps)
                 crew = _crew(own, move.source, crews)
                 states[source] = write_checkpoint(crew, _store(folder, move), tick)
-        references: dict[Any, list[Row]] = {}
+        references: dict[Any, list[StepRecord]] = {}
         # Backwards, since the last source's ranks are still there.
         for move in sorted(moves, key=lambda m: str(m.target), reverse=True):
             started_s = time.perf_counter()

@@ -23,8 +23,8 @@ from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.data.corpus import read_splits
 from tsarch.data.partition import context_tokens, context_windows
-from tsarch.models.student import StudentModel
-from tsarch.run.prepare import prepare_data
+from tsarch.models.student_model import StudentModel
+from tsarch.prepare import prepare_data
 from tsarch.stage.build import build_student, build_teacher
 from tsarch.tasks.registry import row_schema
 

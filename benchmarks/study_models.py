@@ -18,28 +18,28 @@ from torch import Tensor, nn
 from tsarch.config import Config, Mode
 from tsarch.data.feed import Feed
 from tsarch.data.loader import evaluation_batches
-from tsarch.data.passes import training_passes
+from tsarch.data.window_passes import training_passes
+from tsarch.feeds import batch_plan, num_training_steps
 from tsarch.losses.objective import LabelObjective
+from tsarch.model_folder import load_table, load_weights, save_table, save_weights
 from tsarch.models.construction import num_elements
-from tsarch.models.student import StudentModel
+from tsarch.models.student_model import StudentModel
 from tsarch.parallel.link import LoopbackLink
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.prepare import Prepared
+from tsarch.rank.crew import LocalCrew
+from tsarch.rank.learning_rate import learning_rate_factor
+from tsarch.rank.rank import local_wiring
 from tsarch.records import IntArray, TokenizedSplit
-from tsarch.run.crew import LocalCrew
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, evaluate_modes
-from tsarch.run.feeds import batch_plan, num_training_steps
-from tsarch.run.learning_rate import learning_rate_factor
-from tsarch.run.model_files import load_table, load_weights, save_table, save_weights
-from tsarch.run.prepare import Prepared
-from tsarch.run.rank import local_wiring
 from tsarch.seeding import torch_seed
 from tsarch.stage.build import build_student, build_teacher, embedding_spec, optimizer_spec
 from tsarch.stage.engine import make_optimizer
-from tsarch.stage.student import DistillationSpec, StudentStage
-from tsarch.stage.teacher import TeacherStage
+from tsarch.stage.student_stage import DistillationSpec, StudentStage
+from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.tasks.base import Metrics, Task
-from tsarch.tasks.collect import GroupOutput
+from tsarch.tasks.collect import WindowOutputs
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage, Topology
 
@@ -265,7 +265,7 @@ def _own_parameters(module: nn.Module) -> int:
     return num_elements(module) - unused
 
 
-def _take(predicted: IntArray, output: GroupOutput) -> None:
+def _take(predicted: IntArray, output: WindowOutputs) -> None:
     """Put a group's labels into (num_words,) `predicted`."""
     _put(predicted, output.group.words, output.student)
 

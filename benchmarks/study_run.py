@@ -15,10 +15,10 @@ from benchmarks.study_plan import DISTILLED, RunKey, RunResult, StudyTask
 from benchmarks.study_tasks import TASKS
 from tsarch.config import Config
 from tsarch.config_loading import load_config
-from tsarch.run.feeds import batch_plan, num_training_steps
-from tsarch.run.prepare import Prepared, prepare_data
-from tsarch.run.run_folder import write_atomically
+from tsarch.feeds import batch_plan, num_training_steps
+from tsarch.prepare import Prepared, prepare_data
 from tsarch.tasks.registry import make_task
+from tsarch.telling.run_folder import write_atomically
 from tsarch.topology import Stage
 
 

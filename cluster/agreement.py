@@ -12,7 +12,7 @@ from tsarch.errors import Mistake
 from tsarch.topology import STAGES, Stage
 
 if TYPE_CHECKING:
-    from tsarch.run.capacity import RankNeed
+    from tsarch.planning.capacity import RankNeed
 
 MAX_CLOCK_GAP_S = 2.0
 NO_GPU = "no GPU"

@@ -18,7 +18,7 @@ from ray.util.placement_group import (
 from cluster.fitting import Demand, NodeSupply, refusal
 from tsarch.config import Config, TopologyConfig
 from tsarch.errors import Mistake, UserError
-from tsarch.run.balance import Supply
+from tsarch.rank.supply import Supply
 from tsarch.topology import STAGES, Stage, Topology, rank_cpus
 
 _GRACE_S = 3.0

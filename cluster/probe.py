@@ -27,7 +27,7 @@ from tsarch.errors import UserError, one_line
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
-    from tsarch.run.capacity import RankNeed
+    from tsarch.planning.capacity import RankNeed
 
 Call = Callable[..., list[Any]]
 """Calls a method of all ranks; results by rank."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tsarch.run.activity import IDLE, Activity, read_note
+from tsarch.rank.activity import IDLE, Activity, read_note
 
 BUILDING = ("starting", "probe", "join", "build")
 """Commands that may take long without a sign of progress: imports, downloads, compilers."""

@@ -19,16 +19,16 @@ import ray
 from cluster.status import Status, note_file, own_status, started_line
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Config, Mode
+from tsarch.rank.activity import Activity
 from tsarch.records import PackedReport, Predictions, Survey, Texts, Windows, pack_reports
-from tsarch.run.activity import Activity
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
     from cluster.agreement import Facts
     from cluster.probe import Request
     from tsarch.parallel.groups import MeetingPoint
-    from tsarch.run.rank import Rank
-    from tsarch.run.rank_stats import RankStats
+    from tsarch.rank.rank import Rank
+    from tsarch.rank.rank_stats import RankStats
 
 _CROSS_GROUPS = ("link", "tied")
 """Groups of all ranks of both stages; each stage has one of its own besides."""
@@ -166,8 +166,8 @@ class Worker:
         from torch import nn
 
         from tsarch.parallel.groups import choose_device
-        from tsarch.run.prepare import prepare_data
-        from tsarch.run.rank import Rank, Wiring
+        from tsarch.prepare import prepare_data
+        from tsarch.rank.rank import Rank, Wiring
         from tsarch.stage.deepspeed_config import stage_extra
         from tsarch.stage.deepspeed_engine import DeepSpeedEngine, stage_construction
         from tsarch.stage.engine import Engine, OptimizerSpec

@@ -23,7 +23,7 @@ def main(
 
     from tsarch.data.tokenizer import resolve_model_path
     from tsarch.errors import UserError
-    from tsarch.run.model_files import replace_folder
+    from tsarch.model_folder import replace_folder
 
     try:
         folder = resolve_model_path(source)

@@ -14,9 +14,9 @@ def show_evaluation(run: Path, split: str, mode: Mode | None) -> None:
         UserError: the folder is not a complete run.
     """
     from launch.training import quieten
-    from tsarch.run.progress import Reporter
     from tsarch.run.saved_run import evaluate_run
     from tsarch.tasks.registry import table_metrics
+    from tsarch.telling.terminal import Reporter
 
     quieten()
     config, evaluation = evaluate_run(run, split, mode)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from launch.supervision import Job, gather, train
 from tsarch.config import Config
 from tsarch.errors import UserError, one_line
+from tsarch.run.supervision import Gather, Job, train
 
 _SHOWN_SAMPLES = 3
 
@@ -25,9 +26,9 @@ def run_training(
             `resume`, nothing to go on with.
     """
     quieten()
-    from tsarch.run.preflight import check_run, run_notes
-    from tsarch.run.progress import Reporter
-    from tsarch.run.run_folder import choose_folder, resumed_folder
+    from tsarch.planning.preflight import check_run, run_notes
+    from tsarch.telling.run_folder import choose_folder, resumed_folder
+    from tsarch.telling.terminal import Reporter
 
     address = address or os.environ.get("RAY_ADDRESS")  # set inside a Ray job
     reporter = Reporter()
@@ -40,8 +41,8 @@ def run_training(
     for note in run_notes(config):
         reporter.say(f"note: {note}")
     reporter.say("reading and tokenising the data (cached after the first time)")
-    from tsarch.run.capacity import check_capacity
-    from tsarch.run.prepare import prepare_data
+    from tsarch.planning.capacity import check_capacity
+    from tsarch.prepare import prepare_data
 
     prepared = prepare_data(config)
     _describe(reporter, prepared)
@@ -51,13 +52,14 @@ def run_training(
         from tsarch.run.resume import check_same_data
 
         check_same_data(prepared, point)
+    here = partial(gather, address)
     proposal = None
     if config.topology.auto:
-        config, proposal = _balance(config, prepared, address, path, reporter)
-    summary = train(Job(config, prepared, address, path, reporter, store, proposal), point)
+        config, proposal = _balance(config, prepared, here, path, reporter)
+    summary = train(Job(config, prepared, here, path, reporter, store, proposal), point)
     _show(reporter, config, summary, path)
     if proposal is not None:
-        from tsarch.run.balance_report import outcome_line
+        from tsarch.planning.balance_report import outcome_line
 
         step_s = summary["train_s"] / summary["steps"]
         reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))
@@ -66,7 +68,7 @@ def run_training(
 
 
 def _report(reporter: Any, path: Path) -> None:
-    from tsarch.run.report import write_report
+    from tsarch.telling.report import write_report
 
     try:
         reporter.say(f"report: {write_report(path)}")
@@ -106,15 +108,15 @@ def _checkpoints(config: Config, path: Path, resume: bool, reporter: Any) -> tup
 
 
 def _balance(
-    config: Config, prepared: Any, address: str | None, path: Any, reporter: Any
+    config: Config, prepared: Any, gather: Gather, path: Any, reporter: Any
 ) -> tuple[Config, Any]:
     """`topology: auto`: measure the stages; the config with what they should have, and why."""
-    from tsarch.run.balance_report import proposal_line, proposal_table
-    from tsarch.run.measure import propose, resolved, trial_config
+    from tsarch.planning.balance_report import proposal_line, proposal_table
+    from tsarch.planning.stage_trial import propose, resolved, trial_config
 
     reporter.say("topology: auto: measuring both stages on one rank each")
     trial = trial_config(config)
-    crew = gather(trial, prepared, address, path / "logs" / "auto", reporter)
+    crew = gather(trial, prepared, path / "logs" / "auto", reporter)
     try:
         proposal = propose(crew, config, prepared)
     finally:
@@ -122,6 +124,31 @@ def _balance(
     reporter.console.print(proposal_table(proposal))
     reporter.say(proposal_line(proposal, one_process=config.topology.runner == "local"))
     return resolved(config, proposal), proposal
+
+
+def gather(
+    address: str | None,
+    config: Config,
+    prepared: Any,
+    logs: Path,
+    reporter: Any,
+    restarted: bool = False,
+    avoid: frozenset[str] = frozenset(),
+) -> Any:
+    """The crew: here, or on the Ray at `address` (see `RayCrew.start`)."""
+    if config.topology.runner == "local":
+        from tsarch.rank.crew import LocalCrew
+
+        reporter.say("building both models in this process")
+        return LocalCrew(config, prepared)
+    from cluster.ray_crew import RayCrew
+    from tsarch.planning.capacity import rank_needs
+
+    # After a failure there was room, and what failed may still hold it.
+    needs = None if restarted else rank_needs(config, prepared)
+    return RayCrew.start(
+        config, address, logs, reporter.say, needs=needs, restarted=restarted, avoid=avoid
+    )
 
 
 def quieten() -> None:

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-import launch.supervision
 import launch.training
 from launch.cli import main
 
@@ -66,8 +65,7 @@ def stop_at_the_crew(patch: pytest.MonkeyPatch) -> None:
     def gather(*_: Any) -> None:
         raise Started
 
-    for module in (launch.supervision, launch.training):
-        patch.setattr(module, "gather", gather)
+    patch.setattr(launch.training, "gather", gather)
 
 
 def command(arguments: Sequence[str]) -> tuple[int | None, str]:

@@ -12,9 +12,9 @@ from benchmarks.equivalence import local_rows
 from launch.training import run_training
 from tests.helpers import tiny_config
 from tsarch.errors import UserError
-from tsarch.run.crew import LocalCrew
-from tsarch.run.preflight import check_run
-from tsarch.run.prepare import prepare_data
+from tsarch.planning.preflight import check_run
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import LocalCrew
 from tsarch.run.saved_run import evaluate_run
 from tsarch.stage.build import build_student, build_teacher
 

@@ -21,12 +21,12 @@ from cluster.agreement import (
     RankFacts,
     disagreements,
 )
-from cluster.group import RayCrew
 from cluster.probe import Request, check_ranks, gather_facts, source_hash
+from cluster.ray_crew import RayCrew
 from tests.helpers import QUICKSTART_MODEL, tiny_config
 from tsarch.errors import Mistake, UserError
-from tsarch.run.capacity import RankNeed
-from tsarch.run.memory import States
+from tsarch.planning.capacity import RankNeed
+from tsarch.planning.memory import States
 from tsarch.topology import Stage
 
 GB = 10**9

@@ -21,8 +21,8 @@ from tsarch.checkpoint.optimizer_state import saved_state
 from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.rows import Place
 from tsarch.errors import UserError
-from tsarch.run.run_folder import Lines, RunFolder
 from tsarch.tasks.relation import RelationRows
+from tsarch.telling.run_folder import Lines, RunFolder
 
 
 def refused(tmp_path: Path, config: str | dict[str, Any], *more: str) -> str:

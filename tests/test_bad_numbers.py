@@ -16,13 +16,13 @@ from benchmarks.equivalence import Case, comparable
 from launch.training import run_training
 from tests.helpers import tiny_config
 from tsarch.errors import RunFailedError
-from tsarch.run.crew import LocalCrew
-from tsarch.run.metrics import StepTable
-from tsarch.run.prepare import prepare_data
-from tsarch.run.rank import Rank
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import LocalCrew
+from tsarch.rank.rank import Rank
 from tsarch.stage.engine import spoiled_unless_finite
-from tsarch.stage.student import StudentStage
-from tsarch.stage.teacher import TeacherStage
+from tsarch.stage.student_stage import StudentStage
+from tsarch.stage.teacher_stage import TeacherStage
+from tsarch.telling.step_table import StepTable
 from tsarch.topology import Stage, Topology
 
 

@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.helpers import tiny_config
-from tsarch.records import TickReport, TraceEvent
-from tsarch.run.balance import (
+from tsarch.planning.balance import (
     TOLERANCE,
     Prediction,
     Proposal,
     StageTimes,
-    Supply,
     choose,
     predict,
     step_seconds,
     with_replicas,
     with_threads,
 )
-from tsarch.run.balance_report import outcome_line, proposal_line, proposal_table
-from tsarch.run.crew import LocalCrew
-from tsarch.run.measure import propose, resolved, times_of_tick, trial_config
-from tsarch.run.prepare import prepare_data
-from tsarch.run.workload import busiest_shares
+from tsarch.planning.balance_report import outcome_line, proposal_line, proposal_table
+from tsarch.planning.load_sharing import busiest_shares
+from tsarch.planning.stage_trial import propose, resolved, times_of_tick, trial_config
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import LocalCrew
+from tsarch.rank.supply import Supply
+from tsarch.records import TickReport, TraceEvent
 from tsarch.topology import STAGES, Stage, Topology, rank_cpus, total_cpus
 
 WAYS = ("sequential", "overlapped", "joint")

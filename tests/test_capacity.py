@@ -10,18 +10,18 @@ from tests.test_cli import train
 from tsarch.checkpoint.cut import Cut
 from tsarch.config import Config
 from tsarch.errors import UserError
-from tsarch.run import capacity
-from tsarch.run.capacity import (
+from tsarch.planning import capacity
+from tsarch.planning.capacity import (
     Feeding,
     check_capacity,
     count_parameters,
     rank_need,
     rank_needs,
 )
-from tsarch.run.crew import LocalCrew
-from tsarch.run.memory import StageSize, States, activation_bytes, num_moments, table_states
-from tsarch.run.memory import zero_states as states_of
-from tsarch.run.prepare import Prepared, prepare_data
+from tsarch.planning.memory import StageSize, States, activation_bytes, num_moments, table_states
+from tsarch.planning.memory import zero_states as states_of
+from tsarch.prepare import Prepared, prepare_data
+from tsarch.rank.crew import LocalCrew
 from tsarch.stage.build import build_student, build_teacher
 from tsarch.topology import Stage
 

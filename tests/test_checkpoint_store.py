@@ -20,7 +20,7 @@ from tsarch.checkpoint.writer import BackgroundWriter
 from tsarch.errors import UserError
 from tsarch.run.resume import find_resume_point
 from tsarch.schedule.instruction import SendHidden
-from tsarch.schedule.plan import Span, resumed, training_programs
+from tsarch.schedule.plan import StepRange, resumed, training_programs
 from tsarch.topology import Stage
 
 
@@ -159,7 +159,7 @@ def test_the_newest_and_the_best_are_kept(scores, keep_last, keep_best):
 @pytest.mark.parametrize("micro_batches", [1, 3])
 @pytest.mark.parametrize("name", ["sequential", "overlapped", "joint"])
 def test_only_overlapped_has_a_batch_in_flight_between_ticks(name, micro_batches):
-    programs = training_programs(name, Span(10, 14), micro_batches)
+    programs = training_programs(name, StepRange(10, 14), micro_batches)
     for done in range(len(programs[Stage.TEACHER]) + 1):
         left, in_flight = resumed(programs, done)
         assert left[Stage.STUDENT] == programs[Stage.STUDENT][done:]

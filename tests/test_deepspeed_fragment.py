@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import ROOT, tiny_config
 from tsarch.config_loading import load_config
 from tsarch.errors import UserError
-from tsarch.run.preflight import check_run, run_notes
+from tsarch.planning.preflight import check_run, run_notes
 from tsarch.stage.deepspeed_config import check_fragment, engine_config, merge, stage_extra
 from tsarch.topology import Stage
 
@@ -134,7 +134,7 @@ def test_a_config_without_fragments_imports_no_deepspeed():
     code = (
         "import sys, tempfile, pathlib\n"
         "from tests.helpers import tiny_config\n"
-        "from tsarch.run.preflight import check_run\n"
+        "from tsarch.planning.preflight import check_run\n"
         "config = tiny_config(pathlib.Path(tempfile.mkdtemp()))\n"
         "check_run(config, own_ray=False)\n"
         "sys.exit('deepspeed' in sys.modules)"

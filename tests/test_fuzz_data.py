@@ -21,7 +21,7 @@ from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_raw
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
 from tsarch.errors import UserError
-from tsarch.run.prepare import prepare_data
+from tsarch.prepare import prepare_data
 
 FOLDERS = {
     "ner": "wikigold",

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pairs import TEACHERS, pair_config
+from tests.small_pairs import TEACHERS, pair_config
 from tsarch.config import MODES, Config
-from tsarch.data.pairs import Pair, pack_pairs
-from tsarch.run.crew import LocalCrew
-from tsarch.run.generate import chosen_contexts, prompts_of
-from tsarch.run.prepare import Prepared, pair_layout, prepare_data, run_tokenizer
+from tsarch.data.source_target import Pair, pack_pairs
+from tsarch.prepare import Prepared, pair_layout, prepare_data, run_tokenizer
+from tsarch.rank.crew import LocalCrew
+from tsarch.rank.generate import chosen_contexts, prompts_of
 from tsarch.stage.build import build_teacher
 from tsarch.tasks.decoding import Decoder, DecodingSpec
 

@@ -16,13 +16,13 @@ from tsarch.checkpoint.store import Store
 from tsarch.config import MODES, Config
 from tsarch.config_loading import load_config
 from tsarch.data.tokenizer import resolve_model_path
+from tsarch.planning.preflight import check_run
+from tsarch.prepare import prepare_data
 from tsarch.run.loop import Trainer
-from tsarch.run.preflight import check_run
-from tsarch.run.prepare import prepare_data
-from tsarch.run.progress import Reporter
-from tsarch.run.run_folder import RunFolder
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.registry import table_metrics
+from tsarch.telling.run_folder import RunFolder
+from tsarch.telling.terminal import Reporter
 
 ENCODER = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 ENCODER |= {"max_position_embeddings": 520, "pad_token_id": 0}

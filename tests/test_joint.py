@@ -9,8 +9,8 @@ from benchmarks.equivalence import Case, comparable, local_rows, relative_differ
 from tests.helpers import tiny_config
 from tsarch.errors import UserError
 from tsarch.losses.token import cross_entropy
-from tsarch.run.prepare import prepare_data
-from tsarch.run.rank import Rank, local_wiring
+from tsarch.prepare import prepare_data
+from tsarch.rank.rank import Rank, local_wiring
 from tsarch.topology import Stage
 
 

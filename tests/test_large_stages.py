@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from benchmarks.equivalence import TOLERANCE, Case, comparable, relative_difference, train_rows
 from tests.helpers import tiny_config
 from tests.ranks import run_ranks
-from tsarch.run.crew import LocalCrew
-from tsarch.run.prepare import prepare_data
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import LocalCrew
 
 LORA = {"rank": 4, "alpha": 8.0, "target_modules": ["query", "output.dense"]}
 OFFLOAD = {"offload_optimizer": True}

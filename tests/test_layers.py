@@ -26,6 +26,7 @@ LAYERS = [
         "tsarch.config_loading",
         "tsarch.task_names",
         "tsarch.topology",
+        "tsarch.clock",
     ],
     ["tsarch.schedule"],
     ["tsarch.records", "tsarch.seeding"],
@@ -33,6 +34,10 @@ LAYERS = [
     ["tsarch.data", "tsarch.models", "tsarch.losses", "tsarch.parallel"],
     ["tsarch.tasks"],
     ["tsarch.stage"],
+    ["tsarch.prepare", "tsarch.feeds", "tsarch.model_folder"],
+    ["tsarch.telling"],
+    ["tsarch.rank"],
+    ["tsarch.planning"],
     ["tsarch.run"],
     ["cluster"],
     ["launch"],
@@ -90,7 +95,7 @@ def test_no_cycles():
         ("ray", ("cluster.",)),
         ("deepspeed", ("tsarch.stage.deepspeed_", "tsarch.stage.zero3")),
         ("torch.distributed._dist2", ("tsarch.parallel.groups",)),
-        ("matplotlib", ("tsarch.run.drawing",)),
+        ("matplotlib", ("tsarch.telling.drawing",)),
     ],
 )
 def test_heavy_libraries_stay_in_their_place(library, places):
@@ -106,7 +111,7 @@ def test_heavy_libraries_stay_in_their_place(library, places):
 
 
 @pytest.mark.parametrize(
-    "module", ["tsarch.schedule.plan", "tsarch.topology", "tsarch.run.balance", "launch.cli"]
+    "module", ["tsarch.schedule.plan", "tsarch.topology", "tsarch.planning.balance", "launch.cli"]
 )
 def test_the_light_parts_import_no_torch_and_no_ray(module):
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'ray'}} & set(sys.modules)))"
@@ -116,7 +121,7 @@ def test_the_light_parts_import_no_torch_and_no_ray(module):
 @pytest.mark.slow
 def test_the_driver_needs_no_deepspeed_and_no_matplotlib_before_the_report():
     code = (
-        "import sys, cluster.group, tsarch.run.loop;"
+        "import sys, cluster.ray_crew, tsarch.run.loop;"
         "sys.exit(bool({'deepspeed', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

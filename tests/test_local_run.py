@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from launch.training import run_training
 from tests.helpers import tiny_config
-from tsarch.run.crew import LocalCrew
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import LocalCrew
 from tsarch.run.evaluate import selection_score
-from tsarch.run.prepare import prepare_data
 from tsarch.run.saved_run import evaluate_run
 from tsarch.stage.build import build_student
 from tsarch.tasks.registry import make_task

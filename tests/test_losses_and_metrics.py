@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from tests.helpers import random_split
 from tsarch.losses.token import IGNORED, cross_entropy, distillation
+from tsarch.rank.learning_rate import learning_rate_factor
 from tsarch.records import LossParts, Predictions, TickReport, TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate
-from tsarch.run.learning_rate import learning_rate_factor
-from tsarch.run.metrics import StepTable
 from tsarch.tasks.ner import NerTask
+from tsarch.telling.step_table import StepTable
 from tsarch.topology import Stage, Topology
 
 LABELS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")

@@ -14,16 +14,16 @@ import sacrebleu
 from launch.training import run_training
 from tests.equal_losses import check_equal_losses
 from tests.helpers import write_jsonl
-from tests.pairs import pair_config, pair_raw, rows
+from tests.small_pairs import pair_config, pair_raw, rows
 from tsarch.config import MODES, DataConfig
 from tsarch.config_loading import parse_config
 from tsarch.data.corpus import read_splits
-from tsarch.data.pairs import Pair, PairLayout, pack_pairs
+from tsarch.data.source_target import Pair, PairLayout, pack_pairs
 from tsarch.errors import UserError
+from tsarch.planning.preflight import check_run
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import LocalCrew
 from tsarch.records import TextPair
-from tsarch.run.crew import LocalCrew
-from tsarch.run.preflight import check_run
-from tsarch.run.prepare import prepare_data
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.registry import make_task, row_schema
 from tsarch.tasks.text_metrics import are_chinese, bleu, bleu_signature, distinct, rouge

@@ -12,8 +12,8 @@ from tests.helpers import random_split
 from tsarch.data.feed import Feed
 from tsarch.data.loader import BatchPlan, evaluation_batches
 from tsarch.data.partition import balance, context_windows, plan_step
-from tsarch.data.parts import cheapest_cuts
-from tsarch.data.passes import evaluation_passes, training_passes
+from tsarch.data.replica_arrays import cheapest_cuts
+from tsarch.data.window_passes import evaluation_passes, training_passes
 from tsarch.topology import Topology
 
 topologies = st.builds(Topology, st.integers(1, 4), st.integers(1, 4))

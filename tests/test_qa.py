@@ -31,15 +31,15 @@ from tsarch.data.passages import (
     pair_specials,
     strides,
 )
-from tsarch.data.passes import evaluation_passes
 from tsarch.data.tokenizer import load_tokenizer
+from tsarch.data.window_passes import evaluation_passes
 from tsarch.errors import UserError
 from tsarch.losses.spans import END, START, SpanObjective
 from tsarch.losses.token import IGNORED
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import Crew, LocalCrew
 from tsarch.records import Predictions, TokenizedSplit
-from tsarch.run.crew import Crew, LocalCrew
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, predict
-from tsarch.run.prepare import prepare_data
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.chinese import is_chinese
 from tsarch.tasks.qa import QaTask, word_bounds

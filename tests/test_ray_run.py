@@ -15,7 +15,7 @@ from launch.training import run_training
 from tests.helpers import tiny_config
 from tests.test_trace import CLOCK_TOLERANCE, check_format
 from tsarch.run.saved_run import evaluate_run
-from tsarch.run.trace import idle_share
+from tsarch.telling.trace import idle_share
 from tsarch.topology import Topology
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -16,11 +16,11 @@ from tests.helpers import ROOT, tiny_config
 from tsarch.config import MODES, Config
 from tsarch.config_loading import dump_config
 from tsarch.errors import RunFailedError
-from tsarch.run import report
-from tsarch.run.crew import LocalCrew
-from tsarch.run.report import mode_rows, model_name, show_bytes, show_count, show_seconds
-from tsarch.run.report import write_report as write
+from tsarch.rank.crew import LocalCrew
 from tsarch.run.restarts import Restart
+from tsarch.telling import report
+from tsarch.telling.report import mode_rows, model_name, show_bytes, show_count, show_seconds
+from tsarch.telling.report import write_report as write
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

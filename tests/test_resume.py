@@ -21,8 +21,8 @@ from tsarch.checkpoint.store import Store
 from tsarch.config import Config
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import InterruptedRunError, UserError
-from tsarch.run.progress import Reporter
-from tsarch.run.run_folder import Lines, RunFolder
+from tsarch.telling.run_folder import Lines, RunFolder
+from tsarch.telling.terminal import Reporter
 
 SLOW = pytest.mark.slow
 STEPS = 10  # five an epoch

@@ -23,7 +23,7 @@ from tsarch.checkpoint.cut import Cut, Resume
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
 from tsarch.records import TickReport
-from tsarch.run.metrics import StepTable
+from tsarch.telling.step_table import StepTable
 
 LOCAL = Place(None)
 MOVES = [

@@ -15,10 +15,10 @@ from tsarch.config_loading import load_config
 from tsarch.data.corpus import Corpus, read_splits
 from tsarch.data.packing import Sentence, pack_rows
 from tsarch.errors import UserError
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import LocalCrew
 from tsarch.records import TokenizedSplit
-from tsarch.run.crew import LocalCrew
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate
-from tsarch.run.prepare import prepare_data
 from tsarch.tasks.classification import ClassificationTask
 from tsarch.tasks.registry import make_task, row_schema
 from tsarch.tasks.relation import RelationTask

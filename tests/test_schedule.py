@@ -21,13 +21,13 @@ from tsarch.schedule.instruction import (
     SendHidden,
     StartTiedExchange,
 )
-from tsarch.schedule.plan import Alternation, Span, forward_programs, training_programs
+from tsarch.schedule.plan import Alternation, StepRange, forward_programs, training_programs
 from tsarch.topology import Stage, Topology
 
 Programs = dict[Stage, list[object]]
 
 names = st.sampled_from(["sequential", "overlapped", "joint"])
-spans = st.builds(lambda a, n: Span(a, a + n), st.integers(0, 50), st.integers(1, 12))
+spans = st.builds(lambda a, n: StepRange(a, a + n), st.integers(0, 50), st.integers(1, 12))
 alternations = st.builds(Alternation, st.integers(1, 4), st.integers(1, 4))
 micro_batches = st.integers(1, 4)
 topologies = st.builds(Topology, st.integers(1, 4), st.integers(1, 4))
@@ -149,7 +149,7 @@ def test_the_simulation_sees_a_deadlock():
 
 @given(st.integers(1, 9), st.integers(2, 5))
 def test_joint_is_1f1b(m, in_flight):
-    programs = programs_of("joint", Span(0, 1), m, None, in_flight=in_flight)
+    programs = programs_of("joint", StepRange(0, 1), m, None, in_flight=in_flight)
     outstanding, most = 0, 0
     for i in programs[Stage.TEACHER]:
         outstanding += isinstance(i, Forward)
@@ -162,11 +162,11 @@ def test_joint_is_1f1b(m, in_flight):
 
 def test_joint_refuses_an_alternation():
     with pytest.raises(ValueError, match="joint updates both"):
-        training_programs("joint", Span(0, 1), 1, Alternation(2, 1))
+        training_programs("joint", StepRange(0, 1), 1, Alternation(2, 1))
 
 
 def test_overlapped_student_is_one_batch_behind():
-    ticks = training_programs("overlapped", Span(0, 3))
+    ticks = training_programs("overlapped", StepRange(0, 3))
     work = {
         stage: [[i.step for i in tick if isinstance(i, Forward)] for tick in own]
         for stage, own in ticks.items()
@@ -183,7 +183,7 @@ def test_overlapped_student_is_one_batch_behind():
     ],
 )
 def test_table_steps(name: Literal["sequential", "overlapped", "joint"], contributions):
-    program = flat(training_programs(name, Span(0, 2)))[Stage.TEACHER]
+    program = flat(training_programs(name, StepRange(0, 2)))[Stage.TEACHER]
     found = [dict(i.contributions) for i in program if isinstance(i, StartTiedExchange)]
     assert found == contributions
 

@@ -201,7 +201,7 @@ def test_a_saved_config_keeps_all_but_credentials(tmp_path):
 
 def test_markup_in_texts_of_a_report_is_text(tmp_path):
     from tests.test_report import made_up, read
-    from tsarch.run.report import write_report
+    from tsarch.telling.report import write_report
 
     evil = "<script>alert(1)</script><img src=x onerror=alert(1)>"
     made_up(tmp_path, samples=[{"source": evil, evil: "x"}], task="ner")

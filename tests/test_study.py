@@ -36,8 +36,8 @@ from benchmarks.study_table import (
 from benchmarks.study_tasks import TASKS
 from tests.helpers import tiny_config
 from tsarch.config import MODES
-from tsarch.run.prepare import prepare_data
-from tsarch.run.run_folder import write_atomically
+from tsarch.prepare import prepare_data
+from tsarch.telling.run_folder import write_atomically
 from tsarch.topology import Stage
 
 SCORES = {"teacher": 0.7, "small": 0.5, "distilled": 0.6, "ours": 0.69}

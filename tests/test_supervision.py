@@ -18,8 +18,8 @@ from cluster.watch import Finding, find_hang
 from tsarch.checkpoint.cut import Cut
 from tsarch.config import TopologyConfig
 from tsarch.errors import RankFailedError, ReplicaDriftError, UserError
-from tsarch.run.activity import IDLE, Activity, read_note
-from tsarch.run.rank_checkpoint import RankCheckpoint
+from tsarch.rank.activity import IDLE, Activity, read_note
+from tsarch.rank.rank_checkpoint import RankCheckpoint
 from tsarch.run.restarts import History
 from tsarch.schedule.instruction import Backward, FinishTiedExchange
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tsarch.run.timeline import MAX_BLOCKS, MAX_LANES, Block, make_timeline
+from tsarch.telling.timeline import MAX_BLOCKS, MAX_LANES, Block, make_timeline
 from tsarch.topology import Topology
 
 

@@ -13,8 +13,8 @@ import pytest
 from launch.training import run_training
 from tests.helpers import tiny_config
 from tsarch.records import TickReport, TraceEvent
-from tsarch.run.run_folder import Lines, RunFolder
-from tsarch.run.trace import TraceWriter, idle_share, read_middle, read_trace
+from tsarch.telling.run_folder import Lines, RunFolder
+from tsarch.telling.trace import TraceWriter, idle_share, read_middle, read_trace
 from tsarch.topology import Topology
 
 CLOCK_TOLERANCE = 1e-5

@@ -20,7 +20,7 @@ from tsarch.errors import UserError
 from tsarch.models import loading
 from tsarch.models.backbone import build_backbone
 from tsarch.models.weight_files import Checkpoint, check_safetensors, open_checkpoint
-from tsarch.run.preflight import check_run
+from tsarch.planning.preflight import check_run
 from tsarch.seeding import torch_seed
 
 SEED_OF = partial(torch_seed, 0)

@@ -129,7 +129,7 @@ class TraceEvent:
     step: int | None
     micro_batch: int | None
     start_s: float
-    """Start on the run's clock (`run/clock.py`)."""
+    """Start on the run's clock (`clock.py`)."""
     end_s: float
     wait_s: float
     """Seconds of it in which the rank waited for others."""
@@ -159,7 +159,7 @@ class TickReport:
     busy_s: float = 0.0
     """Seconds of work, waiting left out."""
     started_s: float = 0.0
-    """Start of the first instruction, on the run's clock (`run/clock.py`)."""
+    """Start of the first instruction, on the run's clock (`clock.py`)."""
     ended_s: float = 0.0
     """End of the last instruction, on the same clock."""
     link_bytes: int = 0

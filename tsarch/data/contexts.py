@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tsarch.data.corpus import Corpus
 from tsarch.data.packing import Sentence, pack, pack_rows
-from tsarch.data.pairs import Pair, PairLayout, pack_pairs
 from tsarch.data.passages import Limits, pack_passages, pair_specials, split_row
+from tsarch.data.source_target import Pair, PairLayout, pack_pairs
 from tsarch.data.sources import cache_root
 from tsarch.data.tokenizer import tokenizer_digest
 from tsarch.records import TextPair, TokenizedSplit

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from tsarch.data.partition import StepPlan, WindowPass, plan_step
-from tsarch.data.parts import StudentPart, TeacherPart, student_part, teacher_part
+from tsarch.data.replica_arrays import StudentPart, TeacherPart, student_part, teacher_part
 from tsarch.losses.token import IGNORED
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.topology import Topology

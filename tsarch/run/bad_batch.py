@@ -11,13 +11,18 @@ from safetensors.numpy import save_file
 from tsarch.config import Config
 from tsarch.data.loader import BatchPlan
 from tsarch.data.partition import context_tokens
+from tsarch.prepare import Prepared, run_tokenizer
 from tsarch.records import IntArray
-from tsarch.run.metrics import Row
-from tsarch.run.prepare import Prepared, run_tokenizer
+from tsarch.telling.step_table import StepRecord
 
 
 def save_bad_batch(
-    folder: Path, config: Config, prepared: Prepared, plan: BatchPlan, step: int, rows: list[Row]
+    folder: Path,
+    config: Config,
+    prepared: Prepared,
+    plan: BatchPlan,
+    step: int,
+    rows: list[StepRecord],
 ) -> Path:
     """Write `step-N.json` (for people) and `step-N.safetensors` (all numbers) into `folder`.
 

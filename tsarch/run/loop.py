@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from tsarch.checkpoint.cut import Resume
-from tsarch.checkpoint.progress import BestRecord, Progress
+from tsarch.checkpoint.driver_state import BestRecord, DriverState
 from tsarch.checkpoint.store import Store
+from tsarch.clock import now_s
 from tsarch.config import Config, Mode
 from tsarch.config_loading import dump_config
 from tsarch.errors import InterruptedRunError, RunFailedError
+from tsarch.feeds import batch_plan, num_training_steps
+from tsarch.model_folder import TaskFile, replace_folder, save_description
+from tsarch.planning.balance import Proposal
+from tsarch.prepare import Prepared
+from tsarch.rank.crew import Crew
 from tsarch.records import Predictions
 from tsarch.run.bad_batch import save_bad_batch
-from tsarch.run.balance import Proposal
-from tsarch.run.checkpoints import CheckpointKeeper
-from tsarch.run.clock import now_s
-from tsarch.run.crew import Crew
+from tsarch.run.checkpoint_keeper import CheckpointKeeper
 from tsarch.run.evaluate import (
     JOINT_WEIGHTS,
     Evaluation,
@@ -29,18 +32,15 @@ from tsarch.run.evaluate import (
     predict,
     selection_score,
 )
-from tsarch.run.feeds import batch_plan, num_training_steps
 from tsarch.run.interrupt import Interrupt
-from tsarch.run.metrics import Row, StepTable, show_metric
-from tsarch.run.model_files import TaskFile, replace_folder, save_description
-from tsarch.run.prepare import Prepared
-from tsarch.run.progress import LiveNumbers, Reporter
 from tsarch.run.restarts import History
 from tsarch.run.resume import ResumePoint, data_fingerprint, ranks_record
-from tsarch.run.run_folder import RunFolder
 from tsarch.run.texts import Sample, with_texts
 from tsarch.tasks.base import Metrics
 from tsarch.tasks.registry import make_task
+from tsarch.telling.run_folder import RunFolder
+from tsarch.telling.step_table import StepRecord, StepTable, show_metric
+from tsarch.telling.terminal import LiveNumbers, Reporter
 from tsarch.topology import Stage
 
 _NUM_SAMPLES = 5
@@ -89,7 +89,7 @@ class Trainer:
         self._before: dict[Mode, Metrics] | None = None
         self._history = history or History()
         self._started_s = self._history.started_s
-        self._bad_rows: list[Row] = []
+        self._bad_rows: list[StepRecord] = []
         self._data = data_fingerprint(prepared)
         self._interrupt = Interrupt(reporter.say)
         self._keeper = CheckpointKeeper(
@@ -164,7 +164,7 @@ class Trainer:
             f"Go on with: tsarch train {self._folder.path} --resume",
         )
 
-    def _progress(self, epoch: int, tick: int, epoch_done: bool) -> Progress:
+    def _progress(self, epoch: int, tick: int, epoch_done: bool) -> DriverState:
         """What a checkpoint needs to know of the driver."""
         best = None
         if self._best is not None:
@@ -175,7 +175,7 @@ class Trainer:
                 epoch=self._best.epoch,
                 num_worse=self._best.num_worse,
             )
-        return Progress(
+        return DriverState(
             epoch=epoch,
             tick=tick,
             epoch_done=epoch_done,
@@ -250,7 +250,7 @@ class Trainer:
                 self._check_numbers(row)
             self._keeper.tend()
 
-    def _check_numbers(self, row: Row) -> None:
+    def _check_numbers(self, row: StepRecord) -> None:
         """Count steps that were not finite.
 
         Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tsarch.clock import now_s
 from tsarch.redaction import redact
-from tsarch.run.clock import now_s
 
 
 @dataclass

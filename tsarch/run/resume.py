@@ -14,17 +14,23 @@ from typing import Any
 import numpy as np
 
 from tsarch.checkpoint.cut import Cut, Resume
-from tsarch.checkpoint.progress import CONFIG, PROGRESS, Progress, RanksRecord, parse_progress
+from tsarch.checkpoint.driver_state import (
+    CONFIG,
+    PROGRESS,
+    DriverState,
+    RanksRecord,
+    parse_progress,
+)
 from tsarch.checkpoint.store import Store
 from tsarch.config import Config
 from tsarch.config_loading import parse_config, read_yaml
 from tsarch.errors import Mistake, UserError, one_line
+from tsarch.feeds import batch_plan, num_training_steps
+from tsarch.model_folder import replace_folder
+from tsarch.prepare import Prepared
 from tsarch.redaction import is_redacted
-from tsarch.run.checkpoints import link_or_copy
-from tsarch.run.feeds import batch_plan, num_training_steps
-from tsarch.run.metrics import StepTable
-from tsarch.run.model_files import replace_folder
-from tsarch.run.prepare import Prepared
+from tsarch.run.checkpoint_keeper import link_or_copy
+from tsarch.telling.step_table import StepTable
 from tsarch.topology import Stage, Topology
 
 # Keys, or sections, that change no loss beyond the order of sums, or only what is written.
@@ -61,7 +67,7 @@ class ResumePoint:
 
     store: Store
     step: int
-    progress: Progress
+    progress: DriverState
     config: Config
     """The config of the run that wrote it."""
 
@@ -125,7 +131,7 @@ def find_resume_point(store: Store, say: Callable[[str], None]) -> ResumePoint:
     )
 
 
-def _check_totals(progress: Progress) -> None:
+def _check_totals(progress: DriverState) -> None:
     """Try what `Trainer` will do with it.
 
     Raises:

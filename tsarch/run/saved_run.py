@@ -9,11 +9,11 @@ from pathlib import Path
 from tsarch.config import MODES, Config, Mode
 from tsarch.config_loading import load_config
 from tsarch.errors import UserError, one_line
-from tsarch.run.crew import LocalCrew
+from tsarch.model_folder import load_task, saved_config
+from tsarch.planning.preflight import check_run
+from tsarch.prepare import prepare_data
+from tsarch.rank.crew import LocalCrew
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
-from tsarch.run.model_files import load_task, saved_config
-from tsarch.run.preflight import check_run
-from tsarch.run.prepare import prepare_data
 from tsarch.run.texts import with_texts
 from tsarch.tasks.registry import make_task
 

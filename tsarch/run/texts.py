@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tsarch.config import MODES, Config, Mode
-from tsarch.run.crew import Crew
+from tsarch.prepare import Prepared, run_tokenizer
+from tsarch.rank.crew import Crew
+from tsarch.rank.generate import chosen_contexts
 from tsarch.run.evaluate import Evaluation
-from tsarch.run.generate import chosen_contexts
-from tsarch.run.prepare import Prepared, run_tokenizer
 from tsarch.tasks.base import GenerativeTask, Task
 
 

@@ -1,4 +1,4 @@
-"""What a stage can be told to do. Frozen data: only the executor (`run/execute.py`) acts."""
+"""What a stage can be told to do. Frozen data: only the executor (`rank/executor.py`) acts."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Alternation:
 
 
 @dataclass(frozen=True)
-class Span:
+class StepRange:
     """The batches `start` … `stop` − 1 of a run, trained between two drains of the pipeline."""
 
     start: int
@@ -59,7 +59,7 @@ class Span:
 
 def training_programs(
     name: ScheduleName,
-    span: Span,
+    span: StepRange,
     num_micro_batches: int = 1,
     alternation: Alternation | None = None,
     train_embedding: bool = True,
@@ -147,7 +147,7 @@ class _Builder:
                 yield stage, FinishTiedExchange(exchange)
 
 
-def _sequential(builder: _Builder, span: Span) -> Iterator[list[Placed]]:
+def _sequential(builder: _Builder, span: StepRange) -> Iterator[list[Placed]]:
     """Batch k: the teacher steps (θ_T, E); then the student, on the new E, steps (θ_S, E)."""
     for step in span.steps:
         tick: list[Placed] = []
@@ -157,7 +157,7 @@ def _sequential(builder: _Builder, span: Span) -> Iterator[list[Placed]]:
         yield tick
 
 
-def _overlapped(builder: _Builder, span: Span) -> Iterator[list[Placed]]:
+def _overlapped(builder: _Builder, span: StepRange) -> Iterator[list[Placed]]:
     """Tick k: the teacher works on batch k, the student on k − 1, both on E_k; then E steps."""
     for tick in range(span.start, span.stop + 1):
         work = {}
@@ -169,7 +169,7 @@ def _overlapped(builder: _Builder, span: Span) -> Iterator[list[Placed]]:
         yield placed + list(builder.update(2 * tick, min(tick, span.stop - 1), work))
 
 
-def _joint(builder: _Builder, span: Span) -> Iterator[list[Placed]]:
+def _joint(builder: _Builder, span: StepRange) -> Iterator[list[Placed]]:
     """Batch k: 1F1B over its micro-batches on one E_k; then θ_T, θ_S and E step together."""
     m = builder.num_micro_batches
     for step in span.steps:

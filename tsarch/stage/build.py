@@ -22,8 +22,8 @@ from tsarch.models.backbone import (
 from tsarch.models.construction import WHOLE, Construction
 from tsarch.models.loading import check_weights
 from tsarch.models.skeleton import make_skeleton
-from tsarch.models.student import StudentModel
-from tsarch.models.teacher import TeacherModel
+from tsarch.models.student_model import StudentModel
+from tsarch.models.teacher_model import TeacherModel
 from tsarch.models.weight_files import check_safetensors, open_checkpoint
 from tsarch.seeding import torch_seed
 from tsarch.stage.engine import OptimizerSpec

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsarch.data.parts import WindowGroup
+from tsarch.data.replica_arrays import WindowBatch
 from tsarch.losses.objective import VocabularyObjective
 from tsarch.records import FloatArray, IntArray, Predictions
 
 
 @dataclass(frozen=True)
-class GroupOutput:
+class WindowOutputs:
     """What both models say of one group of windows."""
 
-    group: WindowGroup
+    group: WindowBatch
     labels: Tensor
     """(windows, tokens), `IGNORED` where there is no word."""
     student: Tensor
@@ -33,7 +33,7 @@ class GroupOutput:
 class Collector(Protocol):
     """Takes groups of windows, each window once fed and once alone, and keeps what metrics need."""
 
-    def add(self, output: GroupOutput) -> None:
+    def add(self, output: WindowOutputs) -> None:
         """Take one group."""
 
     def result(self) -> Predictions:
@@ -71,7 +71,7 @@ class WordCollector:
         self._fed: list[_Chosen] = []
         self._alone: list[tuple[IntArray, FloatArray]] = []
 
-    def add(self, output: GroupOutput) -> None:
+    def add(self, output: WindowOutputs) -> None:
         """Take one group."""
         assert output.teacher is not None
         group = output.group

@@ -10,7 +10,7 @@ from tsarch.config import ColumnsConfig, DataConfig
 from tsarch.data.rows import Place, RowOrMistakes, check_text, check_words, found
 from tsarch.errors import Mistake
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.pairs import PairRows, PairTask
+from tsarch.tasks.generative import PairRows, PairTask
 from tsarch.tasks.text_metrics import bleu, distinct
 
 

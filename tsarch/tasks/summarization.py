@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tsarch.config import ColumnsConfig
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.pairs import PairRows, PairTask
+from tsarch.tasks.generative import PairRows, PairTask
 from tsarch.tasks.text_metrics import rouge
 
 

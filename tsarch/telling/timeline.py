@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tsarch.run.trace import Event
+from tsarch.telling.trace import Event
 from tsarch.topology import STAGES, Topology
 
 Kind = Literal["forward", "backward", "step", "link", "tied", "wait"]

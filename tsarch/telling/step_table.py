@@ -9,7 +9,7 @@ from typing import Any
 from tsarch.records import LossParts, TickReport
 from tsarch.topology import Stage, Topology
 
-Row = dict[str, float | int | None]
+StepRecord = dict[str, float | int | None]
 
 
 def show_metric(value: float) -> str:
@@ -71,7 +71,7 @@ class StepTable:
         self._last_end_s = now_s
         self.totals.start_span()
 
-    def add(self, reports: list[TickReport], epoch: int) -> list[Row]:
+    def add(self, reports: list[TickReport], epoch: int) -> list[StepRecord]:
         """Take reports in; returns the rows that they complete, in order of steps."""
         for report in reports:
             self.totals.add(report)
@@ -87,7 +87,7 @@ class StepTable:
         ]
         return [self._row(step, epoch, self._pending.pop(step)) for step in sorted(complete)]
 
-    def _row(self, step: int, epoch: int, p: _Pending) -> Row:
+    def _row(self, step: int, epoch: int, p: _Pending) -> StepRecord:
         wall_s = max(p.ended_s - self._last_end_s, 0.0)
         self._last_end_s = p.ended_s
         self.totals.steps += 1
@@ -95,7 +95,7 @@ class StepTable:
         self.totals.train_s += wall_s
         self.totals.bad_steps += bool(p.skipped)
         self.totals.bad_in_a_row = self.totals.bad_in_a_row + 1 if p.skipped else 0
-        row: Row = {"step": step, "epoch": epoch}
+        row: StepRecord = {"step": step, "epoch": epoch}
         row |= {f"loss_{name}": _finite(value) for name, value in p.losses.means.items()}
         row |= {f"grad_norm_{stage}": _finite(norm) for stage, norm in p.grad_norms.items()}
         row["skipped"] = len(p.skipped)

@@ -15,11 +15,20 @@ from torch import nn
 
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Config, Mode
+from tsarch.feeds import batch_plan, evaluation_feed, num_training_steps, training_feed
+from tsarch.model_folder import load_table, load_weights, save_table, save_weights
 from tsarch.models.construction import WHOLE, Construction, num_elements
 from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import GroupLink, Link, LoopbackLink
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.prepare import Prepared
+from tsarch.rank.activity import Activity
+from tsarch.rank.executor import Executor, LocalStages, Ticks
+from tsarch.rank.generate import GenerationSpec, Generator, chosen_contexts
+from tsarch.rank.learning_rate import learning_rate_factor
+from tsarch.rank.rank_checkpoint import RankCheckpoint
+from tsarch.rank.rank_stats import RankStats
 from tsarch.records import (
     IntArray,
     Predictions,
@@ -29,18 +38,9 @@ from tsarch.records import (
     TokenizedSplit,
     Windows,
 )
-from tsarch.run.activity import Activity
-from tsarch.run.execute import Executor, LocalStages, Ticks
-from tsarch.run.feeds import batch_plan, evaluation_feed, num_training_steps, training_feed
-from tsarch.run.generate import GenerationSpec, Generator, chosen_contexts
-from tsarch.run.learning_rate import learning_rate_factor
-from tsarch.run.model_files import load_table, load_weights, save_table, save_weights
-from tsarch.run.prepare import Prepared
-from tsarch.run.rank_checkpoint import RankCheckpoint
-from tsarch.run.rank_stats import RankStats
 from tsarch.schedule.plan import (
     Alternation,
-    Span,
+    StepRange,
     forward_programs,
     resumed,
     training_programs,
@@ -55,8 +55,8 @@ from tsarch.stage.build import (
     table_shape,
 )
 from tsarch.stage.engine import Engine, LocalEngine, OptimizerSpec, make_optimizer
-from tsarch.stage.student import DistillationSpec, StudentStage
-from tsarch.stage.teacher import TeacherStage
+from tsarch.stage.student_stage import DistillationSpec, StudentStage
+from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.tasks.decoding import DecodingSpec
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage, Topology
@@ -143,7 +143,7 @@ class Rank:
         )
         ticks = training_programs(
             schedule.name,
-            Span(start, stop),
+            StepRange(start, stop),
             schedule.micro_batches,
             alternation,
             train_embedding=not self._config.embedding.frozen,

@@ -16,14 +16,13 @@ from transformers import PretrainedConfig
 
 from tsarch.config import Config, StageTopology
 from tsarch.errors import Mistake, UserError
+from tsarch.feeds import batch_plan
 from tsarch.models.backbone import cut_out_table, freeze_backbone
 from tsarch.models.skeleton import make_skeleton, shrink_config
-from tsarch.models.student import StudentModel
-from tsarch.models.teacher import TeacherModel
+from tsarch.models.student_model import StudentModel
+from tsarch.models.teacher_model import TeacherModel
 from tsarch.parallel.groups import choose_device
-from tsarch.records import IntArray, TokenizedSplit
-from tsarch.run.feeds import batch_plan
-from tsarch.run.memory import (
+from tsarch.planning.memory import (
     StageSize,
     States,
     activation_bytes,
@@ -32,7 +31,8 @@ from tsarch.run.memory import (
     table_states,
     zero_states,
 )
-from tsarch.run.prepare import Prepared
+from tsarch.prepare import Prepared
+from tsarch.records import IntArray, TokenizedSplit
 from tsarch.stage.build import stage_config, stage_configs, table_shape
 from tsarch.tasks.registry import make_task
 from tsarch.topology import STAGES, Stage, Topology

@@ -32,7 +32,7 @@ class TeacherPart:
 
 
 @dataclass(frozen=True)
-class WindowGroup:
+class WindowBatch:
     """Windows of similar length, padded to the longest."""
 
     rows: IntArray
@@ -57,7 +57,7 @@ class WindowGroup:
 class StudentPart:
     """What a student replica reads; an idle replica has one window of one masked-in token."""
 
-    groups: tuple[WindowGroup, ...]
+    groups: tuple[WindowBatch, ...]
     incoming: dict[int, int]
     """Teacher replica → number of rows that it sends, in the order of arrival."""
 
@@ -143,7 +143,7 @@ def cheapest_cuts(lengths: IntArray, call_cost: float) -> list[int]:
 
 def _group(
     split: TokenizedSplit, step: StepPlan, passes: Sequence[WindowPass], starts: dict[int, int]
-) -> WindowGroup:
+) -> WindowBatch:
     slices = [split.window_places(p.window) for p in passes]
     rows, mask, words = _pad(split, step, slices)
     arrived = np.full_like(rows, -1)
@@ -154,7 +154,7 @@ def _group(
             arrived[place, :length] = np.arange(start, start + length)
     num = max(len(passes), 1)
     fed = np.resize([int(p.fed) for p in passes] or [0], num)
-    return WindowGroup(
+    return WindowBatch(
         rows,
         mask,
         words,

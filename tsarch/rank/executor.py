@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
+from tsarch.clock import now_s
 from tsarch.data.feed import Feed
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.rank.activity import Activity
 from tsarch.records import TickReport, TraceEvent
-from tsarch.run.activity import Activity
-from tsarch.run.clock import now_s
 from tsarch.schedule.instruction import (
     Backward,
     FinishTiedExchange,
@@ -31,8 +31,8 @@ from tsarch.schedule.instruction import (
     SendHidden,
     StartTiedExchange,
 )
-from tsarch.stage.student import StudentStage
-from tsarch.stage.teacher import TeacherStage
+from tsarch.stage.student_stage import StudentStage
+from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.topology import Stage
 
 Ticks = dict[Stage, tuple[Program, ...]]

@@ -11,11 +11,11 @@ import torch
 from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
 from tsarch.config import Config, Mode, TopologyConfig
 from tsarch.parallel.groups import choose_device
+from tsarch.prepare import Prepared
+from tsarch.rank.rank import Rank, local_wiring
+from tsarch.rank.rank_stats import RankStats
+from tsarch.rank.supply import Supply
 from tsarch.records import Predictions, Survey, Texts, TickReport, Windows
-from tsarch.run.balance import Supply
-from tsarch.run.prepare import Prepared
-from tsarch.run.rank import Rank, local_wiring
-from tsarch.run.rank_stats import RankStats
 from tsarch.topology import Stage, Topology
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tsarch.config import Config
 from tsarch.models.skeleton import shrink_config
-from tsarch.run.prepare import run_tokenizer
+from tsarch.prepare import run_tokenizer
 from tsarch.stage.build import stage_config
 from tsarch.topology import STAGES, Stage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from tsarch.run.balance import Prediction, Proposal
+from tsarch.planning.balance import Prediction, Proposal
 from tsarch.topology import STAGES, Stage
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, Literal
 
+from tsarch.rank.supply import Supply
 from tsarch.topology import STAGES, Stage
 
 Way = Literal["sequential", "overlapped", "joint", "one_process"]
@@ -19,17 +20,6 @@ Unit = Literal["replicas", "threads"]
 TOLERANCE = 0.05
 """Replicas: a step this much slower than the fastest is as good, if it takes fewer devices;
 measured times are no more exact than that."""
-
-
-@dataclass(frozen=True)
-class Supply:
-    """What there is to share out."""
-
-    device: Literal["cpu", "cuda"]
-    num_devices: int
-    """Ranks for which there is room: GPUs, or on CPUs `cpus_per_rank` each."""
-    num_cores: int
-    """Cores for the threads of one rank of each stage, which may be on one host."""
 
 
 @dataclass(frozen=True)

@@ -14,24 +14,24 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.calls import Calls, log_file
 from cluster.joining import join_ray
 from cluster.nodes import nodes_of, stop_processes
 from cluster.placement import place, rank_bundles, supply_on_cluster
 from cluster.probe import check_ranks
+from cluster.rank_calls import Calls, log_file
 from cluster.recovery import settle
 from cluster.status import note_file
 from cluster.watch import Watch
 from cluster.worker import WATCH, Meeting, Worker
 from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
 from tsarch.config import Config, Mode, TopologyConfig
+from tsarch.rank.rank_stats import RankStats
+from tsarch.rank.supply import Supply
 from tsarch.records import Predictions, Survey, Texts, TickReport, Windows, unpack_reports
-from tsarch.run.balance import Supply
-from tsarch.run.rank_stats import RankStats
 from tsarch.topology import STAGES, Stage, Topology, stage_topology
 
 if TYPE_CHECKING:
-    from tsarch.run.capacity import RankNeed
+    from tsarch.planning.capacity import RankNeed
 
 MAX_CHUNK_TICKS = 256
 """Most ticks that ranks run per call: what a driver of short steps waits for at most."""

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from tsarch.config import MODES
 from tsarch.redaction import redact
-from tsarch.run.metrics import Row, show_metric
+from tsarch.telling.step_table import StepRecord, show_metric
 
 _LINE_EVERY_S = 15.0
 _FILE_WIDTH = 132
@@ -35,7 +35,7 @@ _CAPTION = "student: fed by the teacher · joint: both combined · student_alone
 class LiveNumbers:
     """The numbers beside the progress bar."""
 
-    row: Row
+    row: StepRecord
     tokens_per_s: float
     busy_share: dict[str, float]
 

@@ -10,7 +10,7 @@ from typing import Any
 from tsarch.config import BackboneConfig, Config
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError, one_line
-from tsarch.run.generative_models import generation_mistakes
+from tsarch.planning.generative_models import generation_mistakes
 from tsarch.topology import Stage, total_cpus
 
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from tsarch.data.feed import Feed
-from tsarch.data.parts import StudentPart, WindowGroup
+from tsarch.data.replica_arrays import StudentPart, WindowBatch
 from tsarch.losses.objective import Objective
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding, TouchedRows
 from tsarch.records import LossParts
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
-from tsarch.tasks.collect import GroupOutput
+from tsarch.tasks.collect import WindowOutputs
 from tsarch.topology import Stage
 
 
@@ -55,7 +55,7 @@ class StudentStage:
     ) -> None:
         self.engine = engine
         self.replica = replica
-        self.on_output: Callable[[GroupOutput], None] | None = None
+        self.on_output: Callable[[WindowOutputs], None] | None = None
         """Called with every group's predictions while evaluating."""
         self.rows = StepRows(tied)
         self._teacher_width = teacher_width
@@ -111,7 +111,7 @@ class StudentStage:
         with torch.set_grad_enabled(update):
             predictions = self._predictions(part, touched, boundary.hidden)
             outputs = [
-                GroupOutput(
+                WindowOutputs(
                     group,
                     torch.from_numpy(feed.labels(group.words)).to(own.device),
                     own,
@@ -159,14 +159,14 @@ class StudentStage:
         predictions: list[Tensor] = self.engine.forward(embeds, masks, boundary, places)
         return predictions
 
-    def _teacher_view(self, group: WindowGroup, predictions: Tensor | None) -> Tensor | None:
+    def _teacher_view(self, group: WindowBatch, predictions: Tensor | None) -> Tensor | None:
         """The teacher's predictions at the group's positions (also of passes that were not fed)."""
         if predictions is None:
             return None
         places = torch.from_numpy(group.arrived).to(self.engine.device)
         return predictions[places.clamp(min=0)]
 
-    def _loss(self, num_terms: int, outputs: list[GroupOutput]) -> tuple[Tensor, LossParts]:
+    def _loss(self, num_terms: int, outputs: list[WindowOutputs]) -> tuple[Tensor, LossParts]:
         """Σ weight · (loss + λ·KD) / terms of the global batch, and its parts."""
         total = torch.zeros((), device=self.engine.device)
         sums = {"student": 0.0, "student_alone": 0.0, "distillation": 0.0}
@@ -185,7 +185,7 @@ class StudentStage:
         parts = LossParts({name: value / num_terms for name, value in sums.items()})
         return total / num_terms, parts
 
-    def _divergence(self, output: GroupOutput) -> Tensor:
+    def _divergence(self, output: WindowOutputs) -> Tensor:
         """(windows, tokens) KD term of the passes that it is for."""
         assert output.teacher is not None
         spec = self._distillation

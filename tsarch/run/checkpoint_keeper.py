@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tsarch.checkpoint.cut import Cut, Stall, Written
+from tsarch.checkpoint.driver_state import CONFIG, PROGRESS, DriverState
 from tsarch.checkpoint.manifest import FileEntry, Manifest
-from tsarch.checkpoint.progress import CONFIG, PROGRESS, Progress
 from tsarch.checkpoint.retention import superseded
 from tsarch.checkpoint.store import Store
 from tsarch.config import CheckpointConfig
 from tsarch.errors import one_line
-from tsarch.run.crew import Crew
+from tsarch.rank.crew import Crew
 from tsarch.run.interrupt import Interrupt
 
 
 class Capture(Protocol):
     """Tells what the driver knows now."""
 
-    def __call__(self, epoch: int, tick: int, epoch_done: bool) -> Progress:
+    def __call__(self, epoch: int, tick: int, epoch_done: bool) -> DriverState:
         """For a cut before `tick`."""
 
 
@@ -60,7 +60,7 @@ class _UnderWay:
     """A checkpoint that ranks are writing."""
 
     cut: Cut
-    progress: Progress | None = None
+    progress: DriverState | None = None
     score: float | None = None
     stalls: list[Stall] = field(default_factory=list)
 

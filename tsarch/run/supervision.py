@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tsarch.config import Config
 from tsarch.errors import RankFailedError, RunFailedError, UserError
 
 if TYPE_CHECKING:
     from tsarch.checkpoint.store import Store
-    from tsarch.run.balance import Proposal
-    from tsarch.run.prepare import Prepared
-    from tsarch.run.progress import Reporter
+    from tsarch.planning.balance import Proposal
+    from tsarch.prepare import Prepared
+    from tsarch.rank.crew import Crew
     from tsarch.run.restarts import History
     from tsarch.run.resume import ResumePoint
+    from tsarch.telling.terminal import Reporter
+
+
+class Gather(Protocol):
+    """Makes the crew of a run, here or on a cluster."""
+
+    def __call__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        logs: Path,
+        reporter: Reporter,
+        restarted: bool = False,
+        avoid: frozenset[str] = frozenset(),
+    ) -> Crew:
+        """`restarted`: after a failure, so nodes may be missing. `avoid`: ids of nodes that no rank
+        may be placed on.
+
+        Raises:
+            UserError: there is no place for the ranks.
+            RankFailedError: a rank failed while it started.
+        """
 
 
 @dataclass(frozen=True)
@@ -24,8 +46,7 @@ class Job:
 
     config: Config
     prepared: Prepared
-    address: str | None
-    """Of the Ray cluster to join."""
+    gather: Gather
     path: Path
     """The run folder."""
     reporter: Reporter
@@ -53,31 +74,6 @@ def train(job: Job, point: ResumePoint | None) -> dict[str, Any]:
             point = _next_point(job, failure, len(history.restarts))
 
 
-def gather(
-    config: Config,
-    prepared: Prepared,
-    address: str | None,
-    logs: Path,
-    reporter: Reporter,
-    restarted: bool = False,
-    avoid: frozenset[str] = frozenset(),
-) -> Any:
-    """The crew: here, or on Ray (see `RayCrew.start`)."""
-    if config.topology.runner == "local":
-        from tsarch.run.crew import LocalCrew
-
-        reporter.say("building both models in this process")
-        return LocalCrew(config, prepared)
-    from cluster.group import RayCrew
-    from tsarch.run.capacity import rank_needs
-
-    # After a failure there was room, and what failed may still hold it.
-    needs = None if restarted else rank_needs(config, prepared)
-    return RayCrew.start(
-        config, address, logs, reporter.say, needs=needs, restarted=restarted, avoid=avoid
-    )
-
-
 def _attempt(
     job: Job, point: ResumePoint | None, history: History, avoid: frozenset[str]
 ) -> dict[str, Any]:
@@ -87,7 +83,7 @@ def _attempt(
     restarted = bool(history.restarts)
     logs = job.path / "logs"
     try:
-        crew = gather(job.config, job.prepared, job.address, logs, job.reporter, restarted, avoid)
+        crew = job.gather(job.config, job.prepared, logs, job.reporter, restarted, avoid)
     except UserError as error:
         if restarted:  # it was right before: the cluster has changed
             raise RunFailedError(f"can't start again: {error}") from None
@@ -138,7 +134,7 @@ def _next_point(job: Job, failure: RankFailedError, num_failures: int) -> Resume
 def _open_folder(path: Path, config: Config, point: ResumePoint | None, restarted: bool) -> Any:
     """The run folder; on going on as it was at the checkpoint."""
     from tsarch.run.resume import restore_model
-    from tsarch.run.run_folder import Lines, RunFolder
+    from tsarch.telling.run_folder import Lines, RunFolder
 
     if point is None:
         return RunFolder(path, config, Lines() if restarted else None)

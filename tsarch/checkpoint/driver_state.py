@@ -36,7 +36,7 @@ class RanksRecord(Record):
     student_replicas: PositiveInt
 
 
-class Progress(Record):
+class DriverState(Record):
     """Where the run is."""
 
     epoch: NonNegativeInt
@@ -63,13 +63,13 @@ class Progress(Record):
     """How often the run was resumed before."""
 
 
-def parse_progress(text: str) -> Progress:
+def parse_progress(text: str) -> DriverState:
     """Read `progress.json`.
 
     Raises:
         ValueError: it is not one.
     """
     try:
-        return Progress.model_validate_json(text)
+        return DriverState.model_validate_json(text)
     except ValidationError as error:
         raise ValueError(f"{PROGRESS}: {one_line(error)}") from None

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from tsarch.config import Config
 from tsarch.data.contexts import special_tokens, tokenize_corpus
 from tsarch.data.corpus import read_splits
-from tsarch.data.pairs import PairLayout
+from tsarch.data.source_target import PairLayout
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.records import TokenizedSplit
 from tsarch.stage.build import stage_config
-from tsarch.tasks.pairs import PairRows
+from tsarch.tasks.generative import PairRows
 from tsarch.tasks.registry import row_schema
 from tsarch.topology import Stage
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tsarch.data.feed import Feed
-from tsarch.data.parts import TeacherPart
+from tsarch.data.replica_arrays import TeacherPart
 from tsarch.losses.objective import Objective
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding

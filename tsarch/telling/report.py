@@ -17,12 +17,12 @@ from markupsafe import Markup
 
 from tsarch.config import MODES, Config
 from tsarch.config_loading import load_config
-from tsarch.run.drawing import Series, curves_svg, save_timeline_png, timeline_svg
-from tsarch.run.metrics import show_metric
-from tsarch.run.run_folder import write_atomically
-from tsarch.run.timeline import MAX_LANES, Timeline, make_timeline
-from tsarch.run.trace import read_middle
 from tsarch.tasks.registry import table_metrics
+from tsarch.telling.drawing import Series, curves_svg, save_timeline_png, timeline_svg
+from tsarch.telling.run_folder import write_atomically
+from tsarch.telling.step_table import show_metric
+from tsarch.telling.timeline import MAX_LANES, Timeline, make_timeline
+from tsarch.telling.trace import read_middle
 from tsarch.topology import STAGES, Topology
 
 _TRACE_BYTES = 8_000_000
@@ -179,7 +179,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def _environment() -> Environment:
     """Autoescape: whatever stands in a config or a label is shown and never run."""
     environment = Environment(
-        loader=PackageLoader("tsarch.run", "."),
+        loader=PackageLoader("tsarch.telling", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

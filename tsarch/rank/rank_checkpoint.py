@@ -28,7 +28,7 @@ from tsarch.data.feed import Feed
 from tsarch.errors import UserError, has_lost_peer, one_line
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.run.execute import LocalStages
+from tsarch.rank.executor import LocalStages
 from tsarch.schedule.instruction import SendHidden
 from tsarch.stage.in_flight import keep_rows, saved_messages
 from tsarch.topology import Stage, Topology

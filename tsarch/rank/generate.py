@@ -20,8 +20,8 @@ from tsarch.losses.objective import token_logits
 from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import Link, Message
 from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.rank.executor import LocalStages
 from tsarch.records import IntArray, Texts, TokenizedSplit
-from tsarch.run.execute import LocalStages
 from tsarch.seeding import generator
 from tsarch.stage.generation import Prompt, StudentGeneration, TeacherGeneration
 from tsarch.tasks.decoding import Decoder, DecodingSpec

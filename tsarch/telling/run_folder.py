@@ -1,5 +1,5 @@
 """The run folder: `config.yaml`, `metrics.jsonl`, `evaluations.jsonl`, `tensorboard/`,
-`trace.json`, `summary.json`, `model/`. (`report.html` is made from these: `run/report.py`.)"""
+`trace.json`, `summary.json`, `model/`. (`report.html` is made from these: `telling/report.py`.)"""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tsarch.config_loading import dump_config
 from tsarch.errors import UserError, one_line
 from tsarch.records import TickReport
 from tsarch.redaction import redact_urls
-from tsarch.run.metrics import Row
-from tsarch.run.trace import TraceWriter
+from tsarch.telling.step_table import StepRecord
+from tsarch.telling.trace import TraceWriter
 from tsarch.topology import Topology
 
 
@@ -156,7 +156,7 @@ class RunFolder:
                 _set_aside(path / "trace.json")
             self._trace = TraceWriter(path / "trace.json", topology)
 
-    def write_row(self, row: Row) -> None:
+    def write_row(self, row: StepRecord) -> None:
         """One step: a line of `metrics.jsonl` and points of the curves."""
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()

@@ -6,8 +6,8 @@ import numpy as np
 
 from tsarch.config import Config
 from tsarch.data.partition import StepPlan
+from tsarch.feeds import batch_plan, num_training_steps, training_feed
 from tsarch.records import TokenizedSplit
-from tsarch.run.feeds import batch_plan, num_training_steps, training_feed
 from tsarch.topology import STAGES, Stage, Topology
 
 _NUM_STEPS = 16

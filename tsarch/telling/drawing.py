@@ -25,7 +25,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from tsarch.run.timeline import Kind, Timeline
+from tsarch.telling.timeline import Kind, Timeline
 
 _INK, _GRID, _IDLE, _WAIT, _HATCH = "#1d2432", "#d9dde5", "#eef0f4", "#dfe3ea", "#98a2b2"
 _VARIABLES = {_INK: "ink", _GRID: "grid", _IDLE: "idle", _WAIT: "wait", _HATCH: "hatch"}

@@ -22,8 +22,8 @@ from cluster.diagnosis import (
 from cluster.nodes import look_from_here
 from cluster.status import read_log
 from cluster.watch import Watch
+from tsarch.clock import now_s
 from tsarch.errors import RankFailedError
-from tsarch.run.clock import now_s
 from tsarch.topology import Topology
 
 _LOG_LINES = 12

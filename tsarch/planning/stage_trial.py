@@ -11,12 +11,11 @@ from math import ceil
 from typing import Any
 
 from tsarch.config import Config
-from tsarch.records import TickReport, TraceEvent
-from tsarch.run.balance import (
+from tsarch.feeds import batch_plan, num_training_steps
+from tsarch.planning.balance import (
     Prediction,
     Proposal,
     StageTimes,
-    Supply,
     Unit,
     Way,
     choose,
@@ -24,10 +23,11 @@ from tsarch.run.balance import (
     with_replicas,
     with_threads,
 )
-from tsarch.run.crew import Crew
-from tsarch.run.feeds import batch_plan, num_training_steps
-from tsarch.run.prepare import Prepared
-from tsarch.run.workload import busiest_shares
+from tsarch.planning.load_sharing import busiest_shares
+from tsarch.prepare import Prepared
+from tsarch.rank.crew import Crew
+from tsarch.rank.supply import Supply
+from tsarch.records import TickReport, TraceEvent
 from tsarch.topology import STAGES, Stage, stage_topology
 
 _NUM_STEPS = 4

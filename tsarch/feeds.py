@@ -5,7 +5,7 @@ from __future__ import annotations
 from tsarch.config import Config
 from tsarch.data.feed import Feed
 from tsarch.data.loader import BatchPlan, evaluation_batches
-from tsarch.data.passes import evaluation_passes, training_passes
+from tsarch.data.window_passes import evaluation_passes, training_passes
 from tsarch.records import TokenizedSplit
 from tsarch.topology import Topology
 
