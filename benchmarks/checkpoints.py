@@ -16,11 +16,11 @@ from typing import Annotated
 
 import typer
 
-from cluster.ray_crew import RayCrew
 from tsarch.checkpoint.cut import Cut, Stall
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
 from tsarch.clock import now_s
+from tsarch.cluster.ray_crew import RayCrew
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.prepare import prepare_data

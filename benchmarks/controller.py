@@ -26,8 +26,8 @@ import typer
 from rich.console import Console
 
 from benchmarks.null_worker import NullWorker
-from cluster.ray_crew import MAX_CHUNK_TICKS, RayCrew
 from tsarch.clock import now_s
+from tsarch.cluster.ray_crew import MAX_CHUNK_TICKS, RayCrew
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
 from tsarch.telling.run_folder import RunFolder

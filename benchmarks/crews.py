@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.ray_crew import RayCrew
+from tsarch.cluster.ray_crew import RayCrew
 from tsarch.config import Config
 from tsarch.topology import Topology
 

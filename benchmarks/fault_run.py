@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
-from cluster.ray_crew import RayCrew
-from cluster.status import note_file
-from cluster.worker import Worker
-from launch.cli import main
+from tsarch.cluster.ray_crew import RayCrew
+from tsarch.cluster.status import note_file
+from tsarch.cluster.worker import Worker
 from tsarch.config import Config
+from tsarch.launch.cli import main
 from tsarch.rank.activity import Activity
 from tsarch.schedule.instruction import Instruction
 

@@ -1,6 +1,6 @@
 """A rank that computes nothing: it walks the real schedule and answers with complete reports.
 
-It stands in for `cluster.worker.Worker` to measure the driver alone, and imports no torch.
+It stands in for `tsarch.cluster.worker.Worker` to measure the driver alone, and imports no torch.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.status import Status, own_status
-from cluster.worker import meanwhile
 from tsarch.checkpoint.cut import Resume
 from tsarch.clock import now_s
+from tsarch.cluster.status import Status, own_status
+from tsarch.cluster.worker import meanwhile
 from tsarch.config import Config
 from tsarch.rank.activity import Activity
 from tsarch.rank.rank_stats import RankStats
@@ -25,9 +25,9 @@ from tsarch.schedule.plan import Alternation, StepRange, training_programs
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
-    from cluster.agreement import Facts
-    from cluster.probe import Request
-    from cluster.worker import Meeting
+    from tsarch.cluster.agreement import Facts
+    from tsarch.cluster.probe import Request
+    from tsarch.cluster.worker import Meeting
 
 TOKENS_PER_STEP = 4096
 _LOSSES = {
@@ -55,7 +55,7 @@ class NullWorker:
 
     def probe(self, request: Request) -> Facts:
         """See `Worker.probe`; there is no device."""
-        from cluster.probe import gather_facts
+        from tsarch.cluster.probe import gather_facts
 
         return gather_facts(replace(request, device="cpu"))
 

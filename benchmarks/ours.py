@@ -14,8 +14,8 @@ import typer
 
 from benchmarks.bench_job import CONFIG, JOINT_MICRO_BATCHES, BenchJob, Counts
 from benchmarks.sides import CORES, SideRun, write_runs
-from cluster.ray_crew import RayCrew
 from tsarch.clock import now_s
+from tsarch.cluster.ray_crew import RayCrew
 from tsarch.config import Config
 from tsarch.feeds import training_feed
 from tsarch.prepare import prepare_data

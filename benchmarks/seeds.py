@@ -73,7 +73,9 @@ def train(config: str, seed: int) -> str | None:
     arguments += [word for setting in settings for word in ("--set", setting)]
     RUNS.mkdir(parents=True, exist_ok=True)
     try:
-        run_module("launch.train", arguments, folder.with_suffix(".log"), TIMEOUT_S, threads=1)
+        run_module(
+            "tsarch.launch.train", arguments, folder.with_suffix(".log"), TIMEOUT_S, threads=1
+        )
     except SideError as error:
         return f"{folder} failed: {error}"
     return None

@@ -9,8 +9,8 @@ from enum import IntEnum
 
 from ray.exceptions import OutOfMemoryError, RayTaskError
 
-from cluster.status import ProcessFacts, Status
-from cluster.watch import Finding
+from tsarch.cluster.status import ProcessFacts, Status
+from tsarch.cluster.watch import Finding
 from tsarch.errors import ReplicaDriftError, UserError, has_lost_peer
 
 

@@ -14,7 +14,7 @@ import ray
 from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError
 
-from cluster.authentication import enter, loopback_only, private_ray
+from tsarch.cluster.authentication import enter, loopback_only, private_ray
 from tsarch.config import TopologyConfig
 from tsarch.errors import UserError, one_line
 from tsarch.topology import total_cpus

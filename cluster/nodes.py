@@ -11,8 +11,8 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.status import ProcessFacts, end_processes, look_at
-from cluster.watch import Node, Watch, is_reachable
+from tsarch.cluster.status import ProcessFacts, end_processes, look_at
+from tsarch.cluster.watch import Node, Watch, is_reachable
 
 _TASK_TIMEOUT_S = 6.0
 _END_PATIENCE_S = 2.0

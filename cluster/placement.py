@@ -15,7 +15,7 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from cluster.fitting import Demand, NodeSupply, refusal
+from tsarch.cluster.fitting import Demand, NodeSupply, refusal
 from tsarch.config import Config, TopologyConfig
 from tsarch.errors import Mistake, UserError
 from tsarch.rank.supply import Supply

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 import ray
 
-from cluster.agreement import NO_GPU, Clock, Facts, RankFacts, disagreements
-from cluster.status import note_file, says_nothing
+from tsarch.cluster.agreement import NO_GPU, Clock, Facts, RankFacts, disagreements
+from tsarch.cluster.status import note_file, says_nothing
 from tsarch.config import Config
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import UserError, one_line

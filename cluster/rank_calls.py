@@ -10,7 +10,8 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.diagnosis import (
+from tsarch.clock import now_s
+from tsarch.cluster.diagnosis import (
     Cause,
     Kind,
     describe_end,
@@ -19,10 +20,9 @@ from cluster.diagnosis import (
     describe_place,
     find_cause,
 )
-from cluster.nodes import look_from_here
-from cluster.status import read_log
-from cluster.watch import Watch
-from tsarch.clock import now_s
+from tsarch.cluster.nodes import look_from_here
+from tsarch.cluster.status import read_log
+from tsarch.cluster.watch import Watch
 from tsarch.errors import RankFailedError
 from tsarch.topology import Topology
 

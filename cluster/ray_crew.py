@@ -14,16 +14,16 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.joining import join_ray
-from cluster.nodes import nodes_of, stop_processes
-from cluster.placement import place, rank_bundles, supply_on_cluster
-from cluster.probe import check_ranks
-from cluster.rank_calls import Calls, log_file
-from cluster.recovery import settle
-from cluster.status import note_file
-from cluster.watch import Watch
-from cluster.worker import WATCH, Meeting, Worker
 from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
+from tsarch.cluster.joining import join_ray
+from tsarch.cluster.nodes import nodes_of, stop_processes
+from tsarch.cluster.placement import place, rank_bundles, supply_on_cluster
+from tsarch.cluster.probe import check_ranks
+from tsarch.cluster.rank_calls import Calls, log_file
+from tsarch.cluster.recovery import settle
+from tsarch.cluster.status import note_file
+from tsarch.cluster.watch import Watch
+from tsarch.cluster.worker import WATCH, Meeting, Worker
 from tsarch.config import Config, Mode, TopologyConfig
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.supply import Supply

@@ -6,8 +6,8 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
-from cluster.fitting import Resources, num_placed
-from cluster.placement import node_supplies, rank_demands
+from tsarch.cluster.fitting import Resources, num_placed
+from tsarch.cluster.placement import node_supplies, rank_demands
 from tsarch.config import Config, TopologyConfig
 from tsarch.errors import RunFailedError
 

@@ -19,7 +19,7 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
-from cluster.status import BUILDING, Status
+from tsarch.cluster.status import BUILDING, Status
 
 _POLL_S = 1.0
 _POLL_PER_RANK_S = 0.02  # a poll costs the driver about 0.5 ms

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import ray
 
-from cluster.status import Status, note_file, own_status, started_line
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
+from tsarch.cluster.status import Status, note_file, own_status, started_line
 from tsarch.config import Config, Mode
 from tsarch.rank.activity import Activity
 from tsarch.records import PackedReport, Predictions, Survey, Texts, Windows, pack_reports
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
-    from cluster.agreement import Facts
-    from cluster.probe import Request
+    from tsarch.cluster.agreement import Facts
+    from tsarch.cluster.probe import Request
     from tsarch.parallel.groups import MeetingPoint
     from tsarch.rank.rank import Rank
     from tsarch.rank.rank_stats import RankStats
@@ -109,7 +109,7 @@ class Worker:
     @_command
     def probe(self, request: Request) -> Facts:
         """What this process and its host are (no collective; nothing is built yet)."""
-        from cluster.probe import gather_facts
+        from tsarch.cluster.probe import gather_facts
 
         return gather_facts(request)
 

@@ -69,7 +69,7 @@ def train(
     ] = False,
 ) -> None:
     """Train, and evaluate the test split before and after."""
-    from launch.training import run_training
+    from tsarch.launch.training import run_training
 
     if trace:
         overrides = [*overrides, "run.trace=true"]
@@ -86,7 +86,7 @@ def evaluate(
     mode: Annotated[ModeName | None, typer.Option(help="One mode only. Default: all.")] = None,
 ) -> None:
     """Measure a run's best weights again, from its folder alone."""
-    from launch.evaluation import show_evaluation
+    from tsarch.launch.evaluation import show_evaluation
 
     show_evaluation(run, split.value, None if mode is None else mode.value)
 

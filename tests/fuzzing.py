@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-import launch.training
-from launch.cli import main
+import tsarch.launch.training
+from tsarch.launch.cli import main
 
 LIMIT_S = 60.0
 """A case that takes longer hangs; most take milliseconds."""
@@ -65,7 +65,7 @@ def stop_at_the_crew(patch: pytest.MonkeyPatch) -> None:
     def gather(*_: Any) -> None:
         raise Started
 
-    patch.setattr(launch.training, "gather", gather)
+    patch.setattr(tsarch.launch.training, "gather", gather)
 
 
 def command(arguments: Sequence[str]) -> tuple[int | None, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from cluster.authentication import private_ray
+from tsarch.cluster.authentication import private_ray
 
 _OBJECT_STORE_BYTES = 80 * 2**20
 

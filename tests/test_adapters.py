@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.equivalence import local_rows
-from launch.training import run_training
 from tests.helpers import tiny_config
 from tsarch.errors import UserError
+from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import LocalCrew

@@ -12,8 +12,9 @@ import pytest
 import ray
 
 from benchmarks.null_worker import NullWorker
-from cluster import probe
-from cluster.agreement import (
+from tests.helpers import QUICKSTART_MODEL, tiny_config
+from tsarch.cluster import probe
+from tsarch.cluster.agreement import (
     MAX_CLOCK_GAP_S,
     NO_GPU,
     Clock,
@@ -21,9 +22,8 @@ from cluster.agreement import (
     RankFacts,
     disagreements,
 )
-from cluster.probe import Request, check_ranks, gather_facts, source_hash
-from cluster.ray_crew import RayCrew
-from tests.helpers import QUICKSTART_MODEL, tiny_config
+from tsarch.cluster.probe import Request, check_ranks, gather_facts, source_hash
+from tsarch.cluster.ray_crew import RayCrew
 from tsarch.errors import Mistake, UserError
 from tsarch.planning.capacity import RankNeed
 from tsarch.planning.memory import States

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import ray
 
-from launch.training import run_training
 from tests.helpers import tiny_raw
 from tsarch.config_loading import load_config, parse_config
+from tsarch.launch.training import run_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 from benchmarks.crews import Crews
 from benchmarks.equivalence import Case, comparable
-from launch.training import run_training
 from tests.helpers import tiny_config
 from tsarch.errors import RunFailedError
+from tsarch.launch.training import run_training
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import LocalCrew
 from tsarch.rank.rank import Rank

@@ -12,11 +12,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
-from launch.training import run_training
 from tests.test_checkpoint_store import write
 from tests.test_resume import end_at, local, rows
 from tsarch.checkpoint.store import Store
 from tsarch.errors import InterruptedRunError, UserError
+from tsarch.launch.training import run_training
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.cli import main
 from tests.helpers import QUICKSTART_MODEL, tiny_raw, write_jsonl
+from tsarch.launch.cli import main
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

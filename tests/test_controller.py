@@ -13,8 +13,8 @@ from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from benchmarks.controller import fit_line, null_crew
 from benchmarks.null_worker import TOKENS_PER_STEP, NullWorker
-from cluster.ray_crew import RayCrew
 from tests.helpers import tiny_config
+from tsarch.cluster.ray_crew import RayCrew
 from tsarch.errors import RankFailedError, RunFailedError
 from tsarch.records import LossParts, TickReport, TraceEvent, pack_reports, unpack_reports
 

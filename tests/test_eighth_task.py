@@ -9,13 +9,13 @@ import pytest
 import ray
 
 from benchmarks.crews import Crews
-from launch.training import run_training
 from tests.equal_losses import check_equal_losses
 from tests.helpers import tiny_config, write_jsonl
 from tests.multiple_choice import register_on_rank
 from tsarch.config import MODES, Config, DataConfig
 from tsarch.data.corpus import read_splits
 from tsarch.errors import UserError
+from tsarch.launch.training import run_training
 from tsarch.run.saved_run import evaluate_run
 from tsarch.task_names import TASKS
 from tsarch.tasks.registry import row_schema

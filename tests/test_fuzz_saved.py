@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from launch.training import run_training
 from tests.fuzzing import (
     bytes_changed,
     check_refusal,
@@ -28,6 +27,7 @@ from tests.fuzzing import (
 )
 from tests.helpers import tiny_raw
 from tsarch.config_loading import parse_config
+from tsarch.launch.training import run_training
 
 STEPS = 3
 ODD = [

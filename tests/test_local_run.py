@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from launch.training import run_training
 from tests.helpers import tiny_config
+from tsarch.launch.training import run_training
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import LocalCrew
 from tsarch.run.evaluate import selection_score

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from launch.training import run_training
 from tests.equal_losses import check_equal_losses
 from tests.helpers import write_jsonl
 from tests.small_pairs import pair_config, pair_raw, rows
@@ -20,6 +19,7 @@ from tsarch.config_loading import parse_config
 from tsarch.data.corpus import read_splits
 from tsarch.data.source_target import Pair, PairLayout, pack_pairs
 from tsarch.errors import UserError
+from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import LocalCrew

@@ -18,11 +18,11 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from cluster.fitting import Demand, NodeSupply, num_placed, refusal, table
-from cluster.joining import join_ray
-from cluster.placement import node_supplies, place
 from tests.helpers import ROOT, tiny_config
 from tests.ray_clusters import TestCluster, ray_cluster
+from tsarch.cluster.fitting import Demand, NodeSupply, num_placed, refusal, table
+from tsarch.cluster.joining import join_ray
+from tsarch.cluster.placement import node_supplies, place
 from tsarch.config import Config
 from tsarch.errors import UserError
 

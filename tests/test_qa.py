@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from benchmarks.equivalence import Case, comparable
-from launch.training import run_training
 from tests.equal_losses import check_equal_losses
 from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_config, write_jsonl
 from tsarch.config import Config, DataConfig
@@ -34,6 +33,7 @@ from tsarch.data.passages import (
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.data.window_passes import evaluation_passes
 from tsarch.errors import UserError
+from tsarch.launch.training import run_training
 from tsarch.losses.spans import END, START, SpanObjective
 from tsarch.losses.token import IGNORED
 from tsarch.prepare import prepare_data

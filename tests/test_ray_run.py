@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import ray
 
-from launch.training import run_training
 from tests.helpers import tiny_config
 from tests.test_trace import CLOCK_TOLERANCE, check_format
+from tsarch.launch.training import run_training
 from tsarch.run.saved_run import evaluate_run
 from tsarch.telling.trace import idle_share
 from tsarch.topology import Topology

@@ -18,11 +18,11 @@ import ray
 import torch
 
 from benchmarks.controller import null_crew
-from cluster import authentication, joining
-from cluster.authentication import Token, find_token, wants_token
-from cluster.joining import is_loopback, join_ray
 from tests.ranks import run_ranks
 from tests.ray_clusters import TestCluster, ray_cluster
+from tsarch.cluster import authentication, joining
+from tsarch.cluster.authentication import Token, find_token, wants_token
+from tsarch.cluster.joining import is_loopback, join_ray
 from tsarch.config import TopologyConfig
 from tsarch.errors import UserError
 from tsarch.parallel.groups import MeetingPoint

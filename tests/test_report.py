@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from launch.training import run_training
 from tests.helpers import ROOT, tiny_config
 from tsarch.config import MODES, Config
 from tsarch.config_loading import dump_config
 from tsarch.errors import RunFailedError
+from tsarch.launch.training import run_training
 from tsarch.rank.crew import LocalCrew
 from tsarch.run.restarts import Restart
 from tsarch.telling import report

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.cli import main
-from launch.training import run_training
 from tests.helpers import QUICKSTART_MODEL, tiny_config, tiny_raw
 from tests.test_checkpoint_store import flip
 from tsarch.checkpoint.store import Store
 from tsarch.config import Config
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import InterruptedRunError, UserError
+from tsarch.launch.cli import main
+from tsarch.launch.training import run_training
 from tsarch.telling.run_folder import Lines, RunFolder
 from tsarch.telling.terminal import Reporter
 

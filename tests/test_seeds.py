@@ -40,7 +40,7 @@ def test_the_table_shows_means_extremes_and_what_is_not_beyond_the_spread():
 
 def test_a_run_that_fails_is_told_and_a_finished_one_not_done_again(tmp_path, monkeypatch):
     def fail(module: str, arguments: list[str], *_: object, **__: object) -> None:
-        assert module == "launch.train"
+        assert module == "tsarch.launch.train"
         assert arguments[0] == "configs/qa.yaml"
         assert f"run.folder={tmp_path / 'qa-seed1'}" in arguments
         raise SideError("no memory")

@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from cluster.diagnosis import describe_end, describe_finding, describe_place, find_cause
-from cluster.recovery import smaller_topology
-from cluster.status import ProcessFacts, Status, end_processes, look_at, read_log, started_line
-from cluster.watch import Finding, find_hang
 from tsarch.checkpoint.cut import Cut
+from tsarch.cluster.diagnosis import describe_end, describe_finding, describe_place, find_cause
+from tsarch.cluster.recovery import smaller_topology
+from tsarch.cluster.status import (
+    ProcessFacts,
+    Status,
+    end_processes,
+    look_at,
+    read_log,
+    started_line,
+)
+from tsarch.cluster.watch import Finding, find_hang
 from tsarch.config import TopologyConfig
 from tsarch.errors import RankFailedError, ReplicaDriftError, UserError
 from tsarch.rank.activity import IDLE, Activity, read_note
@@ -162,7 +169,7 @@ def test_processes_are_ended_only_if_they_are_ranks():
 
 
 def test_fewer_replicas_are_used_as_far_as_the_config_allows(monkeypatch):
-    monkeypatch.setattr("cluster.placement.rank_resources", lambda *_: {"CPU": 1.0})
+    monkeypatch.setattr("tsarch.cluster.placement.rank_resources", lambda *_: {"CPU": 1.0})
     topology = TopologyConfig.model_validate(
         {"teacher": {"replicas": 4}, "student": {"replicas": 2}}
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from launch.training import run_training
 from tests.helpers import tiny_config
+from tsarch.launch.training import run_training
 from tsarch.records import TickReport, TraceEvent
 from tsarch.telling.run_folder import Lines, RunFolder
 from tsarch.telling.trace import TraceWriter, idle_share, read_middle, read_trace
