@@ -53,6 +53,7 @@ def make_project(root: Path, python: str = "") -> Path:
     (root / "launch" / "cli.py").write_text(FAKE_CLI)
     (root / "tsarch" / "__init__.py").touch()
     (root / "tsarch" / "config.py").touch()
+    (root / "tsarch" / "launch").symlink_to("../launch")
     for name in ("ray", "torch", "deepspeed", "typer"):
         (root / f"{name}.py").touch()
     (root / "configs" / "run.yaml").touch()
