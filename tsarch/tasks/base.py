@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from tsarch.losses.objective import LabelObjective, Objective
 from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
+from tsarch.tasks.answers import Answer
 from tsarch.tasks.collect import Collector, label_collector
 
 Metrics = dict[str, float]
@@ -51,6 +52,22 @@ class Task(Protocol):
 
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Metrics of (num_words, …) of what the collector kept for a mode."""
+
+
+class Answering(Protocol):
+    """What every task but the generative ones does with the scores of one mode."""
+
+    def score_collector(self, joint_weight: float) -> Collector:
+        """As `Task.collector`, but keeps for each word what `answers` reads: (num_words, labels)
+        probabilities, of a `qa` (num_words, 2) logits of start and end, −∞ where a mode has not
+        read (`WindowChoice.complete`). `joint` has one row: for this weight of the teacher."""
+
+    def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Answer, ...]]:
+        """Answers to every row of `split.rows`, from the (num_words, …) scores of one mode:
+        entities in order, none or many; of all other tasks one answer a row.
+
+        `Task.metrics` decides by the same code. Labels aren't needed.
+        """
 
 
 @runtime_checkable

@@ -1,0 +1,81 @@
+"""What tasks answer, decoded from the models' numbers: typed, with scores. No models in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A named entity of a sentence."""
+
+    type: str
+    first: int
+    """Its first word, counted from the sentence's first."""
+    stop: int
+    """The word after its last."""
+    text: str
+    """Its words, a space between them."""
+    score: float
+    """Mean probability of its words' tags, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """The label of a text."""
+
+    name: str
+    score: float
+    """Mean probability of the label over the places that vote, 0 to 1."""
+    scores: dict[str, float]
+    """The same of every label; their sum is 1."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How the two marked entities of a row are related."""
+
+    name: str
+    """As the training data has it, one that means none (`Other`) too."""
+    head: str
+    """Words of the first entity, a space between them."""
+    tail: str
+    """Words of the second."""
+    score: float
+    """Probability, 0 to 1."""
+    scores: dict[str, float]
+    """The same of every relation; their sum is 1."""
+
+
+@dataclass(frozen=True)
+class SpanAnswer:
+    """A piece of a passage that answers a question."""
+
+    start: int
+    """Its first character in the passage."""
+    stop: int
+    """The character after its last."""
+    text: str
+    score: float
+    """Log-odds against no answer: above 0, an answer is likelier than none."""
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """The passage doesn't answer the question."""
+
+    score: float
+    """Log-odds of the best span against no answer."""
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """A text made from a source."""
+
+    text: str
+    score: float
+    """Log-probability of its tokens, divided by their number to the power of
+    `decoding.length_penalty`."""
+
+
+Answer = Entity | Label | Relation | SpanAnswer | NoAnswer | GeneratedText
