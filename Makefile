@@ -82,19 +82,19 @@ schema: install
 	.venv/bin/tsarch schema configs/schema.json
 
 equivalence: install
-	.venv/bin/python -m benchmarks.equivalence
-	.venv/bin/python -m benchmarks.resume_matrix
+	.venv/bin/python -m tests.suites.equivalence
+	.venv/bin/python -m tests.suites.resume_matrix
 
 # Network namespaces need root; without, two Ray nodes on loopback.
 faults: install
-	.venv/bin/python -m benchmarks.faults
+	.venv/bin/python -m tests.suites.faults
 
 # Thousands of random configs, data files and saved runs; `make test` tries a tenth of them.
 fuzz: install
 	TSARCH_FUZZ=1 .venv/bin/pytest tests/test_fuzz_configs.py tests/test_fuzz_data.py tests/test_fuzz_saved.py
 
 soak: install
-	.venv/bin/python -m benchmarks.soak
+	.venv/bin/python -m tests.suites.soak
 
 bench: install
 	.venv/bin/python -m benchmarks.pipeline

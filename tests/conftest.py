@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from benchmarks.crews import Crews
+    from tests.suites.crews import Crews
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -45,7 +45,7 @@ def _place(item: pytest.Item) -> tuple[Any, ...]:
 @pytest.fixture(scope="session")
 def crews(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crews]:
     """Ranks that tests marked `replicas` share: starting them takes longer than most tests."""
-    from benchmarks.crews import Crews
+    from tests.suites.crews import Crews
 
     with closing(Crews(tmp_path_factory.mktemp("crews"))) as shared:
         yield shared

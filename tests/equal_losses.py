@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.crews import Crews
-from benchmarks.equivalence import Case, run_cases
+from tests.suites.crews import Crews
+from tests.suites.equivalence import Case, run_cases
 from tsarch.config import Config
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.equivalence import local_rows
 from tests.helpers import tiny_config
+from tests.suites.equivalence import local_rows
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run

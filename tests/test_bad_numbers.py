@@ -11,9 +11,9 @@ import ray
 import torch
 from safetensors.numpy import load_file
 
-from benchmarks.crews import Crews
-from benchmarks.equivalence import Case, comparable
 from tests.helpers import tiny_config
+from tests.suites.crews import Crews
+from tests.suites.equivalence import Case, comparable
 from tsarch.errors import RunFailedError
 from tsarch.launch.training import run_training
 from tsarch.prepare import prepare_data

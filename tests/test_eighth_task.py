@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import ray
 
-from benchmarks.crews import Crews
 from tests.equal_losses import check_equal_losses
 from tests.helpers import tiny_config, write_jsonl
 from tests.multiple_choice import register_on_rank
+from tests.suites.crews import Crews
 from tsarch.config import MODES, Config, DataConfig
 from tsarch.data.corpus import read_splits
 from tsarch.errors import UserError

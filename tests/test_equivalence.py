@@ -7,7 +7,8 @@ import os
 import pytest
 import ray
 
-from benchmarks.equivalence import (
+from tests.helpers import tiny_config
+from tests.suites.equivalence import (
     PAIRS,
     Case,
     all_cases,
@@ -16,7 +17,6 @@ from benchmarks.equivalence import (
     run_cases,
     train_rows,
 )
-from tests.helpers import tiny_config
 from tsarch.errors import ReplicaDriftError, RunFailedError
 from tsarch.topology import Stage
 

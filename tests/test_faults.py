@@ -13,10 +13,10 @@ import psutil
 import pytest
 import yaml
 
-from benchmarks.fault_cases import CASES
-from benchmarks.faults import Outcome, markdown, write_results
-from benchmarks.observed_run import losses_of, weights_digest
 from tests.helpers import ROOT, tiny_raw
+from tests.suites.fault_cases import CASES
+from tests.suites.faults import Outcome, markdown, write_results
+from tests.suites.observed_run import losses_of, weights_digest
 
 EVERY_STEPS = 4
 HANG_TIMEOUT_S = 6.0
@@ -25,7 +25,7 @@ HANG_TIMEOUT_S = 6.0
 def train(folder: Path, config: Path, faults: list[dict[str, object]]) -> Path:
     """A run of its own process; its folder."""
     run = folder / f"run-{len(faults)}"
-    command = [sys.executable, "-m", "benchmarks.fault_run", json.dumps(faults), "train"]
+    command = [sys.executable, "-m", "tests.suites.fault_run", json.dumps(faults), "train"]
     command += [str(config), "--set", f"run.folder={run}"]
     environment = {**os.environ, "RAY_worker_niceness": "0"}
     done = subprocess.run(

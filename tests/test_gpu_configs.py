@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from benchmarks.crews import Crews
 from tests.helpers import QUICKSTART_MODEL, ROOT
+from tests.suites.crews import Crews
 from tsarch.checkpoint.store import Store
 from tsarch.config import MODES, Config
 from tsarch.config_loading import load_config

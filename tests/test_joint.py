@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.equivalence import Case, comparable, local_rows, relative_difference
 from tests.helpers import tiny_config
+from tests.suites.equivalence import Case, comparable, local_rows, relative_difference
 from tsarch.errors import UserError
 from tsarch.losses.token import cross_entropy
 from tsarch.prepare import prepare_data

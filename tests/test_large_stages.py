@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.equivalence import TOLERANCE, Case, comparable, relative_difference, train_rows
 from tests.helpers import tiny_config
 from tests.ranks import run_ranks
+from tests.suites.equivalence import TOLERANCE, Case, comparable, relative_difference, train_rows
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import LocalCrew
 

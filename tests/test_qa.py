@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from benchmarks.equivalence import Case, comparable
 from tests.equal_losses import check_equal_losses
 from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_config, write_jsonl
+from tests.suites.equivalence import Case, comparable
 from tsarch.config import Config, DataConfig
 from tsarch.data.contexts import tokenize_corpus
 from tsarch.data.corpus import Corpus, read_splits

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.outcome_log import OutcomeLog
-from benchmarks.resume_matrix import (
+from tests.helpers import tiny_config
+from tests.suites.outcome_log import OutcomeLog
+from tests.suites.resume_matrix import (
     CutAt,
     Move,
     Place,
@@ -18,7 +19,6 @@ from benchmarks.resume_matrix import (
     markdown,
     run_moves,
 )
-from tests.helpers import tiny_config
 from tsarch.checkpoint.cut import Cut, Resume
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store

@@ -218,7 +218,7 @@ def test_markup_in_texts_of_a_report_is_text(tmp_path):
 
 SOURCES = [
     path
-    for package in ("tsarch", "cluster", "launch", "benchmarks")
+    for package in ("tsarch", "cluster", "launch", "benchmarks", "tests/suites")
     for path in sorted((ROOT / package).rglob("*.py"))
 ]
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}

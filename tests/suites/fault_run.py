@@ -1,6 +1,6 @@
 """`tsarch` with faults: ranks that die, freeze or fail at a given instruction, once each.
 
-python -m benchmarks.fault_run '[{"kind": "kill", "rank": 1, "step": 5}]' train CONFIG …
+python -m tests.suites.fault_run '[{"kind": "kill", "rank": 1, "step": 5}]' train CONFIG …
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 {1:1, 2:1, 1:2, 3:2} replicas × ZeRO {0, 2, 3} and one process, each to each. The losses after the
 cut must be those of one process that was never interrupted, within the tolerances of
-`benchmarks/equivalence.py`; the cut is amid an epoch, so in `overlapped` a batch is in flight.
+`tests/suites/equivalence.py`; the cut is amid an epoch, so in `overlapped` a batch is in flight.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.crews import Crews
-from benchmarks.equivalence import (
+from tests.suites.crews import Crews
+from tests.suites.equivalence import (
     OPTIMIZERS,
     TOLERANCE,
     Case,
@@ -30,7 +30,7 @@ from benchmarks.equivalence import (
     local_rows,
     relative_difference,
 )
-from benchmarks.outcome_log import OutcomeLog
+from tests.suites.outcome_log import OutcomeLog
 from tsarch.checkpoint.cut import Cut, Resume, Stall
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
@@ -212,7 +212,9 @@ def main(
     ),
     steps: Annotated[int, typer.Option(help="Steps in all.")] = 8,
     cut: Annotated[int, typer.Option(help="Steps before the checkpoint.")] = 3,
-    output: Annotated[Path, typer.Option(help="Folder of resume.md.")] = Path("benchmarks/results"),
+    output: Annotated[Path, typer.Option(help="Folder of resume.md.")] = Path(
+        "tests/suites/results"
+    ),
 ) -> None:
     """Move every checkpoint to every place; exit status 1 if losses are outside the tolerance."""
     loaded = load_config(config)

@@ -1,7 +1,7 @@
 """`make faults`: things that go wrong with runs, done to real ones on two Ray nodes, and what came
 of them.
 
-    python -m benchmarks.faults [--only NAME]…   results: benchmarks/results/faults.{json,md}
+    python -m tests.suites.faults [--only NAME]…   results: tests/suites/results/faults.{json,md}
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.fault_cases import CASES, DETECT_LIMIT_S, Case, kill_driver, terminate
-from benchmarks.fault_cluster import FaultCluster
-from benchmarks.observed_run import (
+from tests.suites.fault_cases import CASES, DETECT_LIMIT_S, Case, kill_driver, terminate
+from tests.suites.fault_cluster import FaultCluster
+from tests.suites.observed_run import (
     EVERY_STEPS,
     FAULT_STEP,
     HANG_TIMEOUT_S,
@@ -33,7 +33,7 @@ from benchmarks.observed_run import (
     weights_digest,
 )
 
-OUTPUT = Path("benchmarks/results/faults.json")
+OUTPUT = Path("tests/suites/results/faults.json")
 _DOWN_LIMIT_S = 60.0
 _GONE_LIMIT_S = 15.0
 _DISK_BYTES = 2**25

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from benchmarks.crews import Crews
-from benchmarks.outcome_log import OutcomeLog
+from tests.suites.crews import Crews
+from tests.suites.outcome_log import OutcomeLog
 from tsarch.clock import now_s
 from tsarch.config import Config
 from tsarch.config_loading import load_config
@@ -181,7 +181,7 @@ def main(
     ),
     steps: Annotated[int, typer.Option(help="Steps of each case.")] = 10,
     output: Annotated[Path, typer.Option(help="Folder of equivalence.json and .md.")] = Path(
-        "benchmarks/results"
+        "tests/suites/results"
     ),
 ) -> None:
     """Compare every case with one process; exit status 1 if one is outside its tolerance.

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.observed_run import FAULT_STEP, ObservedRun
+from tests.suites.observed_run import FAULT_STEP, ObservedRun
 
 DETECT_LIMIT_S = 10.0
 _MEMORY_BYTES = 2**23
@@ -28,7 +28,7 @@ class Case:
     culprit: str = ""
     """A regular expression that the run's message must match."""
     fault: dict[str, Any] | None = None
-    """Of a rank (`benchmarks.fault_run.Fault`)."""
+    """Of a rank (`tests.suites.fault_run.Fault`)."""
     act: Act | None = None
     """Done to a run from outside, once it is at `FAULT_STEP`."""
     schedule: str = "overlapped"

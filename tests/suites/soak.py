@@ -1,6 +1,8 @@
 """`make soak`: half an hour of training with a fault about every minute, and what it cost.
 
-    python -m benchmarks.soak [--minutes 30] [--seed 0]   results: benchmarks/results/soak.{json,md}
+    python -m tests.suites.soak [--minutes 30] [--seed 0]
+
+Results: tests/suites/results/soak.{json,md}.
 
 First the same run without faults, which says what the weights should be and how long it takes.
 """
@@ -23,11 +25,11 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from benchmarks.fault_cases import kill_driver, kill_raylet, terminate, unplug
-from benchmarks.fault_cluster import FaultCluster
-from benchmarks.observed_run import ObservedRun, losses_of, weights_digest
+from tests.suites.fault_cases import kill_driver, kill_raylet, terminate, unplug
+from tests.suites.fault_cluster import FaultCluster
+from tests.suites.observed_run import ObservedRun, losses_of, weights_digest
 
-OUTPUT = Path("benchmarks/results/soak.json")
+OUTPUT = Path("tests/suites/results/soak.json")
 _EVERY_S = (45.0, 75.0)
 """Shortest and longest time from a fault to the next."""
 _USEFUL_SHARE = 0.5

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from benchmarks.fault_cluster import FaultCluster
+from tests.suites.fault_cluster import FaultCluster
 
 CONFIG = Path("configs/faults.yaml")
 EVERY_STEPS = 8
@@ -51,7 +51,7 @@ class ObservedRun:
             f"failure.hang_timeout_s={HANG_TIMEOUT_S}",
             *self._settings,
         ]
-        command = [sys.executable, "-m", "benchmarks.fault_run", json.dumps(marked), "train"]
+        command = [sys.executable, "-m", "tests.suites.fault_run", json.dumps(marked), "train"]
         command += [str(CONFIG), "--address", self.cluster.address]
         command += [word for setting in settings for word in ("--set", setting)]
         with self.output.open("a", encoding="utf-8") as file:
