@@ -125,7 +125,7 @@ class BenchJob:
         passes = training_passes(
             self.split, own, self.config.run.seed, step, student.teacher_dropout, 0.0
         )
-        return plan_step(self.split, own, Topology(1, 1), num_micro_batches, passes, False)
+        return plan_step(self.split, own, Topology.pair(1, 1), num_micro_batches, passes, False)
 
     def tensors(
         self, step: int, rank: int = 0, num_ranks: int = 1, num_micro_batches: int = 1

@@ -33,7 +33,7 @@ from tsarch.config_loading import parse_config
 from tsarch.telling.run_folder import RunFolder
 from tsarch.telling.step_table import StepTable
 from tsarch.telling.terminal import LiveNumbers, Reporter
-from tsarch.topology import Stage
+from tsarch.topology import STAGES
 
 RESULTS = Path("benchmarks/results")
 RANKS = (2, 8, 16, 32, 64)
@@ -136,7 +136,7 @@ class Driver:
             self._folder.write_trace(reports, 0)
             for row in self._table.add(reports, 0):
                 self._folder.write_row(row)
-                shares = {s.value: totals.busy_share(s, topology) for s in Stage}
+                shares = {s.value: totals.busy_share(s, topology) for s in STAGES}
                 numbers = LiveNumbers(row, totals.tokens_per_s, shares)
                 self._reporter.step(numbers, totals.steps, stop)
         assert totals.steps == stop, "every step has a row"

@@ -21,7 +21,7 @@ from tsarch.feeds import training_feed
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew, LocalCrew
 from tsarch.telling.step_table import StepRecord, StepTable
-from tsarch.topology import Stage, Topology
+from tsarch.topology import STAGES, Topology
 
 Schedule = Literal["sequential", "overlapped", "joint"]
 SCHEDULES: tuple[Schedule, ...] = ("sequential", "overlapped", "joint")
@@ -42,7 +42,7 @@ def local_config(config: Config) -> Config:
 
 def counts(job: BenchJob, config: Config, steps: range) -> Counts:
     """Tokens and positions of `steps` on one rank a stage."""
-    feed = training_feed(config, job.split, job.plan, Topology(1, 1))
+    feed = training_feed(config, job.split, job.plan, Topology.pair(1, 1))
     total = Counts(0, 0, 0)
     for step in steps:
         total += Counts(feed.plan(step).num_tokens, 0, 0)
@@ -63,7 +63,7 @@ def train_rows(crew: Crew, num_steps: int) -> list[StepRecord]:
 def side_run(side: str, rows: list[StepRecord], counts: Counts, one_process: bool) -> SideRun:
     """The measurement from the rows of the timed steps."""
     wall_s = sum(float(row["wall_s"] or 0.0) for row in rows)
-    busy_s = {s.value: sum(float(row[f"busy_{s}_s"] or 0.0) for row in rows) for s in Stage}
+    busy_s = {s.value: sum(float(row[f"busy_{s}_s"] or 0.0) for row in rows) for s in STAGES}
     return SideRun(
         side,
         len(rows),

@@ -44,7 +44,7 @@ from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage, Topology
 
 _OBJECTIVE = LabelObjective()
-_ONE = Topology(1, 1)
+_ONE = Topology.pair(1, 1)
 
 
 class Learner(Protocol):

@@ -94,7 +94,7 @@ def rank_demands(topology: TopologyConfig) -> list[Demand]:
 def rank_bundles(topology: TopologyConfig) -> list[dict[str, float]]:
     """What Ray reserves for every rank, in order of ranks."""
     ranks = Topology.from_config(topology)
-    bundles = {stage: rank_resources(topology, stage) for stage in Stage}
+    bundles = {stage: rank_resources(topology, stage) for stage in STAGES}
     return [bundles[ranks.place(rank)[0]] for rank in range(ranks.num_ranks)]
 
 

@@ -27,7 +27,7 @@ from tsarch.cluster.ray_crew import RayCrew
 from tsarch.errors import Mistake, UserError
 from tsarch.planning.capacity import RankNeed
 from tsarch.planning.memory import States
-from tsarch.topology import Stage
+from tsarch.topology import STAGES, Stage
 
 GB = 10**9
 SAME = Facts("10.0.0.1", {"torch": "2.13.0", "Python": "3.11"}, "cpu", "", 64 * GB)
@@ -37,7 +37,7 @@ GPU = replace(SAME, device="cuda", device_name="H100", free_device_bytes=80 * GB
 def needs(unit: int) -> dict[Stage, RankNeed]:
     """5 units of states, and 3 of host memory for checkpoints."""
     states = States(unit, unit, 2 * unit)
-    return {stage: RankNeed(stage, 2, states, States(unit), 0, 3 * unit, 0) for stage in Stage}
+    return {stage: RankNeed(stage, 2, states, States(unit), 0, 3 * unit, 0) for stage in STAGES}
 
 
 NEEDS = needs(GB)

@@ -129,7 +129,7 @@ def test_all_ranks_leave_the_same_updates_out_at_every_zero_stage(tmp_path: Path
         if number == 0:  # by value, so that actors need not import this file
             for worker in crew._workers:
                 ray.get(worker.__ray_call__.remote(lambda _: _spoil_teacher_1()))
-        table = StepTable(Topology(3, 2))
+        table = StepTable(Topology.pair(3, 2))
         assert skipped(crew.train(0, 6), table) == [0, 0, 1, 2, 0, 0], stages
         stats = crew.stats()
         assert all(s.tied_max_abs_diff == 0.0 for s in stats[Stage.TEACHER])

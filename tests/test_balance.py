@@ -224,7 +224,7 @@ def test_the_proposal_takes_the_place_of_auto(tmp_path):
         assert getattr(topology.student, unit) == 2
         assert topology.teacher.zero_stage == 2
         ranks = Topology.from_config(topology)
-        assert ranks == (Topology(3, 2) if unit == "replicas" else Topology(1, 1))
+        assert ranks == (Topology.pair(3, 2) if unit == "replicas" else Topology.pair(1, 1))
         assert total_cpus(topology) == 5 * topology.cpus_per_rank
     assert rank_cpus(topology, Stage.TEACHER) == 3 * topology.cpus_per_rank
 

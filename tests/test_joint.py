@@ -11,7 +11,7 @@ from tsarch.errors import UserError
 from tsarch.losses.token import cross_entropy
 from tsarch.prepare import prepare_data
 from tsarch.rank.rank import Rank, local_wiring
-from tsarch.topology import Stage
+from tsarch.topology import STAGES
 
 
 def joint_config(tmp_path, teacher=None, frozen_table=False, **schedule):
@@ -53,7 +53,7 @@ def whole_gradient(rank: Rank) -> dict[str, torch.Tensor]:
     """Autograd on L in one graph, table, teacher, hidden states and student in one piece."""
     feed = rank._training
     plan = feed.plan(0)
-    teacher, student = (rank._engines[stage].module for stage in Stage)
+    teacher, student = (rank._engines[stage].module for stage in STAGES)
     table = rank.tied.table.values().requires_grad_()
     rows = table[torch.from_numpy(plan.token_ids)]
     part, own = feed.teacher_part(0, 0, 0), feed.student_part(0, 0, 0)
@@ -70,7 +70,7 @@ def whole_gradient(rank: Rank) -> dict[str, torch.Tensor]:
         own_loss = cross_entropy(out, torch.from_numpy(feed.labels(group.words)))
         loss = loss + (own_loss * torch.from_numpy(group.weight).unsqueeze(1)).sum()
     named = {
-        f"{s}.{n}": p for s in Stage for n, p in rank._engines[s].module.named_parameters()
+        f"{s}.{n}": p for s in STAGES for n, p in rank._engines[s].module.named_parameters()
     } | {"table": table}
     trained = {name: p for name, p in named.items() if p.requires_grad}
     grads = torch.autograd.grad(loss / plan.num_labels, list(trained.values()), allow_unused=True)

@@ -55,7 +55,7 @@ def _messages(source: int, target: int, num_steps: int = 20) -> list[Message]:
 def _two_to_two(rank, group):
     """Both stages send messages of changing sizes in both directions at once, ahead of the
     receives; the number of buffers stops growing."""
-    topology = Topology(2, 2)
+    topology = Topology.pair(2, 2)
     link = GroupLink(group, CPU, torch.bfloat16, max_outstanding=8)
     stage, _ = topology.place(rank)
     others = [r for r in range(4) if topology.place(r)[0] is stage.other]

@@ -14,7 +14,7 @@ from tsarch.records import LossParts, Predictions, TickReport, TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate
 from tsarch.tasks.ner import NerTask
 from tsarch.telling.step_table import StepTable
-from tsarch.topology import Stage, Topology
+from tsarch.topology import STAGES, Stage, Topology
 
 LABELS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 
@@ -98,7 +98,7 @@ def test_learning_rate_rises_and_falls():
 
 
 def test_rows_wait_for_all_ranks_and_add_their_shares():
-    table = StepTable(Topology(2, 1))
+    table = StepTable(Topology.pair(2, 1))
     table.start_span(100.0)
 
     def report(stage, replica, step, loss, ended):
@@ -114,20 +114,20 @@ def test_rows_wait_for_all_ranks_and_add_their_shares():
     assert (row["busy_teacher_s"], row["busy_student_s"]) == (1.0, 1.0)
     # From the first instruction on: 3.5 s of 3 ranks, of which they worked 3 s.
     assert table.totals.pipeline_s == 3.5
-    assert table.totals.bubble_fraction(Topology(2, 1)) == pytest.approx(1 - 3 / 10.5)
+    assert table.totals.bubble_fraction(Topology.pair(2, 1)) == pytest.approx(1 - 3 / 10.5)
 
 
 def test_the_time_between_spans_is_not_idle_time():
-    table = StepTable(Topology(1, 1))
+    table = StepTable(Topology.pair(1, 1))
     for start in (10.0, 50.0):
         table.start_span(start)
-        for stage in Stage:
+        for stage in STAGES:
             times = {"busy_s": 2.0, "started_s": start + 1.0, "ended_s": start + 5.0}
             table.add([TickReport(stage.value, 0, 0, 0, **times)], 0)
     totals = table.totals
     assert (totals.pipeline_s, totals.train_s) == (8.0, 10.0)
-    assert totals.bubble_fraction(Topology(1, 1)) == pytest.approx(0.5)
-    assert totals.busy_share(Stage.STUDENT, Topology(1, 1)) == pytest.approx(0.5)
+    assert totals.bubble_fraction(Topology.pair(1, 1)) == pytest.approx(0.5)
+    assert totals.busy_share(Stage.STUDENT, Topology.pair(1, 1)) == pytest.approx(0.5)
 
 
 def test_random_splits_have_every_word_once():

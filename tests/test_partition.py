@@ -14,9 +14,9 @@ from tsarch.data.loader import BatchPlan, evaluation_batches
 from tsarch.data.partition import balance, context_windows, plan_step
 from tsarch.data.replica_arrays import cheapest_cuts
 from tsarch.data.window_passes import evaluation_passes, training_passes
-from tsarch.topology import Topology
+from tsarch.topology import Stage, Topology
 
-topologies = st.builds(Topology, st.integers(1, 4), st.integers(1, 4))
+topologies = st.builds(Topology.pair, st.integers(1, 4), st.integers(1, 4))
 
 
 @given(st.lists(st.integers(0, 100), max_size=40), st.integers(1, 7))
@@ -78,7 +78,7 @@ def test_the_smallest_micro_batches_are_the_outer_ones(seed, m):
     split = random_split(seed)
     contexts = np.arange(split.num_contexts)
     passes = evaluation_passes(split, contexts)
-    plan = plan_step(split, contexts, Topology(1, 1), m, passes, False)
+    plan = plan_step(split, contexts, Topology.pair(1, 1), m, passes, False)
     lengths = split.context_lengths
     sizes = [int(lengths[list(mb.contexts[0])].sum()) for mb in plan.micro_batches]
     assert [sizes[-1], sizes[0]] == sorted(sizes)[:2]
@@ -98,13 +98,13 @@ def test_rows_arrive_at_the_tokens_that_they_belong_to(seed, topology, m):
     num_groups = []
     for micro_batch in range(m):
         sent = {}
-        for t in range(topology.teacher_replicas):
+        for t in range(topology.replicas(Stage.TEACHER)):
             part = feed.teacher_part(0, micro_batch, t)
             tokens = plan.token_ids[part.rows].flatten()
             for s, places in part.outgoing.items():
                 sent[t, s] = (tokens[places], part.words.flatten()[places])
         groups_here = set()
-        for s in range(topology.student_replicas):
+        for s in range(topology.replicas(Stage.STUDENT)):
             part = feed.student_part(0, micro_batch, s)
             groups_here.add(len(part.groups))
             received = [sent[t, s] for t in part.incoming]

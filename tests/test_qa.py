@@ -268,7 +268,7 @@ def test_rows_arrive_at_the_tokens_of_question_and_window(made, teachers, studen
     contexts = np.arange(split.num_contexts)
     feed = Feed(
         split,
-        Topology(teachers, students),
+        Topology.pair(teachers, students),
         m,
         lambda _: contexts,
         lambda _, c: evaluation_passes(split, c),

@@ -63,7 +63,7 @@ def test_one_process_evaluates_it_again(run):
 
 def test_its_bubble_is_the_idle_time_of_its_trace(run):
     folder, summary = run
-    rows = check_format(folder / "trace.json", Topology(2, 1))
+    rows = check_format(folder / "trace.json", Topology.pair(2, 1))
     assert {flow["name"] for flow in rows["s"]} == {"hidden states", "gradient"}
     assert idle_share(rows["X"]) == pytest.approx(summary["bubble_fraction"], abs=CLOCK_TOLERANCE)
     # What lies outside: telling the ranks to begin, and handing the last reports over.

@@ -22,7 +22,7 @@ from tsarch.schedule.instruction import (
     StartTiedExchange,
 )
 from tsarch.schedule.plan import Alternation, StepRange, forward_programs, training_programs
-from tsarch.topology import Stage, Topology
+from tsarch.topology import STAGES, Stage, Topology
 
 Programs = dict[Stage, list[object]]
 
@@ -30,7 +30,7 @@ names = st.sampled_from(["sequential", "overlapped", "joint"])
 spans = st.builds(lambda a, n: StepRange(a, a + n), st.integers(0, 50), st.integers(1, 12))
 alternations = st.builds(Alternation, st.integers(1, 4), st.integers(1, 4))
 micro_batches = st.integers(1, 4)
-topologies = st.builds(Topology, st.integers(1, 4), st.integers(1, 4))
+topologies = st.builds(Topology.pair, st.integers(1, 4), st.integers(1, 4))
 
 
 def programs_of(name, span, m, alternation, train_embedding=True, in_flight=3) -> Programs:
@@ -84,7 +84,7 @@ def test_all_ranks_meet_the_same_exchanges_and_no_gradient_is_lost(name, span, m
         assert order == [i.exchange for i in program if isinstance(i, FinishTiedExchange)]
         assert len(set(order)) == len(order)
     contributions = Counter(c for i in started[Stage.TEACHER] for c in i.contributions)
-    wanted = {(s, k) for s in Stage for k in span.steps if alternation.updates(s, k)}
+    wanted = {(s, k) for s in STAGES for k in span.steps if alternation.updates(s, k)}
     assert contributions == Counter(wanted)
 
 
@@ -112,10 +112,10 @@ def simulate(programs: Programs, topology: Topology, random) -> bool:
         stage, _ = places[rank]
         i = programs[stage][cursor[rank]]
         if isinstance(i, RecvHidden):
-            teachers = range(topology.teacher_replicas)
+            teachers = range(topology.replicas(Stage.TEACHER))
             return all(("hidden", t, i.step, i.micro_batch) in sent for t in teachers)
         if isinstance(i, RecvGrad):
-            students = range(topology.student_replicas)
+            students = range(topology.replicas(Stage.STUDENT))
             return all(("grad", s, i.step, i.micro_batch) in sent for s in students)
         if isinstance(i, FinishTiedExchange):
             return started[i.exchange] == topology.num_ranks
@@ -144,7 +144,7 @@ def test_the_simulation_sees_a_deadlock():
     import random
 
     programs: Programs = {Stage.TEACHER: [FinishTiedExchange(0)], Stage.STUDENT: []}
-    assert not simulate(programs, Topology(1, 1), random.Random(0))
+    assert not simulate(programs, Topology.pair(1, 1), random.Random(0))
 
 
 @given(st.integers(1, 9), st.integers(2, 5))
@@ -184,7 +184,11 @@ def test_overlapped_student_is_one_batch_behind():
 )
 def test_table_steps(name: Literal["sequential", "overlapped", "joint"], contributions):
     program = flat(training_programs(name, StepRange(0, 2)))[Stage.TEACHER]
-    found = [dict(i.contributions) for i in program if isinstance(i, StartTiedExchange)]
+    found = [
+        {stage.name: step for stage, step in i.contributions}
+        for i in program
+        if isinstance(i, StartTiedExchange)
+    ]
     assert found == contributions
 
 

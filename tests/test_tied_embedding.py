@@ -34,7 +34,7 @@ def make(
     def optimizer(rows: nn.Parameter) -> torch.optim.Optimizer:
         return make_optimizer([{"params": [rows], "weight_decay": 0.0}], spec)
 
-    topology = topology or Topology(1, 1)
+    topology = topology or Topology.pair(1, 1)
     return TiedEmbedding(
         table, optimizer, 0.1, clip, exchange, group, topology, stages, shard_optimizer=shard
     )
@@ -113,7 +113,7 @@ def test_what_travels():
 
 def test_a_frozen_table_asks_for_no_gradient():
     table = Table(torch.ones(4, 2))
-    tied = TiedEmbedding(table, None, 0.1, 0.0, "auto", None, Topology(1, 1), 2)
+    tied = TiedEmbedding(table, None, 0.1, 0.0, "auto", None, Topology.pair(1, 1), 2)
     assert not tied.touch(np.array([1]), requires_grad=True).leaf.requires_grad
 
 
@@ -128,7 +128,7 @@ def test_checksum_sees_swaps_and_single_bits():
 
 def _exchanged(rank, group, **options) -> TiedEmbedding:
     """Three steps of three replicas."""
-    tied = make(group=group, topology=Topology(2, 1), stages=1, **options)
+    tied = make(group=group, topology=Topology.pair(2, 1), stages=1, **options)
     for step in range(3):
         rows = tied.touch(np.array([rank, 10, 20 + step]), requires_grad=True)
         rows.lookup(torch.tensor([0, 1, 2]), torch.float32).mul(rank + 1.1).sum().backward()

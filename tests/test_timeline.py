@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tsarch.telling.timeline import MAX_BLOCKS, MAX_LANES, Block, make_timeline
-from tsarch.topology import Topology
+from tsarch.topology import Stage, Topology
 
 
 def event(
@@ -23,11 +23,11 @@ def beat(tick: int, start_ms: float, teacher_ms: float, topology: Topology) -> l
     """A tick in which teachers work `teacher_ms` and students 10 ms, half of which they wait."""
     teachers = [
         event(0, r, tick, start_ms, teacher_ms, step=tick, micro_batch=0)
-        for r in range(topology.teacher_replicas)
+        for r in range(topology.replicas(Stage.TEACHER))
     ]
     students = [
         e
-        for r in range(topology.student_replicas)
+        for r in range(topology.replicas(Stage.STUDENT))
         for e in (
             event(1, r, tick, start_ms, 10.0, "Backward", step=tick - 1, micro_batch=0),
             event(1, r, tick, start_ms, 5.0, "wait"),
@@ -37,7 +37,7 @@ def beat(tick: int, start_ms: float, teacher_ms: float, topology: Topology) -> l
 
 
 def test_the_stretch_is_the_median_one_of_the_middle():
-    topology = Topology(1, 1)
+    topology = Topology.pair(1, 1)
     lengths = [90, 90, 90, 20, 30, 25, 20, 95, 20, 20, 20, 20]  # of a tick, in ms
     events, start_ms = [], 0.0
     for tick, length_ms in enumerate(lengths):
@@ -57,7 +57,7 @@ def test_the_stretch_is_the_median_one_of_the_middle():
 
 
 def test_several_ticks_of_one_epoch_and_neighbours_clipped():
-    topology = Topology(1, 1)
+    topology = Topology.pair(1, 1)
     events = [e for tick in range(8) for e in beat(tick, 20.0 * tick, 20.0, topology)]
     # An instruction of tick 1 that reaches into the stretch on the student's lane.
     events.append(event(1, 0, 1, 35.0, 150.0, "SendHidden", step=1, micro_batch=0))
@@ -69,7 +69,7 @@ def test_several_ticks_of_one_epoch_and_neighbours_clipped():
 
 
 def test_ticks_of_two_epochs_never_make_a_stretch():
-    topology = Topology(1, 1)
+    topology = Topology.pair(1, 1)
     events = beat(0, 0.0, 10.0, topology) + beat(1, 10.0, 10.0, topology)
     later = beat(1, 5000.0, 10.0, topology) + beat(2, 5010.0, 10.0, topology)
     events += [{**e, "args": {**e["args"], "epoch": 1}} for e in later]
@@ -81,7 +81,7 @@ def test_ticks_of_two_epochs_never_make_a_stretch():
     [(16, 16, (16, 16)), (48, 16, (24, 8)), (200, 1, (31, 1)), (1, 200, (1, 31))],
 )
 def test_lanes_are_capped_in_proportion(teachers, students, shown):
-    topology = Topology(teachers, students)
+    topology = Topology.pair(teachers, students)
     timeline = make_timeline(beat(0, 0.0, 10.0, topology), topology, single_step=True)
     num_teachers = sum(name.startswith("teacher") for name in timeline.lanes)
     assert (num_teachers, len(timeline.lanes) - num_teachers) == shown
@@ -93,7 +93,7 @@ def test_lanes_are_capped_in_proportion(teachers, students, shown):
 
 
 def test_blocks_are_capped_in_time():
-    topology = Topology(1, 1)
+    topology = Topology.pair(1, 1)
     many = [
         event(pid, 0, 0, 2.0 * i, 1.0, step=0, micro_batch=i)
         for pid in (0, 1)

@@ -15,7 +15,7 @@ from tsarch.launch.training import run_training
 from tsarch.records import TickReport, TraceEvent
 from tsarch.telling.run_folder import Lines, RunFolder
 from tsarch.telling.trace import TraceWriter, idle_share, read_middle, read_trace
-from tsarch.topology import Topology
+from tsarch.topology import Stage, Topology
 
 CLOCK_TOLERANCE = 1e-5
 """Of the shares: a trace rounds times to a tenth of a microsecond."""
@@ -31,7 +31,7 @@ def check_format(path: Path, topology: Topology) -> dict[str, list[dict[str, Any
     for row in json.loads(path.read_text()):
         rows[row["ph"]].append(row)
     names = {(m["pid"], m.get("tid")): m["args"]["name"] for m in rows["M"] if "name" in m["args"]}
-    replicas = (topology.teacher_replicas, topology.student_replicas)
+    replicas = (topology.replicas(Stage.TEACHER), topology.replicas(Stage.STUDENT))
     ranks = [(pid, tid) for pid in (0, 1) for tid in range(replicas[pid])]
     assert (names[0, None], names[1, None]) == ("teacher", "student")
     for rank, place in enumerate(ranks):
@@ -54,7 +54,7 @@ def check_format(path: Path, topology: Topology) -> dict[str, list[dict[str, Any
 
 
 def test_a_trace_that_was_not_closed_is_read_too(tmp_path):
-    writer = TraceWriter(tmp_path / "trace.json", Topology(1, 1))
+    writer = TraceWriter(tmp_path / "trace.json", Topology.pair(1, 1))
     writer.add([TickReport("teacher", 0, 0, 0, events=[event(10.0, 11.0)])], 0)
     before = read_trace(tmp_path / "trace.json")
     writer.close()
@@ -64,7 +64,7 @@ def test_a_trace_that_was_not_closed_is_read_too(tmp_path):
 
 
 def test_idle_share_counts_gaps_and_waiting_but_nothing_between_epochs(tmp_path):
-    writer = TraceWriter(tmp_path / "trace.json", Topology(1, 1))
+    writer = TraceWriter(tmp_path / "trace.json", Topology.pair(1, 1))
     # 4 s: the teacher works 3, the student 1 of an instruction of 2, of which it waits 1.
     writer.add([TickReport("teacher", 0, 0, 0, events=[event(0.0, 3.0)])], 0)
     writer.add([TickReport("student", 0, 0, 0, events=[event(2.0, 4.0, wait_s=1.0)])], 0)
@@ -76,7 +76,7 @@ def test_idle_share_counts_gaps_and_waiting_but_nothing_between_epochs(tmp_path)
 
 
 def test_the_middle_of_a_long_trace_is_in_order_of_ticks(tmp_path):
-    writer = TraceWriter(tmp_path / "trace.json", Topology(2, 1))
+    writer = TraceWriter(tmp_path / "trace.json", Topology.pair(2, 1))
     for chunk in range(0, 200, 50):  # a chunk has all ticks of one rank, then those of the next
         reports = [
             TickReport(stage, replica, tick, tick, events=[event(tick, tick + 0.5)])
@@ -109,7 +109,7 @@ def test_a_traced_run_tells_every_instruction_of_every_step(tmp_path, schedule, 
     )
     summary = run_training(config)
     path = tmp_path / "run" / "trace.json"
-    flows = check_format(path, Topology(1, 1))["s"]
+    flows = check_format(path, Topology.pair(1, 1))["s"]
     assert len(flows) == summary["steps"] * 2 * messages
     everything = read_trace(path)
     events = [e for e in everything if e["cat"] != "wait"]

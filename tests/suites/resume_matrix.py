@@ -193,7 +193,7 @@ def run_moves(
             if key not in references:
                 references[key] = local_rows(wanted, num_steps)
             state = states[move.schedule, move.optimizer, move.source]
-            topology = Topology(*(move.source.replicas or (1, 1)))
+            topology = Topology.pair(*(move.source.replicas or (1, 1)))
             crew = _crew(wanted, move.target, crews)
             rows = go_on(crew, _store(folder, move), tick, state, topology, num_steps)
             expected = references[key][-len(rows) :]

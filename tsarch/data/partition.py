@@ -96,7 +96,9 @@ def plan_step(
     """
     lengths = split.context_lengths
     shares = balance(
-        contexts.tolist(), lengths[contexts].tolist(), num_micro_batches * topology.teacher_replicas
+        contexts.tolist(),
+        lengths[contexts].tolist(),
+        num_micro_batches * topology.replicas(Stage.TEACHER),
     )
     micro_batches = tuple(
         _plan_micro_batch(split, own, topology, passes, send_all)
@@ -151,13 +153,13 @@ def _plan_micro_batch(
     owner = {w: t for t, own in enumerate(shares) for c in own for w in context_windows(split, c)}
     windows = sorted(owner)
     sizes = [split.window_length(w) * len(passes[w]) for w in windows]
-    received = balance(windows, sizes, topology.student_replicas)
+    received = balance(windows, sizes, topology.replicas(Stage.STUDENT))
     routes = {
         (t, s): tuple(
             w for w in received[s] if owner[w] == t and (send_all or any(p.fed for p in passes[w]))
         )
-        for t in range(topology.teacher_replicas)
-        for s in range(topology.student_replicas)
+        for t in range(topology.replicas(Stage.TEACHER))
+        for s in range(topology.replicas(Stage.STUDENT))
     }
     return MicroBatchPlan(
         tuple(tuple(share) for share in shares),

@@ -39,7 +39,7 @@ def busiest_shares(
 
 
 def _topology(stage: Stage, replicas: int) -> Topology:
-    return Topology(replicas, 1) if stage is Stage.TEACHER else Topology(1, replicas)
+    return Topology.pair(replicas, 1) if stage is Stage.TEACHER else Topology.pair(1, replicas)
 
 
 def _num_idle(stage: Stage, plan: StepPlan) -> int:

@@ -11,7 +11,7 @@ from tsarch.config import BackboneConfig, Config
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.planning.generative_models import generation_mistakes
-from tsarch.topology import Stage, total_cpus
+from tsarch.topology import STAGES, Stage, stage_named, total_cpus
 
 
 def check_run(config: Config, own_ray: bool) -> None:
@@ -87,7 +87,7 @@ def _stage_configs(config: Config) -> tuple[dict[Stage, Any], list[Mistake]]:
 
     configs: dict[Stage, Any] = {}
     mistakes: list[Mistake] = []
-    for stage in Stage:
+    for stage in STAGES:
         try:
             configs[stage] = stage_config(config, stage)
         except UserError as error:
@@ -174,7 +174,7 @@ def _weights(config: Config, configs: dict[Stage, Any]) -> list[Mistake]:
     if max(layers) >= configs[Stage.TEACHER].num_hidden_layers:
         return []  # `_layers` says so
     mistakes: list[Mistake] = []
-    for stage in Stage:
+    for stage in STAGES:
         try:
             check_stage_weights(config, configs, stage)
         except UserError as error:
@@ -210,7 +210,7 @@ def _adapters(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
 def _fragments(config: Config) -> Iterator[Mistake]:
     from tsarch.stage.deepspeed_config import check_fragment
 
-    for stage in Stage:
+    for stage in STAGES:
         yield from check_fragment(config, stage)
 
 
@@ -219,10 +219,11 @@ def _tying(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
 
     widths = {stage: embedding_width(hf) for stage, hf in configs.items()}
     teacher, student = widths[Stage.TEACHER], widths[Stage.STUDENT]
+    width = widths[stage_named(config.embedding.init)]
     if teacher != student and not config.embedding.project:
         yield Mistake(
             "embedding",
-            f"a table of width {widths[Stage(config.embedding.init)]} can't be tied to a teacher "
+            f"a table of width {width} can't be tied to a teacher "
             f"of embedding width {teacher} and a student of {student}.",
             "Set embedding.project to true, or take models of one width.",
         )
@@ -233,7 +234,7 @@ def _tying(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
         vocabulary = len(load_tokenizer(name))
     except UserError:
         return
-    size = configs[Stage(config.embedding.init)].vocab_size
+    size = configs[stage_named(config.embedding.init)].vocab_size
     if size < vocabulary:
         yield Mistake(
             f"{config.embedding.init}",

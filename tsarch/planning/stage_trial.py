@@ -28,7 +28,7 @@ from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
 from tsarch.rank.supply import Supply
 from tsarch.records import TickReport, TraceEvent
-from tsarch.topology import STAGES, Stage, stage_topology
+from tsarch.topology import STAGES, Stage, stage_named, stage_topology
 
 _NUM_STEPS = 4
 _NUM_TURNS = 3
@@ -83,7 +83,7 @@ def measure(crew: Crew, num_steps: int) -> dict[Stage, StageTimes]:
     for turn in range(_NUM_TURNS):
         for reports in crew.train(0, num_steps):
             for report in reports if turn > 0 else ():
-                times = ticks.setdefault((Stage(report.stage), report.tick), [])
+                times = ticks.setdefault((stage_named(report.stage), report.tick), [])
                 times.append(times_of_tick(report))
     fastest = {place: _fastest(times) for place, times in ticks.items()}
     return {stage: _mean([t for (s, _), t in fastest.items() if s is stage]) for stage in STAGES}

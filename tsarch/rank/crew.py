@@ -16,7 +16,7 @@ from tsarch.rank.rank import Rank, local_wiring
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.supply import Supply
 from tsarch.records import Predictions, Survey, Texts, TickReport, Windows
-from tsarch.topology import Stage, Topology
+from tsarch.topology import STAGES, Stage, Topology
 
 
 class Crew(Protocol):
@@ -135,7 +135,7 @@ class LocalCrew:
     def stats(self) -> dict[Stage, list[RankStats]]:
         """The process's numbers, for both stages."""
         own = self._rank.stats()
-        return {stage: [own] for stage in Stage}
+        return {stage: [own] for stage in STAGES}
 
     def supply(self, topology: TopologyConfig) -> Supply:
         """This process's one device, and its threads."""

@@ -25,7 +25,7 @@ from tsarch.records import IntArray, Texts, TokenizedSplit
 from tsarch.seeding import generator
 from tsarch.stage.generation import Prompt, StudentGeneration, TeacherGeneration
 from tsarch.tasks.decoding import Decoder, DecodingSpec
-from tsarch.topology import Stage, Topology
+from tsarch.topology import STAGES, Stage, Topology
 
 _DONE = -1
 """Stands for the next token of a text that has none."""
@@ -77,7 +77,7 @@ class _Batch:
         """Hypotheses of each of them."""
         sizes = [len(prompt.token_ids) for prompt in prompts]
         self.owners = {
-            stage: _owners(balance(self.live, sizes, topology.replicas(stage))) for stage in Stage
+            stage: _owners(balance(self.live, sizes, topology.replicas(stage))) for stage in STAGES
         }
         self._num_beams = num_beams
         self._before = self.live, self.num_rows
@@ -205,10 +205,10 @@ class Generator:
     ) -> dict[Stage, list[tuple[Message, list[int]]]]:
         """The messages of a round that leave here (teacher) or arrive here (student), and the
         texts in each."""
-        found: dict[Stage, list[tuple[Message, list[int]]]] = {stage: [] for stage in Stage}
+        found: dict[Stage, list[tuple[Message, list[int]]]] = {stage: [] for stage in STAGES}
         width = self._spec.teacher_width + self._spec.num_outputs
-        for source in range(self._topology.teacher_replicas):
-            for target in range(self._topology.student_replicas):
+        for source in range(self._topology.replicas(Stage.TEACHER)):
+            for target in range(self._topology.replicas(Stage.STUDENT)):
                 students = batch.owners[Stage.STUDENT]
                 own = [t for t in batch.own(Stage.TEACHER, source) if students[t] == target]
                 if not own:

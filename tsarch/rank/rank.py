@@ -59,7 +59,7 @@ from tsarch.stage.student_stage import DistillationSpec, StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.tasks.decoding import DecodingSpec
 from tsarch.tasks.registry import make_task
-from tsarch.topology import Stage, Topology
+from tsarch.topology import STAGES, Stage, Topology, stage_named
 
 
 class EngineFactory(Protocol):
@@ -99,7 +99,7 @@ def local_wiring(config: Config) -> Wiring:
         return LocalEngine(module, spec, accelerator)
 
     both = ((Stage.TEACHER, 0), (Stage.STUDENT, 0))
-    return Wiring(Topology(1, 1), both, accelerator.device, make_engine)
+    return Wiring(Topology.pair(1, 1), both, accelerator.device, make_engine)
 
 
 class Rank:
@@ -128,7 +128,7 @@ class Rank:
         self._num_steps = num_training_steps(config, plan)
         self._executor = Executor(self._stages, self._link, self.tied, self._rate, wiring.activity)
         self._tick = self._start = 0
-        self._programs: Ticks = dict.fromkeys(Stage, ())
+        self._programs: Ticks = dict.fromkeys(STAGES, ())
         self._checkpoint = RankCheckpoint(
             self._stages, self.tied, self._link, self._training, wiring.topology
         )
@@ -368,7 +368,7 @@ class Rank:
         # The teacher may be a whole step ahead of the student, and each step's messages go to
         # every replica of the other stage.
         micro_batches = self._config.schedule.micro_batches
-        outstanding = 2 * micro_batches * max(topology.replicas(stage) for stage in Stage)
+        outstanding = 2 * micro_batches * max(topology.replicas(stage) for stage in STAGES)
         return GroupLink(group, self._wiring.device, dtype, outstanding)
 
     def _teacher(self, replica: int | None) -> TeacherStage | None:
@@ -420,6 +420,6 @@ class Rank:
             num_local_stages=len(wiring.stages),
             shard_optimizer=config.embedding.shard_optimizer,
         )
-        tied.broadcast(wiring.topology.rank(Stage(config.embedding.init), 0))
+        tied.broadcast(wiring.topology.rank(stage_named(config.embedding.init), 0))
         self._parameters["embedding"] = table.numel()
         return tied

@@ -41,7 +41,7 @@ from tsarch.tasks.registry import make_task
 from tsarch.telling.run_folder import RunFolder
 from tsarch.telling.step_table import StepRecord, StepTable, show_metric
 from tsarch.telling.terminal import LiveNumbers, Reporter
-from tsarch.topology import Stage
+from tsarch.topology import STAGES, Stage
 
 _NUM_SAMPLES = 5
 """Generated texts that the summary shows."""
@@ -244,7 +244,7 @@ class Trainer:
             for row in self._steps.add(reports, epoch):
                 self._folder.write_row(row)
                 self._history.trained(int(row["step"] or 0))
-                shares = {s.value: totals.busy_share(s, topology) for s in Stage}
+                shares = {s.value: totals.busy_share(s, topology) for s in STAGES}
                 numbers = LiveNumbers(row, totals.tokens_per_s, shares)
                 self._reporter.step(numbers, totals.steps, self._num_steps)
                 self._check_numbers(row)
@@ -344,7 +344,7 @@ class Trainer:
             "task": self._config.task.name,
             "schedule": self._config.schedule.name,
             "runner": self._config.topology.runner,
-            **{stage.value: self._stage_summary(stage, stats) for stage in Stage},
+            **{stage.value: self._stage_summary(stage, stats) for stage in STAGES},
             "embedding_parameters": stats[Stage.TEACHER][0].stage_parameters["embedding"],
             "main_metric": self._task.main_metric,
             "lower_is_better": self._task.lower_is_better,
@@ -359,8 +359,8 @@ class Trainer:
             "train_s": totals.train_s,
             "pipeline_s": totals.pipeline_s,
             "tokens_per_s": totals.tokens_per_s,
-            "stage_busy_s": {s.value: totals.busy_s[s] / topology.replicas(s) for s in Stage},
-            "stage_busy_share": {s.value: totals.busy_share(s, topology) for s in Stage},
+            "stage_busy_s": {s.value: totals.busy_s[s.name] / topology.replicas(s) for s in STAGES},
+            "stage_busy_share": {s.value: totals.busy_share(s, topology) for s in STAGES},
             "bubble_fraction": totals.bubble_fraction(topology),
             "link_bytes_per_step": totals.link_bytes / steps,
             "tied_bytes_per_step": totals.tied_bytes / steps,

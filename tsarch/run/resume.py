@@ -84,8 +84,8 @@ def ranks_record(config: Config) -> RanksRecord:
     topology = Topology.from_config(config.topology)
     return RanksRecord(
         runner=config.topology.runner,
-        teacher_replicas=topology.teacher_replicas,
-        student_replicas=topology.student_replicas,
+        teacher_replicas=topology.replicas(Stage.TEACHER),
+        student_replicas=topology.replicas(Stage.STUDENT),
     )
 
 
@@ -139,7 +139,7 @@ def _check_totals(progress: DriverState) -> None:
     """
     ranks = progress.ranks
     replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
-    table = StepTable(Topology(ranks.teacher_replicas, ranks.student_replicas))
+    table = StepTable(Topology.pair(ranks.teacher_replicas, ranks.student_replicas))
     try:
         table.restore(copy.deepcopy(progress.table), replicas)
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:

@@ -19,7 +19,7 @@ from tsarch.schedule.instruction import (
     SendHidden,
     StartTiedExchange,
 )
-from tsarch.topology import Stage
+from tsarch.topology import STAGES, Stage
 
 ScheduleName = Literal["sequential", "overlapped", "joint"]
 
@@ -81,7 +81,7 @@ def training_programs(
         raise ValueError(f"joint updates both stages on every batch, not by {alternation}")
     builder = _Builder(num_micro_batches, alternation or Alternation(), train_embedding, in_flight)
     ticks = {"sequential": _sequential, "overlapped": _overlapped, "joint": _joint}[name]
-    programs: dict[Stage, list[Program]] = {stage: [] for stage in Stage}
+    programs: dict[Stage, list[Program]] = {stage: [] for stage in STAGES}
     for placed in ticks(builder, span):
         for stage, program in programs.items():
             program.append(tuple(instruction for s, instruction in placed if s is stage))
@@ -138,7 +138,7 @@ class _Builder:
         """Step the stages that worked (stage → step) and, with all ranks, the table."""
         due = tuple((s, k) for s, k in work.items() if self.alternation.updates(s, k))
         exchanged = bool(due) and self.train_embedding
-        for stage in Stage:
+        for stage in STAGES:
             if exchanged:
                 yield stage, StartTiedExchange(exchange, learning_rate_step, due)
             if (stage, work.get(stage)) in due:
@@ -151,7 +151,7 @@ def _sequential(builder: _Builder, span: StepRange) -> Iterator[list[Placed]]:
     """Batch k: the teacher steps (θ_T, E); then the student, on the new E, steps (θ_S, E)."""
     for step in span.steps:
         tick: list[Placed] = []
-        for offset, stage in enumerate(Stage):
+        for offset, stage in enumerate(STAGES):
             tick += builder.compute(stage, step)
             tick += builder.update(2 * step + offset, step, {stage: step})
         yield tick
@@ -189,5 +189,5 @@ def _joint(builder: _Builder, span: StepRange) -> Iterator[list[Placed]]:
                 (Stage.STUDENT, Backward(step, micro_batch, last=micro_batch == m - 1)),
                 (Stage.STUDENT, SendGrad(step, micro_batch)),
             ]
-        tick += builder.update(2 * step, step, dict.fromkeys(Stage, step))
+        tick += builder.update(2 * step, step, dict.fromkeys(STAGES, step))
         yield tick

@@ -27,7 +27,7 @@ from tsarch.models.teacher_model import TeacherModel
 from tsarch.models.weight_files import check_safetensors, open_checkpoint
 from tsarch.seeding import torch_seed
 from tsarch.stage.engine import OptimizerSpec
-from tsarch.topology import Stage
+from tsarch.topology import STAGES, Stage, stage_named
 
 
 @dataclass
@@ -74,7 +74,7 @@ StageConfigs = Mapping[Stage, PretrainedConfig]
 
 def stage_configs(config: Config) -> StageConfigs:
     """Read both configs. Each reading of a hub model is a request, so read once and pass on."""
-    return {stage: stage_config(config, stage) for stage in Stage}
+    return {stage: stage_config(config, stage) for stage in STAGES}
 
 
 def stage_config(config: Config, stage: Stage) -> PretrainedConfig:
@@ -95,14 +95,14 @@ def weights_source(config: Config, stage: Stage) -> tuple[Stage, BackboneConfig]
 
 def table_shape(config: Config, configs: StageConfigs) -> tuple[int, int]:
     """(vocabulary, width) of the tied table, without loading weights."""
-    hf = configs[Stage(config.embedding.init)]
+    hf = configs[stage_named(config.embedding.init)]
     return int(hf.vocab_size), embedding_width(hf)
 
 
 def table_scale(config: Config, configs: StageConfigs) -> float:
     """Factor of what is compared with the table's rows to give logits: T5's tables want one
     (`scale_decoder_outputs` in transformers)."""
-    hf = configs[Stage(config.embedding.init)]
+    hf = configs[stage_named(config.embedding.init)]
     wants_one = getattr(hf, "scale_decoder_outputs", False)
     return embedding_width(hf) ** -0.5 if wants_one else 1.0
 
@@ -185,7 +185,7 @@ def _backbone(
         lambda name: torch_seed(config.run.seed, f"{origin} weights {name}"),
         config.student.layers if stage is Stage.STUDENT else None,
         construction,
-        with_table and config.embedding.init == stage,
+        with_table and config.embedding.init == stage.name,
     )
 
 

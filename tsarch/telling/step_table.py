@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from tsarch.records import LossParts, TickReport
-from tsarch.topology import Stage, Topology
+from tsarch.topology import STAGES, Stage, Topology
 
 StepRecord = dict[str, float | int | None]
 
@@ -27,7 +27,7 @@ class _Pending:
     factor: float = 0.0
     skipped: list[str] = field(default_factory=list)
     grad_norms: dict[str, float | None] = field(default_factory=dict)
-    busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in Stage})
+    busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in STAGES})
     link_bytes: int = 0
     tied_bytes: int = 0
     link_s: float = 0.0
@@ -60,10 +60,10 @@ class StepTable:
         self.totals = Totals.restored(state["totals"])
         for stage, number in replicas.items():
             # Shares of the time stay what they were, if now other ranks share it.
-            self.totals.busy_s[stage] *= self._topology.replicas(stage) / number
+            self.totals.busy_s[stage.name] *= self._topology.replicas(stage) / number
         for step, own in state["pending"].items():
             pending = _Pending(**{**own, "losses": LossParts(own["losses"]["means"])})
-            pending.num_reports = self._topology.teacher_replicas
+            pending.num_reports = self._topology.replicas(Stage.TEACHER)
             self._pending[int(step)] = pending
 
     def start_span(self, now_s: float) -> None:
@@ -101,7 +101,7 @@ class StepTable:
         row["skipped"] = len(p.skipped)
         row |= {"learning_rate_factor": p.factor, "tokens": p.num_tokens, "wall_s": wall_s}
         row["tokens_per_s"] = p.num_tokens / wall_s if wall_s > 0 else None
-        for stage in Stage:
+        for stage in STAGES:
             row[f"busy_{stage}_s"] = p.busy_s[stage.value] / self._topology.replicas(stage)
         row |= {"link_bytes": p.link_bytes, "tied_bytes": p.tied_bytes}
         row |= {"link_s": p.link_s, "link_wait_s": p.link_wait_s}
@@ -148,7 +148,7 @@ class Totals:
     train_s: float = 0.0
     """Seconds of training as the driver sees them: validation left out, the start of each epoch
     (telling the ranks, the first plans) included."""
-    busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in Stage})
+    busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in STAGES})
     """Seconds of work of each stage, summed over its ranks."""
     link_bytes: int = 0
     tied_bytes: int = 0

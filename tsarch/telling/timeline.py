@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tsarch.telling.trace import Event
-from tsarch.topology import STAGES, Topology
+from tsarch.topology import STAGES, Stage, Topology
 
 Kind = Literal["forward", "backward", "step", "link", "tied", "wait"]
 
@@ -123,7 +123,7 @@ def _num_ticks(events: Iterable[Event], num_there: int) -> int:
 
 def _lanes(topology: Topology) -> dict[Place, int]:
     """Places → lanes: the first replicas of each stage, in proportion where not all fit."""
-    teachers, students = topology.teacher_replicas, topology.student_replicas
+    teachers, students = topology.replicas(Stage.TEACHER), topology.replicas(Stage.STUDENT)
     if topology.num_ranks > MAX_LANES:
         share = round(MAX_LANES * teachers / topology.num_ranks)
         teachers = min(max(share, 1), MAX_LANES - 1, teachers)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tsarch.records import TickReport, TraceEvent
-from tsarch.topology import STAGES, Stage, Topology
+from tsarch.topology import STAGES, Topology, stage_named
 
 Event = dict[str, Any]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -55,7 +55,7 @@ class TraceWriter:
     def _rows(self, report: TickReport, epoch: int) -> Iterator[Event]:
         """Each instruction; inside it, first, its waiting for other ranks; and its messages."""
         assert self._start_s is not None
-        stage = Stage(report.stage)
+        stage = stage_named(report.stage)
         own_rank = self._topology.rank(stage, report.replica)
         place = {"pid": STAGES.index(stage), "tid": report.replica}
         beat = {"epoch": epoch, "tick": report.tick}
