@@ -20,7 +20,8 @@ from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.data.loader import BatchPlan
 from tsarch.data.partition import StepPlan, balance, plan_step
-from tsarch.data.replica_arrays import student_part, teacher_part
+from tsarch.data.replica_arrays import context_batch, window_batches
+from tsarch.data.routes import routes_of
 from tsarch.data.window_passes import training_passes
 from tsarch.feeds import batch_plan
 from tsarch.losses.token import IGNORED, cross_entropy
@@ -29,7 +30,7 @@ from tsarch.models.teacher_model import TeacherModel
 from tsarch.prepare import prepare_data
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.stage.build import build_student, build_teacher
-from tsarch.topology import Topology
+from tsarch.topology import Stage, Topology
 
 CONFIG = Path("configs/bench.yaml")
 JOINT_MICRO_BATCHES = 8
@@ -136,18 +137,19 @@ class BenchJob:
 
     def _tensors(self, plan: StepPlan, place: int) -> PeerBatch:
         micro_batch = plan.micro_batches[place]
-        teacher = teacher_part(self.split, plan, micro_batch, 0)
-        student = student_part(self.split, plan, micro_batch, 0)
+        routes = routes_of(self.split, micro_batch)
+        teacher = context_batch(self.split, plan, micro_batch, routes, Stage.TEACHER, 0)
+        windows = window_batches(self.split, plan, micro_batch, 1, Stage.STUDENT, 0)
         # One entry more, so that −1 (no teacher here) stays −1.
         sent = np.concatenate([*teacher.outgoing.values(), np.array([-1])])
         groups = tuple(
             Windows(
-                torch.from_numpy(_tokens(plan, group.rows)),
-                torch.from_numpy(group.mask),
-                self._labels(group.words),
-                torch.from_numpy(sent[group.boundary]),
+                torch.from_numpy(_tokens(plan, own.rows)),
+                torch.from_numpy(own.mask),
+                self._labels(own.words),
+                torch.from_numpy(sent[own.boundary]),
             )
-            for group in student.groups
+            for own in windows
         )
         ids = torch.from_numpy(_tokens(plan, teacher.rows))
         lengths = self.split.context_lengths
@@ -156,7 +158,9 @@ class BenchJob:
             torch.from_numpy(teacher.mask),
             self._labels(teacher.words),
             groups,
-            num_tokens=sum(int(lengths[context]) for context in micro_batch.contexts[0]),
+            num_tokens=sum(
+                int(lengths[context]) for context in micro_batch.contexts[Stage.TEACHER][0]
+            ),
         )
 
     def _labels(self, words: IntArray) -> Tensor:

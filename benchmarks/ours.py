@@ -21,7 +21,7 @@ from tsarch.feeds import training_feed
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew, LocalCrew
 from tsarch.telling.step_table import StepRecord, StepTable
-from tsarch.topology import STAGES, Topology
+from tsarch.topology import STAGES, Stage, Topology
 
 Schedule = Literal["sequential", "overlapped", "joint"]
 SCHEDULES: tuple[Schedule, ...] = ("sequential", "overlapped", "joint")
@@ -47,9 +47,9 @@ def counts(job: BenchJob, config: Config, steps: range) -> Counts:
     for step in steps:
         total += Counts(feed.plan(step).num_tokens, 0, 0)
         for micro_batch in range(config.schedule.micro_batches):
-            teacher = feed.teacher_part(step, micro_batch, 0).mask.size
-            groups = feed.student_part(step, micro_batch, 0).groups
-            total += Counts(0, teacher, sum(group.mask.size for group in groups))
+            contexts = feed.context_batch(step, micro_batch, Stage.TEACHER, 0)
+            windows = feed.window_batches(step, micro_batch, Stage.STUDENT, 0)
+            total += Counts(0, contexts.mask.size, sum(own.mask.size for own in windows))
     return total
 
 

@@ -123,7 +123,7 @@ class Solo:
             step, num_steps, shape.warmup, shape.decay
         )
         sends = self._teacher is not None
-        self._feed = _alone_feed(self._splits["train"], plan.contexts, sends, self._stage.width)
+        self._feed = _alone_feed(self._splits["train"], plan.contexts, sends)
         torch.manual_seed(torch_seed(config.run.seed, "dropout", 0))
 
     def train(self, start: int, stop: int) -> None:
@@ -135,12 +135,12 @@ class Solo:
                 teacher = self._teacher.running
                 assert isinstance(teacher, TeacherStage)
                 teacher.forward(self._feed, step, 0, update=False)
-                teacher.send(self._link, step, 0)
+                teacher.send(self._feed, self._link, step, 0, Stage.STUDENT)
             if isinstance(stage, StudentStage):
-                stage.receive(self._feed, self._link, step, 0, requires_grad=False)
+                stage.receive(self._feed, self._link, step, 0, Stage.TEACHER)
             stage.forward(self._feed, step, 0, update=True)
             if isinstance(stage, TeacherStage):
-                stage.send(self._link, step, 0)
+                stage.send(self._feed, self._link, step, 0, Stage.STUDENT)
             stage.backward(step, 0, last=True)
             factor, touched = self._rate(step), stage.rows.take(step)
             own.tied.start(step, touched.token_ids, touched, stage.engine.grad_scale, factor)
@@ -151,14 +151,14 @@ class Solo:
         """The one mode that a model by itself has."""
         own, stage = self._splits[split], self._stage.running
         batches = evaluation_batches(own.context_lengths, self._evaluation_tokens)
-        feed = _alone_feed(own, lambda step: batches[step], False, self._stage.width)
+        feed = _alone_feed(own, lambda step: batches[step], False)
         predicted = np.full(own.num_words, -1, dtype=np.int64)
         stage.engine.train(False)
         if isinstance(stage, StudentStage):
             stage.on_output = partial(_take, predicted)
         for step in range(len(batches)):
             if isinstance(stage, StudentStage):
-                stage.receive(feed, self._link, step, 0, requires_grad=False)
+                stage.receive(feed, self._link, step, 0, Stage.TEACHER)
                 stage.forward(feed, step, 0, update=False)
             else:
                 _predict_contexts(stage, feed, step, predicted)
@@ -226,14 +226,14 @@ def solo_stage(config: Config, stage: Stage, num_labels: int, train: TokenizedSp
     width = built.table.shape[1]
     if stage is Stage.TEACHER:
         return SoloStage(
-            stage, TeacherStage(engine, tied, 0, _OBJECTIVE), built.module, tied, width
+            stage, TeacherStage(stage, engine, tied, 0, _OBJECTIVE), built.module, tied, width
         )
     assert isinstance(built.module, StudentModel)
     width = built.module.bridge.in_features
     kd = config.distillation
     # Without a teacher no predictions come, and the term is left out.
     spec_kd = DistillationSpec(kd.weight, kd.temperature, "all")
-    running = StudentStage(engine, tied, 0, width, num_labels, _OBJECTIVE, spec_kd)
+    running = StudentStage(stage, engine, tied, 0, num_labels, _OBJECTIVE, spec_kd)
     return SoloStage(stage, running, built.module, tied, width)
 
 
@@ -241,7 +241,6 @@ def _alone_feed(
     split: TokenizedSplit,
     contexts_of: Callable[[int], IntArray],
     send_predictions: bool,
-    teacher_width: int,
 ) -> Feed:
     """Batches in which the student goes over every window once, without the bridge."""
     return Feed(
@@ -251,7 +250,6 @@ def _alone_feed(
         contexts_of,
         lambda step, contexts: training_passes(split, contexts, 0, step, 1.0, 0.0),
         send_predictions,
-        teacher_width,
     )
 
 
@@ -267,7 +265,7 @@ def _own_parameters(module: nn.Module) -> int:
 
 def _take(predicted: IntArray, output: WindowOutputs) -> None:
     """Put a group's labels into (num_words,) `predicted`."""
-    _put(predicted, output.group.words, output.student)
+    _put(predicted, output.batch.words, output.student)
 
 
 def _put(predicted: IntArray, words: IntArray, logits: Tensor) -> None:
@@ -276,7 +274,7 @@ def _put(predicted: IntArray, words: IntArray, logits: Tensor) -> None:
 
 
 def _predict_contexts(stage: TeacherStage, feed: Feed, step: int, predicted: IntArray) -> None:
-    part = feed.teacher_part(step, 0, 0)
+    part = feed.context_batch(step, 0, Stage.TEACHER, 0)
     touched = stage.rows.get(step, feed.plan(step).token_ids, False)
     with torch.no_grad():
         embeds = touched.lookup(torch.from_numpy(part.rows), stage.engine.compute_dtype)

@@ -11,7 +11,7 @@ from tsarch.errors import UserError
 from tsarch.losses.token import cross_entropy
 from tsarch.prepare import prepare_data
 from tsarch.rank.rank import Rank, local_wiring
-from tsarch.topology import STAGES
+from tsarch.topology import STAGES, Stage
 
 
 def joint_config(tmp_path, teacher=None, frozen_table=False, **schedule):
@@ -56,17 +56,18 @@ def whole_gradient(rank: Rank) -> dict[str, torch.Tensor]:
     teacher, student = (rank._engines[stage].module for stage in STAGES)
     table = rank.tied.table.values().requires_grad_()
     rows = table[torch.from_numpy(plan.token_ids)]
-    part, own = feed.teacher_part(0, 0, 0), feed.student_part(0, 0, 0)
+    part = feed.context_batch(0, 0, Stage.TEACHER, 0)
+    own = feed.window_batches(0, 0, Stage.STUDENT, 0)
     hidden, logits = teacher(rows[torch.from_numpy(part.rows)], torch.from_numpy(part.mask))
     loss = cross_entropy(logits, torch.from_numpy(feed.labels(part.words))).sum()
-    boundary = hidden.flatten(0, 1)[torch.from_numpy(part.outgoing[0])]
+    boundary = hidden.flatten(0, 1)[torch.from_numpy(part.outgoing[1])]
     outputs = student(
-        [rows[torch.from_numpy(g.rows)] for g in own.groups],
-        [torch.from_numpy(g.mask) for g in own.groups],
+        [rows[torch.from_numpy(g.rows)] for g in own],
+        [torch.from_numpy(g.mask) for g in own],
         boundary,
-        [torch.from_numpy(g.boundary) for g in own.groups],
+        [torch.from_numpy(g.boundary) for g in own],
     )
-    for group, out in zip(own.groups, outputs, strict=True):
+    for group, out in zip(own, outputs, strict=True):
         own_loss = cross_entropy(out, torch.from_numpy(feed.labels(group.words)))
         loss = loss + (own_loss * torch.from_numpy(group.weight).unsqueeze(1)).sum()
     named = {

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.ranks import run_ranks
-from tsarch.parallel.link import GroupLink, LoopbackLink, Message
+from tsarch.parallel.link import GroupLink, LoopbackLink
+from tsarch.records import Message
 from tsarch.topology import Topology
 
 CPU = torch.device("cpu")

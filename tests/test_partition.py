@@ -39,18 +39,19 @@ def test_plan_covers_every_window_and_routes_what_is_needed(seed, topology, m, d
     assert {p.weight for p in every if p.second} <= {0.5}
     assert {p.weight for p in every if not p.fed and not p.second} <= {1.0}
     plan = plan_step(split, contexts, topology, m, passes, send_all)
-    own = [c for mb in plan.micro_batches for share in mb.contexts for c in share]
+    own = [c for mb in plan.micro_batches for share in mb.contexts[Stage.TEACHER] for c in share]
     assert sorted(own) == contexts.tolist()
-    done = [p for mb in plan.micro_batches for share in mb.passes for p in share]
+    done = [p for mb in plan.micro_batches for share in mb.passes[Stage.STUDENT] for p in share]
     assert sorted(done, key=str) == sorted((p for own in passes.values() for p in own), key=str)
     travelled = [w for mb in plan.micro_batches for ws in mb.routes.values() for w in ws]
     assert len(set(travelled)) == len(travelled)
     wanted = {w for w, own in passes.items() if send_all or any(p.fed for p in own)}
     assert set(travelled) == wanted
     for mb in plan.micro_batches:
-        for (t, s), windows in mb.routes.items():
-            owned = {w for c in mb.contexts[t] for w in context_windows(split, c)}
-            assert set(windows) <= owned & {p.window for p in mb.passes[s]}
+        for ranks, windows in mb.routes.items():
+            (teacher, t), (student, s) = map(topology.place, ranks)
+            owned = {w for c in mb.contexts[teacher][t] for w in context_windows(split, c)}
+            assert set(windows) <= owned & {p.window for p in mb.passes[student][s]}
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(1, 100))
@@ -80,7 +81,7 @@ def test_the_smallest_micro_batches_are_the_outer_ones(seed, m):
     passes = evaluation_passes(split, contexts)
     plan = plan_step(split, contexts, Topology.pair(1, 1), m, passes, False)
     lengths = split.context_lengths
-    sizes = [int(lengths[list(mb.contexts[0])].sum()) for mb in plan.micro_batches]
+    sizes = [int(lengths[list(mb.contexts[Stage.TEACHER][0])].sum()) for mb in plan.micro_batches]
     assert [sizes[-1], sizes[0]] == sorted(sizes)[:2]
 
 
@@ -99,20 +100,22 @@ def test_rows_arrive_at_the_tokens_that_they_belong_to(seed, topology, m):
     for micro_batch in range(m):
         sent = {}
         for t in range(topology.replicas(Stage.TEACHER)):
-            part = feed.teacher_part(0, micro_batch, t)
+            part = feed.context_batch(0, micro_batch, Stage.TEACHER, t)
             tokens = plan.token_ids[part.rows].flatten()
-            for s, places in part.outgoing.items():
-                sent[t, s] = (tokens[places], part.words.flatten()[places])
+            for rank, places in part.outgoing.items():
+                sent[t, rank] = (tokens[places], part.words.flatten()[places])
         groups_here = set()
         for s in range(topology.replicas(Stage.STUDENT)):
-            part = feed.student_part(0, micro_batch, s)
-            groups_here.add(len(part.groups))
-            received = [sent[t, s] for t in part.incoming]
-            for t, rows in part.incoming.items():
-                assert len(sent[t, s][0]) == rows
+            rank = topology.rank(Stage.STUDENT, s)
+            batches = feed.window_batches(0, micro_batch, Stage.STUDENT, s)
+            groups_here.add(len(batches))
+            routes = feed.routes_to(0, micro_batch, rank, Stage.TEACHER)
+            received = [sent[route.source, rank] for route in routes]
+            for route, own in zip(routes, received, strict=True):
+                assert len(own[0]) == len(route.places)
             tokens = np.concatenate([r[0] for r in received]) if received else np.zeros(0)
             words = np.concatenate([r[1] for r in received]) if received else np.zeros(0)
-            for group in part.groups:
+            for group in batches:
                 fed = group.boundary >= 0
                 assert np.array_equal(tokens[group.boundary[fed]], plan.token_ids[group.rows[fed]])
                 assert np.array_equal(words[group.boundary[fed]], group.words[fed])

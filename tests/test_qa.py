@@ -46,7 +46,7 @@ from tsarch.tasks.qa import QaTask, word_bounds
 from tsarch.tasks.registry import make_task, row_schema
 from tsarch.tasks.span_search import MAX_ANSWER_WORDS, SpanWindows, best_spans, question_logits
 from tsarch.tasks.squad import normalized, score_answer
-from tsarch.topology import Topology
+from tsarch.topology import Stage, Topology
 
 CONTEXT = "Ann Lee, born in 1950, sings in Rome."
 GOOD = {
@@ -278,17 +278,21 @@ def test_rows_arrive_at_the_tokens_of_question_and_window(made, teachers, studen
     for micro_batch in range(m):
         sent = {}
         for t in range(teachers):
-            part = feed.teacher_part(0, micro_batch, t)
-            for s, places in part.outgoing.items():
-                sent[t, s] = ids[part.rows].flatten()[places]
+            part = feed.context_batch(0, micro_batch, Stage.TEACHER, t)
+            for rank, places in part.outgoing.items():
+                sent[t, rank] = ids[part.rows].flatten()[places]
         for s in range(students):
-            part = feed.student_part(0, micro_batch, s)
-            assert part.incoming == {t: len(sent[t, s]) for t in part.incoming}
-            tokens = np.concatenate([np.zeros(0, int), *(sent[t, s] for t in part.incoming)])
-            for group in part.groups:
-                came = group.arrived >= 0
-                assert np.array_equal(tokens[group.arrived[came]], ids[group.rows[came]])
-                assert came.sum() == group.mask[group.weight > 0].sum()
+            rank = teachers + s
+            routes = feed.routes_to(0, micro_batch, rank, Stage.TEACHER)
+            assert [len(route.places) for route in routes] == [
+                len(sent[route.source, rank]) for route in routes
+            ]
+            arrived = [sent[route.source, rank] for route in routes]
+            tokens = np.concatenate([np.zeros(0, int), *arrived])
+            for batch in feed.window_batches(0, micro_batch, Stage.STUDENT, s):
+                came = batch.arrived >= 0
+                assert np.array_equal(tokens[batch.arrived[came]], ids[batch.rows[came]])
+                assert came.sum() == batch.mask[batch.weight > 0].sum()
 
 
 def random_scores(labels: torch.Tensor) -> torch.Tensor:

@@ -31,13 +31,11 @@ def training_feed(
     train: TokenizedSplit,
     plan: BatchPlan,
     topology: Topology,
-    teacher_width: int = 0,
     vocabulary: int | None = None,
 ) -> Feed:
     """Training batches. The teacher's predictions travel only if they are distilled.
 
-    `teacher_width` is needed where messages travel, not where only the plan is looked at;
-    `vocabulary` where the table is the output projection.
+    `vocabulary` is needed where the table is the output projection.
     """
     student, seed = config.student, config.run.seed
     return Feed(
@@ -55,7 +53,6 @@ def training_feed(
             student.fed_weight,
         ),
         send_predictions=config.distillation.weight > 0,
-        teacher_width=teacher_width,
         vocabulary=vocabulary,
     )
 

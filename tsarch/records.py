@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -232,3 +235,21 @@ class Survey:
 
 Texts = dict[int, list[int]]
 """Context → tokens that were generated for it."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Name and size of a boundary message; both ends know it from the step's plan."""
+
+    step: int
+    micro_batch: int
+    source: int
+    """Rank (of both stages together) that sends."""
+    target: int
+    """Rank that receives."""
+    rows: int
+    width: int
+
+    def nbytes(self, dtype: torch.dtype) -> int:
+        """Bytes of the rows."""
+        return self.rows * self.width * dtype.itemsize

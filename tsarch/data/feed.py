@@ -1,4 +1,4 @@
-"""Feeds a rank: the plan of each step and the rank's parts of it, made when they are needed."""
+"""Feeds a rank: the plan of each step and the rank's arrays of it, made when they are needed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from functools import lru_cache
 import numpy as np
 
 from tsarch.data.partition import StepPlan, WindowPass, plan_step
-from tsarch.data.replica_arrays import StudentPart, TeacherPart, student_part, teacher_part
+from tsarch.data.replica_arrays import ContextBatch, WindowBatch, context_batch, window_batches
+from tsarch.data.routes import Route, routes_of
 from tsarch.losses.token import IGNORED
 from tsarch.records import IntArray, TokenizedSplit
-from tsarch.topology import Topology
+from tsarch.topology import Stage, Topology
 
 Passes = dict[int, tuple[WindowPass, ...]]
 
@@ -21,9 +22,8 @@ class Feed:
 
     Args:
         contexts_of: step → context numbers of its global batch.
-        passes_of: (step, contexts) → the student's passes over each window.
-        send_predictions: whether the teacher's logits travel with its hidden states.
-        teacher_width: width of the teacher's hidden states.
+        passes_of: (step, contexts) → the passes over each window.
+        send_predictions: whether a teacher's predictions travel with its hidden states.
         vocabulary: rows of the table, if every step touches them all.
     """
 
@@ -35,31 +35,37 @@ class Feed:
         contexts_of: Callable[[int], IntArray],
         passes_of: Callable[[int, IntArray], Passes],
         send_predictions: bool,
-        teacher_width: int = 0,
         vocabulary: int | None = None,
     ) -> None:
         self.split = split
         self.send_predictions = send_predictions
         self.topology = topology
-        self.teacher_width = teacher_width
         self._vocabulary = vocabulary
         self._num_micro_batches = num_micro_batches
         self._contexts_of = contexts_of
         self._passes_of = passes_of
+        size = 4 * num_micro_batches
         self.plan = lru_cache(maxsize=4)(self._plan)
-        self.teacher_part = lru_cache(maxsize=4 * num_micro_batches)(self._teacher_part)
-        # Asked for when rows are expected, when they are received and when they are used.
-        self.student_part = lru_cache(maxsize=4 * num_micro_batches)(self._student_part)
+        # Asked for when states are expected, when they are received and when they are used.
+        self.routes = lru_cache(maxsize=size)(self._routes)
+        self.context_batch = lru_cache(maxsize=size)(self._context_batch)
+        self.window_batches = lru_cache(maxsize=size)(self._window_batches)
 
-    def _teacher_part(self, step: int, micro_batch: int, replica: int) -> TeacherPart:
-        """Arrays of a teacher replica."""
-        plan = self.plan(step)
-        return teacher_part(self.split, plan, plan.micro_batches[micro_batch], replica)
+    def routes_from(self, step: int, micro_batch: int, rank: int, target: Stage) -> list[Route]:
+        """Routes of a micro-batch from a rank to those of a stage."""
+        return [
+            route
+            for route in self.routes(step, micro_batch)
+            if route.source == rank and self.topology.place(route.target)[0] is target
+        ]
 
-    def _student_part(self, step: int, micro_batch: int, replica: int) -> StudentPart:
-        """Arrays of a student replica."""
-        plan = self.plan(step)
-        return student_part(self.split, plan, plan.micro_batches[micro_batch], replica)
+    def routes_to(self, step: int, micro_batch: int, rank: int, source: Stage) -> list[Route]:
+        """Routes of a micro-batch to a rank from those of a stage."""
+        return [
+            route
+            for route in self.routes(step, micro_batch)
+            if route.target == rank and self.topology.place(route.source)[0] is source
+        ]
 
     def labels(self, words: IntArray) -> IntArray:
         """(…) word numbers → (…) label ids, `IGNORED` where there is no word."""
@@ -68,6 +74,27 @@ class Feed:
     def touched(self, steps: tuple[int, ...]) -> IntArray:
         """Sorted distinct tokens of the batches of `steps`."""
         return np.unique(np.concatenate([self.plan(step).token_ids for step in steps]))
+
+    def _routes(self, step: int, micro_batch: int) -> tuple[Route, ...]:
+        """All routes of a micro-batch."""
+        return routes_of(self.split, self.plan(step).micro_batches[micro_batch])
+
+    def _context_batch(
+        self, step: int, micro_batch: int, stage: Stage, replica: int
+    ) -> ContextBatch:
+        """Contexts of a replica of a stage that reads them."""
+        plan, rank = self.plan(step), self.topology.rank(stage, replica)
+        own = [route for route in self.routes(step, micro_batch) if route.source == rank]
+        return context_batch(self.split, plan, plan.micro_batches[micro_batch], own, stage, replica)
+
+    def _window_batches(
+        self, step: int, micro_batch: int, stage: Stage, replica: int
+    ) -> tuple[WindowBatch, ...]:
+        """Windows of a replica of a stage that reads them."""
+        plan, rank = self.plan(step), self.topology.rank(stage, replica)
+        return window_batches(
+            self.split, plan, plan.micro_batches[micro_batch], rank, stage, replica
+        )
 
     def _plan(self, step: int) -> StepPlan:
         contexts = self._contexts_of(step)

@@ -1,9 +1,10 @@
-"""Who computes what of a step: contexts to teacher replicas, windows to student replicas, and
-the rows that travel between them. Pure, no torch: every rank derives the same plan by itself."""
+"""Who computes what of a step: contexts to the replicas of stages that read them, windows to those
+of stages that read windows, and what travels between them. Pure, no torch: every rank derives the
+same plan by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,12 +32,12 @@ class WindowPass:
 class MicroBatchPlan:
     """Work of all replicas for one micro-batch."""
 
-    contexts: tuple[tuple[int, ...], ...]
-    """Contexts of each teacher replica."""
-    passes: tuple[tuple[WindowPass, ...], ...]
-    """Window passes of each student replica."""
-    routes: dict[tuple[int, int], tuple[int, ...]]
-    """(teacher replica, student replica) → windows whose rows travel, in order of sending."""
+    contexts: Mapping[Stage, tuple[tuple[int, ...], ...]]
+    """Contexts of each replica of each stage that reads contexts."""
+    passes: Mapping[Stage, tuple[tuple[WindowPass, ...], ...]]
+    """Window passes of each replica of each stage that reads windows."""
+    routes: Mapping[tuple[int, int], tuple[int, ...]]
+    """(rank that sends, rank that receives) → windows whose states travel, in order of sending."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class StepPlan:
         """What a stage's losses are means over: labelled words, or sequences that it reads."""
         if not per_sequence:
             return self.num_labels
-        return self.num_contexts if stage is Stage.TEACHER else max(self.num_windows, 1)
+        return self.num_contexts if stage.reads == "contexts" else max(self.num_windows, 1)
 
 
 def balance(items: Iterable[Item], sizes: Iterable[int], num_bins: int) -> list[list[Item]]:
@@ -88,18 +89,16 @@ def plan_step(
     send_all: bool,
     vocabulary: int | None = None,
 ) -> StepPlan:
-    """Share a global batch out over micro-batches and the replicas of both stages.
+    """Share a global batch out over micro-batches and the replicas of all stages.
 
-    `passes` gives each window's passes; rows travel for windows with a fed pass, or for all
-    (`send_all`, when the teacher's predictions are needed too). `vocabulary`: rows of the table, if
-    the step touches them all.
+    `passes` gives each window's passes, the same in every stage that reads windows; states travel
+    for windows with a fed pass, or for all (`send_all`, when the teacher's predictions are needed
+    too). `vocabulary`: rows of the table, if the step touches them all.
     """
     lengths = split.context_lengths
-    shares = balance(
-        contexts.tolist(),
-        lengths[contexts].tolist(),
-        num_micro_batches * topology.replicas(Stage.TEACHER),
-    )
+    readers = topology.graph.reading("contexts")
+    num_shares = topology.replicas(readers[0]) if readers else 1
+    shares = balance(contexts.tolist(), lengths[contexts].tolist(), num_micro_batches * num_shares)
     micro_batches = tuple(
         _plan_micro_batch(split, own, topology, passes, send_all)
         for own in _smallest_outside(
@@ -150,19 +149,42 @@ def _plan_micro_batch(
     passes: dict[int, tuple[WindowPass, ...]],
     send_all: bool,
 ) -> MicroBatchPlan:
-    owner = {w: t for t, own in enumerate(shares) for c in own for w in context_windows(split, c)}
-    windows = sorted(owner)
+    """`shares`: contexts of each replica of the first stage that reads them (or of nobody)."""
+    own = sorted(context for share in shares for context in share)
+    windows = sorted(w for context in own for w in context_windows(split, context))
     sizes = [split.window_length(w) * len(passes[w]) for w in windows]
-    received = balance(windows, sizes, topology.replicas(Stage.STUDENT))
-    routes = {
-        (t, s): tuple(
-            w for w in received[s] if owner[w] == t and (send_all or any(p.fed for p in passes[w]))
-        )
-        for t in range(topology.replicas(Stage.TEACHER))
-        for s in range(topology.replicas(Stage.STUDENT))
+    travels = [w for w in windows if send_all or any(p.fed for p in passes[w])]
+    read = {}
+    for place, stage in enumerate(topology.graph.reading("contexts")):
+        if place == 0:
+            read[stage] = shares
+        else:
+            lengths = split.context_lengths[own].tolist()
+            read[stage] = balance(own, lengths, topology.replicas(stage))
+    received = {
+        stage: balance(windows, sizes, topology.replicas(stage))
+        for stage in topology.graph.reading("windows")
     }
+    routes: dict[tuple[int, int], list[int]] = {}
+    for source, target in topology.graph.edges:
+        senders = _owners(split, read[source])
+        receivers = {w: s for s, windows in enumerate(received[target]) for w in windows}
+        for window in travels:
+            ranks = (
+                topology.rank(source, senders[window]),
+                topology.rank(target, receivers[window]),
+            )
+            routes.setdefault(ranks, []).append(window)
     return MicroBatchPlan(
-        tuple(tuple(share) for share in shares),
-        tuple(tuple(p for w in own for p in passes[w]) for own in received),
-        {pair: own for pair, own in routes.items() if own},
+        {stage: tuple(map(tuple, shares)) for stage, shares in read.items()},
+        {
+            stage: tuple(tuple(p for w in own for p in passes[w]) for own in shares)
+            for stage, shares in received.items()
+        },
+        {ranks: tuple(own) for ranks, own in routes.items()},
     )
+
+
+def _owners(split: TokenizedSplit, shares: list[list[int]]) -> dict[int, int]:
+    """Window → the replica that has its context."""
+    return {w: r for r, own in enumerate(shares) for c in own for w in context_windows(split, c)}

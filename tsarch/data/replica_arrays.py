@@ -9,7 +9,9 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from tsarch.data.partition import MicroBatchPlan, StepPlan, WindowPass, context_tokens
+from tsarch.data.routes import Route
 from tsarch.records import IntArray, TokenizedSplit
+from tsarch.topology import Stage
 
 # What a call of the model costs apart from its tokens, in tokens: 18 ms of a six-layer model on one
 # CPU core, at 0.8 ms a token. Large batches of fast devices get few calls by the share.
@@ -18,17 +20,17 @@ _CALL_COST_SHARE = 1 / 64
 
 
 @dataclass(frozen=True)
-class TeacherPart:
-    """What a teacher replica reads; an idle replica has one context of one masked-in token."""
+class ContextBatch:
+    """Contexts that a replica reads; an idle one has a context of one masked-in token."""
 
     rows: IntArray
-    """(batch, teacher_tokens) row of each token in the step's `token_ids`."""
+    """(batch, context_tokens) row of each token in the step's `token_ids`."""
     mask: IntArray
-    """(batch, teacher_tokens) 1 at tokens, 0 at padding."""
+    """(batch, context_tokens) 1 at tokens, 0 at padding."""
     words: IntArray
-    """(batch, teacher_tokens) word that starts at a token, −1 elsewhere."""
+    """(batch, context_tokens) word that starts at a token, −1 elsewhere."""
     outgoing: dict[int, IntArray]
-    """Student replica → (num_rows,) flat positions (batch × teacher_tokens) to send it."""
+    """Rank that receives → (states,) flat positions (batch × context_tokens) to send it."""
 
 
 @dataclass(frozen=True)
@@ -53,63 +55,54 @@ class WindowBatch:
     """(windows,) weight of the pass in the loss."""
 
 
-@dataclass(frozen=True)
-class StudentPart:
-    """What a student replica reads; an idle replica has one window of one masked-in token."""
-
-    groups: tuple[WindowBatch, ...]
-    incoming: dict[int, int]
-    """Teacher replica → number of rows that it sends, in the order of arrival."""
-
-
-def teacher_part(
-    split: TokenizedSplit, step: StepPlan, micro_batch: MicroBatchPlan, replica: int
-) -> TeacherPart:
-    """Arrays of teacher replica `replica` for one micro-batch."""
-    contexts = micro_batch.contexts[replica]
-    slices = [context_tokens(split, context) for context in contexts]
-    rows, mask, words = _pad(split, step, slices)
-    places = {context: place for place, context in enumerate(contexts)}
+def context_batch(
+    split: TokenizedSplit,
+    step: StepPlan,
+    micro_batch: MicroBatchPlan,
+    routes: Sequence[Route],
+    stage: Stage,
+    replica: int,
+) -> ContextBatch:
+    """Arrays of a replica of a stage that reads contexts; `routes`: those that start there."""
+    contexts = micro_batch.contexts[stage][replica]
+    rows, mask, words = _pad(split, step, [context_tokens(split, c) for c in contexts])
+    firsts = np.zeros(split.num_contexts, dtype=np.int64)
+    for place, context in enumerate(contexts):
+        firsts[context] = place * rows.shape[1] - split.context_offsets[context]
     outgoing = {}
-    for (source, target), windows in sorted(micro_batch.routes.items()):
-        if source == replica:
-            flat = [_flat(split, window, places, rows.shape[1]) for window in windows]
-            outgoing[target] = np.concatenate(flat)
-    return TeacherPart(rows, mask, words, outgoing)
+    for route in routes:
+        owners = np.searchsorted(split.context_offsets, route.places, side="right") - 1
+        outgoing[route.target] = route.places + firsts[owners]
+    return ContextBatch(rows, mask, words, outgoing)
 
 
-def student_part(
-    split: TokenizedSplit, step: StepPlan, micro_batch: MicroBatchPlan, replica: int
-) -> StudentPart:
-    """Arrays of student replica `replica` for one micro-batch."""
+def window_batches(
+    split: TokenizedSplit,
+    step: StepPlan,
+    micro_batch: MicroBatchPlan,
+    rank: int,
+    stage: Stage,
+    replica: int,
+) -> tuple[WindowBatch, ...]:
+    """Windows of a replica of a stage that reads them, in batches of similar length; `rank`: its
+    number among all. An idle one has a window of one masked-in token."""
     starts: dict[int, int] = {}
-    incoming: dict[int, int] = {}
     total = 0
-    for (source, target), windows in sorted(micro_batch.routes.items()):
-        if target == replica:
+    for (_, target), windows in sorted(micro_batch.routes.items()):
+        if target == rank:
             sizes = [split.window_length(window) for window in windows]
             offsets = [total, *accumulate(sizes, initial=total)][1:]
             starts.update(zip(windows, offsets))
-            incoming[source] = sum(sizes)
             total += sum(sizes)
-    shares = [_by_length(split, passes) for passes in micro_batch.passes]
+    shares = [_by_length(split, passes) for passes in micro_batch.passes[stage]]
     # ZeRO 3 gathers parameters in every call of the model, so replicas must make equally many.
     num_idle = max(map(len, shares)) - len(shares[replica])
     own = shares[replica] + [[]] * num_idle
-    return StudentPart(tuple(_group(split, step, g, starts) for g in own), incoming)
-
-
-def _flat(
-    split: TokenizedSplit, window: int, places: dict[int, int], teacher_tokens: int
-) -> IntArray:
-    """Positions of a window's tokens in the flattened (batch × teacher_tokens) output."""
-    context = split.context_of(window)
-    first = places[context] * teacher_tokens - int(split.context_offsets[context])
-    return split.window_places(window) + first
+    return tuple(_batch(split, step, passes, starts) for passes in own)
 
 
 def _by_length(split: TokenizedSplit, passes: Sequence[WindowPass]) -> list[list[WindowPass]]:
-    """Groups of similar length, longest first; one empty group if there is nothing to do.
+    """Parts of similar length, longest first; one empty part if there is nothing to do.
 
     Windows in the order of their lengths are cut where padded tokens and calls cost least.
     """
@@ -141,7 +134,7 @@ def cheapest_cuts(lengths: IntArray, call_cost: float) -> list[int]:
     return cuts[::-1]
 
 
-def _group(
+def _batch(
     split: TokenizedSplit, step: StepPlan, passes: Sequence[WindowPass], starts: dict[int, int]
 ) -> WindowBatch:
     slices = [split.window_places(p.window) for p in passes]

@@ -38,6 +38,7 @@ class StudentModel(nn.Module):
     ) -> None:
         super().__init__()
         width = backbone.embedding_width
+        self.teacher_width = teacher_width
         self.projection = projection(table_width, width)
         self.bridge = linear_map(teacher_width, width, bridge_scale)
         self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)

@@ -30,7 +30,8 @@ class TeacherModel(nn.Module):
         self.backbone = backbone.model
         self.head = head
         self._embedding_scale = backbone.embedding_scale
-        self._is_seq2seq = bool(backbone.model.config.is_encoder_decoder)
+        self.hidden_width = backbone.hidden_width
+        self.is_seq2seq = bool(backbone.model.config.is_encoder_decoder)
 
     def forward(
         self,
@@ -52,7 +53,7 @@ class TeacherModel(nn.Module):
         embeds = self.projection(embeds)
         if self._embedding_scale != 1.0:
             embeds = embeds * self._embedding_scale
-        if self._is_seq2seq:
+        if self.is_seq2seq:
             hidden = self._decoded(embeds, mask, starts, cache)
         else:
             options: dict[str, Any] = {} if positions is None else {"position_ids": positions}

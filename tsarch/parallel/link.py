@@ -9,31 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tsarch.parallel.groups import ProcessGroup
-
-
-@dataclass(frozen=True)
-class Message:
-    """Name and size of a boundary message; both ends know it from the step's plan."""
-
-    step: int
-    micro_batch: int
-    source: int
-    """Rank (of both stages together) that sends."""
-    target: int
-    """Rank that receives."""
-    rows: int
-    width: int
-
-    def nbytes(self, dtype: torch.dtype) -> int:
-        """Bytes of the rows."""
-        return self.rows * self.width * dtype.itemsize
+from tsarch.records import Message
 
 
 class Link(Protocol):

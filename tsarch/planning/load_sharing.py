@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tsarch.config import Config
-from tsarch.data.partition import StepPlan
+from tsarch.data.partition import MicroBatchPlan, StepPlan
 from tsarch.feeds import batch_plan, num_training_steps, training_feed
 from tsarch.records import TokenizedSplit
 from tsarch.topology import STAGES, Stage, Topology
@@ -44,8 +46,13 @@ def _topology(stage: Stage, replicas: int) -> Topology:
 
 def _num_idle(stage: Stage, plan: StepPlan) -> int:
     """Parts of a step, over micro-batches and replicas, without any work."""
-    parts = [m.contexts if stage is Stage.TEACHER else m.passes for m in plan.micro_batches]
-    return sum(not own for micro_batch in parts for own in micro_batch)
+    shares = [_shares(stage, micro_batch) for micro_batch in plan.micro_batches]
+    return sum(not own for micro_batch in shares for own in micro_batch)
+
+
+def _shares(stage: Stage, plan: MicroBatchPlan) -> Sequence[Sequence[object]]:
+    """What each replica of a stage has to do."""
+    return plan.contexts[stage] if stage.reads == "contexts" else plan.passes[stage]
 
 
 def _busiest_work(train: TokenizedSplit, stage: Stage, plan: StepPlan) -> int:
@@ -53,8 +60,10 @@ def _busiest_work(train: TokenizedSplit, stage: Stage, plan: StepPlan) -> int:
     lengths = train.context_lengths
     total = 0
     for m in plan.micro_batches:
-        if stage is Stage.TEACHER:
-            total += max(len(own) * max(lengths[list(own)], default=0) for own in m.contexts)
+        if stage.reads == "contexts":
+            shares = m.contexts[stage]
+            total += max(len(own) * max(lengths[list(own)], default=0) for own in shares)
         else:
-            total += max(sum(train.window_length(p.window) for p in own) for own in m.passes)
+            passes = m.passes[stage]
+            total += max(sum(train.window_length(p.window) for p in own) for own in passes)
     return total

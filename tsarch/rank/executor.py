@@ -1,23 +1,22 @@
-"""The one executor: runs the stages' programs, of one stage on a rank or of both in a process.
+"""The one executor: runs the stages' programs, of one stage on a rank or of all in a process.
 
-With both stages in one process it goes back and forth between them: whoever's next instruction
+With several stages in one process it goes back and forth between them: whoever's next instruction
 can run without waiting for the other runs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import torch
 
 from tsarch.clock import now_s
 from tsarch.data.feed import Feed
-from tsarch.parallel.link import Link, Message
+from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.rank.activity import Activity
-from tsarch.records import TickReport, TraceEvent
+from tsarch.records import Message, TickReport, TraceEvent
 from tsarch.schedule.instruction import (
     Backward,
     FinishTiedExchange,
@@ -25,37 +24,22 @@ from tsarch.schedule.instruction import (
     Instruction,
     OptimizerStep,
     Program,
+    Receive,
     RecvGrad,
     RecvHidden,
+    Send,
     SendGrad,
     SendHidden,
     StartTiedExchange,
 )
-from tsarch.stage.student_stage import StudentStage
-from tsarch.stage.teacher_stage import TeacherStage
+from tsarch.stage.running import RunningStage
 from tsarch.topology import Stage
 
 Ticks = dict[Stage, tuple[Program, ...]]
 
 
-@dataclass
-class LocalStages:
-    """The stages that live in this process: one on a rank, both in one process."""
-
-    teacher: TeacherStage | None
-    student: StudentStage | None
-
-    def get(self, stage: Stage) -> TeacherStage | StudentStage:
-        """A stage that is here."""
-        found = self.teacher if stage is Stage.TEACHER else self.student
-        assert found is not None, f"the {stage} is not in this process"
-        return found
-
-    @property
-    def names(self) -> tuple[Stage, ...]:
-        """The stages that are here."""
-        here = {Stage.TEACHER: self.teacher, Stage.STUDENT: self.student}
-        return tuple(stage for stage, value in here.items() if value is not None)
+LocalStages = Mapping[Stage, RunningStage]
+"""The stages that live in this process: one on a rank, all in one process."""
 
 
 class Executor:
@@ -87,8 +71,8 @@ class Executor:
         assert all(run.is_done for run in self._runs.values()), "the pipeline is not empty"
         self._feed = feed
         self._runs = {
-            stage: _StageRun(stage, self._stages.get(stage).replica, ticks[stage], first_tick)
-            for stage in self._stages.names
+            stage: _StageRun(stage, self._stages[stage].replica, ticks[stage], first_tick)
+            for stage in self._stages
         }
         for run in self._runs.values():
             self._expect_next(run)
@@ -109,7 +93,7 @@ class Executor:
         reports = []
         moved = False
         for run in self._runs.values():
-            while not run.at_limit and self._is_ready(run.next):
+            while not run.at_limit and self._is_ready(run.stage, run.next):
                 reports += self._run_next(run)
                 moved = True
         assert moved, f"deadlock: {[run.next for run in self._runs.values() if not run.at_limit]}"
@@ -122,7 +106,7 @@ class Executor:
         start_s = now_s()
         self._do(run, instruction)
         if self._trace:
-            _await_device(self._stages.get(run.stage).engine.device)
+            _await_device(self._stages[run.stage].engine.device)
         end_s = now_s()
         link_wait_s = self._link.wait_s - link_wait_s
         tied_wait_s = self._tied.wait_s - tied_wait_s
@@ -158,16 +142,16 @@ class Executor:
         finished.tied_bytes, self._tied.bytes_exchanged = self._tied.bytes_exchanged, 0
         return [finished]
 
-    def _is_ready(self, instruction: Instruction) -> bool:
+    def _is_ready(self, stage: Stage, instruction: Instruction) -> bool:
         match instruction:
             case RecvHidden() | RecvGrad():
-                return all(map(self._link.is_ready, self._incoming(instruction)))
+                return all(map(self._link.is_ready, self._expected(stage, instruction)))
             case FinishTiedExchange(exchange):
                 return self._tied.is_started(exchange)
         return True
 
     def _do(self, run: _StageRun, instruction: Instruction) -> None:
-        stage = self._stages.get(run.stage)
+        stage = self._stages[run.stage]
         feed = self._require_feed
         match instruction:
             case Forward(step, micro_batch, update):
@@ -176,15 +160,13 @@ class Executor:
                 run.report.losses += stage.forward(feed, step, micro_batch, update)
             case Backward(step, micro_batch, last):
                 stage.backward(step, micro_batch, last)
-            case SendHidden(step, micro_batch):
-                self._teacher.send(self._link, step, micro_batch)
-            case RecvHidden(step, micro_batch, requires_grad):
-                self._student.receive(feed, self._link, step, micro_batch, requires_grad)
+            case SendHidden(step, micro_batch, peer) | SendGrad(step, micro_batch, peer):
+                stage.send(feed, self._link, step, micro_batch, peer)
+            case RecvHidden(step, micro_batch, peer, requires_grad):
+                stage.receive(feed, self._link, step, micro_batch, peer, requires_grad)
                 self._expect_next(run)
-            case SendGrad(step, micro_batch):
-                self._student.send(feed, self._link, step, micro_batch)
-            case RecvGrad(step, micro_batch):
-                self._teacher.receive(feed, self._link, step, micro_batch)
+            case RecvGrad(step, micro_batch, peer):
+                stage.receive(feed, self._link, step, micro_batch, peer)
                 self._expect_next(run)
             case OptimizerStep(step):
                 factor = self._learning_rate_factor(step)
@@ -200,40 +182,29 @@ class Executor:
     def _start_exchange(self, stage: Stage, start: StartTiedExchange) -> None:
         touched = self._require_feed.touched(tuple(step for _, step in start.contributions))
         own = dict(start.contributions).get(stage)
-        local = self._stages.get(stage)
+        local = self._stages[stage]
         contribution = None if own is None else local.rows.take(own)
         factor = self._learning_rate_factor(start.learning_rate_step)
         self._tied.start(start.exchange, touched, contribution, local.engine.grad_scale, factor)
 
-    def _incoming(self, receive: RecvHidden | RecvGrad) -> list[Message]:
-        stage = self._student if isinstance(receive, RecvHidden) else self._teacher
-        return stage.incoming(self._require_feed, receive.step, receive.micro_batch)
+    def _expected(self, stage: Stage, instruction: Send | Receive) -> list[Message]:
+        """What a receiving instruction of a stage waits for."""
+        own, feed = self._stages[stage], self._require_feed
+        return own.expected(feed, instruction.step, instruction.micro_batch, instruction.peer)
 
     def _peers(self, run: _StageRun, instruction: Instruction) -> tuple[int, ...]:
         """Ranks at the other end of a link instruction: the same in both directions."""
-        if not isinstance(instruction, SendHidden | RecvHidden | SendGrad | RecvGrad):
+        if not isinstance(instruction, Send | Receive):
             return ()
-        stage, feed = self._stages.get(run.stage), self._require_feed
-        messages = stage.incoming(feed, instruction.step, instruction.micro_batch)
-        return tuple(message.source for message in messages)
+        return tuple(message.source for message in self._expected(run.stage, instruction))
 
     def _expect_next(self, run: _StageRun) -> None:
-        """Post the receives of the next instruction that has some, so that rows arrive during
+        """Post the receives of the next instruction that has some, so that states arrive during
         other work."""
         following = run.next_receive()
         if following is not None:
-            for message in self._incoming(following):
+            for message in self._expected(run.stage, following):
                 self._link.expect(message)
-
-    @property
-    def _teacher(self) -> TeacherStage:
-        assert self._stages.teacher is not None
-        return self._stages.teacher
-
-    @property
-    def _student(self) -> StudentStage:
-        assert self._stages.student is not None
-        return self._stages.student
 
     @property
     def _require_feed(self) -> Feed:
@@ -272,8 +243,7 @@ class _StageRun:
         self._first_tick = first_tick
         self._tick = 0
         self._place = 0
-        receives = RecvHidden | RecvGrad
-        self._receives = [i for tick in ticks for i in tick if isinstance(i, receives)][::-1]
+        self._receives = [i for tick in ticks for i in tick if isinstance(i, Receive)][::-1]
         self._skip_empty()
         self.report = self._new_report()
 
@@ -292,7 +262,7 @@ class _StageRun:
         """The next instruction."""
         return self.ticks[self._tick][self._place]
 
-    def next_receive(self) -> RecvHidden | RecvGrad | None:
+    def next_receive(self) -> Receive | None:
         """The next receiving instruction not handed out before."""
         return self._receives.pop() if self._receives else None
 

@@ -1,7 +1,7 @@
 """Generates texts on all ranks: teachers and students in step, token by token.
 
-The students choose. What they chose goes to all ranks in one small sum over the tied group, so
-that every rank knows which texts go on; only the teachers' rows travel over the link.
+The last stage chooses. What it chose goes to all ranks in one small sum over the tied group, so
+that every rank knows which texts go on; only the teachers' states travel over the link.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from torch import Tensor
 
 from tsarch.config import Mode
 from tsarch.data.partition import balance
+from tsarch.data.routes import Route
 from tsarch.losses.objective import token_logits
+from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration
+from tsarch.pair.halves import TableLookup
 from tsarch.parallel.groups import ProcessGroup
-from tsarch.parallel.link import Link, Message
+from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.rank.executor import LocalStages
 from tsarch.records import IntArray, Texts, TokenizedSplit
 from tsarch.seeding import generator
-from tsarch.stage.generation import Prompt, StudentGeneration, TeacherGeneration
+from tsarch.stage.student_stage import StudentStage
+from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.tasks.decoding import Decoder, DecodingSpec
-from tsarch.topology import STAGES, Stage, Topology
+from tsarch.topology import Stage, Topology
 
 _DONE = -1
 """Stands for the next token of a text that has none."""
@@ -44,8 +48,9 @@ class GenerationSpec:
     use_cache: bool
     student_max_tokens: int
     teacher_width: int
+    """Of a teacher's hidden states."""
     num_outputs: int
-    is_seq2seq: bool
+    """Numbers that a head puts out a position."""
     seed: int
 
 
@@ -77,7 +82,8 @@ class _Batch:
         """Hypotheses of each of them."""
         sizes = [len(prompt.token_ids) for prompt in prompts]
         self.owners = {
-            stage: _owners(balance(self.live, sizes, topology.replicas(stage))) for stage in STAGES
+            stage: _owners(balance(self.live, sizes, topology.replicas(stage)))
+            for stage in topology.stages
         }
         self._num_beams = num_beams
         self._before = self.live, self.num_rows
@@ -133,7 +139,6 @@ class Generator:
         mode: Mode,
         joint_weight: float,
     ) -> None:
-        self._stages = stages
         self._link = link
         self._tied = tied
         self._group = tied_group
@@ -142,6 +147,11 @@ class Generator:
         self._mode = mode
         self._joint_weight = joint_weight
         self._num_rounds = 0
+        self._stages = stages
+        graph = topology.graph
+        self._teacher = next(iter(graph.reading("contexts")), None)
+        self._student = next(iter(graph.reading("windows")), None)
+        self._chooser = graph.stages[-1]
 
     @torch.no_grad()
     def run(self, split: TokenizedSplit, contexts: Sequence[int]) -> Texts:
@@ -156,22 +166,26 @@ class Generator:
     def _generate(self, split: TokenizedSplit, contexts: Sequence[int], table: Tensor) -> Texts:
         num_beams = self._spec.decoding.num_beams
         batch = _Batch(prompts_of(split, contexts), self._topology, num_beams)
-        teacher = _TeacherSide(self._stages, self._tied, self._topology, self._spec)
-        student = _StudentSide(self._stages, self._tied, self._topology, self._spec, table)
+        lookup = TableLookup(self._tied.table)
+        teacher = _TeacherSide(self._teacher, self._stages, self._topology, lookup, self._spec)
+        student = _StudentSide(self._student, self._stages, self._topology, lookup, self._spec)
+        chooser = student if self._chooser is self._student else teacher
         decoders = {
             text: Decoder(
                 self._spec.decoding, generator(self._spec.seed, "decoding", contexts[text])
             )
-            for text in student.own(batch)
+            for text in chooser.own(batch)
         }
         is_first = True
         while batch.live:
-            read = {}
+            states = {}
             if self._mode != "student_alone":
-                read = self._passed_on(batch, teacher.read(batch, is_first), is_first)
+                states = teacher.read(batch, is_first)
+                if self._student is not None:
+                    states = self._passed_on(batch, states, is_first)
             chosen = np.zeros((len(batch.live), num_beams, 2), dtype=np.int64)
-            own = student.own(batch)
-            for text, scores in self._scores(batch, student, own, read, is_first).items():
+            own = chooser.own(batch)
+            for text, scores in self._scores(batch, student, own, states, table, is_first).items():
                 decoder = decoders[text]
                 chosen[batch.live.index(text)] = decoder.choose(scores) or _DONE
             batch.settle(self._summed(chosen))
@@ -181,51 +195,58 @@ class Generator:
     def _passed_on(
         self, batch: _Batch, read: dict[int, Tensor], is_first: bool
     ) -> dict[int, Tensor]:
-        """What teachers have read of their texts, at the students of these: (rows, width +
-        outputs) of a text, the rows of its prompt's window at first, then of its hypotheses."""
+        """What teachers have read of their texts, at the students of these: (states, width +
+        outputs) of a text, the states of its prompt's window at first, then of its hypotheses."""
         self._num_rounds += 1
-        messages = self._messages(batch, is_first)
-        if self._stages.student is not None:
-            for message, _ in messages[Stage.STUDENT]:
-                self._link.expect(message)
-        for message, texts in messages[Stage.TEACHER]:
-            self._link.send(message, torch.cat([read[text] for text in texts]))
+        assert self._student is not None
+        student = self._stages.get(self._student)
+        routes = self._routes(batch, is_first)
+        width = self._width
+        incoming = []
+        if student is not None:
+            own = self._topology.rank(self._student, student.replica)
+            incoming = [route for route in routes if route.target == own]
+        for route in incoming:
+            self._link.expect(route.message(self._num_rounds, 0, width))
+        for route in routes:
+            if self._is_here(route.source):
+                texts = dict.fromkeys(route.places.tolist())
+                states = torch.cat([read[text] for text in texts])
+                self._link.send(route.message(self._num_rounds, 0, width), states)
         arrived: dict[int, Tensor] = {}
-        for message, texts in messages[Stage.STUDENT]:
-            device = self._stages.get(Stage.STUDENT).engine.device
-            dtype = self._stages.get(Stage.STUDENT).engine.compute_dtype
-            rows = torch.empty(message.rows, message.width, dtype=dtype, device=device)
-            self._link.receive(message, rows)
-            sizes = [_num_rows(batch, text, is_first) for text in texts]
-            arrived |= dict(zip(texts, torch.split(rows, sizes), strict=True))
+        for route in incoming:
+            assert student is not None
+            message = route.message(self._num_rounds, 0, width)
+            dtype, device = student.engine.compute_dtype, student.engine.device
+            states = torch.empty(message.rows, message.width, dtype=dtype, device=device)
+            self._link.receive(message, states)
+            texts = dict.fromkeys(route.places.tolist())
+            sizes = [_num_states(batch, text, is_first) for text in texts]
+            arrived |= dict(zip(texts, torch.split(states, sizes), strict=True))
         return arrived
 
-    def _messages(
-        self, batch: _Batch, is_first: bool
-    ) -> dict[Stage, list[tuple[Message, list[int]]]]:
-        """The messages of a round that leave here (teacher) or arrive here (student), and the
-        texts in each."""
-        found: dict[Stage, list[tuple[Message, list[int]]]] = {stage: [] for stage in STAGES}
-        width = self._spec.teacher_width + self._spec.num_outputs
-        for source in range(self._topology.replicas(Stage.TEACHER)):
-            for target in range(self._topology.replicas(Stage.STUDENT)):
-                students = batch.owners[Stage.STUDENT]
-                own = [t for t in batch.own(Stage.TEACHER, source) if students[t] == target]
-                if not own:
-                    continue
-                message = Message(
-                    self._num_rounds,
-                    0,
-                    self._topology.rank(Stage.TEACHER, source),
-                    self._topology.rank(Stage.STUDENT, target),
-                    sum(_num_rows(batch, text, is_first) for text in own),
-                    width,
-                )
-                here = {Stage.TEACHER: source, Stage.STUDENT: target}
-                for stage in self._stages.names:
-                    if self._stages.get(stage).replica == here[stage]:
-                        found[stage].append((message, own))
-        return found
+    def _routes(self, batch: _Batch, is_first: bool) -> list[Route]:
+        """Routes of a round, from the teachers of texts to their students."""
+        assert self._teacher is not None
+        assert self._student is not None
+        texts: dict[tuple[int, int], list[int]] = {}
+        for text in batch.live:
+            source = self._topology.rank(self._teacher, batch.owners[self._teacher][text])
+            target = self._topology.rank(self._student, batch.owners[self._student][text])
+            texts.setdefault((source, target), []).append(text)
+        return [
+            Route(*ranks, np.repeat(own, [_num_states(batch, t, is_first) for t in own]))
+            for ranks, own in sorted(texts.items())
+        ]
+
+    def _is_here(self, rank: int) -> bool:
+        stage, replica = self._topology.place(rank)
+        return stage in self._stages and self._stages[stage].replica == replica
+
+    @property
+    def _width(self) -> int:
+        """Numbers that travel for a state: it and the teacher's prediction."""
+        return self._spec.teacher_width + self._spec.num_outputs
 
     def _scores(
         self,
@@ -233,15 +254,16 @@ class Generator:
         student: _StudentSide,
         own: list[int],
         read: dict[int, Tensor],
+        table: Tensor,
         is_first: bool,
     ) -> dict[int, Tensor]:
         """(hypotheses, vocabulary) log-probabilities of the next token, of every own text."""
-        if self._stages.student is None:
+        if self._chooser not in self._stages:
             return {}
         width = self._spec.teacher_width
-        hidden = {text: rows[:, :width] for text, rows in read.items()}
+        hidden = {text: states[:, :width] for text, states in read.items()}
         said: list[Tensor] = []
-        if self._mode != "teacher":
+        if self._mode != "teacher" and self._student is not None:
             fed = hidden if self._mode != "student_alone" else None
             said.append(student.read(batch, fed, is_first))
         if self._mode in ("teacher", "joint") and own:
@@ -249,7 +271,6 @@ class Generator:
             said.append(torch.cat(last))
         if not own:
             return {}
-        table = student.table
         logs = [torch.log_softmax(token_logits(own, table), dim=-1) for own in said]
         scores = logs[0]
         if self._mode == "joint":
@@ -260,13 +281,13 @@ class Generator:
         """The students' choices on all ranks: each has filled in its own texts'."""
         if self._group is None:
             return chosen
-        device = self._stages.get(self._stages.names[0]).engine.device
+        device = next(iter(self._stages.values())).engine.device
         values = torch.from_numpy(chosen).to(device)
         self._group.allreduce(values).wait()
         return values.cpu().numpy()
 
 
-def _num_rows(batch: _Batch, text: int, is_first: bool) -> int:
+def _num_states(batch: _Batch, text: int, is_first: bool) -> int:
     if not is_first:
         return batch.num_rows
     prompt = batch.prompts[text]
@@ -283,16 +304,20 @@ def _mixed(teacher: Tensor, student: Tensor, weight: float) -> Tensor:
 class _Side:
     """A stage's texts on this rank; if the stage isn't here, it has none."""
 
-    stage: Stage
-
-    def __init__(self, stages: LocalStages, topology: Topology) -> None:
-        self._is_here = self.stage in stages.names
-        self._replica = stages.get(self.stage).replica if self._is_here else -1
-        self._has_spare = topology.replicas(self.stage) > 1
+    def __init__(
+        self, stage: Stage | None, stages: LocalStages, topology: Topology, spec: GenerationSpec
+    ) -> None:
+        self.stage = stage
+        self.spec = spec
+        self.here = None if stage is None else stages.get(stage)
+        self._has_spare = stage is not None and topology.replicas(stage) > 1
+        self._num_rows = 0
 
     def own(self, batch: _Batch) -> list[int]:
         """Own texts that go on."""
-        return batch.own(self.stage, self._replica)
+        if self.stage is None or self.here is None:
+            return []
+        return batch.own(self.stage, self.here.replica)
 
     def prompts(self, batch: _Batch) -> list[Prompt]:
         """Prompts of the own texts, and of nothing."""
@@ -301,29 +326,32 @@ class _Side:
 
     def continuation(self, batch: _Batch) -> tuple[IntArray, IntArray]:
         """Parents and next tokens of the own texts, and of nothing."""
-        parents, tokens = batch.continuation(self.stage, self._replica)
+        assert self.stage is not None
+        assert self.here is not None
+        parents, tokens = batch.continuation(self.stage, self.here.replica)
         if not self._has_spare:
             return parents, tokens
         spare = self._num_rows - 1
         return np.append(parents, spare), np.append(tokens, 0)
 
-    _num_rows = 0
-
 
 class _TeacherSide(_Side):
-    stage = Stage.TEACHER
-
     def __init__(
-        self, stages: LocalStages, tied: TiedEmbedding, topology: Topology, spec: GenerationSpec
+        self,
+        stage: Stage | None,
+        stages: LocalStages,
+        topology: Topology,
+        lookup: TableLookup,
+        spec: GenerationSpec,
     ) -> None:
-        super().__init__(stages, topology)
-        if self._is_here:
-            engine = stages.get(self.stage).engine
-            self._model = TeacherGeneration(engine, tied, spec.is_seq2seq, spec.use_cache)
+        super().__init__(stage, stages, topology, spec)
+        if self.here is not None:
+            assert isinstance(self.here, TeacherStage)
+            self._model = TeacherGeneration(self.here.half, lookup, spec.use_cache)
 
     def read(self, batch: _Batch, is_first: bool) -> dict[int, Tensor]:
         """Hidden states and predictions of the newest tokens (at first: of the windows)."""
-        if not self._is_here:
+        if self.here is None:
             return {}
         if is_first:
             prompts = self.prompts(batch)
@@ -333,50 +361,46 @@ class _TeacherSide(_Side):
         self._num_rows = len(parents)
         if not len(parents):
             return {}
-        rows = self._model.step(parents, tokens)
-        return dict(zip(self.own(batch), torch.split(rows, batch.num_rows)))
+        states = self._model.step(parents, tokens)
+        return dict(zip(self.own(batch), torch.split(states, batch.num_rows)))
 
 
 class _StudentSide(_Side):
-    stage = Stage.STUDENT
-
     def __init__(
         self,
+        stage: Stage | None,
         stages: LocalStages,
-        tied: TiedEmbedding,
         topology: Topology,
+        lookup: TableLookup,
         spec: GenerationSpec,
-        table: Tensor,
     ) -> None:
-        super().__init__(stages, topology)
-        self.table = table
-        if self._is_here:
-            self._width = spec.teacher_width
+        super().__init__(stage, stages, topology, spec)
+        if self.here is not None:
+            assert isinstance(self.here, StudentStage)
+            self._width = self.here.half.teacher_width
             self._model = StudentGeneration(
-                stages.get(self.stage).engine,
-                tied,
-                spec.teacher_width,
-                spec.student_max_tokens,
-                spec.use_cache,
+                self.here.half, lookup, spec.student_max_tokens, spec.use_cache
             )
 
     def read(self, batch: _Batch, hidden: dict[int, Tensor] | None, is_first: bool) -> Tensor:
-        """(rows, outputs) predictions of the own texts' next tokens."""
+        """(texts, outputs) predictions of the own texts' next tokens."""
+        assert self.here is not None
         own = self.own(batch)
+        nothing = torch.zeros(0, self.spec.num_outputs, device=self.here.engine.device)
         fed = None if hidden is None else [hidden[text] for text in own]
         if fed is not None and self._has_spare:
-            fed.append(self.table.new_zeros(1, self._width))
+            fed.append(torch.zeros(1, self._width, device=self.here.engine.device))
         if is_first:
             prompts = self.prompts(batch)
             self._num_rows = len(prompts)
             if not prompts:
-                return self.table[:0]
+                return nothing
             said = self._model.start(prompts, fed)
         else:
             parents, tokens = self.continuation(batch)
             self._num_rows = len(parents)
             if not len(parents):
-                return self.table[:0]
-            rows = None if fed is None else torch.cat([own.to(fed[0].dtype) for own in fed])
-            said = self._model.step(parents, tokens, rows)
+                return nothing
+            states = None if fed is None else torch.cat([own.to(fed[0].dtype) for own in fed])
+            said = self._model.step(parents, tokens, states)
         return said[: len(own) * batch.num_rows]

@@ -24,7 +24,7 @@ from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.prepare import Prepared
 from tsarch.rank.activity import Activity
-from tsarch.rank.executor import Executor, LocalStages, Ticks
+from tsarch.rank.executor import Executor, Ticks
 from tsarch.rank.generate import GenerationSpec, Generator, chosen_contexts
 from tsarch.rank.learning_rate import learning_rate_factor
 from tsarch.rank.rank_checkpoint import RankCheckpoint
@@ -55,6 +55,7 @@ from tsarch.stage.build import (
     table_shape,
 )
 from tsarch.stage.engine import Engine, LocalEngine, OptimizerSpec, make_optimizer
+from tsarch.stage.running import RunningStage
 from tsarch.stage.student_stage import DistillationSpec, StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.tasks.decoding import DecodingSpec
@@ -122,7 +123,6 @@ class Rank:
             prepared.splits["train"],
             plan,
             wiring.topology,
-            self._teacher_width,
             self._vocabulary,
         )
         self._num_steps = num_training_steps(config, plan)
@@ -193,7 +193,7 @@ class Rank:
         whole = self._prepared.splits[split]
         nothing = np.zeros((0, 2), dtype=np.int64)
         none = Windows(nothing, np.zeros(whole.num_contexts + 1, dtype=np.int64))
-        teacher = self._stages.teacher
+        teacher = self._stages.get(Stage.TEACHER)
         words, predictions = [], []
 
         def keep(own: IntArray, logits: torch.Tensor) -> None:
@@ -202,6 +202,7 @@ class Rank:
             predictions.append(logits[torch.from_numpy(is_word).to(logits.device)].float().cpu())
 
         if teacher is not None:
+            assert isinstance(teacher, TeacherStage)
             teacher.on_output = keep
         self._run_forward(whole.with_windows(none))
         if teacher is None:
@@ -218,8 +219,9 @@ class Rank:
         """
         whole = self._prepared.splits[split]
         collector = self._task.collector(joint_weights)
-        student = self._stages.student
+        student = self._stages.get(Stage.STUDENT)
         if student is not None:
+            assert isinstance(student, StudentStage)
             student.on_output = collector.add
         self._run_forward(whole if windows is None else whole.with_windows(windows))
         if student is None:
@@ -275,7 +277,6 @@ class Rank:
             config.student.max_tokens,
             self._teacher_width,
             self._num_predictions,
-            bool(self._hf_configs[Stage.TEACHER].is_encoder_decoder),
             config.run.seed,
         )
 
@@ -353,9 +354,8 @@ class Rank:
             self._parameters[stage.value] = num_elements(model.module)
             spec = optimizer_spec(self._config, stage)
             self._engines[stage] = self._wiring.make_engine(stage, model.module, spec)
-        self._stages = LocalStages(
-            self._teacher(places.get(Stage.TEACHER)), self._student(places.get(Stage.STUDENT))
-        )
+        make = {"contexts": self._teacher, "windows": self._student}
+        self._stages = {stage: make[stage.reads](stage, r) for stage, r in places.items()}
         self._link = self._make_link()
 
     def _make_link(self) -> Link:
@@ -371,26 +371,16 @@ class Rank:
         outstanding = 2 * micro_batches * max(topology.replicas(stage) for stage in STAGES)
         return GroupLink(group, self._wiring.device, dtype, outstanding)
 
-    def _teacher(self, replica: int | None) -> TeacherStage | None:
-        if replica is None:
-            return None
-        return TeacherStage(
-            self._engines[Stage.TEACHER],
-            self.tied,
-            replica,
-            self._task.objective,
-            bool(self._hf_configs[Stage.TEACHER].is_encoder_decoder),
-        )
+    def _teacher(self, stage: Stage, replica: int) -> RunningStage:
+        return TeacherStage(stage, self._engines[stage], self.tied, replica, self._task.objective)
 
-    def _student(self, replica: int | None) -> StudentStage | None:
-        if replica is None:
-            return None
+    def _student(self, stage: Stage, replica: int) -> RunningStage:
         kd = self._config.distillation
         return StudentStage(
-            self._engines[Stage.STUDENT],
+            stage,
+            self._engines[stage],
             self.tied,
             replica,
-            self._teacher_width,
             self._num_predictions,
             self._task.objective,
             DistillationSpec(kd.weight, kd.temperature, kd.passes),

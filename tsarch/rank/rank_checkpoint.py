@@ -30,8 +30,9 @@ from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.rank.executor import LocalStages
 from tsarch.schedule.instruction import SendHidden
-from tsarch.stage.in_flight import keep_rows, saved_messages
-from tsarch.topology import Stage, Topology
+from tsarch.stage.in_flight import keep_states, saved_messages
+from tsarch.stage.teacher_stage import TeacherStage
+from tsarch.topology import Topology
 
 
 class RankCheckpoint:
@@ -53,15 +54,13 @@ class RankCheckpoint:
         two ticks; the one before must have been written."""
         started_s = time.perf_counter()
         self._copies.begin()
-        for stage in self._stages.names:
-            own = self._stages.get(stage)
+        for stage, own in self._stages.items():
             own.engine.keep_state(self._copies.into(f"{stage}-{own.replica}.safetensors"))
         rank = self._rank
         self._tied.keep_state(self._copies.into(f"embedding-{rank}.safetensors"))
-        teacher = self._stages.teacher
-        if teacher is not None and in_flight:
+        for teacher in self._senders if in_flight else ():
             keep = self._copies.into(f"in-flight-{rank}.safetensors")
-            keep_rows(self._feed, teacher.replica, teacher.sent, in_flight, keep)
+            keep_states(self._feed, rank, teacher.sent, in_flight, keep)
         keep = self._copies.into(f"random-{rank}.safetensors")
         for name, state in _generator_states().items():
             keep(name, state)
@@ -103,11 +102,10 @@ class RankCheckpoint:
                 own = sorted(name for name in names if name.startswith(prefix))
                 return list(store.fetch(cut.step, own, Path(folder)).values())
 
-            for stage in self._stages.names:
-                saved = SavedTensors(fetch(f"{stage}-"))
-                self._stages.get(stage).engine.restore_state(saved)
+            for stage, own in self._stages.items():
+                own.engine.restore_state(SavedTensors(fetch(f"{stage}-")))
             self._tied.restore_state([SavedTensors([p]) for p in fetch("embedding-")])
-            if self._stages.teacher is not None and in_flight:
+            if self._senders and in_flight:
                 self._resend([SavedTensors([p]) for p in fetch("in-flight-")], in_flight)
             if same_ranks:
                 _restore_generators(SavedTensors(fetch(f"random-{self._rank}.")))
@@ -115,18 +113,22 @@ class RankCheckpoint:
     def _resend(
         self, saved: Sequence[Mapping[str, Tensor]], in_flight: Sequence[SendHidden]
     ) -> None:
-        teacher = self._stages.teacher
-        assert teacher is not None
-        for send in in_flight:
-            messages = saved_messages(self._feed, teacher.replica, saved, send)
-            teacher.resend(self._link, send.step, send.micro_batch, messages)
+        for teacher in self._senders:
+            for send in in_flight:
+                messages = saved_messages(self._feed, self._rank, saved, send)
+                teacher.resend(self._link, send.step, send.micro_batch, send.peer, messages)
         self._link.bytes_sent = 0  # they were counted when they were sent first
+
+    @property
+    def _senders(self) -> list[TeacherStage]:
+        """Stages here whose states may be in flight."""
+        return [own for own in self._stages.values() if isinstance(own, TeacherStage)]
 
     @property
     def _rank(self) -> int:
         """Number of the first rank here."""
-        stage: Stage = self._stages.names[0]
-        return self._topology.rank(stage, self._stages.get(stage).replica)
+        stage, own = next(iter(self._stages.items()))
+        return self._topology.rank(stage, own.replica)
 
 
 def _generator_states() -> dict[str, Tensor]:

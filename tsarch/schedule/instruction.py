@@ -27,40 +27,44 @@ class Backward:
 
 @dataclass(frozen=True)
 class SendHidden:
-    """Teacher: start sending the hidden states of a micro-batch. Pairs with `RecvHidden` of the
-    same (step, micro_batch) on the student; does not wait for it."""
+    """Start sending the hidden states of a micro-batch to the stage `peer`. Pairs with `RecvHidden`
+    of the same (step, micro_batch) there; does not wait for it."""
 
     step: int
     micro_batch: int
+    peer: Stage
 
 
 @dataclass(frozen=True)
 class RecvHidden:
-    """Student: wait for the hidden states of a micro-batch (pairs with `SendHidden`).
+    """Wait for the hidden states of a micro-batch from the stage `peer` (pairs with `SendHidden`).
 
     `requires_grad`: their gradient will go back (`SendGrad`)."""
 
     step: int
     micro_batch: int
+    peer: Stage
     requires_grad: bool = False
 
 
 @dataclass(frozen=True)
 class SendGrad:
-    """Student: start sending the gradient of a micro-batch's hidden states. Pairs with `RecvGrad`
-    of the same (step, micro_batch) on the teacher; does not wait for it."""
+    """Start sending the gradient of a micro-batch's hidden states back to the stage `peer`. Pairs
+    with `RecvGrad` of the same (step, micro_batch) there; does not wait for it."""
 
     step: int
     micro_batch: int
+    peer: Stage
 
 
 @dataclass(frozen=True)
 class RecvGrad:
-    """Teacher: wait for the gradient that the micro-batch's `Backward` takes in (pairs with
-    `SendGrad`)."""
+    """Wait for the gradient from the stage `peer` that the micro-batch's `Backward` takes in (pairs
+    with `SendGrad`)."""
 
     step: int
     micro_batch: int
+    peer: Stage
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,10 @@ class OptimizerStep:
 
 @dataclass(frozen=True)
 class StartTiedExchange:
-    """All ranks of both stages: start summing the tied embedding's gradient.
+    """All ranks of all stages: start summing the tied embedding's gradient.
 
     `contributions` names, per stage that adds a gradient, the step it comes from; a stage not
-    named takes part with zeros. Every rank of both stages meets exchanges in the same order.
+    named takes part with zeros. Every rank meets exchanges in the same order.
     """
 
     exchange: int
@@ -90,15 +94,9 @@ class FinishTiedExchange:
     exchange: int
 
 
+Send = SendHidden | SendGrad
+Receive = RecvHidden | RecvGrad
 Instruction = (
-    Forward
-    | Backward
-    | SendHidden
-    | RecvHidden
-    | SendGrad
-    | RecvGrad
-    | OptimizerStep
-    | StartTiedExchange
-    | FinishTiedExchange
+    Forward | Backward | Send | Receive | OptimizerStep | StartTiedExchange | FinishTiedExchange
 )
 Program = tuple[Instruction, ...]

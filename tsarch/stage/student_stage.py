@@ -1,4 +1,5 @@
-"""The student stage of one rank: model and engine, and what is under way between instructions."""
+"""A stage that reads windows, on one rank: its half of the pair in an engine, and what is under way
+between instructions."""
 
 from __future__ import annotations
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 from tsarch.data.feed import Feed
-from tsarch.data.replica_arrays import StudentPart, WindowBatch
+from tsarch.data.replica_arrays import WindowBatch
 from tsarch.losses.objective import Objective
-from tsarch.parallel.link import Link, Message
-from tsarch.parallel.tied_embedding import TiedEmbedding, TouchedRows
-from tsarch.records import LossParts
+from tsarch.models.student_model import StudentModel
+from tsarch.pair.halves import StudentHalf, Tokens
+from tsarch.parallel.link import Link
+from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.records import LossParts, Message
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
 from tsarch.tasks.collect import WindowOutputs
@@ -41,24 +44,26 @@ class _Boundary:
 
 
 class StudentStage:
-    """Runs the student's instructions on replica `replica`."""
+    """Runs the instructions of replica `replica`."""
 
     def __init__(
         self,
+        stage: Stage,
         engine: Engine,
         tied: TiedEmbedding,
         replica: int,
-        teacher_width: int,
         num_outputs: int,
         objective: Objective,
         distillation: DistillationSpec,
     ) -> None:
+        self.stage = stage
         self.engine = engine
         self.replica = replica
+        assert isinstance(engine.module, StudentModel)
+        self.half = StudentHalf(engine, engine.module.teacher_width)
         self.on_output: Callable[[WindowOutputs], None] | None = None
-        """Called with every group's predictions while evaluating."""
+        """Called with every batch's predictions while evaluating."""
         self.rows = StepRows(tied)
-        self._teacher_width = teacher_width
         self._num_outputs = num_outputs
         self._objective = objective
         self._distillation = distillation
@@ -66,66 +71,67 @@ class StudentStage:
         self._boundaries: dict[tuple[int, int], _Boundary] = {}
         self._outgoing: dict[tuple[int, int], Tensor] = {}
 
-    def incoming(self, feed: Feed, step: int, micro_batch: int) -> list[Message]:
+    def expected(self, feed: Feed, step: int, micro_batch: int, peer: Stage) -> list[Message]:
         """The messages with a micro-batch's hidden states, in order of arrival."""
-        part = feed.student_part(step, micro_batch, self.replica)
-        width = self._teacher_width + (self._num_outputs if feed.send_predictions else 0)
-        own = feed.topology.rank(Stage.STUDENT, self.replica)
-        return [
-            Message(step, micro_batch, feed.topology.rank(Stage.TEACHER, teacher), own, rows, width)
-            for teacher, rows in part.incoming.items()
-        ]
+        routes = feed.routes_to(step, micro_batch, self._rank(feed), peer)
+        return [route.message(step, micro_batch, self._width(feed)) for route in routes]
 
     def receive(
-        self, feed: Feed, link: Link, step: int, micro_batch: int, requires_grad: bool
+        self,
+        feed: Feed,
+        link: Link,
+        step: int,
+        micro_batch: int,
+        peer: Stage,
+        requires_grad: bool = False,
     ) -> None:
         """Wait for the hidden states of a micro-batch (and predictions, if they come along).
 
         `requires_grad`: `backward` will make their gradient, for `send`.
         """
-        messages = self.incoming(feed, step, micro_batch)
-        width = self._teacher_width + (self._num_outputs if feed.send_predictions else 0)
-        # One row more, so that an idle replica's indices point somewhere; nothing reads it.
-        rows = torch.zeros(
-            sum(m.rows for m in messages) + 1,
-            width,
-            dtype=self.engine.compute_dtype,
-            device=self.engine.device,
-        )
+        messages = self.expected(feed, step, micro_batch, peer)
+        states = self._room(feed, sum(message.rows for message in messages))
         start = 0
         for message in messages:
-            link.receive(message, rows[start : start + message.rows])
+            link.receive(message, states[start : start + message.rows])
             start += message.rows
-        hidden, predictions = rows[:, : self._teacher_width], None
+        hidden, predictions = states[:, : self.half.teacher_width], None
         if feed.send_predictions:
-            predictions = rows[:, self._teacher_width :]
+            predictions = states[:, self.half.teacher_width :]
         if requires_grad:
             hidden = hidden.clone().requires_grad_()
         self._boundaries[step, micro_batch] = _Boundary(hidden, predictions)
 
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Predictions and loss of a micro-batch's windows; keeps the graph for an update."""
-        part = feed.student_part(step, micro_batch, self.replica)
+        batches = feed.window_batches(step, micro_batch, self.stage, self.replica)
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
-        boundary = self._boundaries[step, micro_batch]
+        boundary = self._boundaries.get((step, micro_batch))
+        if boundary is None:  # nobody feeds this stage
+            boundary = _Boundary(self._room(feed, 0)[:, : self.half.teacher_width], None)
         with torch.set_grad_enabled(update):
-            predictions = self._predictions(part, touched, boundary.hidden)
+            predictions = self.half.read(
+                touched,
+                [Tokens(own.rows, own.mask) for own in batches],
+                boundary.hidden,
+                [own.boundary for own in batches],
+            )
             outputs = [
                 WindowOutputs(
-                    group,
-                    torch.from_numpy(feed.labels(group.words)).to(own.device),
+                    batch,
+                    torch.from_numpy(feed.labels(batch.words)).to(own.device),
                     own,
-                    self._teacher_view(group, boundary.predictions),
+                    self._teacher_view(batch, boundary.predictions),
                     touched.leaf,
                 )
-                for group, own in zip(part.groups, predictions, strict=True)
+                for batch, own in zip(batches, predictions, strict=True)
             ]
-            num_terms = feed.plan(step).num_terms(Stage.STUDENT, self._objective.per_sequence)
+            num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
             loss, parts = self._loss(num_terms, outputs)
         if update:
             self._losses[step, micro_batch] = loss
         if not boundary.hidden.requires_grad:
-            del self._boundaries[step, micro_batch]
+            self._boundaries.pop((step, micro_batch), None)
         if self.on_output is not None:
             for output in outputs:
                 self.on_output(output)
@@ -140,49 +146,54 @@ class StudentStage:
             grad = torch.zeros_like(boundary.hidden) if grad is None else grad
             self._outgoing[step, micro_batch] = grad * self.engine.grad_scale
 
-    def send(self, feed: Feed, link: Link, step: int, micro_batch: int) -> None:
-        """Start sending the gradient of a micro-batch's hidden states back to the teachers."""
+    def send(self, feed: Feed, link: Link, step: int, micro_batch: int, peer: Stage) -> None:
+        """Start sending the gradient of a micro-batch's hidden states back to a peer."""
         grad = self._outgoing.pop((step, micro_batch))
         start = 0
-        for m in self.incoming(feed, step, micro_batch):
-            back = Message(step, micro_batch, m.target, m.source, m.rows, self._teacher_width)
-            link.send(back, grad[start : start + m.rows])
-            start += m.rows
+        for route in feed.routes_to(step, micro_batch, self._rank(feed), peer):
+            back = route.message_back(step, micro_batch, self.half.teacher_width)
+            link.send(back, grad[start : start + back.rows])
+            start += back.rows
 
-    def _predictions(
-        self, part: StudentPart, touched: TouchedRows, boundary: Tensor
-    ) -> list[Tensor]:
-        device, dtype = self.engine.device, self.engine.compute_dtype
-        embeds = [touched.lookup(torch.from_numpy(g.rows).to(device), dtype) for g in part.groups]
-        masks = [torch.from_numpy(g.mask).to(device) for g in part.groups]
-        places = [torch.from_numpy(g.boundary).to(device) for g in part.groups]
-        predictions: list[Tensor] = self.engine.forward(embeds, masks, boundary, places)
-        return predictions
+    def _rank(self, feed: Feed) -> int:
+        return feed.topology.rank(self.stage, self.replica)
 
-    def _teacher_view(self, group: WindowBatch, predictions: Tensor | None) -> Tensor | None:
-        """The teacher's predictions at the group's positions (also of passes that were not fed)."""
+    def _width(self, feed: Feed) -> int:
+        """Numbers that travel for a position."""
+        return self.half.teacher_width + (self._num_outputs if feed.send_predictions else 0)
+
+    def _room(self, feed: Feed, num_states: int) -> Tensor:
+        """Zeros for so many states, and a row more, so that an idle replica's indices point
+        somewhere; nothing reads it."""
+        dtype, device = self.engine.compute_dtype, self.engine.device
+        return torch.zeros(num_states + 1, self._width(feed), dtype=dtype, device=device)
+
+    def _teacher_view(self, batch: WindowBatch, predictions: Tensor | None) -> Tensor | None:
+        """The teacher's predictions at the batch's positions (also of passes that were not fed)."""
         if predictions is None:
             return None
-        places = torch.from_numpy(group.arrived).to(self.engine.device)
+        places = torch.from_numpy(batch.arrived).to(self.engine.device)
         return predictions[places.clamp(min=0)]
 
     def _loss(self, num_terms: int, outputs: list[WindowOutputs]) -> tuple[Tensor, LossParts]:
         """Σ weight · (loss + λ·KD) / terms of the global batch, and its parts."""
         total = torch.zeros((), device=self.engine.device)
-        sums = {"student": 0.0, "student_alone": 0.0, "distillation": 0.0}
+        name = self.stage.name
+        alone, taught = f"{name}_alone", f"distillation{name.removeprefix('student')}"
+        sums = {name: 0.0, alone: 0.0, taught: 0.0}
         for output in outputs:
-            weight = torch.from_numpy(output.group.weight).to(total.device).unsqueeze(1)
+            weight = torch.from_numpy(output.batch.weight).to(total.device).unsqueeze(1)
             losses = self._objective.losses(output.student, output.labels, output.table)
             total = total + (losses * weight).sum()
-            second = torch.from_numpy(output.group.second).to(total.device).unsqueeze(1)
+            second = torch.from_numpy(output.batch.second).to(total.device).unsqueeze(1)
             per_pass = losses.detach().double()
-            sums["student"] += float((per_pass * (1 - second)).sum())
-            sums["student_alone"] += float((per_pass * second).sum())
+            sums[name] += float((per_pass * (1 - second)).sum())
+            sums[alone] += float((per_pass * second).sum())
             if self._distillation.weight > 0 and output.teacher is not None:
                 divergence = self._divergence(output) * weight
                 total = total + self._distillation.weight * divergence.sum().float()
-                sums["distillation"] += float(divergence.detach().double().sum())
-        parts = LossParts({name: value / num_terms for name, value in sums.items()})
+                sums[taught] += float(divergence.detach().double().sum())
+        parts = LossParts({part: value / num_terms for part, value in sums.items()})
         return total / num_terms, parts
 
     def _divergence(self, output: WindowOutputs) -> Tensor:
@@ -193,6 +204,6 @@ class StudentStage:
             output.student, output.teacher, output.labels, spec.temperature, output.table
         )
         if spec.passes != "all":
-            fed = torch.from_numpy(output.group.fed).to(divergence.device).unsqueeze(1)
+            fed = torch.from_numpy(output.batch.fed).to(divergence.device).unsqueeze(1)
             divergence = divergence * (fed if spec.passes == "fed" else 1 - fed)
         return divergence

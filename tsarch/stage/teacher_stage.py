@@ -1,4 +1,5 @@
-"""The teacher stage of one rank: model and engine, and what is under way between instructions."""
+"""A stage that reads contexts, on one rank: its half of the pair in an engine, and what is under
+way between instructions."""
 
 from __future__ import annotations
 
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor
 
 from tsarch.data.feed import Feed
-from tsarch.data.replica_arrays import TeacherPart
+from tsarch.data.replica_arrays import ContextBatch
 from tsarch.losses.objective import Objective
-from tsarch.parallel.link import Link, Message
+from tsarch.models.teacher_model import TeacherModel
+from tsarch.pair.halves import TeacherHalf, Tokens
+from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import IntArray, LossParts
+from tsarch.records import IntArray, LossParts, Message
 from tsarch.stage.engine import Engine
-from tsarch.stage.in_flight import Outgoing
+from tsarch.stage.in_flight import Sent
 from tsarch.stage.step_rows import StepRows
 from tsarch.topology import Stage
 
@@ -25,105 +28,116 @@ from tsarch.topology import Stage
 class _UnderWay:
     """A micro-batch between its forward and its backward."""
 
-    part: TeacherPart
+    batch: ContextBatch
     hidden: Tensor
-    """(batch × teacher_tokens, teacher_width), with its graph."""
+    """(batch × context_tokens, teacher_width), with its graph."""
     loss: Tensor
     grad: Tensor | None = None
     """Gradient of the students' losses at `hidden`, once it has come."""
 
 
 class TeacherStage:
-    """Runs the teacher's instructions on replica `replica`."""
+    """Runs the instructions of replica `replica`."""
 
     def __init__(
         self,
+        stage: Stage,
         engine: Engine,
         tied: TiedEmbedding,
         replica: int,
         objective: Objective,
-        is_seq2seq: bool = False,
     ) -> None:
+        self.stage = stage
         self.engine = engine
         self.replica = replica
+        module = engine.module
+        assert isinstance(module, TeacherModel)
+        self.half = TeacherHalf(engine, module.is_seq2seq)
+        self._hidden_width = module.hidden_width
         self.on_output: Callable[[IntArray, Tensor], None] | None = None
-        """Called with every part's words and predictions while the teacher alone is evaluated."""
+        """Called with every batch's words and predictions while a teacher alone is evaluated."""
         self._objective = objective
-        self._is_seq2seq = is_seq2seq
         self.rows = StepRows(tied)
         self._under_way: dict[tuple[int, int], _UnderWay] = {}
-        self.sent: Outgoing = {}
+        self.sent: Sent = {}
         """The last step's messages: a checkpoint takes those that are under way."""
-        self._outgoing: dict[tuple[int, int], list[tuple[Message, Tensor]]] = {}
+        self._outgoing: dict[tuple[int, int], Tensor] = {}
 
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Hidden states, predictions and loss of a micro-batch; keeps the graph for an update."""
-        part = feed.teacher_part(step, micro_batch, self.replica)
+        batch = feed.context_batch(step, micro_batch, self.stage, self.replica)
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
-        device = self.engine.device
         with torch.set_grad_enabled(update):
-            embeds = touched.lookup(
-                torch.from_numpy(part.rows).to(device), self.engine.compute_dtype
-            )
-            mask = torch.from_numpy(part.mask).to(device)
-            hidden, predictions = self.engine.forward(embeds, mask, self._starts(part.words))
-            hidden = hidden.flatten(0, 1)
-            labels = torch.from_numpy(feed.labels(part.words)).to(device)
+            states = self.half.encode(touched, Tokens(batch.rows, batch.mask), self._starts(batch))
+            hidden, predictions = states.hidden.flatten(0, 1), states.predictions
+            labels = torch.from_numpy(feed.labels(batch.words)).to(self.engine.device)
             losses = self._objective.losses(predictions, labels, touched.leaf)
-            num_terms = feed.plan(step).num_terms(Stage.TEACHER, self._objective.per_sequence)
+            num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
             loss = losses.sum() / num_terms
         if update:
-            self._under_way[step, micro_batch] = _UnderWay(part, hidden, loss)
+            self._under_way[step, micro_batch] = _UnderWay(batch, hidden, loss)
         predictions = predictions.detach()
         if self.on_output is not None:
-            self.on_output(part.words, predictions)
-        sent = self._objective.sent(predictions, labels).flatten(0, 1)
-        self._outgoing[step, micro_batch] = self._messages(
-            feed, part, step, micro_batch, hidden.detach(), sent
-        )
+            self.on_output(batch.words, predictions)
+        if feed.topology.graph.targets(self.stage):
+            states_out = hidden.detach()
+            if feed.send_predictions:
+                sent = self._objective.sent(predictions, labels).flatten(0, 1)
+                states_out = torch.cat([states_out, sent.to(states_out.dtype)], dim=-1)
+            self._outgoing[step, micro_batch] = states_out
         total = float(losses.detach().double().sum()) / num_terms
-        return LossParts({"teacher": total})
+        return LossParts({self.stage.name: total})
 
-    def send(self, link: Link, step: int, micro_batch: int) -> None:
-        """Start sending the hidden states of a micro-batch, to each student what it needs."""
-        messages = self._outgoing.pop((step, micro_batch))
-        self.sent[micro_batch] = (step, messages)
-        for message, rows in messages:
-            link.send(message, rows)
+    def send(self, feed: Feed, link: Link, step: int, micro_batch: int, peer: Stage) -> None:
+        """Start sending a micro-batch's hidden states, to each rank of `peer` what it needs."""
+        states = self._outgoing[step, micro_batch]
+        batch = feed.context_batch(step, micro_batch, self.stage, self.replica)
+        messages = []
+        for route in feed.routes_from(step, micro_batch, self._rank(feed), peer):
+            own = torch.from_numpy(batch.outgoing[route.target]).to(states.device)
+            message = route.message(step, micro_batch, states.shape[1])
+            messages.append((message, states[own]))
+        self._send_all(link, step, micro_batch, peer, messages)
+        if peer is feed.topology.graph.targets(self.stage)[-1]:
+            del self._outgoing[step, micro_batch]
 
     def resend(
-        self, link: Link, step: int, micro_batch: int, messages: list[tuple[Message, Tensor]]
+        self,
+        link: Link,
+        step: int,
+        micro_batch: int,
+        peer: Stage,
+        messages: list[tuple[Message, Tensor]],
     ) -> None:
         """Send what was sent before a checkpoint."""
         device = self.engine.device
-        self._outgoing[step, micro_batch] = [(m, rows.to(device)) for m, rows in messages]
-        self.send(link, step, micro_batch)
+        self._send_all(
+            link, step, micro_batch, peer, [(m, states.to(device)) for m, states in messages]
+        )
 
-    def incoming(self, feed: Feed, step: int, micro_batch: int) -> list[Message]:
-        """The gradient messages of a micro-batch, in order of arrival."""
-        under_way = feed.teacher_part(step, micro_batch, self.replica)
-        own = feed.topology.rank(Stage.TEACHER, self.replica)
-        return [
-            Message(
-                step,
-                micro_batch,
-                feed.topology.rank(Stage.STUDENT, student),
-                own,
-                len(places),
-                feed.teacher_width,
-            )
-            for student, places in under_way.outgoing.items()
-        ]
+    def expected(self, feed: Feed, step: int, micro_batch: int, peer: Stage) -> list[Message]:
+        """The gradient messages of a micro-batch from a peer, in order of arrival."""
+        routes = feed.routes_from(step, micro_batch, self._rank(feed), peer)
+        return [route.message_back(step, micro_batch, self._hidden_width) for route in routes]
 
-    def receive(self, feed: Feed, link: Link, step: int, micro_batch: int) -> None:
-        """Wait for the gradient of a micro-batch's hidden states, for its `backward`."""
+    def receive(
+        self,
+        feed: Feed,
+        link: Link,
+        step: int,
+        micro_batch: int,
+        peer: Stage,
+        requires_grad: bool = False,
+    ) -> None:
+        """Wait for a peer's gradient of a micro-batch's hidden states, for its `backward`."""
         under_way = self._under_way[step, micro_batch]
-        under_way.grad = torch.zeros_like(under_way.hidden)
-        places = under_way.part.outgoing.values()
-        for message, own in zip(self.incoming(feed, step, micro_batch), places, strict=True):
+        if under_way.grad is None:
+            under_way.grad = torch.zeros_like(under_way.hidden)
+        for message in self.expected(feed, step, micro_batch, peer):
             rows = under_way.grad.new_empty(message.rows, message.width)
             link.receive(message, rows)
-            under_way.grad.index_add_(0, torch.from_numpy(own).to(rows.device), rows)
+            own = torch.from_numpy(under_way.batch.outgoing[message.source]).to(rows.device)
+            under_way.grad.index_add_(0, own, rows)
 
     def backward(self, step: int, micro_batch: int, last: bool) -> None:
         """Back-propagate a micro-batch's loss, and the students' through the hidden states.
@@ -137,37 +151,21 @@ class TeacherStage:
             loss = loss + (under_way.hidden * under_way.grad).sum(dtype=torch.float32)
         self.engine.backward(loss, last)
 
-    def _starts(self, words: IntArray) -> Tensor | None:
+    def _starts(self, batch: ContextBatch) -> IntArray | None:
         """(batch,) places of the first labelled tokens, for sequence-to-sequence models."""
-        if not self._is_seq2seq:
-            return None
-        starts = np.argmax(words >= 0, axis=1)
-        return torch.from_numpy(starts).to(self.engine.device)
+        return np.argmax(batch.words >= 0, axis=1) if self.half.is_seq2seq else None
 
-    def _messages(
+    def _rank(self, feed: Feed) -> int:
+        return feed.topology.rank(self.stage, self.replica)
+
+    def _send_all(
         self,
-        feed: Feed,
-        part: TeacherPart,
+        link: Link,
         step: int,
         micro_batch: int,
-        hidden: Tensor,
-        predictions: Tensor,
-    ) -> list[tuple[Message, Tensor]]:
-        rows = hidden
-        if feed.send_predictions:
-            rows = torch.cat([hidden, predictions.to(hidden.dtype)], dim=-1)
-        own = feed.topology.rank(Stage.TEACHER, self.replica)
-        return [
-            (
-                Message(
-                    step,
-                    micro_batch,
-                    own,
-                    feed.topology.rank(Stage.STUDENT, student),
-                    len(places),
-                    rows.shape[1],
-                ),
-                rows[torch.from_numpy(places).to(rows.device)],
-            )
-            for student, places in part.outgoing.items()
-        ]
+        peer: Stage,
+        messages: list[tuple[Message, Tensor]],
+    ) -> None:
+        self.sent[peer, micro_batch] = (step, messages)
+        for message, states in messages:
+            link.send(message, states)

@@ -17,9 +17,9 @@ from tsarch.records import FloatArray, IntArray, Predictions
 
 @dataclass(frozen=True)
 class WindowOutputs:
-    """What both models say of one group of windows."""
+    """What both models say of one batch of windows."""
 
-    group: WindowBatch
+    batch: WindowBatch
     labels: Tensor
     """(windows, tokens), `IGNORED` where there is no word."""
     student: Tensor
@@ -31,10 +31,10 @@ class WindowOutputs:
 
 
 class Collector(Protocol):
-    """Takes groups of windows, each window once fed and once alone, and keeps what metrics need."""
+    """Takes batches of windows, each once fed and once alone, and keeps what metrics need."""
 
     def add(self, output: WindowOutputs) -> None:
-        """Take one group."""
+        """Take one batch."""
 
     def result(self) -> Predictions:
         """Everything collected, by word."""
@@ -42,7 +42,7 @@ class Collector(Protocol):
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The passes over windows of a group that were fed, or those that were not."""
+    """The passes over windows of a batch that were fed, or those that were not."""
 
     words: IntArray
     student: FloatArray
@@ -72,12 +72,12 @@ class WordCollector:
         self._alone: list[tuple[IntArray, FloatArray]] = []
 
     def add(self, output: WindowOutputs) -> None:
-        """Take one group."""
+        """Take one batch."""
         assert output.teacher is not None
-        group = output.group
+        batch = output.batch
         for fed in (True, False):
-            chosen = (group.words >= 0) & (group.fed[:, None] == int(fed))
-            words, places = group.words[chosen], torch.from_numpy(chosen).to(output.labels.device)
+            chosen = (batch.words >= 0) & (batch.fed[:, None] == int(fed))
+            words, places = batch.words[chosen], torch.from_numpy(chosen).to(output.labels.device)
             labels = output.labels[places]
             student = self._scores(output.student[places], labels, output.table)
             if fed:

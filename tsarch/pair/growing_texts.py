@@ -1,4 +1,4 @@
-"""A model that reads texts which grow token by token, with or without a cache."""
+"""A batch of texts that grow token by token, as one model reads them, with a cache or without."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Read = Callable[[Tensor, Tensor, Tensor, DecodingCache], Tensor]
 (texts, tokens, …)."""
 
 
-class Reader:
+class GrowingTexts:
     """A batch of growing texts as one model sees them.
 
     Every token has a slot; slots of padding, and of tokens that were forgotten, are masked. If

@@ -1,0 +1,44 @@
+"""Which hidden states travel from which rank to which: the one place that messages come from.
+
+Both ends of the link derive the same routes from a step's plan, so a message carries no list of its
+rows. They are told by place in the split's tokens, which no topology changes: a checkpoint keeps
+states that are under way by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tsarch.data.partition import MicroBatchPlan
+from tsarch.records import IntArray, Message, TokenizedSplit
+
+
+@dataclass(frozen=True)
+class Route:
+    """States that one rank sends to one other in a micro-batch."""
+
+    source: int
+    """Rank (of all stages together) that sends."""
+    target: int
+    """Rank that receives."""
+    places: IntArray
+    """(states,) what each state is of, in order of sending: places in the split's tokens, or, while
+    texts are generated, texts."""
+
+    def message(self, step: int, micro_batch: int, width: int) -> Message:
+        """The states on their way, each `width` numbers."""
+        return Message(step, micro_batch, self.source, self.target, len(self.places), width)
+
+    def message_back(self, step: int, micro_batch: int, width: int) -> Message:
+        """Their gradients on the way back."""
+        return Message(step, micro_batch, self.target, self.source, len(self.places), width)
+
+
+def routes_of(split: TokenizedSplit, plan: MicroBatchPlan) -> tuple[Route, ...]:
+    """All routes of a micro-batch, in the order of (source, target)."""
+    return tuple(
+        Route(source, target, np.concatenate([split.window_places(w) for w in windows]))
+        for (source, target), windows in sorted(plan.routes.items())
+    )

@@ -1,0 +1,84 @@
+"""The pair M = (M_T, M_S): one table and two models that answer. It only computes: no engine,
+optimizer, link, batch plan or loss is in it, and training wraps the same halves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tsarch.models.student_model import StudentModel
+from tsarch.models.teacher_model import TeacherModel
+from tsarch.pair.halves import Plain, States, StudentHalf, TableLookup, TeacherHalf, Tokens
+from tsarch.parallel.table import Table
+from tsarch.records import IntArray
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the student reads."""
+
+    token_ids: IntArray
+    """(tokens,)."""
+    hidden: Tensor | None = None
+    """(tokens, teacher_width) the teacher's states of these tokens; None: the student alone."""
+
+
+class Pair:
+    """A teacher and a student over one table, ready to answer; a model by itself has no other half.
+
+    Args:
+        values: (vocabulary, table_width) the table.
+        dtype: of the arithmetic.
+    """
+
+    def __init__(
+        self,
+        values: Tensor,
+        teacher: nn.Module | None,
+        student: nn.Module | None,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        device = device or torch.device("cpu")
+        self.table = Table(values.to(device))
+        self._lookup = TableLookup(self.table)
+        self._teacher, self._student = None, None
+        if teacher is not None:
+            assert isinstance(teacher, TeacherModel)
+            self._teacher = TeacherHalf(Plain(teacher, device, dtype), teacher.is_seq2seq)
+        if student is not None:
+            assert isinstance(student, StudentModel)
+            self._student = StudentHalf(Plain(student, device, dtype), student.teacher_width)
+
+    def encode(self, contexts: Sequence[IntArray], starts: IntArray | None = None) -> list[States]:
+        """The teacher's states of each context of (tokens,) token ids, without padding.
+
+        Args:
+            starts: (contexts,) where each target starts, for a sequence-to-sequence teacher.
+        """
+        assert self._teacher is not None, "this pair has no teacher"
+        found = self._teacher.encode(self._lookup, Tokens.padded(contexts), starts)
+        return [
+            States(found.hidden[row, : len(own)], found.predictions[row, : len(own)])
+            for row, own in enumerate(contexts)
+        ]
+
+    def read(self, windows: Sequence[Window]) -> list[Tensor]:
+        """The student's (tokens, outputs) predictions of each window."""
+        assert self._student is not None, "this pair has no student"
+        tokens = Tokens.padded([own.token_ids for own in windows])
+        fed_by = np.full(tokens.places.shape, -1, dtype=np.int64)
+        spare = torch.zeros(1, self._student.teacher_width)
+        states = [spare.to(self._student.runs.device, self._student.runs.compute_dtype)]
+        num_states = 1
+        for row, own in enumerate(windows):
+            if own.hidden is not None:
+                fed_by[row, : len(own.hidden)] = num_states + np.arange(len(own.hidden))
+                num_states += len(own.hidden)
+                states.append(own.hidden.to(states[0]))
+        (found,) = self._student.read(self._lookup, [tokens], torch.cat(states), [fed_by])
+        return [found[row, : len(own.token_ids)] for row, own in enumerate(windows)]
