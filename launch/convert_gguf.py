@@ -6,6 +6,7 @@ Quantised weights become bf16. The package `gguf` is needed, for this alone.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,8 @@ def main(
     from tsarch.model_folder import replace_folder
 
     try:
+        if importlib.util.find_spec("gguf") is None:
+            raise UserError.single("gguf", "is not installed.", "Run: pip install 'tsarch[gguf]'")
         folder = resolve_model_path(source)
         if Path(file).name != file:
             raise UserError.single(file, "is not the name of a file in the folder.")

@@ -25,10 +25,11 @@ def possible_homes() -> "list[Path]":
 
 
 def fix_import_path() -> None:
-    """Replace this file's folder, which Python puts on the path, by the project's: in the head's
-    home folder, the project's folder would pass for the package `tsarch`."""
+    """Replace this file's folder, which Python puts on the path, by the project's (if it is in one,
+    and not in an installed package): in the head's home folder, the project's folder would pass for
+    the package `tsarch`."""
     sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) != str(SCRIPT.parent)]
-    if (SCRIPT.parent.parent / "launch" / "cli.py").is_file():
+    if (SCRIPT.parent.parent / "tsarch" / "launch" / "cli.py").is_file():
         sys.path.insert(0, str(SCRIPT.parent.parent))
 
 
