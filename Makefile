@@ -1,4 +1,4 @@
-# The commands of the README. Each makes the environment in .venv first, if it isn't there.
+# The commands of README and docs/. Each makes the environment in .venv first, if it isn't there.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -14,17 +14,18 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick check format schema equivalence faults soak fuzz bench study seeds clean
+.PHONY: help install quickstart smollm2 test test-quick check docs format schema equivalence faults soak fuzz bench study seeds clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
 	@echo "make smollm2      a small language model for configs/summarization.yaml, into models/"
 	@echo "make test         all tests;  make test-quick: those under three minutes"
-	@echo "make check        lint, format check, type check"
+	@echo "make check        lint, format check, type check, and whether the site builds"
+	@echo "make docs         the site of docs/, into site/"
 	@echo "make equivalence  one process = any ranks, resumed on any others: all cases, with tables"
 	@echo "make faults       what goes wrong with runs, done to real ones; make soak: for half an hour"
 	@echo "make fuzz         thousands of broken configs, data files and run folders"
-	@echo "make bench        the measurements of the README"
+	@echo "make bench        the measurements of docs/results.md"
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
 	@echo "make seeds        every task's config with three seeds"
 	@echo "make format schema install clean"
@@ -69,10 +70,17 @@ test: install
 test-quick: install
 	$(PYTEST) -m "not slow"
 
+# Warnings are errors. (The variable silences Material's advertisement of its successor.)
+MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
 check: install
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	$(MKDOCS)
+
+docs: install
+	$(MKDOCS)
 
 format: install
 	.venv/bin/ruff check --fix

@@ -56,7 +56,7 @@ def _join_cluster(address: str, say: Callable[[str], None]) -> None:
             say(
                 f"warning: the Ray cluster at {target} asks for no token: whoever reaches it over "
                 "the network may run any code on its hosts. Start it with authentication on "
-                "(README, section Security)"
+                "(docs/security.md)"
             )
         with loopback_only() if loopback else nullcontext():
             ray.init(address=target, **_QUIET)
