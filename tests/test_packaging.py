@@ -137,9 +137,9 @@ def test_every_requirement_is_met_by_its_pin(wheel):
 
 
 def test_extras_are_those_that_some_code_is_for(wheel):
-    assert set(requirements(wheel)) == {"", "dev", "gguf", "quickstart", "s3"}
+    assert set(requirements(wheel)) == {"", "dev", "docs", "gguf", "quickstart", "s3"}
     core = {canonicalize_name(own.name) for own in requirements(wheel)[""]}
-    for extra in ("gguf", "quickstart", "s3"):
+    for extra in ("docs", "gguf", "quickstart", "s3"):
         assert core.isdisjoint(canonicalize_name(own.name) for own in requirements(wheel)[extra])
 
 
