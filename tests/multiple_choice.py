@@ -7,19 +7,20 @@ A row has a `question`, `choices` (a list of strings) and `answer`, the number o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.config import DataConfig
+from tsarch.data.layouts import Layout, PackingSpec, TaggedWordsLayout
 from tsarch.data.rows import (
-    Layout,
+    Origin,
     Place,
-    Row,
-    RowOrMistakes,
     check_text,
+    check_unicode,
     check_words,
-    make_row,
+    found,
     no_column,
 )
 from tsarch.errors import Mistake
@@ -32,52 +33,74 @@ MARK = "*"
 LABELS = ("O", "right", "wrong")
 
 
-class ChoiceRows:
-    """Words of the question, then each choice behind a mark; its first word is labelled."""
+@dataclass(frozen=True)
+class Choice:
+    """A question, what may be chosen, and which of it is right."""
 
-    layout: Layout = "words"
+    origin: Origin = field(repr=False)
+    question: str
+    choices: list[str]
+    answer: int
 
-    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
-        """All three."""
-        return "question", "choices", "answer"
+    @property
+    def words(self) -> list[str]:
+        """The question, then each choice behind a mark."""
+        return [word for word, _ in self._tagged()]
 
-    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
-        """The choices."""
-        return ("choices",)
+    @property
+    def tags(self) -> list[str]:
+        """The first word of a choice is labelled."""
+        return [tag for _, tag in self._tagged()]
 
-    def label_column(self, columns: ColumnsConfig) -> str:
-        """The answer."""
-        return "answer"
+    def _tagged(self) -> Iterable[tuple[str, str]]:
+        for word in self.question.split():
+            yield word, "O"
+        for number, choice in enumerate(self.choices):
+            first, *others = choice.split()
+            yield MARK, "O"
+            yield first, "right" if number == self.answer else "wrong"
+            for word in others:
+                yield word, "O"
 
-    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
+
+class ChoiceReader:
+    """Every row is a document of its own."""
+
+    needed = ("question", "choices", "answer")
+    word_lists = ("choices",)
+    label_column = "answer"
+
+    def __init__(self, data: DataConfig) -> None:
+        self.columns = data.columns
+
+    def read(self, place: Place, raw: dict[str, Any]) -> tuple[Choice | None, list[Mistake]]:
         """The answer must be one of the choices."""
-        wrong = [check_text(place, raw, "question"), check_words(place, raw, "choices")]
-        mistakes = [mistake for mistake in wrong if mistake is not None]
+        mistakes = found(check_text(place, raw, "question"), check_words(place, raw, "choices"))
         if "answer" not in raw:
             mistakes.append(no_column(str(place), "answer", raw))
         if mistakes:
             return None, mistakes
-        choices, answer = raw["choices"], raw["answer"]
+        question, choices, answer = (raw[name] for name in self.needed)
         if not all(choice.split() for choice in choices):
             return None, [Mistake(str(place), "`choices` has an empty one.")]
         if answer not in range(len(choices)):
             what = f"`answer` is {answer!r}, not one of the {len(choices)} choices (from 0)."
             return None, [Mistake(str(place), what)]
-        tokens = raw["question"].split()
-        tags = ["O"] * len(tokens)
-        for number, choice in enumerate(choices):
-            words = choice.split()
-            tokens += [MARK, *words]
-            tags += ["O", "right" if number == answer else "wrong", *["O"] * (len(words) - 1)]
-        return make_row(place, raw, data.columns, tokens, tags)
+        if mistakes := found(check_unicode(place, question, *choices)):
+            return None, mistakes
+        return Choice(Origin(place, str(place)), question, choices, answer), []
 
-    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
+    def label_names(self, row: Choice) -> Iterable[tuple[str, str]]:
         """None: what a choice is called doesn't matter."""
         return ()
 
     def labels(self, names: Iterable[str]) -> tuple[str, ...]:
         """Always the same."""
         return LABELS
+
+    def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[Choice]:
+        """A label a word."""
+        return TaggedWordsLayout(spec, labels)
 
 
 class ChoiceTask(LabelTask):
@@ -102,7 +125,7 @@ class ChoiceTask(LabelTask):
         return {"accuracy": float(np.mean(right))}
 
 
-ROWS, TASK = ChoiceRows, ChoiceTask
+READER, TASK = ChoiceReader, ChoiceTask
 
 
 def register_on_rank(_worker: object) -> None:

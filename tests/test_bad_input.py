@@ -18,10 +18,10 @@ from tests.test_fuzz_configs import BOMB
 from tests.test_fuzz_data import ROWS, as_file
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.optimizer_state import saved_state
-from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.config import DataConfig
 from tsarch.data.rows import Place
 from tsarch.errors import UserError
-from tsarch.tasks.relation import RelationRows
+from tsarch.tasks.relation import RelationReader
 from tsarch.telling.run_folder import Lines, RunFolder
 
 
@@ -191,9 +191,8 @@ def test_a_place_in_a_document_of_thousands_of_digits(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("head", ["[" * 10**5, [True, False], "[0, 1"])
 def test_spans_that_are_none(head):
-    columns = ColumnsConfig()
     raw = {"tokens": ["a", "b"], "head": head, "tail": [1, 2], "relation": "r"}
-    row, mistakes = RelationRows().read(Place("f", 1), raw, DataConfig(columns=columns))
+    row, mistakes = RelationReader(DataConfig()).read(Place("f", 1), raw)
     assert row is None
     assert "not a span [start, end) of two whole numbers" in mistakes[0].what
 

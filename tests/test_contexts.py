@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers import QUICKSTART_MODEL, ROOT
-from tsarch.data import contexts
-from tsarch.data.contexts import special_tokens, tokenize_corpus
-from tsarch.data.corpus import Corpus
+from tests.helpers import QUICKSTART_MODEL, ROOT, packing_spec
+from tsarch.data import row_tokens
+from tsarch.data.layouts import TaggedWordsLayout
 from tsarch.data.packing import Sentence, pack
+from tsarch.data.row_tokens import RowTokenizer
+from tsarch.data.rows import Origin, Place
 from tsarch.data.tokenizer import (
     load_tokenizer,
     resolve_model_path,
+    special_tokens,
     tokenizer_digest,
     tokenizers_differ,
 )
 from tsarch.errors import UserError
 from tsarch.records import TokenizedSplit
+from tsarch.tasks.ner import TaggedSentence
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "##a", "##b", "b", "cat", "##s", "."]
-LIMITS = {"teacher_max_tokens": 9, "student_max_tokens": 4}
 
 
 def tiny_tokenizer(pieces: list[str] = PIECES, lowercase: bool = True, special: bool = True) -> Any:
@@ -47,19 +50,25 @@ def tiny_tokenizer(pieces: list[str] = PIECES, lowercase: bool = True, special: 
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
 
 
-def corpus_of(documents: list[list[list[str]]]) -> Corpus:
-    """Every split has these documents (sentences as words); all words are outside."""
-    from datasets import Dataset
+def rows_of(documents: list[list[list[str]]]) -> list[TaggedSentence]:
+    """The rows of documents (sentences as words); all words are outside."""
+    return [
+        TaggedSentence(Origin(Place("f", 1), str(number)), words, ["O"] * len(words))
+        for number, sentences in enumerate(documents)
+        for words in sentences
+    ]
 
-    rows = [(str(d), words) for d, sentences in enumerate(documents) for words in sentences]
-    columns = {
-        "doc_id": [doc_id for doc_id, _ in rows],
-        "tokens": [words for _, words in rows],
-        "tags": [["O"] * len(words) for _, words in rows],
-        "focus": [None] * len(rows),
-    }
-    splits = {split: Dataset.from_dict(columns) for split in ("train", "validation", "test")}
-    return Corpus(splits, ("O", "B-X", "I-X"), ())
+
+def tokenized(
+    documents: list[list[list[str]]],
+    tokenizer: Any,
+    folder: Path,
+    teacher: int = 9,
+    student: int = 4,
+) -> TokenizedSplit:
+    """Documents, tokenised with a cache in `folder` and packed."""
+    spec = packing_spec(RowTokenizer(tokenizer, str(folder)), teacher, student)
+    return TaggedWordsLayout(spec, ("O", "B-X", "I-X")).pack(rows_of(documents))
 
 
 def sentence(document: str, sizes: list[int], first: int = 10) -> Sentence:
@@ -187,9 +196,7 @@ def test_golden_example(tmp_path):
         [["a", "cats"], ["b", "."], ["cats", "a", "cats"], ["cat"]],
         [["\u200b", "abbbbb", "zzz"]],
     ]
-    split = tokenize_corpus(
-        corpus_of(documents), tiny_tokenizer(), cache_folder=str(tmp_path), **LIMITS
-    )["test"]
+    split = tokenized(documents, tiny_tokenizer(), tmp_path)
     unknown, cls, sep, a, more_b, b, cat, s, dot = 1, 2, 3, 4, 6, 7, 8, 9, 10
     assert split.token_ids.tolist() == [
         *[cls, a, cat, s, b, dot, sep],
@@ -215,14 +222,14 @@ def test_golden_example(tmp_path):
 
 
 def test_labels_follow_the_words(tmp_path):
-    corpus = corpus_of([[["a", "cats"], ["b"]]])
-    from datasets import Dataset
-
-    rows = {**corpus.splits["train"].to_dict(), "tags": [["O", "B-X"], ["I-X"]]}
-    corpus.splits["train"] = Dataset.from_dict(rows)
-    made = tokenize_corpus(corpus, tiny_tokenizer(), 9, 4, str(tmp_path))
-    assert made["train"].labels.tolist() == [0, 1, 2]
-    assert made["test"].labels.tolist() == [0, 0, 0]
+    spec = packing_spec(RowTokenizer(tiny_tokenizer(), str(tmp_path)), 9, 4)
+    rows = [
+        replace(row, tags=tags)
+        for row, tags in zip(rows_of([[["a", "cats"], ["b"]]]), [["O", "B-X"], ["I-X"]])
+    ]
+    made = TaggedWordsLayout(spec, ("O", "B-X", "I-X")).pack(rows)
+    assert made.labels.tolist() == [0, 1, 2]
+    assert made.rows == tuple(rows)
 
 
 @pytest.mark.parametrize(("special", "around"), [(True, ([2], [3])), (False, ([], []))])
@@ -235,65 +242,92 @@ words = st.text(st.sampled_from("ab.Z\u200b\u00e9 "), max_size=5)
 
 @given(st.lists(st.lists(words, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_every_word_starts_one_token(rows):
-    made = contexts._tokenize(rows, tiny_tokenizer())
-    for own, ids, starts in zip(rows, made["token_ids"], made["starts"], strict=True):
+    made = RowTokenizer(tiny_tokenizer(), None, keep=False).words(rows)
+    for own, ids, starts in zip(rows, *made, strict=True):
         assert len(ids) == len(starts)
         assert [word for word in starts if word >= 0] == list(range(len(own)))
 
 
 class Counter:
-    """Counts sentences that are really tokenised."""
+    """Counts rows that are really tokenised."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.num_rows = 0
-        self._real = contexts._tokenize
-        monkeypatch.setattr(contexts, "_tokenize", self)
+        self._real = row_tokens._with_all_words
+        monkeypatch.setattr(row_tokens, "_with_all_words", self)
 
-    def __call__(self, rows: Any, tokenizer: Any) -> dict[str, list[list[int]]]:
-        self.num_rows += len(rows)
-        return self._real(rows, tokenizer)
+    def __call__(self, *arguments: Any) -> Any:
+        self.num_rows += 1
+        return self._real(*arguments)
 
 
-def same(first: dict[str, TokenizedSplit], second: dict[str, TokenizedSplit]) -> bool:
-    return all(
-        np.array_equal(getattr(first[split], name), getattr(second[split], name))
-        for split in first
-        for name in ("token_ids", "words", "context_offsets", "windows", "labels")
-    )
+def same(first: TokenizedSplit, second: TokenizedSplit) -> bool:
+    names = ("token_ids", "words", "context_offsets", "windows", "labels")
+    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names)
 
 
 def test_a_second_call_does_not_tokenise_again(tmp_path, monkeypatch):
     counter = Counter(monkeypatch)
     documents = [[["a", "cats"], ["b"]], [["."]]]
-    make = {"cache_folder": str(tmp_path), **LIMITS}
-    first = tokenize_corpus(corpus_of(documents), tiny_tokenizer(), **make)
-    assert counter.num_rows == 3, "the three splits are equal here"
-    assert same(first, tokenize_corpus(corpus_of(documents), tiny_tokenizer(), **make))
+    first = tokenized(documents, tiny_tokenizer(), tmp_path)
+    assert counter.num_rows == 3
+    assert same(first, tokenized(documents, tiny_tokenizer(), tmp_path))
     assert counter.num_rows == 3
     # Other limits pack anew, from the same tokens.
-    tokenize_corpus(corpus_of(documents), tiny_tokenizer(), 5, 2, str(tmp_path))
+    tokenized(documents, tiny_tokenizer(), tmp_path, 5, 2)
     assert counter.num_rows == 3
-    tokenize_corpus(corpus_of([[["a", "cat"], ["b"]], [["."]]]), tiny_tokenizer(), **make)
+    tokenized([[["a", "cat"], ["b"]], [["."]]], tiny_tokenizer(), tmp_path)
     assert counter.num_rows == 6, "one word is another"
-    tokenize_corpus(corpus_of([[["a"], ["cats"], ["b"]], [["."]]]), tiny_tokenizer(), **make)
+    tokenized([[["a"], ["cats"], ["b"]], [["."]]], tiny_tokenizer(), tmp_path)
     assert counter.num_rows == 10, "one sentence became two"
-    tokenize_corpus(corpus_of(documents), tiny_tokenizer(lowercase=False), **make)
+    tokenized(documents, tiny_tokenizer(lowercase=False), tmp_path)
     assert counter.num_rows == 13, "another tokenizer"
 
 
-def test_documents_come_from_the_corpus_and_not_from_the_cache(tmp_path):
+def test_without_a_cache_nothing_is_written(tmp_path, monkeypatch):
+    counter = Counter(monkeypatch)
+    tokens = RowTokenizer(tiny_tokenizer(), str(tmp_path / "cache"), keep=False)
+    for _ in range(2):
+        ids, starts = tokens.words([["a", "cats"]])
+        assert (list(ids), list(starts)) == ([[4, 8, 9]], [[0, 1, -1]])
+    assert counter.num_rows == 2
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", None])
+def test_a_damaged_cache_is_made_anew(tmp_path, monkeypatch, damage):
+    counter = Counter(monkeypatch)
+    first = tokenized([[["a", "cats"]]], tiny_tokenizer(), tmp_path)
+    (file,) = (tmp_path / "tokenized").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100] + b"\x00" * 60 + whole[160:] if damage is None else damage)
+    for _ in range(2):
+        assert same(first, tokenized([[["a", "cats"]]], tiny_tokenizer(), tmp_path))
+    assert counter.num_rows == 2
+    assert file.read_bytes() == whole
+
+
+def test_many_rows_are_tokenised_in_batches(tmp_path):
+    tokens = RowTokenizer(tiny_tokenizer(), str(tmp_path))
+    texts = [("a " * (number % 3 + 1)).strip() for number in range(2500)]
+    for _ in range(2):
+        found = tokens.texts(texts)
+        assert list(found) == [[4] * (number % 3 + 1) for number in range(2500)]
+    assert list(tokens.texts([])) == []
+
+
+def test_documents_come_from_the_rows_and_not_from_the_cache(tmp_path):
     rows = [["a"], ["b"]]
-    make = {"cache_folder": str(tmp_path), **LIMITS}
-    together = tokenize_corpus(corpus_of([rows]), tiny_tokenizer(), **make)["train"]
-    apart = tokenize_corpus(corpus_of([[row] for row in rows]), tiny_tokenizer(), **make)["train"]
+    together = tokenized([rows], tiny_tokenizer(), tmp_path)
+    apart = tokenized([[row] for row in rows], tiny_tokenizer(), tmp_path)
     assert (together.num_contexts, apart.num_contexts) == (1, 2)
 
 
 def test_the_cache_takes_several_at_once(tmp_path):
-    corpus = corpus_of([[["a", "cats", str(n)]] for n in range(300)])
+    documents = [[["a", "cats", str(n)]] for n in range(300)]
     tokenizers = [tiny_tokenizer() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda t: tokenize_corpus(corpus, t, 9, 4, str(tmp_path)), tokenizers))
+        made = list(pool.map(lambda own: tokenized(documents, own, tmp_path), tokenizers))
     assert all(same(made[0], other) for other in made[1:])
     assert len(list((tmp_path / "tokenized").iterdir())) == 1, "no temporary file is left"
 
@@ -301,15 +335,15 @@ def test_the_cache_takes_several_at_once(tmp_path):
 @pytest.mark.slow
 def test_another_process_finds_the_cache(tmp_path, monkeypatch):
     code = (
-        "import sys; from tests import test_contexts as t;"
-        "t.tokenize_corpus(t.corpus_of([[['a', 'cats']]]), t.tiny_tokenizer(), 9, 4, sys.argv[1])"
+        "import sys; from pathlib import Path; from tests import test_contexts as t;"
+        "t.tokenized([[['a', 'cats']]], t.tiny_tokenizer(), Path(sys.argv[1]))"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(2)
     ]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     counter = Counter(monkeypatch)
-    tokenize_corpus(corpus_of([[["a", "cats"]]]), tiny_tokenizer(), 9, 4, str(tmp_path))
+    tokenized([[["a", "cats"]]], tiny_tokenizer(), tmp_path)
     assert counter.num_rows == 0
 
 
@@ -343,7 +377,7 @@ def test_model_paths(tmp_path, monkeypatch):
     assert resolve_model_path("~/model") == str(tmp_path / "model")
     assert resolve_model_path("owner/model") == "owner/model"
     package = Path(resolve_model_path("package:tsarch/data"))
-    assert (package / "contexts.py").is_file()
+    assert (package / "corpus.py").is_file()
 
 
 @pytest.mark.parametrize(

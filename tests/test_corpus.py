@@ -16,7 +16,7 @@ from tsarch.config import DataConfig
 from tsarch.data.conll import read_conll
 from tsarch.data.corpus import Corpus, read_splits
 from tsarch.errors import UserError
-from tsarch.tasks.ner import NerRows, iob1_to_iob2
+from tsarch.tasks.ner import NerReader, TaggedSentence, iob1_to_iob2
 
 SPLITS = ("train", "validation", "test")
 GOOD: dict[str, Any] = {
@@ -44,18 +44,19 @@ def config(folder: Path, **fields: Any) -> DataConfig:
     return DataConfig(cache_folder=str(folder / "cache"), **fields)
 
 
-def contents(corpus: Corpus, split: str = "train") -> list[tuple[str, list[str], list[str]]]:
-    rows = corpus.splits[split].to_dict()
-    return list(zip(rows["doc_id"], rows["tokens"], rows["tags"], strict=True))
+def contents(
+    corpus: Corpus[TaggedSentence], split: str = "train"
+) -> list[tuple[str, list[str], list[str]]]:
+    return [(row.origin.doc_id, row.words, row.tags) for row in corpus.rows[split]]
 
 
 def expected(rows: list[dict[str, Any]]) -> list[tuple[str, list[str], list[str]]]:
     return [(row["doc_id"], row["tokens"], row["tags"]) for row in rows]
 
 
-def read(data: DataConfig) -> Corpus:
+def read(data: DataConfig) -> Corpus[TaggedSentence]:
     """The splits of named entities."""
-    return read_splits(data, NerRows())
+    return read_splits(data, NerReader(data))
 
 
 def mistakes(data: DataConfig) -> list[str]:
@@ -97,7 +98,6 @@ def written(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["jsonl", "csv-json", "csv-words", "parquet"])
 def test_every_format_gives_the_same_corpus(tmp_path, kind):
     corpus = read(config(tmp_path, train=str(written(tmp_path, kind))))
-    assert corpus.splits["train"].column_names == ["doc_id", "tokens", "tags", "focus"]
     assert contents(corpus) == expected(ORDERED)
     assert contents(corpus, "test") == expected([GOOD])
     assert corpus.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
@@ -107,7 +107,7 @@ def test_every_format_gives_the_same_corpus(tmp_path, kind):
 def test_wikigold_is_sound():
     files = {split: str(WIKIGOLD / f"{split}.jsonl") for split in SPLITS}
     corpus = read(DataConfig(**files))
-    assert [len(corpus.splits[split]) for split in SPLITS] == [1278, 134, 284]
+    assert [len(corpus.rows[split]) for split in SPLITS] == [1278, 134, 284]
     types = ("LOC", "MISC", "ORG", "PER")
     assert corpus.labels == ("O", *(f"{p}-{t}" for t in types for p in "BI"))
 
@@ -136,7 +136,8 @@ def test_rows_without_doc_id_are_documents_of_their_own(tmp_path):
     bare = {"tokens": ["a"], "tags": ["O"]}
     rows = [bare, bare, {**bare, "doc_id": None}, {**bare, "doc_id": None}, GOOD]
     path = write_jsonl(tmp_path / "x.jsonl", rows)
-    names = read(config(tmp_path, train=str(path))).splits["train"]["doc_id"][:]
+    rows = read(config(tmp_path, train=str(path))).rows["train"]
+    names = [row.origin.doc_id for row in rows]
     assert len(set(names)) == 5
 
 
@@ -171,7 +172,7 @@ def test_conll_corpus_names_the_line_of_the_word(tmp_path):
     good.write_text("\ufeffAnn B-PER\nsaw O\n\nNew B-LOC\nYork I-LOC\n", encoding="utf-8")
     corpus = read(config(tmp_path, train=str(good)))
     assert [tokens for _, tokens, _ in contents(corpus)] == [["Ann", "saw"], ["New", "York"]]
-    assert len(set(corpus.splits["train"]["doc_id"][:])) == 2
+    assert len({row.origin.doc_id for row in corpus.rows["train"]}) == 2
     bad = tmp_path / "bad.conll"
     bad.write_text("Ann B-PER\n\nsaw O\nYork\n\nNew O\nYork I-LOC\n", encoding="utf-8")
     found = mistakes(config(tmp_path, train=str(bad)))
@@ -369,9 +370,9 @@ def test_labels_that_a_split_lacks(tmp_path):
 
 def test_a_rewritten_file_is_read_again(tmp_path):
     path = write_csv(tmp_path / "x.csv", ROWS, as_json=True)
-    assert len(read(config(tmp_path, train=str(path))).splits["train"]) == 4
+    assert len(read(config(tmp_path, train=str(path))).rows["train"]) == 4
     write_csv(path, ROWS[:3], as_json=True)
-    assert len(read(config(tmp_path, train=str(path))).splits["train"]) == 3
+    assert len(read(config(tmp_path, train=str(path))).rows["train"]) == 3
 
 
 def test_iob1_files_are_converted(tmp_path):

@@ -9,16 +9,14 @@ import pytest
 import ray
 
 from tests.equal_losses import check_equal_losses
-from tests.helpers import tiny_config, write_jsonl
+from tests.helpers import read_task, tiny_config, write_jsonl
 from tests.multiple_choice import register_on_rank
 from tests.suites.crews import Crews
 from tsarch.config import MODES, Config, DataConfig
-from tsarch.data.corpus import read_splits
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.run.saved_run import evaluate_run
 from tsarch.task_names import TASKS
-from tsarch.tasks.registry import row_schema
 
 ANIMALS, THINGS = ("cat", "dog", "horse", "bird"), ("stone", "chair", "river", "paper", "door")
 RATES = ("teacher", "student", "embedding")
@@ -80,6 +78,4 @@ def test_its_mistakes_name_their_line(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"choices.jsonl:2: `answer` is 3, not one of the 3 choices"
     ):
-        read_splits(
-            DataConfig(train=file, validation=file, test=file), row_schema("multiple_choice")
-        )
+        read_task("multiple_choice", DataConfig(train=file, validation=file, test=file))

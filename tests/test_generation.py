@@ -14,8 +14,9 @@ import torch
 
 from tests.small_pairs import TEACHERS, pair_config
 from tsarch.config import MODES, Config
-from tsarch.data.source_target import Pair, pack_pairs
-from tsarch.prepare import Prepared, pair_layout, prepare_data, run_tokenizer
+from tsarch.data.layouts import SourceTargetLayout
+from tsarch.data.source_target import SourceTargetTokens, pack_targets
+from tsarch.prepare import Prepared, packing_spec, prepare_data
 from tsarch.rank.crew import LocalCrew
 from tsarch.rank.generate import chosen_contexts, prompts_of
 from tsarch.stage.build import build_teacher
@@ -158,9 +159,9 @@ def log_likelihood(
     """Of the last of some target tokens, as the evaluation sees it."""
     split = prepared.splits["test"]
     (prompt,) = prompts_of(split, [context])
-    layout = pair_layout(config, run_tokenizer(config))
-    pair = Pair([prompt.token_ids[:-1].tolist()], tokens)
-    own = pack_pairs([pair], [split.rows[context]], layout)
+    frame = SourceTargetLayout(packing_spec(config), keep_last=False).frame
+    row = SourceTargetTokens([prompt.token_ids[:-1].tolist()], tokens)
+    own = pack_targets([row], frame)
     replaced = replace(prepared, splits={**prepared.splits, "test": own})
     (found,) = LocalCrew(config, replaced).evaluate("test", [0.5])
     said = {**vars(found), "joint": found.joint[0]}[mode]

@@ -12,20 +12,18 @@ import pytest
 import sacrebleu
 
 from tests.equal_losses import check_equal_losses
-from tests.helpers import write_jsonl
+from tests.helpers import read_task, write_jsonl
 from tests.small_pairs import pair_config, pair_raw, rows
 from tsarch.config import MODES, DataConfig
 from tsarch.config_loading import parse_config
-from tsarch.data.corpus import read_splits
-from tsarch.data.source_target import Pair, PairLayout, pack_pairs
+from tsarch.data.source_target import SourceTargetTokens, TargetFrame, pack_targets
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import LocalCrew
-from tsarch.records import TextPair
 from tsarch.run.saved_run import evaluate_run
-from tsarch.tasks.registry import make_task, row_schema
+from tsarch.tasks.registry import make_task
 from tsarch.tasks.text_metrics import are_chinese, bleu, bleu_signature, distinct, rouge
 
 GOOD = {
@@ -33,7 +31,7 @@ GOOD = {
     "summarization": {"document": "a b", "summary": "c"},
     "dialogue": {"history": ["a", "b"], "response": "c"},
 }
-LAYOUT = PairLayout(
+FRAME = TargetFrame(
     prefix=(1,),
     separator=2,
     suffix=(3,),
@@ -47,9 +45,8 @@ LAYOUT = PairLayout(
 )
 
 
-def packed(pair: Pair, **changes: Any) -> Any:
-    layout = PairLayout(**{**vars(LAYOUT), **changes})
-    return pack_pairs([pair], [TextPair("s", ("t",))], layout)
+def packed(row: SourceTargetTokens, **changes: Any) -> Any:
+    return pack_targets([row], TargetFrame(**{**vars(FRAME), **changes}))
 
 
 def windows(split: Any) -> list[list[int]]:
@@ -57,7 +54,7 @@ def windows(split: Any) -> list[list[int]]:
 
 
 def test_the_target_follows_the_source_and_every_token_predicts_the_next():
-    split = packed(Pair([[10, 11], [12]], [20, 21, 22]))
+    split = packed(SourceTargetTokens([[10, 11], [12]], [20, 21, 22]))
     assert split.token_ids.tolist() == [1, 10, 11, 2, 12, 3, 4, 20, 21, 22]
     assert split.words.tolist() == [-1] * 6 + [0, 1, 2, 3]
     assert split.labels.tolist() == [20, 21, 22, 5]
@@ -66,7 +63,7 @@ def test_the_target_follows_the_source_and_every_token_predicts_the_next():
 
 
 def test_long_targets_make_several_windows_and_are_cut_and_counted():
-    split = packed(Pair([[10]], [20, 21, 22, 23, 24, 25, 26]))
+    split = packed(SourceTargetTokens([[10]], [20, 21, 22, 23, 24, 25, 26]))
     assert split.labels.tolist() == [20, 21, 22, 23, 24, 25]
     assert windows(split) == [[4, 20, 21, 22], [23, 24]]
     assert split.num_cut_tokens == 2, "the last token and the end"
@@ -74,13 +71,18 @@ def test_long_targets_make_several_windows_and_are_cut_and_counted():
 
 @pytest.mark.parametrize(("keep_last", "kept"), [(False, [10, 11, 12]), (True, [13, 14, 15])])
 def test_long_sources_lose_their_end_or_their_start(keep_last, kept):
-    split = packed(Pair([list(range(10, 16))], [20]), keep_last=keep_last, teacher_max_tokens=11)
+    split = packed(
+        SourceTargetTokens([list(range(10, 16))], [20]), keep_last=keep_last, teacher_max_tokens=11
+    )
     assert split.token_ids.tolist() == [1, *kept, 3, 4, 20]
     assert split.num_cut_tokens == 3
 
 
 def test_the_student_reads_the_last_turn_if_that_leaves_half_a_window():
-    short, long = Pair([[10], [11]], [20, 21], True), Pair([[10], [11, 12]], [20], True)
+    short, long = (
+        SourceTargetTokens([[10], [11]], [20, 21], True),
+        SourceTargetTokens([[10], [11, 12]], [20], True),
+    )
     assert windows(packed(short)) == [[11, 3, 4, 20], [21]]
     assert windows(packed(long)) == [[4, 20]]
     assert windows(packed(short, student_reads_source=False)) == [[4, 20, 21]]
@@ -103,13 +105,13 @@ def test_the_student_reads_the_last_turn_if_that_leaves_half_a_window():
 def test_mistakes_name_their_line(tmp_path, task, change, what):
     path = str(write_jsonl(tmp_path / "rows.jsonl", [GOOD[task], GOOD[task] | change]))
     with pytest.raises(UserError) as caught:
-        read_splits(DataConfig(train=path, validation=path, test=path), row_schema(task))
+        read_task(task, DataConfig(train=path, validation=path, test=path))
     texts = [str(own) for own in caught.value.mistakes]
     assert texts == [f"{path}:2: {what}"] * 3
 
 
 def test_perplexity_is_of_all_target_tokens():
-    split = packed(Pair([[10]], [20, 21]))
+    split = packed(SourceTargetTokens([[10]], [20, 21]))
     logs = np.log(np.array([0.5, 0.25, 0.125], dtype=np.float32))
     found = make_task("translation", ()).metrics(split, logs)
     assert found["perplexity"] == pytest.approx(4.0, rel=1e-7)

@@ -15,21 +15,23 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.equal_losses import check_equal_losses
-from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_config, write_jsonl
+from tests.helpers import QUICKSTART_MODEL, ROOT, packing_spec, read_task, tiny_config, write_jsonl
 from tests.suites.equivalence import Case, comparable
 from tsarch.config import Config, DataConfig
-from tsarch.data.contexts import tokenize_corpus
-from tsarch.data.corpus import Corpus, read_splits
+from tsarch.data.corpus import Corpus
 from tsarch.data.feed import Feed
+from tsarch.data.layouts import QuestionLayout
 from tsarch.data.passages import (
     Limits,
-    Passage,
     PassageTokens,
+    Question,
     Specials,
+    WordSpan,
     pack_passages,
     pair_specials,
     strides,
 )
+from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.data.window_passes import evaluation_passes
 from tsarch.errors import UserError
@@ -43,7 +45,7 @@ from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, predict
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.chinese import is_chinese
 from tsarch.tasks.qa import QaTask, word_bounds
-from tsarch.tasks.registry import make_task, row_schema
+from tsarch.tasks.registry import make_task
 from tsarch.tasks.span_search import MAX_ANSWER_WORDS, SpanWindows, best_spans, question_logits
 from tsarch.tasks.squad import normalized, score_answer
 from tsarch.topology import Stage, Topology
@@ -59,20 +61,19 @@ OBJECTIVE = SpanObjective()
 NO_TABLE = torch.zeros(1, 1)
 
 
-def read(folder: Path, rows: list[dict[str, object]]) -> Corpus:
+def read(folder: Path, rows: list[dict[str, object]]) -> Corpus[Question]:
     """All three splits have these rows."""
     path = str(write_jsonl(folder / "rows.jsonl", rows))
-    return read_splits(DataConfig(train=path, validation=path, test=path), row_schema("qa"))
+    return read_task("qa", DataConfig(train=path, validation=path, test=path))
 
 
 def test_words_are_exact_pieces_of_the_passage(tmp_path):
     corpus = read(tmp_path, [GOOD])
-    passage = corpus.details["train"][0]
-    words = [CONTEXT[a:b] for a, b in passage.words]
+    question = corpus.rows["train"][0]
+    words = question.passage_words
     assert words == ["Ann", "Lee", ",", "born", "in", "1950", ",", "sings", "in", "Rome", "."]
-    assert passage.spans == ((9, 9), (8, 9))
-    assert passage.num_question_words == 5
-    assert corpus.splits["train"][0]["tokens"][5:] == words
+    assert question.spans == ((9, 9), (8, 9))
+    assert question.words == ["Where", "does", "she", "sing", "?"]
     assert corpus.labels == ("answer",)
 
 
@@ -84,7 +85,7 @@ def test_chinese_characters_are_words_of_their_own():
 
 def test_an_answer_inside_a_word_counts_as_the_word(tmp_path):
     row = GOOD | {"answers": {"text": ["95"], "answer_start": [18]}}
-    assert read(tmp_path, [row]).details["train"][0].spans == ((5, 5),)
+    assert read(tmp_path, [row]).rows["train"][0].spans == ((5, 5),)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_questions_without_an_answer_must_be_in_train_too(tmp_path):
     train = str(write_jsonl(tmp_path / "train.jsonl", [GOOD]))
     test = str(write_jsonl(tmp_path / "test.jsonl", [none]))
     with pytest.raises(UserError, match="`no_answer` is in test but not in train"):
-        read_splits(DataConfig(train=train, validation=train, test=test), row_schema("qa"))
+        read_task("qa", DataConfig(train=train, validation=train, test=test))
 
 
 def test_csv_holds_answers_as_json(tmp_path):
@@ -147,7 +148,7 @@ def test_csv_holds_answers_as_json(tmp_path):
     data = DataConfig(
         train=str(path), validation=str(path), test=str(path), cache_folder=str(tmp_path)
     )
-    assert read_splits(data, row_schema("qa")).details["test"][0].answers == ("Rome", "in Rome")
+    assert read_task("qa", data).rows["test"][0].answers == ("Rome", "in Rome")
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=60), st.integers(8, 30), st.integers(0, 40))
@@ -163,10 +164,10 @@ def test_strides_cover_every_word_and_overlap(sizes, room, overlap):
 
 
 @st.composite
-def packed(draw) -> tuple[TokenizedSplit, list[PassageTokens], Limits]:
-    """A few random questions, packed."""
+def packed(draw) -> tuple[TokenizedSplit, list[tuple[PassageTokens, list[WordSpan]]], Limits]:
+    """A few random questions, packed; their tokens and answers."""
     limits = Limits(draw(st.integers(20, 60)), draw(st.integers(16, 40)), draw(st.integers(0, 20)))
-    rows, passages = [], []
+    rows = []
     for _ in range(draw(st.integers(1, 4))):
         sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=60))
         seed = draw(st.integers(0, 10**6))
@@ -177,12 +178,9 @@ def packed(draw) -> tuple[TokenizedSplit, list[PassageTokens], Limits]:
         for _ in range(draw(st.integers(0, 2))):
             first = int(rng.integers(len(words)))
             spans.append((first, min(first + int(rng.integers(4)), len(words) - 1)))
-        text = "x " * len(words)
-        bounds = np.array([(2 * i, 2 * i + 1) for i in range(len(words))])
-        answers = tuple(text[2 * a : 2 * b + 1] for a, b in spans)
-        rows.append(PassageTokens(question, words))
-        passages.append(Passage(text, answers, len(question), bounds, tuple(spans)))
-    return pack_passages(rows, passages, Specials([1], [2], [3]), limits, 0), rows, limits
+        rows.append((PassageTokens(question, words), spans))
+    tokens, answers = zip(*rows, strict=True)
+    return pack_passages(tokens, answers, Specials([1], [2], [3]), limits, 0), rows, limits
 
 
 @given(packed())
@@ -190,9 +188,9 @@ def test_contexts_and_windows_fit_and_hold_what_they_should(made):
     split, rows, limits = made
     assert split.context_lengths.max() <= limits.context
     context = 0
-    for row, question in zip(rows, split.rows, strict=True):
+    for (row, answers), pieces in zip(rows, split.pieces, strict=True):
         seen = set()
-        for piece in question.pieces:
+        for piece in pieces:
             start, stop = split.context_offsets[context : context + 2]
             lead_start, lead_stop = split.leads[context]
             assert lead_start == start
@@ -216,7 +214,6 @@ def test_contexts_and_windows_fit_and_hold_what_they_should(made):
                 learned = bool((codes & START).any() and (codes & END).any())
                 first = int(np.searchsorted(piece.places, split.windows[window, 0])) + piece.first
                 last = int(np.searchsorted(piece.places, split.windows[window, 1])) + piece.first
-                answers = question.passage.spans
                 touched = any(a < last and b >= first for a, b in answers)
                 assert learned or not touched, "a window shows its answer whole, or none at all"
             context += 1
@@ -229,13 +226,9 @@ def test_the_hard_negative_shares_the_questions_rare_words():
     words = [[token] for token in [*range(10, 40), 77, *range(41, 60)]]
     common = [PassageTokens([5], [[10]])] * 8
     row = PassageTokens([10, 77], words)
-    text = "x " * 50
-    bounds = np.array([(2 * i, 2 * i + 1) for i in range(50)])
-    passage = Passage(text, (text[90:91],), 2, bounds, ((45, 45),))
-    other = Passage("x", (), 1, np.array([(0, 1)]), ())
     split = pack_passages(
         [row, *common],
-        [passage, *[other] * 8],
+        [[(45, 45)], *[[]] * 8],
         Specials([1], [2], [3]),
         Limits(100, 16, 0),
         0,
@@ -248,11 +241,10 @@ def test_the_hard_negative_shares_the_questions_rare_words():
 
 def test_what_is_cut_is_counted():
     row = PassageTokens(list(range(30)), [[5] * 40, [6]])
-    passage = Passage("a b", (), 30, np.array([(0, 1), (2, 3)]), ())
-    split = pack_passages([row], [passage], Specials([1], [2], [3]), Limits(23, 40, 0), 0)
+    split = pack_passages([row], [[]], Specials([1], [2], [3]), Limits(23, 40, 0), 0)
     assert split.num_cut_tokens == (30 - 10) + (40 - 10)
     with pytest.raises(UserError, match="leave 7 tokens"):
-        pack_passages([row], [passage], Specials([1], [2], [3]), Limits(10, 40, 0), 0)
+        pack_passages([row], [[]], Specials([1], [2], [3]), Limits(10, 40, 0), 0)
 
 
 def test_special_tokens_of_a_pair():
@@ -379,10 +371,9 @@ def test_which_script_scores_a_passage():
 def small_split(
     folder: Path, rows: list[dict[str, object]], teacher=64, student=24
 ) -> TokenizedSplit:
-    corpus = read(folder, rows)
-    tokenizer = load_tokenizer(QUICKSTART_MODEL)
-    made = tokenize_corpus(corpus, tokenizer, teacher, student, str(folder / "cache"), 8)
-    return made["test"]
+    tokens = RowTokenizer(load_tokenizer(QUICKSTART_MODEL), str(folder / "cache"))
+    layout = QuestionLayout(packing_spec(tokens, teacher, student))
+    return layout.pack(read(folder, rows).rows["test"])
 
 
 def test_best_spans_are_those_of_a_search_through_all(tmp_path):
@@ -390,13 +381,13 @@ def test_best_spans_are_those_of_a_search_through_all(tmp_path):
     split = small_split(
         tmp_path, [GOOD | {"context": long, "answers": {"text": [], "answer_start": []}}]
     )
-    (question,) = split.rows
-    assert len(question.pieces) > 1
+    (pieces,) = split.pieces
+    assert len(pieces) > 1
     logits = np.random.default_rng(0).normal(size=(split.num_words, 2)).astype(np.float32)
     logits[5] = -np.inf
-    found = best_spans(question, logits, 3)
+    found = best_spans(pieces, logits, 3)
     start, expected = 0, []
-    for number, piece in enumerate(question.pieces):
+    for number, piece in enumerate(pieces):
         pairs = [
             (float(logits[start + a, 0]) + float(logits[start + b, 1]), number, a, b)
             for a in range(piece.num_words)
@@ -423,13 +414,13 @@ def test_windows_hold_the_best_span_and_no_word_twice(seed, made, count):
         read_words += chosen.words[places][chosen.words[places] >= 0].tolist()
     assert len(set(read_words)) == len(read_words)
     context, first_word = 0, 0
-    for question, own in zip(split.rows, question_logits(split, logits), strict=True):
-        contexts = range(context, context + len(question.pieces))
+    for pieces, own in zip(split.pieces, question_logits(split, logits), strict=True):
+        contexts = range(context, context + len(pieces))
         num = chosen.window_offsets[contexts.stop] - chosen.window_offsets[contexts.start]
         assert 1 <= num <= count
-        best = best_spans(question, own, 1)[0]
-        before = sum(piece.num_words for piece in question.pieces[: best.piece])
-        places = question.pieces[best.piece].places
+        best = best_spans(pieces, own, 1)[0]
+        before = sum(piece.num_words for piece in pieces[: best.piece])
+        places = pieces[best.piece].places
         lead = int(np.diff(split.leads[context + best.piece])[0])
         if places[best.last + 1] - places[best.first] <= limits.window - lead:
             span = range(first_word + before + best.first, first_word + before + best.last + 1)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.equal_losses import check_equal_losses
-from tests.helpers import ROOT, tiny_config, write_jsonl
+from tests.helpers import ROOT, read_task, tiny_config, write_jsonl
 from tsarch.config import Config, DataConfig
 from tsarch.config_loading import load_config
-from tsarch.data.corpus import Corpus, read_splits
+from tsarch.data.corpus import Corpus
 from tsarch.data.packing import Sentence, pack_rows
 from tsarch.errors import UserError
 from tsarch.prepare import prepare_data
@@ -20,7 +21,7 @@ from tsarch.rank.crew import LocalCrew
 from tsarch.records import TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate
 from tsarch.tasks.classification import ClassificationTask
-from tsarch.tasks.registry import make_task, row_schema
+from tsarch.tasks.registry import make_task
 from tsarch.tasks.relation import RelationTask
 from tsarch.tasks.votes import row_votes
 
@@ -31,10 +32,10 @@ GOOD = {
 DATA = {"classification": "csabstruct", "relation": "semeval"}
 
 
-def read(folder: Path, task: str, rows: list[dict[str, object]]) -> Corpus:
+def read(folder: Path, task: str, rows: list[dict[str, object]]) -> Corpus[Any]:
     """All three splits have these rows."""
     path = str(write_jsonl(folder / "rows.jsonl", rows))
-    return read_splits(DataConfig(train=path, validation=path, test=path), row_schema(task))
+    return read_task(task, DataConfig(train=path, validation=path, test=path))
 
 
 def mistake(folder: Path, task: str, row: dict[str, object]) -> str:
@@ -51,24 +52,23 @@ def mistake(folder: Path, task: str, row: dict[str, object]) -> str:
 def test_a_text_is_its_words_and_one_label(tmp_path):
     corpus = read(tmp_path, "classification", [GOOD["classification"]])
     assert corpus.labels == ("x",)
-    assert corpus.layout == "rows"
-    row = corpus.splits["train"][0]
-    assert (row["tokens"], row["tags"], row["focus"]) == (["a", "b", "c"], ["x"], None)
+    row = corpus.rows["train"][0]
+    assert (row.words, row.label, row.focus) == (["a", "b", "c"], "x", None)
 
 
 def test_both_entities_are_marked_and_the_label_stands_before_the_first(tmp_path):
-    row = read(tmp_path, "relation", [GOOD["relation"]]).splits["train"][0]
-    assert row["tokens"] == ["#", "a", "#", "b", "@", "c", "d", "@"]
-    assert (row["tags"], row["focus"]) == (["r"], 0)
-    shared = read(tmp_path, "relation", [GOOD["relation"] | {"doc_id": "d"}] * 2).splits["train"]
-    assert len(set(shared["doc_id"])) == 2, "a context of its own"
+    row = read(tmp_path, "relation", [GOOD["relation"]]).rows["train"][0]
+    assert row.words == ["#", "a", "#", "b", "@", "c", "d", "@"]
+    assert (row.label, row.focus) == ("r", 0)
+    shared = read(tmp_path, "relation", [GOOD["relation"] | {"doc_id": "d"}] * 2).rows["train"]
+    assert len({row.origin.doc_id for row in shared}) == 2, "a context of its own"
     later = {**GOOD["relation"], "head": [1, 2], "tail": [3, 4]}
-    row = read(tmp_path, "relation", [later]).splits["train"][0]
-    assert row["tokens"] == ["a", "@", "b", "@", "c", "#", "d", "#"]
-    assert row["focus"] == 1
+    row = read(tmp_path, "relation", [later]).rows["train"][0]
+    assert row.words == ["a", "@", "b", "@", "c", "#", "d", "#"]
+    assert row.focus == 1
     nested = {**GOOD["relation"], "head": [1, 2], "tail": [1, 3]}
-    row = read(tmp_path, "relation", [nested]).splits["train"][0]
-    assert row["tokens"] == ["a", "@", "#", "b", "@", "c", "#", "d"]
+    row = read(tmp_path, "relation", [nested]).rows["train"][0]
+    assert row.words == ["a", "@", "#", "b", "@", "c", "#", "d"]
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,7 @@ def test_labels_that_train_does_not_have_are_named_with_their_line(tmp_path):
     other = [GOOD["classification"], {"text": "d", "label": "y"}]
     test = str(write_jsonl(tmp_path / "test.jsonl", other))
     with pytest.raises(UserError, match=r"test.jsonl:2.*label `y` is in test but not in train"):
-        read_splits(
-            DataConfig(train=train, validation=train, test=test), row_schema("classification")
-        )
+        read_task("classification", DataConfig(train=train, validation=train, test=test))
 
 
 def row_of(num_words: int, first: int, document: str = "d", focus: int | None = None) -> Sentence:

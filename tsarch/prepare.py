@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tsarch.config import Config
-from tsarch.data.contexts import special_tokens, tokenize_corpus
 from tsarch.data.corpus import read_splits
-from tsarch.data.source_target import PairLayout
-from tsarch.data.tokenizer import load_tokenizer
+from tsarch.data.layouts import PackingSpec
+from tsarch.data.row_tokens import RowTokenizer
+from tsarch.data.tokenizer import end_token, load_tokenizer
 from tsarch.records import TokenizedSplit
 from tsarch.stage.build import stage_config
-from tsarch.tasks.generative import PairRows
-from tsarch.tasks.registry import row_schema
+from tsarch.tasks.registry import is_generative, row_reader
 from tsarch.topology import Stage
 
 if TYPE_CHECKING:
@@ -45,58 +44,27 @@ def prepare_data(config: Config) -> Prepared:
     Raises:
         UserError: the data holds mistakes; all of them are named.
     """
-    schema = row_schema(config.task.name)
-    corpus = read_splits(config.data, schema)
-    tokenizer = run_tokenizer(config)
-    layout = pair_layout(config, tokenizer) if isinstance(schema, PairRows) else None
-    splits = tokenize_corpus(
-        corpus,
-        tokenizer,
-        config.teacher.max_tokens,
-        config.student.max_tokens,
-        config.data.cache_folder,
-        layout,
-        config.data.overlap_tokens,
-        config.run.seed,
-    )
-    return Prepared(splits, corpus.labels, corpus.notes, layout.end if layout else None)
+    reader = row_reader(config.task.name, config.data)
+    corpus = read_splits(config.data, reader)
+    spec = packing_spec(config)
+    layout = reader.layout(spec, corpus.labels)
+    splits = {split: layout.pack(rows) for split, rows in corpus.rows.items()}
+    end = end_token(spec.tokens.tokenizer) if is_generative(config.task.name) else None
+    return Prepared(splits, corpus.labels, corpus.notes, end)
 
 
-def pair_layout(config: Config, tokenizer: PreTrainedTokenizerBase) -> PairLayout:
-    """How sources and targets stand in a context of the config's teacher.
-
-    A causal teacher reads both as one text, the target after a separator, or after
-    `task.target_prefix`; the encoder of a sequence-to-sequence one reads the source and its
-    decoder the target, from the model's own start token on.
-    """
-    schema = row_schema(config.task.name)
-    assert isinstance(schema, PairRows)
-    before, after = special_tokens(tokenizer)
-    separator = end_token(tokenizer)
-
-    def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
+def packing_spec(config: Config) -> PackingSpec:
+    """What a config's contexts and windows depend on beside its rows."""
     teacher = stage_config(config, Stage.TEACHER)
-    if teacher.is_encoder_decoder:
-        start, suffix = int(teacher.decoder_start_token_id), after
-    else:
-        *suffix, start = ids(config.task.target_prefix) or [separator]
-    return PairLayout(
-        prefix=(*before, *ids(config.task.source_prefix)),
-        separator=separator,
-        suffix=tuple(suffix),
-        start=start,
-        end=separator,
+    start = int(teacher.decoder_start_token_id) if teacher.is_encoder_decoder else None
+    return PackingSpec(
+        tokens=RowTokenizer(run_tokenizer(config), config.data.cache_folder),
         teacher_max_tokens=config.teacher.max_tokens,
         student_max_tokens=config.student.max_tokens,
+        overlap_tokens=config.data.overlap_tokens,
+        seed=config.run.seed,
+        source_prefix=config.task.source_prefix,
+        target_prefix=config.task.target_prefix,
         max_target_tokens=config.task.max_target_tokens,
-        keep_last=schema.keep_last,
-        student_reads_source=not teacher.is_encoder_decoder,
+        decoder_start=start,
     )
-
-
-def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Token that ends texts, and parts of texts: the tokenizer's end or separator."""
-    found = (tokenizer.eos_token_id, tokenizer.sep_token_id)
-    return int(next((token for token in found if token is not None), 0))

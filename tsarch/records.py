@@ -29,13 +29,18 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class TextPair:
-    """A row of a generative task as it was written."""
+class Piece:
+    """A passage that is read in several contexts, or the whole of it: the part in one context."""
 
-    source: str
-    """All parts of the source, a line each."""
-    targets: tuple[str, ...]
-    """The target, then further references that a generated text is compared with too."""
+    first: int
+    """First word of the passage that is here."""
+    places: IntArray
+    """(words + 1,) where each word starts in the split's `token_ids`, and where the last ends."""
+
+    @property
+    def num_words(self) -> int:
+        """Words that are here."""
+        return len(self.places) - 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ class TokenizedSplit:
     """(num_contexts, 2) start and stop of what every window of a context has before its own slice
     (of a question's passage: the question). None: nothing."""
     rows: tuple[Any, ...] = ()
-    """What the metrics need of each row beside its labels; a task's own."""
+    """The rows that the sentences are, of the task's own type."""
+    pieces: tuple[tuple[Piece, ...], ...] = ()
+    """Of rows with a passage: its parts, one a context, in order of the contexts."""
 
     def window_places(self, window: int) -> IntArray:
         """(num_tokens,) places in `token_ids` of a window's tokens, its context's lead first."""

@@ -11,4 +11,4 @@ TASKS = {
     "summarization": "tsarch.tasks.summarization",
     "dialogue": "tsarch.tasks.dialogue",
 }
-"""Name → module with `ROWS`, a `RowSchema`, and `TASK`, a `Task`, as classes."""
+"""Name → module with `READER`, a `RowReader`, and `TASK`, a `Task`, as classes."""

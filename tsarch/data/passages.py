@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsarch.data.rows import Origin
 from tsarch.errors import UserError
 from tsarch.losses.spans import END, START
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import IntArray, Piece, TokenizedSplit
 from tsarch.seeding import generator
 
 if TYPE_CHECKING:
@@ -28,44 +29,29 @@ _LEAST_ROOM = 8
 """Tokens that contexts and windows must have for a question and its passage."""
 
 
-@dataclass(frozen=True)
-class Passage:
-    """What a question's row says beside its words."""
+WordSpan = tuple[int, int]
+"""First and last word of an answer."""
 
-    text: str
-    """The passage."""
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and the passage that may answer it."""
+
+    origin: Origin = field(repr=False)
+    words: list[str]
+    """Of the question."""
+    passage: str
+    bounds: IntArray
+    """(num_words, 2) characters [start, stop) of each of the passage's words."""
     answers: tuple[str, ...]
     """Right answers; none: it has none."""
-    num_question_words: int
-    """Words of the row that are the question; the others are the passage."""
-    words: IntArray
-    """(num_words, 2) characters [start, stop) of each of the passage's words in `text`."""
-    spans: tuple[tuple[int, int], ...]
-    """First and last word of each answer; the first answer is the one that is learned."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A passage, or a part of it, in one context."""
-
-    first: int
-    """First word of the passage that is here."""
-    places: IntArray
-    """(words + 1,) where each word starts in the split's `token_ids`, and where the last ends."""
+    spans: tuple[WordSpan, ...]
+    """Words of each answer; the first answer is the one that is learned."""
 
     @property
-    def num_words(self) -> int:
-        """Words that are here."""
-        return len(self.places) - 1
-
-
-@dataclass(frozen=True)
-class Question:
-    """A row of a packed split."""
-
-    passage: Passage
-    pieces: tuple[Piece, ...]
-    """One a context, in order of the contexts."""
+    def passage_words(self) -> list[str]:
+        """The passage's words."""
+        return [self.passage[start:stop] for start, stop in self.bounds.tolist()]
 
 
 @dataclass(frozen=True)
@@ -114,12 +100,13 @@ def split_row(token_ids: list[int], starts: list[int], num_question_words: int) 
 
 def pack_passages(
     rows: Sequence[PassageTokens],
-    passages: Sequence[Passage],
+    spans: Sequence[Sequence[WordSpan]],
     specials: Specials,
     limits: Limits,
     seed: int,
 ) -> TokenizedSplit:
-    """Every question and its passage to one context, or to several that overlap.
+    """Every question and its passage to one context, or to several that overlap; `spans` are the
+    answers of each, the first of them learned.
 
     Labels are bits of `losses.spans`. The windows are those of training: one around the answer, at
     a random place of it, and one hard negative without any (`_negative`). A question longer than
@@ -137,8 +124,8 @@ def pack_passages(
         what = f"leave {room} tokens for a question and its passage."
         raise UserError.single("teacher.max_tokens and student.max_tokens", what)
     packer = _Packer(specials, limits, room, _rarity(rows))
-    for number, (row, passage) in enumerate(zip(rows, passages, strict=True)):
-        packer.add(row, passage, generator(seed, "windows", number))
+    for number, (row, answers) in enumerate(zip(rows, spans, strict=True)):
+        packer.add(row, answers, generator(seed, "windows", number))
     return packer.split()
 
 
@@ -170,10 +157,12 @@ class _Packer:
     windows: list[tuple[int, int]] = field(default_factory=list)
     window_offsets: list[int] = field(default_factory=lambda: [0])
     row_offsets: list[int] = field(default_factory=lambda: [0])
-    questions: list[Question] = field(default_factory=list)
+    pieces: list[tuple[Piece, ...]] = field(default_factory=list)
     num_cut_tokens: int = 0
 
-    def add(self, row: PassageTokens, passage: Passage, rng: np.random.Generator) -> None:
+    def add(
+        self, row: PassageTokens, answers: Sequence[WordSpan], rng: np.random.Generator
+    ) -> None:
         """Add a question's contexts and windows."""
         question = self._cut(row.question, self.room // 2)
         words = [self._cut(word, self.room - len(question)) for word in row.words]
@@ -181,17 +170,17 @@ class _Packer:
         room = self.limits.context - len(lead) - len(self.specials.after)
         pieces = []
         for first, stop in strides([len(word) for word in words], room, self.limits.overlap):
-            spans = [(a - first, b - first) for a, b in passage.spans]
+            spans = [(a - first, b - first) for a, b in answers]
             piece = self._add_context(lead, first, words[first:stop], spans[:1])
             inside = [(max(a, 0), min(b, stop - first - 1)) for a, b in spans]
-            answers = [(a, b) for a, b in inside if a <= b]
+            here = [(a, b) for a, b in inside if a <= b]
             is_whole = bool(spans) and inside[0] == spans[0]
             self._add_windows(
-                piece, set(question), answers, is_whole, self.limits.window - len(lead), rng
+                piece, set(question), here, is_whole, self.limits.window - len(lead), rng
             )
             pieces.append(piece)
         self.row_offsets.append(len(self.labels))
-        self.questions.append(Question(passage, tuple(pieces)))
+        self.pieces.append(tuple(pieces))
 
     def split(self) -> TokenizedSplit:
         """All that was added."""
@@ -205,7 +194,7 @@ class _Packer:
             sentence_offsets=_array(self.row_offsets),
             num_cut_tokens=self.num_cut_tokens,
             leads=_array(self.leads).reshape(-1, 2),
-            rows=tuple(self.questions),
+            pieces=tuple(self.pieces),
         )
 
     def _cut(self, tokens: list[int], limit: int) -> list[int]:
@@ -240,7 +229,7 @@ class _Packer:
         self,
         piece: Piece,
         question: set[int],
-        answers: list[tuple[int, int]],
+        answers: list[WordSpan],
         has_answer: bool,
         room: int,
         rng: np.random.Generator,

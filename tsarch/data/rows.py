@@ -1,4 +1,4 @@
-"""What a row of a task's data is once it has been read, and what a task says about its rows."""
+"""What every row of data has, and the checks that readers share."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.config import ColumnsConfig
 from tsarch.errors import Mistake
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a row stands: `FILE:LINE`, or `FILE:row N` where rows aren't lines."""
 
@@ -29,59 +29,30 @@ class Place:
         return f"{self.source}:{self.unit}{self.number + word * self.line_per_word}"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row and where it came from."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a row comes from and how it is called."""
 
     place: Place
     doc_id: str
-    sent_id: Any
-    tokens: list[str]
-    """Words, or the parts of a source."""
-    tags: list[str]
-    """A label for every word, the row's one label, or the target."""
-    focus: int | None = None
-    """Word that the row's one label stands before; None: before the first, and at several. Of a
-    source: the last part, if the student reads it too."""
+    """Document that it is a part of; rows of one document stand together."""
+    sent_id: Any = None
+    """Its place in the document, where the data names it."""
     unique_id: str | None = None
     """Id that no other row of the split may have."""
-    details: Any = None
-    """What packing and metrics need beside words and labels; a task's own."""
 
 
-Layout = Literal["words", "rows", "passages", "pairs"]
-"""A label a word; a label a row; spans of passages, with a `Passage` in `Row.details`; a source and
-a target to generate, whose parts and texts stand in `Row.tokens` and `Row.tags`."""
+class Row(Protocol):
+    """A task's own frozen dataclass. `origin` is left out of its `repr`, from which runs that go on
+    tell that the data is still the same, wherever it stands now."""
 
-
-class RowSchema(Protocol):
-    """How a task's rows are read, checked and labelled."""
-
-    layout: Layout
-    """What becomes of rows in `contexts.py`."""
-
-    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
-        """Columns that every row must have."""
-
-    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
-        """Columns that hold a list of words (in CSV: JSON, or words between spaces)."""
-
-    def label_column(self, columns: ColumnsConfig) -> str:
-        """Column whose class numbers become names."""
-
-    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
-        """A sound row, or None, and what is wrong with it."""
-
-    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
-        """(name, place) of what the training split has to have for this row to be learned."""
-
-    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Label ids in order, from the names of the training split."""
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
 
 
 _MAX_SHOWN = 200
 """Characters of a row's own words in a message."""
-RowOrMistakes = tuple[Row | None, list[Mistake]]
 
 
 def found(*checks: Mistake | None) -> list[Mistake]:
@@ -146,17 +117,7 @@ def check_unicode(place: Place, *texts: str) -> Mistake | None:
     return None
 
 
-def make_row(
-    place: Place,
-    raw: dict[str, Any],
-    columns: ColumnsConfig,
-    tokens: list[str],
-    tags: list[str],
-    focus: int | None = None,
-) -> RowOrMistakes:
-    """The row of checked words and labels, its document from `raw`."""
+def read_origin(place: Place, raw: dict[str, Any], columns: ColumnsConfig) -> Origin:
+    """Document and sentence of a row that may be part of a document."""
     doc_id = raw.get(columns.doc_id)
-    doc_id = str(place if doc_id is None else doc_id)
-    if mistakes := found(check_unicode(place, doc_id, *tokens, *tags)):
-        return None, mistakes
-    return Row(place, doc_id, raw.get(columns.sent_id), tokens, tags, focus), []
+    return Origin(place, str(place if doc_id is None else doc_id), raw.get(columns.sent_id))

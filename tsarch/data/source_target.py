@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tsarch.records import TextPair, TokenizedSplit
+from tsarch.data.rows import Origin
+from tsarch.records import TokenizedSplit
 
 
 @dataclass(frozen=True)
-class PairLayout:
+class TargetFrame:
     """Tokens around a source and its target, and how many of each a context takes."""
 
     prefix: tuple[int, ...]
@@ -43,15 +44,39 @@ class PairLayout:
         return self.teacher_max_tokens - around - self.max_target_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class SourceTarget:
+    """A source and the target that is generated from it."""
+
+    origin: Origin = field(repr=False)
+    parts: tuple[str, ...]
+    """The source, such as one text, or the turns of a dialogue."""
+    target: str
+    references: tuple[str, ...]
+    """Further targets that a generated text is compared with too."""
+    reads_last: bool = False
+    """The student reads the last part of the source too, not only the target."""
+
+    @property
+    def source(self) -> str:
+        """All parts, a line each."""
+        return "\n".join(self.parts)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All that a generated text is compared with."""
+        return (self.target, *self.references)
+
+
 @dataclass(frozen=True)
-class Pair:
+class SourceTargetTokens:
     """A tokenised row."""
 
     source: list[list[int]]
     """Tokens of each part."""
     target: list[int]
     reads_last: bool = False
-    """The student reads the last part of the source too, not only the target."""
+    """See `SourceTarget`."""
 
 
 @dataclass
@@ -66,19 +91,17 @@ class _Packed:
     num_cut_tokens: int = 0
 
 
-def pack_pairs(
-    pairs: Sequence[Pair], texts: Sequence[TextPair], layout: PairLayout
-) -> TokenizedSplit:
-    """One context a pair: source, start, target. Its labelled positions are the start and the
-    target's tokens; the label is the token that comes next, `layout.end` at last.
+def pack_targets(rows: Iterable[SourceTargetTokens], frame: TargetFrame) -> TokenizedSplit:
+    """One context a row: source, start, target. Its labelled positions are the start and the
+    target's tokens; the label is the token that comes next, `frame.end` at last.
 
     The student's windows are blocks of `student_max_tokens` from the start token on, or, with
     `reads_last`, from the source's last part on, if that leaves them at least half a block.
     Sources and targets that are too long are cut and counted in `num_cut_tokens`.
     """
     packed = _Packed()
-    for pair in pairs:
-        _add(packed, pair, layout)
+    for row in rows:
+        _add(packed, row, frame)
     return TokenizedSplit(
         token_ids=np.array(packed.token_ids, dtype=np.int64),
         words=np.array(packed.words, dtype=np.int64),
@@ -88,32 +111,31 @@ def pack_pairs(
         labels=np.array(packed.labels, dtype=np.int64),
         sentence_offsets=np.array(packed.sentence_offsets, dtype=np.int64),
         num_cut_tokens=packed.num_cut_tokens,
-        rows=tuple(texts),
     )
 
 
-def _add(packed: _Packed, pair: Pair, layout: PairLayout) -> None:
-    source = list(itertools.chain(*((*part, layout.separator) for part in pair.source)))[:-1]
-    room = layout.max_source_tokens
+def _add(packed: _Packed, row: SourceTargetTokens, frame: TargetFrame) -> None:
+    source = list(itertools.chain(*((*part, frame.separator) for part in row.source)))[:-1]
+    room = frame.max_source_tokens
     packed.num_cut_tokens += max(len(source) - room, 0)
-    source = source[-room:] if layout.keep_last else source[:room]
-    labels = [*pair.target, layout.end]
-    packed.num_cut_tokens += max(len(labels) - layout.max_target_tokens, 0)
-    labels = labels[: layout.max_target_tokens]
-    before = [*layout.prefix, *source, *layout.suffix]
+    source = source[-room:] if frame.keep_last else source[:room]
+    labels = [*row.target, frame.end]
+    packed.num_cut_tokens += max(len(labels) - frame.max_target_tokens, 0)
+    labels = labels[: frame.max_target_tokens]
+    before = [*frame.prefix, *source, *frame.suffix]
     begin = len(packed.token_ids)
     first = begin + len(before)
-    packed.token_ids += [*before, layout.start, *labels[:-1]]
+    packed.token_ids += [*before, frame.start, *labels[:-1]]
     num_words = len(packed.labels)
     packed.words += [-1] * len(before)
     packed.words += range(num_words, num_words + len(labels))
     packed.labels += labels
-    last_part = len(pair.source[-1]) + len(layout.suffix)
-    reads_last = pair.reads_last and layout.student_reads_source
-    if reads_last and 2 * last_part <= layout.student_max_tokens and len(source) >= last_part:
+    last_part = len(row.source[-1]) + len(frame.suffix)
+    reads_last = row.reads_last and frame.student_reads_source
+    if reads_last and 2 * last_part <= frame.student_max_tokens and len(source) >= last_part:
         first -= last_part
     stop = len(packed.token_ids)
-    bounds = [*range(first, stop, layout.student_max_tokens), stop]
+    bounds = [*range(first, stop, frame.student_max_tokens), stop]
     packed.windows += itertools.pairwise(bounds)
     packed.context_offsets.append(stop)
     packed.window_offsets.append(len(packed.windows))

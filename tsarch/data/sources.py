@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.data.cache import cache_root
 from tsarch.data.conll import read_conll
-from tsarch.data.rows import Place, RowSchema, from_json, no_column
+from tsarch.data.row_reader import RowReader
+from tsarch.data.rows import Place, from_json, no_column
 from tsarch.errors import Mistake, UserError, one_line
 
 if TYPE_CHECKING:
@@ -35,25 +37,9 @@ Found = Iterator[tuple[Place, dict[str, Any]]]
 """Raw rows, column → value, as a source holds them."""
 
 
-def cache_root(folder: str | None) -> Path:
-    """Folder of everything that is cached: `data.cache_folder`, or `~/.cache/tsarch`.
-
-    Raises:
-        UserError: it can't be made or written.
-    """
-    name = folder or "~/.cache/tsarch"
-    where = f"data.cache_folder: {name}"
-    try:
-        path = Path(name).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: `~nobody`
-        raise UserError.single(where, f"can't be made: {one_line(error)}.") from None
-    if not os.access(path, os.W_OK):
-        raise UserError.single(where, "can't be written.", "Choose another folder.")
-    return path
-
-
-def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mistake]) -> Found:
+def file_rows(
+    data: DataConfig, reader: RowReader[Any], split: str, mistakes: list[Mistake]
+) -> Found:
     """Rows of a split's file; broken lines go to `mistakes`.
 
     Raises:
@@ -76,16 +62,16 @@ def file_rows(data: DataConfig, schema: RowSchema, split: str, mistakes: list[Mi
     if not content.strip():
         raise UserError.single(where, "is empty.")
     if kind == "parquet":
-        yield from _table_rows(_load_table(kind, path, data), path, data.columns, schema)
+        yield from _table_rows(_load_table(kind, path, data), path, reader)
         return
     lines = [] if _is_utf8(content) else content.split(b"\n")
     broken = {number for number, line in enumerate(lines, 1) if not _is_utf8(line)}
     mistakes += [Mistake(f"{path}:{n}", "is not UTF-8 text.") for n in sorted(broken)]
     text = content.decode("utf-8-sig", errors="replace")
     if kind == "csv":
-        found = _csv_rows(path, text, data, schema)
+        found = _csv_rows(path, text, data, reader)
     elif kind == "conll":
-        found = _conll_rows(path, text, data.columns)
+        found = _conll_rows(path, text, reader.columns)
     else:
         found = _jsonl_rows(path, text, broken, mistakes)
     yield from (own for own in found if own[0].number not in broken)
@@ -123,10 +109,10 @@ def _conll_rows(path: str, text: str, columns: ColumnsConfig) -> Found:
         yield Place(path, sentence.line, line_per_word=True), row
 
 
-def _csv_rows(path: str, text: str, data: DataConfig, schema: RowSchema) -> Found:
+def _csv_rows(path: str, text: str, data: DataConfig, reader: RowReader[Any]) -> Found:
     """Rows of a CSV file; lists in cells are JSON, or words separated by spaces."""
     header, lines = _csv_lines(path, text)
-    names = _wanted(data.columns, schema, header, path)
+    names = _wanted(reader, header, path)
     if not lines:
         return
     from datasets import Features, Value
@@ -142,10 +128,10 @@ def _csv_rows(path: str, text: str, data: DataConfig, schema: RowSchema) -> Foun
         encoding="utf-8-sig",
         encoding_errors="replace",  # lines that are not UTF-8 are mistakes already
     )
-    for place, row in _table_rows(table, path, data.columns, schema):
+    for place, row in _table_rows(table, path, reader):
         if len(lines) == len(table):
             place = Place(path, lines[place.number - 1])
-        for name in schema.word_lists(data.columns):
+        for name in reader.word_lists:
             row[name] = _unpacked(row[name])
         yield place, row
 
@@ -213,15 +199,17 @@ def load_hub(data: DataConfig) -> dict[str, Dataset]:
     return sets
 
 
-def hub_rows(data: DataConfig, schema: RowSchema, split: str, sets: dict[str, Dataset]) -> Found:
+def hub_rows(
+    data: DataConfig, reader: RowReader[Any], split: str, sets: dict[str, Dataset]
+) -> Found:
     name = next((name for name in _HUB_NAMES[split] if name in sets), None)
     if name is None:
         hint = f"Its splits: {', '.join(sets)}."
         raise UserError.single(f"data.hub: {data.hub}", f"has no split `{split}`.", hint)
-    yield from _table_rows(sets[name], f"{data.hub} ({name})", data.columns, schema)
+    yield from _table_rows(sets[name], f"{data.hub} ({name})", reader)
 
 
-def _table_rows(table: Dataset, source: str, columns: ColumnsConfig, schema: RowSchema) -> Found:
+def _table_rows(table: Dataset, source: str, reader: RowReader[Any]) -> Found:
     """Rows of a table; class numbers become the names that the table has for them.
 
     Raises:
@@ -229,8 +217,8 @@ def _table_rows(table: Dataset, source: str, columns: ColumnsConfig, schema: Row
     """
     from datasets import ClassLabel
 
-    values = table.select_columns(_wanted(columns, schema, table.column_names, source)).to_dict()
-    column = schema.label_column(columns)
+    values = table.select_columns(_wanted(reader, table.column_names, source)).to_dict()
+    column = reader.label_column
     feature = table.features[column]
     item = getattr(feature, "feature", feature)
     if isinstance(item, ClassLabel):
@@ -247,17 +235,15 @@ def _named(label: Any, names: dict[int, str]) -> Any:
     return names.get(label, label)
 
 
-def _wanted(
-    columns: ColumnsConfig, schema: RowSchema, names: Sequence[str], source: str
-) -> list[str]:
+def _wanted(reader: RowReader[Any], names: Sequence[str], source: str) -> list[str]:
     """The columns of a table that are read.
 
     Raises:
         UserError: a column is missing.
     """
-    needed = schema.needed(columns)
+    needed = reader.needed
     missing = [name for name in needed if name not in names]
     if missing:
         raise UserError(no_column(source, name, names) for name in missing)
-    optional = [name for name in (columns.doc_id, columns.sent_id) if name in names]
+    optional = [name for name in (reader.columns.doc_id, reader.columns.sent_id) if name in names]
     return list(dict.fromkeys((*needed, *optional)))

@@ -104,3 +104,25 @@ def tokenizers_differ(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) ->
         if value != theirs[name]:
             return f"their {name.replace('_', '-')} settings differ"
     return None
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Tokens that the tokenizer puts before and after a text."""
+    encoded = tokenizer(["a"], is_split_into_words=True)
+    ids = list(encoded["input_ids"])
+    places = [place for place, word in enumerate(encoded.word_ids()) if word is not None]
+    return ids[: places[0]], ids[places[-1] + 1 :]
+
+
+def label_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Token put into a row to carry its label: of `[CLS]`, `[SEP]` and their like the first that
+    the tokenizer has."""
+    names = ("cls_token_id", "bos_token_id", "sep_token_id", "eos_token_id", "unk_token_id")
+    found = (getattr(tokenizer, name) for name in names)
+    return int(next((token for token in found if token is not None), 0))
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Token that ends texts, and parts of texts: the tokenizer's end or separator."""
+    found = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+    return int(next((token for token in found if token is not None), 0))

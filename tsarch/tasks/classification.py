@@ -2,37 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Place, RowOrMistakes, check_text, found, make_row
+from tsarch.config import DataConfig
+from tsarch.data.layouts import LabelledWordsLayout, Layout, PackingSpec
+from tsarch.data.rows import Origin, Place, check_text, check_unicode, found, read_origin
+from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask, Metrics
-from tsarch.tasks.votes import OneLabelRows, row_votes
+from tsarch.tasks.votes import row_votes
 
 
-class ClassificationRows(OneLabelRows):
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """A text, or a sentence of one, and its label."""
+
+    origin: Origin = field(repr=False)
+    text: str
+    label: str
+
+    @property
+    def words(self) -> list[str]:
+        """What stands between spaces."""
+        return self.text.split()
+
+    @property
+    def focus(self) -> None:
+        """The label stands before the first word, and at several."""
+
+
+class ClassificationReader:
     """One `text` a row with its `label`; rows of a `doc_id` are the sentences of a document."""
 
-    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
-        """Text and label."""
-        return columns.text, columns.label
+    def __init__(self, data: DataConfig) -> None:
+        self.columns = data.columns
 
-    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Text and label."""
+        return self.columns.text, self.columns.label
+
+    @property
+    def word_lists(self) -> tuple[str, ...]:
         """None."""
         return ()
 
-    def label_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def label_column(self) -> str:
         """The label."""
-        return columns.label
+        return self.columns.label
 
-    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
-        """Words are what stands between spaces."""
-        columns = data.columns
-        mistakes = found(*(check_text(place, raw, name) for name in self.needed(columns)))
+    def read(self, place: Place, raw: dict[str, Any]) -> tuple[LabelledText | None, list[Mistake]]:
+        """Neither may be empty."""
+        mistakes = found(*(check_text(place, raw, name) for name in self.needed))
         if mistakes:
             return None, mistakes
-        return make_row(place, raw, columns, raw[columns.text].split(), [raw[columns.label]])
+        origin = read_origin(place, raw, self.columns)
+        text, label = raw[self.columns.text], raw[self.columns.label]
+        if mistakes := found(check_unicode(place, origin.doc_id, text, label)):
+            return None, mistakes
+        return LabelledText(origin, text, label), []
+
+    def label_names(self, row: LabelledText) -> Iterable[tuple[str, str]]:
+        """The row's label."""
+        yield row.label, str(row.origin.place)
+
+    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The labels of the training split."""
+        return tuple(names)
+
+    def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[LabelledText]:
+        """A label a row."""
+        return LabelledWordsLayout(spec, labels)
 
 
 class ClassificationTask(LabelTask):
@@ -53,4 +96,4 @@ class ClassificationTask(LabelTask):
         }
 
 
-ROWS, TASK = ClassificationRows, ClassificationTask
+READER, TASK = ClassificationReader, ClassificationTask

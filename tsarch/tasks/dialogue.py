@@ -3,51 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Place, RowOrMistakes, check_text, check_words, found
+from tsarch.data.rows import Place, check_text, check_words, found
+from tsarch.data.source_target import SourceTarget
 from tsarch.errors import Mistake
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.generative import PairRows, PairTask
+from tsarch.tasks.generative import SourceTargetReader, TargetTask
 from tsarch.tasks.text_metrics import bleu, distinct
 
 
-class DialogueRows(PairRows):
+class DialogueReader(SourceTargetReader):
     """`history`, a list of turns, and `response`. The student reads the last turn too."""
 
     keep_last = True
 
-    def source_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def source_column(self) -> str:
         """The turns so far."""
-        return columns.history
+        return self.columns.history
 
-    def label_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def label_column(self) -> str:
         """The turn that answers."""
-        return columns.response
+        return self.columns.response
 
-    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    @property
+    def word_lists(self) -> tuple[str, ...]:
         """The turns."""
-        return (columns.history,)
+        return (self.columns.history,)
 
-    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
+    def read(self, place: Place, raw: dict[str, Any]) -> tuple[SourceTarget | None, list[Mistake]]:
         """At least one turn, none of them empty."""
-        columns = data.columns
+        history = self.columns.history
         mistakes = found(
-            check_words(place, raw, columns.history), check_text(place, raw, columns.response)
+            check_words(place, raw, history), check_text(place, raw, self.columns.response)
         )
         if mistakes:
             return None, mistakes
-        turns = raw[columns.history]
+        turns = raw[history]
         if not turns or not all(turn.split() for turn in turns):
-            what = f"`{columns.history}` has no turn, or an empty one."
-            return None, [Mistake(str(place), what)]
-        row, mistakes = self.row(place, raw, columns, turns)
-        return row and replace(row, focus=len(turns) - 1), mistakes
+            return None, [Mistake(str(place), f"`{history}` has no turn, or an empty one.")]
+        return self.row(place, raw, tuple(turns), reads_last=True)
 
 
-class DialogueTask(PairTask):
+class DialogueTask(TargetTask):
     """Responses in dialogues."""
 
     table_metrics: tuple[str, ...] = ("perplexity", "bleu", "distinct1", "distinct2")
@@ -62,4 +62,4 @@ class DialogueTask(PairTask):
         }
 
 
-ROWS, TASK = DialogueRows, DialogueTask
+READER, TASK = DialogueReader, DialogueTask

@@ -4,75 +4,72 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import (
-    Layout,
-    Place,
-    Row,
-    RowOrMistakes,
-    check_text,
-    check_words,
-    found,
-    make_row,
-)
+from tsarch.config import DataConfig
+from tsarch.data.layouts import Layout, PackingSpec, SourceTargetLayout
+from tsarch.data.rows import Origin, Place, check_text, check_unicode, check_words, found
+from tsarch.data.source_target import SourceTarget
+from tsarch.errors import Mistake
 from tsarch.losses.objective import Objective, VocabularyObjective
 from tsarch.records import Array, TokenizedSplit
 from tsarch.tasks.base import Metrics, WindowChoice
 from tsarch.tasks.collect import Collector, token_collector
 
 
-class PairRows(ABC):
-    """One source and one target a row: the part of a `RowSchema` that is the same for all."""
+class SourceTargetReader(ABC):
+    """One source and one target a row: the part of a `RowReader` that is the same for all."""
 
-    layout: Layout = "pairs"
     keep_last = False
     """Of a source that is too long the end is kept, not the start."""
 
+    def __init__(self, data: DataConfig) -> None:
+        self.columns = data.columns
+
+    @property
     @abstractmethod
-    def source_column(self, columns: ColumnsConfig) -> str:
+    def source_column(self) -> str:
         """Column of the source."""
 
+    @property
     @abstractmethod
-    def label_column(self, columns: ColumnsConfig) -> str:
+    def label_column(self) -> str:
         """Column of the target."""
 
-    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    @property
+    def needed(self) -> tuple[str, ...]:
         """Source and target."""
-        return self.source_column(columns), self.label_column(columns)
+        return self.source_column, self.label_column
 
-    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    @property
+    def word_lists(self) -> tuple[str, ...]:
         """None."""
         return ()
 
-    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
+    def read(self, place: Place, raw: dict[str, Any]) -> tuple[SourceTarget | None, list[Mistake]]:
         """Two texts that aren't empty; every row is a context of its own."""
-        columns = data.columns
-        mistakes = found(*(check_text(place, raw, name) for name in self.needed(columns)))
+        mistakes = found(*(check_text(place, raw, name) for name in self.needed))
         if mistakes:
             return None, mistakes
-        return self.row(place, raw, columns, [raw[self.source_column(columns)]])
+        return self.row(place, raw, (raw[self.source_column],))
 
     def row(
-        self, place: Place, raw: dict[str, Any], columns: ColumnsConfig, parts: list[str]
-    ) -> RowOrMistakes:
-        """The row of a checked source, with its target and further references; it is a document of
-        its own."""
-        target = raw[self.label_column(columns)]
-        others: list[str] = []
-        if columns.references in raw:
-            mistake = check_words(place, raw, columns.references)
-            if mistake is not None:
-                return None, [mistake]
-            others = [text for text in raw[columns.references] if text not in (target, "")]
-        row, mistakes = make_row(place, raw, columns, parts, [target, *others])
-        return row and replace(row, doc_id=str(row.place), sent_id=None), mistakes
+        self, place: Place, raw: dict[str, Any], parts: tuple[str, ...], reads_last: bool = False
+    ) -> tuple[SourceTarget | None, list[Mistake]]:
+        """The row of a checked source, with its target and further references."""
+        target = raw[self.label_column]
+        others: tuple[str, ...] = ()
+        if self.columns.references in raw:
+            if mistakes := found(check_words(place, raw, self.columns.references)):
+                return None, mistakes
+            others = tuple(t for t in raw[self.columns.references] if t not in (target, ""))
+        if mistakes := found(check_unicode(place, *parts, target, *others)):
+            return None, mistakes
+        return SourceTarget(Origin(place, str(place)), parts, target, others, reads_last), []
 
-    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
+    def label_names(self, row: SourceTarget) -> Iterable[tuple[str, str]]:
         """None: whatever the vocabulary spells can be learned."""
         return ()
 
@@ -80,8 +77,12 @@ class PairRows(ABC):
         """None."""
         return ()
 
+    def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[SourceTarget]:
+        """A source and a target a row."""
+        return SourceTargetLayout(spec, self.keep_last)
 
-class PairTask:
+
+class TargetTask:
     """The part of a `GenerativeTask` that is the same for all."""
 
     objective: Objective = VocabularyObjective()

@@ -3,62 +3,85 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.rows import Layout, Place, Row, RowOrMistakes, check_words, found, make_row, shown
+from tsarch.config import DataConfig
+from tsarch.data.layouts import Layout, PackingSpec, TaggedWordsLayout
+from tsarch.data.rows import Origin, Place, check_unicode, check_words, found, read_origin, shown
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask, Metrics
 
 
-class NerRows:
+@dataclass(frozen=True, slots=True)
+class TaggedSentence:
+    """A sentence with an IOB2 tag for each of its words."""
+
+    origin: Origin = field(repr=False)
+    words: list[str]
+    tags: list[str]
+
+
+class NerReader:
     """One sentence a row: `tokens`, and an IOB2 tag for each in `tags`."""
 
-    layout: Layout = "words"
+    def __init__(self, data: DataConfig) -> None:
+        self.columns = data.columns
+        self._tag_scheme = data.tag_scheme
 
-    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    @property
+    def needed(self) -> tuple[str, ...]:
         """Words and tags."""
-        return columns.tokens, columns.tags
+        return self.columns.tokens, self.columns.tags
 
-    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    @property
+    def word_lists(self) -> tuple[str, ...]:
         """Both."""
-        return self.needed(columns)
+        return self.needed
 
-    def label_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def label_column(self) -> str:
         """The tags."""
-        return columns.tags
+        return self.columns.tags
 
-    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
+    def read(
+        self, place: Place, raw: dict[str, Any]
+    ) -> tuple[TaggedSentence | None, list[Mistake]]:
         """Equally many words and tags, tags of the IOB2 scheme (or IOB1, converted)."""
-        columns = data.columns
-        mistakes = found(*(check_words(place, raw, name) for name in self.needed(columns)))
+        mistakes = found(*(check_words(place, raw, name) for name in self.needed))
         if mistakes:
             return None, mistakes
-        tokens, tags = raw[columns.tokens], raw[columns.tags]
-        row, mistakes = make_row(place, raw, columns, tokens, tags)
-        if row is None:
+        # Words come again and again: one text of each is enough.
+        words = [sys.intern(word) for word in raw[self.columns.tokens]]
+        tags = [sys.intern(tag) for tag in raw[self.columns.tags]]
+        origin = read_origin(place, raw, self.columns)
+        if mistakes := found(check_unicode(place, origin.doc_id, *words, *tags)):
             return None, mistakes
-        if len(tokens) != len(tags):
-            what = f"has {len(tokens)} tokens but {len(tags)} tags."
+        if len(words) != len(tags):
+            what = f"has {len(words)} tokens but {len(tags)} tags."
             return None, [Mistake(str(place), what)]
-        if not tokens:
+        if not words:
             return None, [Mistake(str(place), "has no tokens.")]
-        if data.tag_scheme == "iob1":
-            row = replace(row, tags=iob1_to_iob2(tags))
-        return row, _check_tags(row)
+        if self._tag_scheme == "iob1":
+            tags = iob1_to_iob2(tags)
+        return TaggedSentence(origin, words, tags), _check_tags(place, tags)
 
-    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
+    def label_names(self, row: TaggedSentence) -> Iterable[tuple[str, str]]:
         """Entity types."""
         for word, tag in enumerate(row.tags):
             if tag != "O":
-                yield tag[2:], row.place.of_word(word)
+                yield tag[2:], row.origin.place.of_word(word)
 
     def labels(self, names: Iterable[str]) -> tuple[str, ...]:
         """`O`, then B- and I- of every entity type."""
         return ("O", *(f"{prefix}-{name}" for name in names for prefix in "BI"))
+
+    def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[TaggedSentence]:
+        """A label a word."""
+        return TaggedWordsLayout(spec, labels)
 
 
 class NerTask(LabelTask):
@@ -103,19 +126,19 @@ def iob1_to_iob2(tags: Sequence[str]) -> list[str]:
     return result
 
 
-def _check_tags(row: Row) -> list[Mistake]:
+def _check_tags(place: Place, tags: Sequence[str]) -> list[Mistake]:
     previous = "O"
-    for word, tag in enumerate(row.tags):
+    for word, tag in enumerate(tags):
         if tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) < 3):
             what = f"tag {word + 1} is `{shown(tag)}`, not O, B-TYPE or I-TYPE."
-            return [Mistake(row.place.of_word(word), what)]
+            return [Mistake(place.of_word(word), what)]
         if tag.startswith("I-") and previous[1:] != tag[1:]:
             pair = f"`{shown(tag)}` after `{shown(previous)}`"
             what = f"tag {word + 1} is {pair}, which IOB2 doesn't allow."
             hint = "If the file is IOB1, set `data.tag_scheme: iob1`."
-            return [Mistake(row.place.of_word(word), what, hint)]
+            return [Mistake(place.of_word(word), what, hint)]
         previous = tag
     return []
 
 
-ROWS, TASK = NerRows, NerTask
+READER, TASK = NerReader, NerTask

@@ -9,23 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsarch.config import ColumnsConfig, DataConfig
-from tsarch.data.passages import Passage, Question
-from tsarch.data.rows import (
-    Layout,
-    Place,
-    Row,
-    RowOrMistakes,
-    check_text,
-    check_unicode,
-    found,
-    from_json,
-    no_column,
-)
+from tsarch.config import DataConfig
+from tsarch.data.layouts import Layout, PackingSpec, QuestionLayout
+from tsarch.data.passages import Question, WordSpan
+from tsarch.data.rows import Origin, Place, check_text, check_unicode, found, from_json, no_column
 from tsarch.errors import Mistake
 from tsarch.losses.objective import Objective
 from tsarch.losses.spans import SpanObjective
-from tsarch.records import Array, FloatArray, IntArray, TokenizedSplit
+from tsarch.records import Array, FloatArray, IntArray, Piece, TokenizedSplit
 from tsarch.tasks.base import Metrics, WindowChoice
 from tsarch.tasks.chinese import is_chinese
 from tsarch.tasks.collect import Collector, span_collector
@@ -38,26 +29,31 @@ if TYPE_CHECKING:
 ANSWER, NO_ANSWER = "answer", "no_answer"
 
 
-class QaRows:
+class QaReader:
     """`id`, `context`, `question`, `answers` {`text`, `answer_start`}: SQuAD's rows."""
 
-    layout: Layout = "passages"
+    def __init__(self, data: DataConfig) -> None:
+        self.columns = data.columns
 
-    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    @property
+    def needed(self) -> tuple[str, ...]:
         """All four."""
+        columns = self.columns
         return columns.id, columns.context, columns.question, columns.answers
 
-    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    @property
+    def word_lists(self) -> tuple[str, ...]:
         """None."""
         return ()
 
-    def label_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def label_column(self) -> str:
         """The answers."""
-        return columns.answers
+        return self.columns.answers
 
-    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
+    def read(self, place: Place, raw: dict[str, Any]) -> tuple[Question | None, list[Mistake]]:
         """Answers must stand in the passage where they say."""
-        columns = data.columns
+        columns = self.columns
         mistakes = found(
             _check_id(place, raw, columns.id),
             check_text(place, raw, columns.context),
@@ -66,38 +62,37 @@ class QaRows:
         answers = _answers(place, raw, columns.answers, mistakes)
         if mistakes:
             return None, mistakes
-        own_id, text = str(raw[columns.id]), raw[columns.context]
-        if mistakes := found(check_unicode(place, own_id, text, raw[columns.question])):
+        own_id, passage, question = (
+            str(raw[columns.id]),
+            raw[columns.context],
+            raw[columns.question],
+        )
+        if mistakes := found(check_unicode(place, own_id, passage, question)):
             return None, mistakes
-        words = word_bounds(text)
-        spans = [_span(place, text, words, *answer, mistakes) for answer in answers]
+        bounds = word_bounds(passage)
+        spans = [_span(place, passage, bounds, *answer, mistakes) for answer in answers]
         if mistakes:
             return None, mistakes
-        question = [raw[columns.question][a:b] for a, b in word_bounds(raw[columns.question])]
-        passage = Passage(
-            text,
-            tuple(answer for answer, _ in answers),
-            len(question),
-            words,
+        return Question(
+            Origin(place, own_id, unique_id=own_id),
+            [question[start:stop] for start, stop in word_bounds(question)],
+            passage,
+            bounds,
+            tuple(text for text, _ in answers),
             tuple(span for span in spans if span is not None),
-        )
-        return Row(
-            place,
-            own_id,
-            None,
-            question + [text[a:b] for a, b in words],
-            [ANSWER if answers else NO_ANSWER],
-            unique_id=own_id,
-            details=passage,
         ), []
 
-    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
+    def label_names(self, row: Question) -> Iterable[tuple[str, str]]:
         """Whether there is an answer."""
-        yield row.tags[0], str(row.place)
+        yield ANSWER if row.answers else NO_ANSWER, str(row.origin.place)
 
     def labels(self, names: Iterable[str]) -> tuple[str, ...]:
         """Whether questions have answers, as in the training split."""
         return tuple(names)
+
+    def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[Question]:
+        """Questions about passages."""
+        return QuestionLayout(spec)
 
 
 class QaTask:
@@ -125,34 +120,34 @@ class QaTask:
         """Exact match and F1; if the split has questions without an answer, also of both kinds
         apart, and the share of questions left without one."""
         texts = self.answers(split, predicted)
-        passages = [question.passage for question in split.rows]
+        questions: Sequence[Question] = split.rows
         scores = [
-            score_answer(text, passage.answers, is_chinese(passage.text))
-            for text, passage in zip(texts, passages, strict=True)
+            score_answer(text, question.answers, is_chinese(question.passage))
+            for text, question in zip(texts, questions, strict=True)
         ]
         metrics = _means(scores, "")
-        if all(passage.answers for passage in passages):
+        if all(question.answers for question in questions):
             return metrics
         for prefix, wanted in (("has_answer_", True), ("no_answer_", False)):
-            pairs = zip(scores, passages, strict=True)
-            own = [score for score, passage in pairs if bool(passage.answers) == wanted]
+            scored = zip(scores, questions, strict=True)
+            own = [score for score, question in scored if bool(question.answers) == wanted]
             metrics |= _means(own, prefix) if own else {}
         metrics["no_answer_share"] = sum(not text for text in texts) / len(texts)
         return metrics
 
     def answers(self, split: TokenizedSplit, predicted: Array) -> list[str]:
         """Text of every question's answer, "" for none, from (num_words, 2) logits."""
-        parts = question_logits(split, predicted)
-        return [self._answer(*pair) for pair in zip(split.rows, parts, strict=True)]
+        parts = zip(split.rows, split.pieces, question_logits(split, predicted), strict=True)
+        return [self._answer(*own) for own in parts]
 
-    def _answer(self, question: Question, logits: FloatArray) -> str:
-        spans = best_spans(question, logits, 1)
+    def _answer(self, question: Question, pieces: Sequence[Piece], logits: FloatArray) -> str:
+        spans = best_spans(pieces, logits, 1)
         if not spans or (self._may_be_none and spans[0].score <= 0):
             return ""
         _, piece, first, last = spans[0]
-        start = question.pieces[piece].first
-        passage = question.passage
-        return passage.text[passage.words[start + first, 0] : passage.words[start + last, 1]]
+        start = pieces[piece].first
+        bounds = question.bounds
+        return question.passage[bounds[start + first, 0] : bounds[start + last, 1]]
 
 
 def word_bounds(text: str) -> IntArray:
@@ -214,7 +209,7 @@ def _answers(
 
 def _span(
     place: Place, text: str, words: IntArray, answer: str, start: int, mistakes: list[Mistake]
-) -> tuple[int, int] | None:
+) -> WordSpan | None:
     """First and last word of an answer; a word that it has only a part of counts as a whole."""
     stop = start + len(answer)
     if not answer.strip():
@@ -235,4 +230,4 @@ def _span(
     return int(inside[0]), int(inside[-1])
 
 
-ROWS, TASK = QaRows, QaTask
+READER, TASK = QaReader, QaTask

@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, cast
 
-from tsarch.data.rows import RowSchema
+from tsarch.config import DataConfig
+from tsarch.data.row_reader import RowReader
 from tsarch.task_names import TASKS
 from tsarch.tasks.base import GenerativeTask, Task
 
@@ -15,9 +16,9 @@ def _module(name: str) -> Any:
     return importlib.import_module(TASKS[name])
 
 
-def row_schema(name: str) -> RowSchema:
+def row_reader(name: str, data: DataConfig) -> RowReader[Any]:
     """How the rows of the task called `name` are read."""
-    return cast(RowSchema, _module(name).ROWS())
+    return cast(RowReader[Any], _module(name).READER(data))
 
 
 def make_task(name: str, labels: Sequence[str]) -> Task:

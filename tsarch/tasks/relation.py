@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.config import DataConfig
+from tsarch.data.layouts import LabelledWordsLayout, Layout, PackingSpec
 from tsarch.data.rows import (
+    Origin,
     Place,
-    RowOrMistakes,
     check_text,
+    check_unicode,
     check_words,
     found,
     from_json,
-    make_row,
     no_column,
 )
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask, Metrics
-from tsarch.tasks.votes import OneLabelRows, row_votes
+from tsarch.tasks.votes import row_votes
 
 NO_RELATION = ("NA", "no_relation", "Other", "O")
 """Labels that mean "none of the relations" in the usual data sets."""
@@ -32,49 +33,89 @@ HEAD_MARK, TAIL_MARK = "@", "#"
 Baseline for Sentence-level Relation Extraction", section 3.2)."""
 
 
-class RelationRows(OneLabelRows):
+@dataclass(frozen=True, slots=True)
+class MarkedEntities:
+    """Two marked entities of a sentence, which may overlap, and how they are related."""
+
+    origin: Origin = field(repr=False)
+    tokens: list[str]
+    head: tuple[int, int]
+    """Words [start, end) of the first entity."""
+    tail: tuple[int, int]
+    """Of the second."""
+    label: str
+    """The relation."""
+
+    @property
+    def words(self) -> list[str]:
+        """The sentence with marks around both entities."""
+        return _marked(self.tokens, (self.head, self.tail))
+
+    @property
+    def focus(self) -> int:
+        """The label stands before the first of both, so a window that can't hold the row begins
+        there."""
+        return min(self.head[0], self.tail[0])
+
+
+class RelationReader:
     """`tokens` with the spans [start, end) of `head` and `tail`, and the `relation` of the two.
 
-    The label stands before the first of both entities, so a window that can't hold the row begins
-    there. Every row is a context of its own, whatever its `doc_id`: rows with other marks in the
-    same sentence are too alike to be told apart in one.
+    Every row is a context of its own, whatever its `doc_id`: rows with other marks in the same
+    sentence are too alike to be told apart in one.
     """
 
-    def needed(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    def __init__(self, data: DataConfig) -> None:
+        self.columns = data.columns
+
+    @property
+    def needed(self) -> tuple[str, ...]:
         """Words, both spans and the relation."""
+        columns = self.columns
         return columns.tokens, columns.head, columns.tail, columns.relation
 
-    def word_lists(self, columns: ColumnsConfig) -> tuple[str, ...]:
+    @property
+    def word_lists(self) -> tuple[str, ...]:
         """The words."""
-        return (columns.tokens,)
+        return (self.columns.tokens,)
 
-    def label_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def label_column(self) -> str:
         """The relation."""
-        return columns.relation
+        return self.columns.relation
 
-    def read(self, place: Place, raw: dict[str, Any], data: DataConfig) -> RowOrMistakes:
-        """Marks both entities, which may overlap; their spans must lie inside the words."""
-        columns = data.columns
+    def read(
+        self, place: Place, raw: dict[str, Any]
+    ) -> tuple[MarkedEntities | None, list[Mistake]]:
+        """Both spans must lie inside the words."""
+        columns = self.columns
         mistakes = found(
             check_words(place, raw, columns.tokens), check_text(place, raw, columns.relation)
         )
-        spans = []
-        for name in (columns.head, columns.tail):
-            span = _span(place, raw, name, mistakes)
-            spans.append(span or (0, 0))
+        head, tail = (_span(place, raw, name, mistakes) for name in (columns.head, columns.tail))
         if mistakes:
             return None, mistakes
-        tokens = raw[columns.tokens]
-        for name, (start, stop) in zip((columns.head, columns.tail), spans, strict=True):
+        tokens, relation = raw[columns.tokens], raw[columns.relation]
+        for name, (start, stop) in ((columns.head, head), (columns.tail, tail)):
             if not 0 <= start < stop <= len(tokens):
                 what = f"`{name}` is [{start}, {stop}), outside the {len(tokens)} tokens or empty."
                 mistakes.append(Mistake(str(place), what))
+        mistakes += found(check_unicode(place, *tokens, relation))
         if mistakes:
             return None, mistakes
-        marked = _marked(tokens, spans)
-        focus = min(start for start, _ in spans)
-        row, mistakes = make_row(place, raw, columns, marked, [raw[columns.relation]], focus)
-        return row and replace(row, doc_id=str(place)), mistakes
+        return MarkedEntities(Origin(place, str(place)), tokens, head, tail, relation), []
+
+    def label_names(self, row: MarkedEntities) -> Iterable[tuple[str, str]]:
+        """The relation."""
+        yield row.label, str(row.origin.place)
+
+    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The relations of the training split."""
+        return tuple(names)
+
+    def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[MarkedEntities]:
+        """A label a row."""
+        return LabelledWordsLayout(spec, labels)
 
 
 def _marked(tokens: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[str]:
@@ -88,20 +129,18 @@ def _marked(tokens: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[str
     return marked
 
 
-def _span(
-    place: Place, raw: dict[str, Any], name: str, mistakes: list[Mistake]
-) -> tuple[int, int] | None:
+def _span(place: Place, raw: dict[str, Any], name: str, mistakes: list[Mistake]) -> tuple[int, int]:
     """Two whole numbers; in CSV a JSON list of them."""
     if name not in raw:
         mistakes.append(no_column(str(place), name, raw))
-        return None
+        return 0, 0
     value = from_json(raw[name])
     match value:
         case [int(start), int(stop)] if bool not in (type(start), type(stop)):
             return start, stop
     what = f"`{name}` is {reprlib.repr(value)}, not a span [start, end) of two whole numbers."
     mistakes.append(Mistake(str(place), what))
-    return None
+    return 0, 0
 
 
 class RelationTask(LabelTask):
@@ -135,4 +174,4 @@ class RelationTask(LabelTask):
         }
 
 
-ROWS, TASK = RelationRows, RelationTask
+READER, TASK = RelationReader, RelationTask

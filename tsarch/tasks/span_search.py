@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tsarch.data.passages import Piece, Question, window_of
-from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
+from tsarch.data.passages import window_of
+from tsarch.records import Array, FloatArray, Piece, Predictions, TokenizedSplit, Windows
 
 MAX_ANSWER_WORDS = 30
 """Longest answer that is predicted, as in the script of Devlin et al. 2019."""
@@ -17,7 +17,7 @@ _NUM_BEST = 20
 """Best spans of a context that windows are put around."""
 
 
-class Span(NamedTuple):
+class SpanCandidate(NamedTuple):
     """A possible answer."""
 
     score: float
@@ -29,16 +29,16 @@ class Span(NamedTuple):
     last: int
 
 
-def best_spans(question: Question, logits: FloatArray, count: int) -> list[Span]:
-    """Up to `count` best spans of each of a question's contexts, best first.
+def best_spans(pieces: Sequence[Piece], logits: FloatArray, count: int) -> list[SpanCandidate]:
+    """Up to `count` best spans of each of a question's pieces, best first.
 
     `logits`: (words of all contexts, 2) of start and end; −∞ where nothing was predicted.
     """
     spans, start = [], 0
-    for number, piece in enumerate(question.pieces):
+    for number, piece in enumerate(pieces):
         own = logits[start : start + piece.num_words]
         start += piece.num_words
-        spans += [Span(score, number, a, b) for score, a, b in _best_of(own, count)]
+        spans += [SpanCandidate(score, number, a, b) for score, a, b in _best_of(own, count)]
     return sorted(spans, key=lambda span: (-span.score, *span[1:]))
 
 
@@ -76,12 +76,12 @@ class SpanWindows:
         slices: list[tuple[int, int]] = []
         sizes: list[int] = []
         assert split.leads is not None
-        for question, own in zip(split.rows, question_logits(split, teacher), strict=True):
+        for pieces, own in zip(split.pieces, question_logits(split, teacher), strict=True):
             context = len(sizes)
-            leads = split.leads[context : context + len(question.pieces)]
+            leads = split.leads[context : context + len(pieces)]
             rooms = (max_tokens - np.diff(leads, axis=1)[:, 0]).tolist()
-            chosen = _choose(question, best_spans(question, own, _NUM_BEST), rooms, count)
-            for number, piece in enumerate(question.pieces):
+            chosen = _choose(pieces, best_spans(pieces, own, _NUM_BEST), rooms, count)
+            for number, piece in enumerate(pieces):
                 found = sorted(chosen[number])
                 slices += [(int(piece.places[a]), int(piece.places[b])) for a, b in found]
                 sizes.append(len(found))
@@ -117,17 +117,17 @@ class SpanWindows:
 
 
 def _choose(
-    question: Question, spans: Sequence[Span], rooms: Sequence[int], count: int
+    pieces: Sequence[Piece], spans: Sequence[SpanCandidate], rooms: Sequence[int], count: int
 ) -> list[list[tuple[int, int]]]:
     """Windows, as words [start, stop), of each piece: around the best span, then around the next
     one that touches no window so far, and so on."""
-    chosen: list[list[tuple[int, int]]] = [[] for _ in question.pieces]
+    chosen: list[list[tuple[int, int]]] = [[] for _ in pieces]
     for span in spans:
         if sum(map(len, chosen)) == count:
             break
         own = chosen[span.piece]
         if all(span.last < start or span.first >= stop for start, stop in own):
-            piece = question.pieces[span.piece]
+            piece = pieces[span.piece]
             lowest = max((stop for _, stop in own if stop <= span.first), default=0)
             highest = min((start for start, _ in own if start > span.last), default=piece.num_words)
             own.append(_centred(piece, (span.first, span.last), lowest, highest, rooms[span.piece]))

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tsarch.config import ColumnsConfig
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.generative import PairRows, PairTask
+from tsarch.tasks.generative import SourceTargetReader, TargetTask
 from tsarch.tasks.text_metrics import rouge
 
 
-class SummarizationRows(PairRows):
+class SummarizationReader(SourceTargetReader):
     """`document` and `summary`."""
 
-    def source_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def source_column(self) -> str:
         """The document."""
-        return columns.document
+        return self.columns.document
 
-    def label_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def label_column(self) -> str:
         """Its summary."""
-        return columns.summary
+        return self.columns.summary
 
 
-class SummarizationTask(PairTask):
+class SummarizationTask(TargetTask):
     """Summaries of documents."""
 
     table_metrics: tuple[str, ...] = ("perplexity", "rouge1", "rouge2", "rougeL")
@@ -32,4 +33,4 @@ class SummarizationTask(PairTask):
         return rouge(hypotheses, references)
 
 
-ROWS, TASK = SummarizationRows, SummarizationTask
+READER, TASK = SummarizationReader, SummarizationTask

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tsarch.config import ColumnsConfig
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.generative import PairRows, PairTask
+from tsarch.tasks.generative import SourceTargetReader, TargetTask
 from tsarch.tasks.text_metrics import bleu, chrf
 
 
-class TranslationRows(PairRows):
+class TranslationReader(SourceTargetReader):
     """`source` and `target`."""
 
-    def source_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def source_column(self) -> str:
         """The text to translate."""
-        return columns.source
+        return self.columns.source
 
-    def label_column(self, columns: ColumnsConfig) -> str:
+    @property
+    def label_column(self) -> str:
         """Its translation."""
-        return columns.target
+        return self.columns.target
 
 
-class TranslationTask(PairTask):
+class TranslationTask(TargetTask):
     """Translations of texts."""
 
     table_metrics: tuple[str, ...] = ("perplexity", "bleu", "chrf")
@@ -32,4 +33,4 @@ class TranslationTask(PairTask):
         return {"bleu": bleu(hypotheses, references), "chrf": chrf(hypotheses, references)}
 
 
-ROWS, TASK = TranslationRows, TranslationTask
+READER, TASK = TranslationReader, TranslationTask

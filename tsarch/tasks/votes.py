@@ -1,28 +1,12 @@
-"""Tasks with one label a row: what they share in reading, and the vote on a row's label."""
+"""The vote on the label of a row that has one."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 
 import numpy as np
 
-from tsarch.data.rows import Layout, Row
 from tsarch.records import IntArray, TokenizedSplit
-
-
-class OneLabelRows:
-    """The part of a `RowSchema` that is the same for all rows with one label."""
-
-    layout: Layout = "rows"
-
-    def label_names(self, row: Row) -> Iterable[tuple[str, str]]:
-        """The row's label."""
-        yield row.tags[0], str(row.place)
-
-    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The labels of the training split."""
-        return tuple(names)
 
 
 def row_votes(split: TokenizedSplit, predicted: IntArray) -> IntArray:

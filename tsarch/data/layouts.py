@@ -1,0 +1,219 @@
+"""What becomes of rows: a layout makes teacher contexts and student windows of one kind of them.
+
+Words with a label each, one label a row, questions about passages, sources with targets. A task
+names its layout (`RowReader.layout`); its rows have what the layout asks for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from tsarch.data.packing import Sentence, pack, pack_rows
+from tsarch.data.passages import (
+    Limits,
+    PassageTokens,
+    Question,
+    pack_passages,
+    pair_specials,
+    split_row,
+)
+from tsarch.data.row_tokens import RowTokenizer
+from tsarch.data.rows import Row
+from tsarch.data.source_target import (
+    SourceTarget,
+    SourceTargetTokens,
+    TargetFrame,
+    pack_targets,
+)
+from tsarch.data.tokenizer import end_token, label_token, special_tokens
+from tsarch.records import TokenizedSplit
+
+RowT_contra = TypeVar("RowT_contra", bound=Row, contravariant=True)
+
+
+@dataclass(frozen=True)
+class PackingSpec:
+    """What contexts and windows depend on beside the rows."""
+
+    tokens: RowTokenizer
+    teacher_max_tokens: int
+    student_max_tokens: int
+    overlap_tokens: int
+    """What neighbouring contexts of a long passage share."""
+    seed: int
+    source_prefix: str
+    """Generative tasks: see `TaskConfig`."""
+    target_prefix: str
+    max_target_tokens: int
+    decoder_start: int | None
+    """First token of a sequence-to-sequence teacher's decoder; None: the teacher has none."""
+
+
+class Layout(Protocol[RowT_contra]):
+    """Makes contexts and windows of rows."""
+
+    def pack(self, rows: Sequence[RowT_contra]) -> TokenizedSplit:
+        """A split of these rows, which are in order, those of a document together."""
+
+
+class TaggedWords(Row, Protocol):
+    """A row with a label for every word."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """The words."""
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """Name of each word's label."""
+
+
+class LabelledWords(Row, Protocol):
+    """A row with one label."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """The words."""
+
+    @property
+    def label(self) -> str:
+        """Name of the label."""
+
+    @property
+    def focus(self) -> int | None:
+        """Word that the label stands before; None: before the first, and at several."""
+
+
+class TaggedWordsLayout:
+    """Sentences to contexts of whole sentences and a window each (`pack`)."""
+
+    def __init__(self, spec: PackingSpec, labels: Sequence[str]) -> None:
+        self._spec = spec
+        self._label_ids = {label: index for index, label in enumerate(labels)}
+
+    def pack(self, rows: Sequence[TaggedWords]) -> TokenizedSplit:
+        """Contexts and windows."""
+        sentences = _sentences(self._spec.tokens, rows, [row.words for row in rows])
+        labels = [[self._label_ids[tag] for tag in row.tags] for row in rows]
+        packed = pack(
+            sentences,
+            labels,
+            *special_tokens(self._spec.tokens.tokenizer),
+            self._spec.teacher_max_tokens,
+            self._spec.student_max_tokens,
+        )
+        return replace(packed, rows=tuple(rows))
+
+
+class LabelledWordsLayout:
+    """Rows with one label to contexts of whole rows and a window each (`pack_rows`)."""
+
+    def __init__(self, spec: PackingSpec, labels: Sequence[str]) -> None:
+        self._spec = spec
+        self._label_ids = {label: index for index, label in enumerate(labels)}
+
+    def pack(self, rows: Sequence[LabelledWords]) -> TokenizedSplit:
+        """Contexts and windows."""
+        tokenizer = self._spec.tokens.tokenizer
+        sentences = _sentences(self._spec.tokens, rows, [row.words for row in rows])
+        packed = pack_rows(
+            [replace(own, focus=row.focus) for own, row in zip(sentences, rows, strict=True)],
+            [self._label_ids[row.label] for row in rows],
+            label_token(tokenizer),
+            *special_tokens(tokenizer),
+            self._spec.teacher_max_tokens,
+            self._spec.student_max_tokens,
+        )
+        return replace(packed, rows=tuple(rows))
+
+
+class QuestionLayout:
+    """Questions to contexts with their passages, and windows of these (`pack_passages`)."""
+
+    def __init__(self, spec: PackingSpec) -> None:
+        self._spec = spec
+
+    def pack(self, rows: Sequence[Question]) -> TokenizedSplit:
+        """Contexts and windows."""
+        spec = self._spec
+        packed = pack_passages(
+            self._tokens(rows),
+            [row.spans for row in rows],
+            pair_specials(spec.tokens.tokenizer),
+            Limits(spec.teacher_max_tokens, spec.student_max_tokens, spec.overlap_tokens),
+            spec.seed,
+        )
+        return replace(packed, rows=tuple(rows))
+
+    def _tokens(self, rows: Sequence[Question]) -> list[PassageTokens]:
+        token_ids, starts = self._spec.tokens.words(
+            [[*row.words, *row.passage_words] for row in rows]
+        )
+        own = zip(token_ids, starts, rows, strict=True)
+        return [split_row(ids, places, len(row.words)) for ids, places, row in own]
+
+
+class SourceTargetLayout:
+    """Sources and targets to a context each, and windows of the targets (`pack_targets`).
+
+    A causal teacher reads both as one text, the target after a separator, or after
+    `target_prefix`; the encoder of a sequence-to-sequence one reads the source and its decoder the
+    target, from the model's own start token on.
+
+    Args:
+        keep_last: of a source that is too long the end is kept, not the start.
+    """
+
+    def __init__(self, spec: PackingSpec, keep_last: bool) -> None:
+        self._tokens = spec.tokens
+        self.frame = _frame(spec, keep_last)
+
+    def pack(self, rows: Sequence[SourceTarget]) -> TokenizedSplit:
+        """Contexts and windows."""
+        parts = iter(self._tokens.texts([part for row in rows for part in row.parts]))
+        targets = self._tokens.texts([row.target for row in rows])
+        tokenized = [
+            SourceTargetTokens(
+                list(itertools.islice(parts, len(row.parts))), target, row.reads_last
+            )
+            for row, target in zip(rows, targets, strict=True)
+        ]
+        return replace(pack_targets(tokenized, self.frame), rows=tuple(rows))
+
+
+def _frame(spec: PackingSpec, keep_last: bool) -> TargetFrame:
+    tokenizer = spec.tokens.tokenizer
+    before, after = special_tokens(tokenizer)
+    separator = end_token(tokenizer)
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    if spec.decoder_start is not None:
+        start, suffix = spec.decoder_start, after
+    else:
+        *suffix, start = ids(spec.target_prefix) or [separator]
+    return TargetFrame(
+        prefix=(*before, *ids(spec.source_prefix)),
+        separator=separator,
+        suffix=tuple(suffix),
+        start=start,
+        end=separator,
+        teacher_max_tokens=spec.teacher_max_tokens,
+        student_max_tokens=spec.student_max_tokens,
+        max_target_tokens=spec.max_target_tokens,
+        keep_last=keep_last,
+        student_reads_source=spec.decoder_start is None,
+    )
+
+
+def _sentences(
+    tokens: RowTokenizer, rows: Sequence[Row], words: Sequence[Sequence[str]]
+) -> list[Sentence]:
+    """The rows' words, tokenised."""
+    token_ids, starts = tokens.words(words)
+    own = zip(rows, token_ids, starts, strict=True)
+    return [Sentence(row.origin.doc_id, ids, places) for row, ids, places in own]

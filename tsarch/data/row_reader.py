@@ -1,0 +1,44 @@
+"""How a task reads its own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from tsarch.config import ColumnsConfig
+from tsarch.data.layouts import Layout, PackingSpec
+from tsarch.data.rows import Place, Row
+from tsarch.errors import Mistake
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+class RowReader(Protocol[RowT]):
+    """How a task's rows are read, checked, labelled and packed."""
+
+    columns: ColumnsConfig
+    """Names of the columns."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Columns that every row must have."""
+
+    @property
+    def word_lists(self) -> tuple[str, ...]:
+        """Columns that hold a list of words (in CSV: JSON, or words between spaces)."""
+
+    @property
+    def label_column(self) -> str:
+        """Column whose class numbers become names."""
+
+    def read(self, place: Place, raw: dict[str, Any]) -> tuple[RowT | None, list[Mistake]]:
+        """A sound row, or None, and what is wrong with it."""
+
+    def label_names(self, row: RowT) -> Iterable[tuple[str, str]]:
+        """(name, place) of what the training split has to have for this row to be learned."""
+
+    def labels(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Label ids in order, from the names of the training split."""
+
+    def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[RowT]:
+        """What makes contexts and windows of the rows."""
