@@ -102,13 +102,15 @@ def describe_finding(
     return f"{'hangs' if one else 'hang'}: no progress since {seconds}"
 
 
-def describe_place(status: Status | None, facts: ProcessFacts | None) -> str:
-    """What a rank did last, as far as is known."""
+def describe_place(status: Status | None, facts: ProcessFacts | None, silent_s: float) -> str:
+    """What a rank did last: by its note, which is exact, or else what it said `silent_s` ago."""
     noted = None if facts is None else facts.doing
-    if status is None and noted is None:
-        return "It was never heard of."
-    doing = noted or (status.doing if status is not None else "")
-    return f"It was at {doing}{_memory(status)}."
+    if noted is not None:
+        return f"It was at {noted}{_memory(status)}."
+    if status is not None:
+        when = f"When last heard of, {silent_s:.0f} s before,"
+        return f"{when} it was at {status.doing}{_memory(status)}."
+    return "It was never heard of."
 
 
 def describe_others(statuses: Mapping[str, Status]) -> str:

@@ -27,7 +27,9 @@ def nodes_of(placement: PlacementGroup, num_bundles: int) -> list[Node]:
 
 
 def look_from_here(node: Node, pid: int, log_file: Path) -> ProcessFacts | None:
-    """What is left of a rank's process on a node; None: the node doesn't say."""
+    """What is left of a rank's process on a node; None: the node doesn't say, in time."""
+    if node.node_id == ray.get_runtime_context().get_node_id():
+        return look_at(pid, log_file)  # needs no new process, which a busy host has no time for
     return _result(_start(node, look_at, pid, log_file)) if is_reachable(node) else None
 
 

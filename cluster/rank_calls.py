@@ -146,7 +146,10 @@ class Calls:
             assert cause.finding is not None
             what = describe_finding(cause.finding, status, facts, node.address)
         names = " and ".join(map(self._topology.label, cause.ranks))
-        lines = [f"{names} on {node.address} {what}", describe_place(status, facts)]
+        lines = [
+            f"{names} on {node.address} {what}",
+            describe_place(status, facts, watch.silent_s(rank)),
+        ]
         if cause.finding is not None:
             others = {
                 self._topology.label(r): s

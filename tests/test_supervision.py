@@ -113,7 +113,7 @@ def test_what_is_said_of_a_dead_rank():
     assert "(SIGSEGV, see" in describe_end(ActorDiedError(), STATUS, None, "SIGSEGV")
     out = describe_end(ActorDiedError(), STATUS, ProcessFacts(None, 3, None), None)
     assert "by the kernel: out of memory" in out
-    place = describe_place(STATUS, ProcessFacts(None, 2, "Forward(step=4)"))
+    place = describe_place(STATUS, ProcessFacts(None, 2, "Forward(step=4)"), 9.0)
     assert place.startswith(
         "It was at Forward(step=4); it used 1.0 GB, of the host's 8.0 GB 4.0 GB"
     )
@@ -123,6 +123,13 @@ def test_what_is_said_of_a_dead_rank():
     assert "process 12 is frozen (state: stopped)" in frozen
     two = Finding("node lost", (0, 1), 6.0)
     assert describe_finding(two, STATUS, None, "h").startswith("are lost with their node h, which")
+
+
+@pytest.mark.parametrize("facts", [None, ProcessFacts("stopped", 2, None)])
+def test_where_a_rank_was_is_only_said_to_be_exact_if_its_note_was_read(facts):
+    stale = describe_place(STATUS, facts, 9.2)
+    assert stale.startswith("When last heard of, 9 s before, it was at Backward(step=3); it used")
+    assert describe_place(None, facts, 9.2) == "It was never heard of."
 
 
 def test_the_note_of_what_a_process_does_outlives_it(tmp_path: Path):
