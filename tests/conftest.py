@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("RAY_ADDRESS", None)
+# Two tests run at a time. A second thread of each, for models this small, only spins: it takes the
+# cores from the other test, so that both need many times as long.
+# Ray's workers would give way to all other processes, also to the other test.
+os.environ |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 
 # Cores are shared with other tests' ranks: no deadlines for single examples.
 settings.register_profile("tsarch", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -17,7 +17,7 @@ def run_ranks(
 ) -> list[Any]:
     """`function(rank, group)` on every rank; returns the results by rank."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch"])  # imported once, not by every rank
+    context.set_forkserver_preload(["tests.rank_imports"])  # imported once, not by every rank
     meeting_point = MeetingPoint("127.0.0.1")
     results = context.Queue()
     processes = [

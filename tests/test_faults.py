@@ -4,7 +4,6 @@ happen to, against the same run in peace."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +26,7 @@ def train(folder: Path, config: Path, faults: list[dict[str, object]]) -> Path:
     run = folder / f"run-{len(faults)}"
     command = [sys.executable, "-m", "tests.suites.fault_run", json.dumps(faults), "train"]
     command += [str(config), "--set", f"run.folder={run}"]
-    environment = {**os.environ, "RAY_worker_niceness": "0"}
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / f"output-{len(faults)}.txt").write_text(done.stdout, encoding="utf-8")
     return run

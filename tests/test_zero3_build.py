@@ -158,18 +158,44 @@ CASES = [
 ]
 
 
+def large_model(tmp_path: Path):
+    """30 MB of weights in at least 4 files; the largest parameter has 1.3 MB."""
+    width, inner = 288, 1152
+    sizes = {"hidden_size": width, "num_hidden_layers": 7, "intermediate_size": inner}
+    path = save_bert(tmp_path / "model", "6MB", vocab_size=1000, **sizes)
+    return tiny_config(tmp_path, teacher={"config": None, "model": path})
+
+
 @pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, 3])
-def test_the_engine_has_the_weights_of_one_process(tmp_path, replicas):
+def test_the_engine_has_the_weights_of_one_process_and_no_rank_ever_holds_them_all(
+    tmp_path, replicas
+):
+    """One start of ranks builds all stages."""
     jobs = []
     for case, stage, precision in CASES:
         folder = tmp_path / f"{case}-{stage}"
         folder.mkdir()
         jobs.append(Job(case_config(folder, case), stage, str(folder / "state"), precision))
-    ranks = build_on_ranks(jobs, replicas)
+    large = Job(large_model(tmp_path), Stage.TEACHER, str(tmp_path / "state"))
+    ranks = build_on_ranks([*jobs, large], replicas)
     for number, job in enumerate(jobs):
         check_against_one_process(job, [rank[number] for rank in ranks])
+    check_peaks(large, [rank[-1]["peak"] for rank in ranks])
+
+
+def check_peaks(job: Job, peaks: list[int]) -> None:
+    built, whole_peak = whole_bytes(job.config, job.stage)
+    model_bytes = 4 * num_elements(built.module)
+    assert model_bytes > 25e6
+    assert whole_peak > model_bytes
+    largest = max(4 * p.numel() for p in built.module.parameters())
+    table = 4 * built.table.numel()
+    for peak in peaks:
+        # A parameter is whole three times at most: in the file, in memory, on its way.
+        assert peak < model_bytes / len(peaks) + 3 * largest + table + 0.25e6
+        assert peak < 0.75 * model_bytes
 
 
 def check_against_one_process(job: Job, ranks: list[dict[str, Any]]) -> None:
@@ -186,26 +212,3 @@ def check_against_one_process(job: Job, ranks: list[dict[str, Any]]) -> None:
         assert rank["elements"] == num_elements(built.module)
         assert rank["trained"] == sum(p.requires_grad for p in built.module.parameters())
         assert rank["groups"] == group_sizes(built.module, job)
-
-
-@pytest.mark.ranks
-@pytest.mark.slow
-@pytest.mark.parametrize("replicas", [2, 3])
-def test_no_rank_ever_holds_the_whole_model(tmp_path, replicas):
-    """120 MB of weights in at least 4 files; the largest parameter has 5.2 MB."""
-    width, inner = 576, 2304
-    sizes = {"hidden_size": width, "num_hidden_layers": 7, "intermediate_size": inner}
-    path = save_bert(tmp_path / "model", "25MB", vocab_size=1000, **sizes)
-    config = tiny_config(tmp_path, teacher={"config": None, "model": path})
-    built, whole_peak = whole_bytes(config, Stage.TEACHER)
-    model_bytes = 4 * num_elements(built.module)
-    assert model_bytes > 100e6
-    largest = max(4 * p.numel() for p in built.module.parameters())
-    table = 4 * 1000 * width
-    del built
-    assert whole_peak > model_bytes
-    job = Job(config, Stage.TEACHER, str(tmp_path / "state"))
-    for (rank,) in build_on_ranks([job], replicas):
-        # A parameter is whole three times at most: in the file, in memory, on its way.
-        assert rank["peak"] < model_bytes / replicas + 3 * largest + table + 1e6
-        assert rank["peak"] < 0.75 * model_bytes
