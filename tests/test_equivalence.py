@@ -18,7 +18,6 @@ from tests.suites.equivalence import (
     train_rows,
 )
 from tsarch.errors import ReplicaDriftError, RunFailedError
-from tsarch.topology import Stage
 
 QUICK = [
     Case("overlapped", "sgd", (1, 1), (3, 2)),
@@ -95,4 +94,3 @@ def test_drift_of_a_replica_ends_the_run_and_a_failed_rank_is_named(tmp_path, cr
         train_rows(crew, 6)
     crews.close()
     assert not ray.is_initialized()
-    assert Stage.TEACHER.other is Stage.STUDENT

@@ -59,7 +59,7 @@ def _two_to_two(rank, group):
     topology = Topology.pair(2, 2)
     link = GroupLink(group, CPU, torch.bfloat16, max_outstanding=8)
     stage, _ = topology.place(rank)
-    others = [r for r in range(4) if topology.place(r)[0] is stage.other]
+    others = [r for r in range(4) if topology.place(r)[0] is not stage]
     incoming = [_messages(other, rank) for other in others]
     outgoing = [_messages(rank, other) for other in others]
     num_buffers = []
