@@ -1,0 +1,1 @@
+"""Ray, all of it: joining, placing ranks, watching them, saying who is to blame."""

@@ -19,6 +19,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's tsarch, whichever is installed
@@ -74,17 +75,27 @@ def _section(section: type[Section], prefix: str) -> Iterator[str]:
         key = f"{prefix}{name}"
         nested = _section_of(field.annotation)
         if nested is None:
-            default = "required" if field.is_required() else f"default {_code(field.default)}"
-            yield f'<a id="{key}"></a>`{key}` <small>{_type(properties[name])} · {default}</small>'
+            facts = [_type(properties[name]), *_presence(field)]
+            yield f'<a id="{key}"></a>`{key}` <small>{" · ".join(facts)}</small>'
             yield f":   {_one_line(field.description)}\n"
         else:
-            optional = "" if field.default is not None else " Left out by default."
+            text = field.description if prefix else nested.__doc__
             inner += [
-                f"{'#' * (2 + key.count('.') + 1)} `{key}` {{ #{key} }}\n",
-                f"{_one_line(field.description)} {_one_line(nested.__doc__)}{optional}\n",
+                f"{'#' * (3 + key.count('.'))} `{key}` {{ #{key} }}\n",
+                f"{_one_line(text)}\n",
                 *_section(nested, f"{key}."),
             ]
     yield from inner
+
+
+def _presence(field: FieldInfo) -> Iterator[str]:
+    """Whether a key must be given, or what it is otherwise."""
+    if field.is_required():
+        yield "required"
+    elif field.default == "":
+        yield "default: empty"
+    elif field.default is not None:
+        yield f"default {_code(field.default)}"
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
@@ -226,8 +237,7 @@ def _loose(files: list[Path]) -> list[str]:
     """Files of tsarch/ itself, between the rooms."""
     if not files:
         return []
-    title = "### " + ", ".join(f"`{path.name}`" for path in files) + "\n"
-    return [title, _table(files), ""]
+    return ["### `tsarch/`: own files\n", _table(files), ""]
 
 
 def _table(files: list[Path]) -> str:

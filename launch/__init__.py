@@ -1,0 +1,1 @@
+"""The command line, and the script that runs on a cluster."""

@@ -48,7 +48,7 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for match in FENCE.finditer(page.read_text()):
         if match["language"] == "console":
-            lines = match["text"].splitlines()
+            lines = re.sub(r"\\\n\s*", "", match["text"]).splitlines()
             commands = tuple(line.strip()[2:] for line in lines if line.strip().startswith("$ "))
             is_run = NOT_RUN.fullmatch(match["before"].strip()) is None
             found.append(Block(name_of(page), commands, is_run))

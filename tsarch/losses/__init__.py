@@ -1,0 +1,1 @@
+"""Losses as stateless functions, and what a stage's predictions mean."""

@@ -1,0 +1,1 @@
+"""Models without their embedding table: built, loaded, frozen, adapted; no collectives."""

@@ -1,0 +1,1 @@
+"""A teacher and a student that only compute: no engine, optimizer, link or loss."""

@@ -1,0 +1,1 @@
+"""A process's stages: running instructions, its part of checkpoints, what it says of itself."""

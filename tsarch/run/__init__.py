@@ -1,0 +1,1 @@
+"""The driver: the loop, evaluation, checkpoints, resuming, starting again after failures."""

@@ -1,0 +1,1 @@
+"""A stage in training: model and engine between instructions. DeepSpeed lives here."""

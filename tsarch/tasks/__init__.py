@@ -1,0 +1,1 @@
+"""The tasks: what a row is, what predictions mean, what they score."""
