@@ -24,8 +24,10 @@ from tsarch.cluster.ray_crew import RayCrew
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import Crew, LocalCrew
-from tsarch.telling.step_table import StepTable
+from tsarch.rank.crew import Crew, CutTaken, Reports, drive
+from tsarch.rank.local_crew import LocalCrew
+from tsarch.rank.pacer import CutRules, Pacer, Situation
+from tsarch.telling.step_table import StepRecord, StepTable
 
 LIMIT_S = 0.2
 LIMIT_SHARE = 0.05
@@ -54,38 +56,21 @@ class Costs:
         return max(LIMIT_S, LIMIT_SHARE * self.step_s)
 
 
-class _EverySteps:
-    """Cuts every few ticks, and waits for the writing at the next cut."""
+class _Checkpoints:
+    """Completes each checkpoint when the next begins, and deletes it."""
 
-    stopping = False
-
-    def __init__(self, crew: Crew, url: str, every: int) -> None:
+    def __init__(self, crew: Crew, url: str) -> None:
         self._crew = crew
-        self._every = every
         self._store = Store(url)
         self._open: int | None = None
-        self.stalls: list[list[Stall]] = []
         self.writes_s: list[float] = []
 
-    def ticks_until(self, tick: int) -> int:
-        """Up to the next cut."""
-        return self._every - tick % self._every
-
-    def due(self, tick: int) -> Cut | None:
-        """A cut at every multiple."""
-        if tick == 0 or tick % self._every:
-            return None
+    def begin(self, cut: Cut) -> bool:
+        """Make its place."""
         self.finish()
-        self._store.begin(tick)
-        self._open = tick
-        return Cut(self._store.url, tick)
-
-    def save_soon(self, reason: str) -> None:
-        """No other cut is wanted."""
-
-    def taken(self, tick: int, stalls: list[Stall]) -> None:
-        """Note what it cost."""
-        self.stalls.append(stalls)
+        self._store.begin(cut.step)
+        self._open = cut.step
+        return True
 
     def finish(self) -> None:
         """Complete the open checkpoint and delete it."""
@@ -103,23 +88,32 @@ class _EverySteps:
 
 def measure(config: Config, crew: Crew, folder: Path, num: int, every: int) -> Costs:
     """Train with `num` checkpoints."""
-    cuts = _EverySteps(crew, str(folder / "checkpoints"), every)
+    url = str(folder / "checkpoints")
+    checkpoints = _Checkpoints(crew, url)
     table = StepTable(crew.topology)
     table.start_span(now_s())
-    rows = []
-    for reports in crew.train(0, num * every + 1, cuts=cuts):
-        rows += table.add(reports, 0)
-    cuts.finish()
-    stalls_s = [max(own.stall_s for own in stalls) for stalls in cuts.stalls]
+    rows: list[StepRecord] = []
+    stalls: list[list[Stall]] = []
+    num_steps = num * every + 1
+    pacer = Pacer(crew.pace, CutRules(url, every_steps=every))
+    pacer.begin(0, 0, num_steps, crew.begin(0, num_steps))
+    for event in drive(crew, pacer, Situation, checkpoints.begin):
+        match event:
+            case Reports():
+                rows += table.add(event.reports, 0)
+            case CutTaken():
+                stalls.append(event.stalls)
+    checkpoints.finish()
+    stalls_s = [max(own.stall_s for own in taken) for taken in stalls]
     return Costs(
         runner=config.topology.runner,
         num_checkpoints=len(stalls_s),
-        bytes=sum(own.nbytes for own in cuts.stalls[-1]),
+        bytes=sum(own.nbytes for own in stalls[-1]),
         step_s=statistics.median(float(row["wall_s"] or 0) for row in rows),
         first_stall_s=stalls_s[0],
         median_stall_s=statistics.median(stalls_s[1:]),
         max_stall_s=max(stalls_s[1:]),
-        median_write_s=statistics.median(cuts.writes_s),
+        median_write_s=statistics.median(checkpoints.writes_s),
     )
 
 

@@ -27,9 +27,11 @@ from rich.console import Console
 
 from benchmarks.null_worker import NullWorker
 from tsarch.clock import now_s
-from tsarch.cluster.ray_crew import MAX_CHUNK_TICKS, RayCrew
+from tsarch.cluster.ray_crew import MAX_TICKS, RayCrew
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
+from tsarch.rank.crew import Reports, drive
+from tsarch.rank.pacer import Pacer, Situation
 from tsarch.telling.run_folder import RunFolder
 from tsarch.telling.step_table import StepTable
 from tsarch.telling.terminal import LiveNumbers, Reporter
@@ -55,7 +57,7 @@ class Way:
 
 WAYS = {
     "one": Way("one tick a call", 1, steps=40, warm_up_steps=10),
-    "chosen": Way("ticks chosen by the driver", MAX_CHUNK_TICKS, steps=1023, warm_up_steps=1023),
+    "chosen": Way("ticks chosen by the driver", MAX_TICKS, steps=1023, warm_up_steps=1023),
 }
 
 
@@ -124,6 +126,7 @@ class Driver:
         self.crew = crew
         self._folder = folder
         self._reporter = reporter
+        self._pacer = Pacer(crew.pace)
         self._table = StepTable(crew.topology)
 
     def train(self, num_steps: int) -> None:
@@ -132,7 +135,9 @@ class Driver:
         stop = start + num_steps
         self._table.start_span(now_s())
         totals, topology = self._table.totals, self.crew.topology
-        for reports in self.crew.train(start, stop):
+        self._pacer.begin(0, start, stop, self.crew.begin(start, stop))
+        for event in drive(self.crew, self._pacer, Situation, lambda cut: False):
+            reports = event.reports if isinstance(event, Reports) else []
             self._folder.write_trace(reports, 0)
             for row in self._table.add(reports, 0):
                 self._folder.write_row(row)
@@ -157,7 +162,7 @@ def null_crew(num_ranks: int, folder: Path) -> Iterator[Driver]:
 
 def measure(driver: Driver, way: Way, repeats: int) -> Cost:
     """Medians over spans of steps, after a span that does not count."""
-    driver.crew.max_chunk_ticks = way.max_chunk_ticks
+    driver.crew.pace.max_ticks = way.max_chunk_ticks
     driver.train(way.warm_up_steps)
     wall_s, cpu_s = [], []
     for _ in range(repeats):

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 from tsarch.checkpoint.cut import Resume
 from tsarch.clock import now_s
-from tsarch.cluster.status import Status, own_status
-from tsarch.cluster.worker import meanwhile
+from tsarch.cluster.worker import Actor
 from tsarch.config import Config
 from tsarch.rank.activity import Activity
 from tsarch.rank.rank_stats import RankStats
-from tsarch.records import LossParts, PackedReport, TickReport, pack_reports
+from tsarch.records import LossParts, TickReport, TickReports
 from tsarch.schedule.instruction import Forward, Instruction, OptimizerStep, Program
 from tsarch.schedule.plan import Alternation, StepRange, training_programs
 from tsarch.topology import Stage, Topology
@@ -27,7 +26,7 @@ from tsarch.topology import Stage, Topology
 if TYPE_CHECKING:
     from tsarch.cluster.agreement import Facts
     from tsarch.cluster.probe import Request
-    from tsarch.cluster.worker import Meeting
+    from tsarch.rank.api import Meeting
 
 TOKENS_PER_STEP = 4096
 _LOSSES = {
@@ -36,22 +35,17 @@ _LOSSES = {
 }
 
 
-class NullWorker:
+class NullWorker(Actor):
     """The methods of `Worker` that a driver calls to train, without a model or a group."""
 
     def __init__(self, config: Config, rank: int, threads: int, log_file: str) -> None:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(Activity())
         self._config = config
         self._stage, self._replica = Topology.from_config(config.topology).place(rank)
-        self._activity = Activity()
         self._ticks: tuple[Program, ...] = ()
         self._first_tick = 0
         self._num_done = 0
-
-    @meanwhile
-    def status(self) -> Status:
-        """See `Worker.status`."""
-        return own_status(self._activity)
 
     def probe(self, request: Request) -> Facts:
         """See `Worker.probe`; there is no device."""
@@ -90,12 +84,12 @@ class NullWorker:
         self._num_done = 0
         return len(self._ticks)
 
-    def advance(self, num_ticks: int) -> list[PackedReport]:
-        """See `Worker.advance`."""
+    def advance(self, num_ticks: int) -> TickReports:
+        """See `Rank.advance`."""
         begun = self._num_done
         self._num_done = min(begun + num_ticks, len(self._ticks))
         ticks = range(begun, self._num_done)
-        return pack_reports(self._run(tick) for tick in ticks if self._ticks[tick])
+        return TickReports(self._run(tick) for tick in ticks if self._ticks[tick])
 
     def stats(self) -> RankStats:
         """See `Rank.stats`; no parameters, no memory."""

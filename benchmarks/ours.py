@@ -19,7 +19,8 @@ from tsarch.cluster.ray_crew import RayCrew
 from tsarch.config import Config
 from tsarch.feeds import training_feed
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import Crew, LocalCrew
+from tsarch.rank.crew import Crew
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.telling.step_table import StepRecord, StepTable
 from tsarch.topology import STAGES, Stage, Topology
 

@@ -28,8 +28,8 @@ from tsarch.parallel.link import LoopbackLink
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.prepare import Prepared
-from tsarch.rank.crew import LocalCrew
 from tsarch.rank.learning_rate import learning_rate_factor
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.rank.rank import local_wiring
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, evaluate_modes

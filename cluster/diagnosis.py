@@ -9,9 +9,9 @@ from enum import IntEnum
 
 from ray.exceptions import OutOfMemoryError, RayTaskError
 
-from tsarch.cluster.status import ProcessFacts, Status
 from tsarch.cluster.watch import Finding
 from tsarch.errors import ReplicaDriftError, UserError, has_lost_peer
+from tsarch.rank.status import ProcessFacts, Status
 
 
 class Kind(IntEnum):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tsarch.cluster.status import ProcessFacts, end_processes, look_at
 from tsarch.cluster.watch import Node, Watch, is_reachable
+from tsarch.rank.status import ProcessFacts, look_at
 
 _TASK_TIMEOUT_S = 6.0
 _END_PATIENCE_S = 2.0
@@ -58,4 +61,23 @@ def _result(task: Any) -> Any:
     try:
         return ray.get(task, timeout=_TASK_TIMEOUT_S)
     except RayError:  # GetTimeoutError is one of them
+        return None
+
+
+def end_processes(pids: Iterable[int], patience_s: float) -> list[int]:
+    """Wait for ranks' processes on this node to end, and kill those that don't; their numbers."""
+    left = [process for process in map(_rank_process, pids) if process is not None]
+    _, left = psutil.wait_procs(left, timeout=patience_s)
+    for process in left:
+        process.send_signal(signal.SIGKILL)
+    return [process.pid for process in left]
+
+
+def _rank_process(pid: int) -> psutil.Process | None:
+    """The process, if it is a Ray actor and not another one that has got its number since."""
+    try:
+        process = psutil.Process(pid)
+        is_rank = "".join(process.cmdline()[:1]).startswith("ray::")
+        return process if is_rank else None
+    except psutil.Error:
         return None

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,23 +14,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from sys import version_info
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import psutil
 import ray
 
 from tsarch.cluster.agreement import NO_GPU, Clock, Facts, RankFacts, disagreements
-from tsarch.cluster.status import note_file, says_nothing
 from tsarch.config import Config
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import UserError, one_line
+from tsarch.rank.api import ProcessApi
+from tsarch.rank.status import note_file, says_nothing
 from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
+    from tsarch.cluster.ray_crew import RayCrew
     from tsarch.planning.capacity import RankNeed
-
-Call = Callable[..., list[Any]]
-"""Calls a method of all ranks; results by rank."""
 
 _LIBRARIES = ("torch", "deepspeed", "ray", "transformers")
 _OWN_PACKAGES = ("tsarch", "cluster")  # what ranks run
@@ -48,8 +47,18 @@ class Request:
     """Files and models that every rank reads, as the config has them."""
 
 
+class ActorApi(ProcessApi, Protocol):
+    """What a driver asks of ranks that may be on several hosts."""
+
+    def probe(self, request: Request) -> Facts:
+        """What this process and its host are (nothing is built yet)."""
+
+    def wall_clock(self) -> float:
+        """Seconds since 1970 by this host's clock."""
+
+
 def check_ranks(
-    call: Call, config: Config, log_folder: Path, needs: Mapping[Stage, RankNeed] | None
+    crew: RayCrew, config: Config, log_folder: Path, needs: Mapping[Stage, RankNeed] | None
 ) -> None:
     """Ask all ranks, and compare.
 
@@ -61,8 +70,8 @@ def check_ranks(
     """
     names = tuple(name for name in _names(config) if _size(name) is not None)
     with _marks(_shared_folders(config, log_folder)) as marks:
-        facts: list[Facts] = call("probe", Request(config.topology.device, marks, names))
-    clocks = _clocks(call)
+        facts = crew.ask(ActorApi.probe, Request(config.topology.device, marks, names))
+    clocks = _clocks(crew)
     topology = Topology.from_config(config.topology)
     ranks = [
         RankFacts(rank, topology.place(rank)[0], own, clock)
@@ -202,11 +211,11 @@ def _problems(marks: Mapping[str, str]) -> dict[str, str]:
     return problems
 
 
-def _clocks(call: Call) -> list[Clock]:
+def _clocks(crew: RayCrew) -> list[Clock]:
     """How far the ranks' clocks are ahead of this one's. A call of its own: that to `probe` takes
     as long as importing torch, which would leave too much open."""
     sent_s = time.time()
-    times = call("wall_clock")
+    times = crew.ask(ActorApi.wall_clock)
     received_s = time.time()
     return [Clock(own - received_s, own - sent_s) for own in times]
 

@@ -21,9 +21,10 @@ from tsarch.cluster.diagnosis import (
     find_cause,
 )
 from tsarch.cluster.nodes import look_from_here
-from tsarch.cluster.status import read_log
 from tsarch.cluster.watch import Watch
 from tsarch.errors import RankFailedError
+from tsarch.rank.api import MEANWHILE
+from tsarch.rank.status import read_log
 from tsarch.topology import Topology
 
 _LOG_LINES = 12
@@ -55,15 +56,12 @@ class Calls:
         self.drained: frozenset[str] = frozenset()
         """Ids of nodes that are to be taken away, so that nothing goes on there after a failure."""
 
-    def submit(self, method: str, *arguments: Any) -> list[Any]:
+    def submit(self, name: str, arguments: tuple[Any, ...]) -> list[Any]:
         """Call a method of all ranks; references to the results, by rank."""
-        references = [getattr(worker, method).remote(*arguments) for worker in self._workers]
+        calls = [w.do_meanwhile if name in MEANWHILE else w.do for w in self._workers]
+        references = [call.remote(name, arguments) for call in calls]
         self._open.append(references)
         return references
-
-    def call(self, method: str, *arguments: Any) -> list[Any]:
-        """Call a method of all ranks and wait for the results (see `collect`)."""
-        return self.collect(self.submit(method, *arguments))
 
     def collect(self, references: list[Any]) -> list[Any]:
         """Results by rank; the first rank that fails ends the waiting for all.
@@ -164,7 +162,7 @@ class Calls:
 
     def _stacks(self, rank: int) -> str:
         """Where the threads of a rank that hangs are."""
-        reference = self._workers[rank].stacks.remote()
+        reference = self._workers[rank].do_meanwhile.remote("stacks", ())
         done, _ = ray.wait([reference], timeout=_ANSWER_TIMEOUT_S)
         try:
             return str(ray.get(done[0])) if done else ""

@@ -19,7 +19,7 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
-from tsarch.cluster.status import BUILDING, Status
+from tsarch.rank.status import BUILDING, Status
 
 _POLL_S = 1.0
 _POLL_PER_RANK_S = 0.02  # a poll costs the driver about 0.5 ms
@@ -145,7 +145,7 @@ class Watch:
     def _ask(self, patience_s: float) -> None:
         for rank, worker in enumerate(self._workers):
             if rank not in self._asked:
-                self._asked[rank] = worker.status.remote()
+                self._asked[rank] = worker.do_meanwhile.remote("status", ())
         references = list(self._asked.values())
         ray.wait(references, num_returns=len(references), timeout=patience_s)
         for rank, reference in list(self._asked.items()):

@@ -137,7 +137,7 @@ def gather(
 ) -> Any:
     """The crew: here, or on the Ray at `address` (see `RayCrew.start`)."""
     if config.topology.runner == "local":
-        from tsarch.rank.crew import LocalCrew
+        from tsarch.rank.local_crew import LocalCrew
 
         reporter.say("building both models in this process")
         return LocalCrew(config, prepared)

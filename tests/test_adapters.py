@@ -14,7 +14,8 @@ from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.api import RankApi
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.saved_run import evaluate_run
 from tsarch.stage.build import build_student, build_teacher
 
@@ -122,7 +123,7 @@ def test_a_run_with_adapters_is_read_back_from_its_folder(tmp_path):
     )
     crew = LocalCrew(config, prepare_data(config))
     (tmp_path / "before").mkdir()
-    crew.save(tmp_path / "before")
+    crew.ask(RankApi.save, tmp_path / "before")
     summary = run_training(config)
     run = tmp_path / "run"
     _, again = evaluate_run(run, "test")

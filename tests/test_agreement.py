@@ -23,7 +23,7 @@ from tsarch.cluster.agreement import (
     RankFacts,
     disagreements,
 )
-from tsarch.cluster.probe import Request, check_ranks, gather_facts, source_hash
+from tsarch.cluster.probe import ActorApi, Request, check_ranks, gather_facts, source_hash
 from tsarch.cluster.ray_crew import RayCrew
 from tsarch.errors import Mistake, UserError
 from tsarch.planning.capacity import RankNeed
@@ -254,8 +254,8 @@ class Told:
         self.seen, self.clock_s = seen, clock_s
         self.requests: list[Request] = []
 
-    def __call__(self, method: str, *arguments: Any) -> list[Any]:
-        if method == "wall_clock":
+    def ask(self, method: Any, *arguments: Any) -> list[Any]:
+        if method is ActorApi.wall_clock:
             return [time.time(), time.time() + self.clock_s]
         (request,) = arguments
         self.requests.append(request)
@@ -338,14 +338,15 @@ def test_ranks_that_disagree_end_the_run_before_it_starts(tmp_path):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.replicas(1, 1)
-def test_ranks_that_agree_are_asked_once_and_for_the_time(tmp_path, crews):
+def test_ranks_that_agree_are_asked_once_and_for_the_time(tmp_path, crews, monkeypatch):
     config = tiny_config(tmp_path)
     crew = crews.get(config)
     asked: Counter[str] = Counter()
 
-    def call(method: str, *arguments: Any) -> list[Any]:
-        asked[method] += 1
-        return crew.calls.call(method, *arguments)
+    def ask(method: Any, *arguments: Any) -> list[Any]:
+        asked[name_of(method)] += 1
+        return RayCrew.ask(crew, method, *arguments)
 
-    check_ranks(call, config, tmp_path / "logs", LITTLE)
+    monkeypatch.setattr(crew, "ask", ask)
+    check_ranks(crew, config, tmp_path / "logs", LITTLE)
     assert asked == {"probe": 1, "wall_clock": 1}

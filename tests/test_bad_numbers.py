@@ -17,7 +17,7 @@ from tests.suites.equivalence import Case, comparable
 from tsarch.errors import RunFailedError
 from tsarch.launch.training import run_training
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.rank.rank import Rank
 from tsarch.stage.engine import spoiled_unless_finite
 from tsarch.stage.student_stage import StudentStage

@@ -26,7 +26,7 @@ from tsarch.planning.balance_report import outcome_line, proposal_line, proposal
 from tsarch.planning.load_sharing import busiest_shares
 from tsarch.planning.stage_trial import propose, resolved, times_of_tick, trial_config
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.rank.supply import Supply
 from tsarch.records import TickReport, TraceEvent
 from tsarch.topology import STAGES, Stage, Topology, rank_cpus, total_cpus

@@ -21,7 +21,7 @@ from tsarch.planning.capacity import (
 from tsarch.planning.memory import StageSize, States, activation_bytes, num_moments, table_states
 from tsarch.planning.memory import zero_states as states_of
 from tsarch.prepare import Prepared, prepare_data
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.stage.build import build_student, build_teacher
 from tsarch.topology import Stage
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from benchmarks.null_worker import TOKENS_PER_STEP, NullWorker
 from tests.helpers import tiny_config
 from tsarch.cluster.ray_crew import RayCrew
 from tsarch.errors import RankFailedError, RunFailedError
-from tsarch.records import LossParts, TickReport, TraceEvent, pack_reports, unpack_reports
+from tsarch.rank.api import RankApi
+from tsarch.rank.crew import Draining, drive
+from tsarch.rank.pacer import Pacer, Situation
+from tsarch.records import LossParts, TickReport, TickReports, TraceEvent
 
 STEPS = 30
 
@@ -43,7 +47,9 @@ def test_packed_reports_come_back_as_they_were():
     full = TickReport("student", 1, 4, 3, LossParts({"student": 0.5}), 7, 1.5, 0.25, 1.0, 2.0)
     full.events.append(event)
     reports = [full, TickReport("teacher", 0, 4, None)]
-    assert unpack_reports(pack_reports(reports)) == reports
+    again = pickle.loads(pickle.dumps(TickReports(reports)))
+    assert again == reports
+    assert type(again) is TickReports
 
 
 def test_the_line_is_found_and_its_misses_told():
@@ -64,7 +70,7 @@ def test_null_ranks_report_every_step_and_import_no_torch(tmp_path, num_ranks):
     with null_crew(num_ranks, tmp_path / "run") as driver:
         driver.train(STEPS)
         driver.train(STEPS)
-        modules = driver.crew.calls.call("imported_modules")
+        modules = driver.crew.ask(NullWorker.imported_modules)
     assert len(modules) == num_ranks
     for own in modules:
         assert "benchmarks.null_worker" in own
@@ -104,48 +110,37 @@ def test_a_rank_that_failed_in_an_earlier_call_is_named_while_others_wait_for_it
     config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
     crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, BlockedWorker)
     try:
-        crew.calls.call("begin", 0, 9, None)
-        crew.calls.call("advance", 5)
-        crew.calls.submit("advance", 1)
+        crew.begin(0, 9)
+        crew.ask(RankApi.advance, 5)
+        crew.submit(RankApi.advance, 1)
         with pytest.raises(RankFailedError, match=r"student 0 \(rank 1\) on .* failed: RuntimeErr"):
-            crew.calls.call("gather")
+            crew.ask(BlockedWorker.gather)
     finally:
         crew.close()
 
 
-class Asked:
-    """Takes no checkpoints, and notes who asks for one."""
-
-    stopping = False
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-
-    def ticks_until(self, tick: int) -> int:
-        return 1000
-
-    def due(self, tick: int) -> None:
-        return None
-
-    def save_soon(self, reason: str) -> None:
-        self.reasons.append(reason)
-
-
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_notice_of_preemption_has_a_checkpoint_taken_once(tmp_path):
+def test_a_notice_of_preemption_is_an_event_once(tmp_path):
     config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
     crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, NullWorker)
-    asked = Asked()
+    notices = []
+
+    def train() -> None:
+        pacer = Pacer(crew.pace)
+        pacer.begin(0, 0, 200, crew.begin(0, 200))
+        events = drive(crew, pacer, Situation, lambda cut: False)
+        notices.extend(event for event in events if isinstance(event, Draining))
+
     try:
         node = ray.nodes()[0]
         gcs = GcsClient(address=ray.get_runtime_context().gcs_address)
         reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         gcs.drain_node(node["NodeID"], reason, "spot", int(time.time() * 1000) + 600_000)
-        while not asked.reasons:
-            list(crew.train(0, 200, cuts=asked))
-        list(crew.train(0, 200, cuts=asked))
+        while not notices:
+            train()
+        train()
     finally:
         crew.close()
     address = node["NodeManagerAddress"]
-    assert asked.reasons == [f"notice: {address} will be taken from the cluster"]
+    assert notices == [Draining(f"notice: {address} will be taken from the cluster")]

@@ -18,6 +18,7 @@ from tests.suites.equivalence import (
     train_rows,
 )
 from tsarch.errors import ReplicaDriftError, RunFailedError
+from tsarch.rank.api import RankApi
 
 QUICK = [
     Case("overlapped", "sgd", (1, 1), (3, 2)),
@@ -82,7 +83,7 @@ def test_drift_of_a_replica_ends_the_run_and_a_failed_rank_is_named(tmp_path, cr
     config = comparable(config, Case("overlapped", "adamw", (1, 1), (1, 0)), 10)
     crew = crews.get(config)
     train_rows(crew, 3)
-    crew.perturb_table(1, 1e-6)
+    crew.ask(RankApi.perturb_table, 1, 1e-6)
     with pytest.raises(ReplicaDriftError, match="step 2: the tied embedding of") as caught:
         train_rows(crew, 6)
     # Of two replicas neither is in the majority: both are named.

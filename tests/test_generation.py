@@ -17,8 +17,8 @@ from tsarch.config import MODES, Config
 from tsarch.data.layouts import SourceTargetLayout
 from tsarch.data.source_target import SourceTargetTokens, pack_targets
 from tsarch.prepare import Prepared, packing_spec, prepare_data
-from tsarch.rank.crew import LocalCrew
 from tsarch.rank.generate import chosen_contexts, prompts_of
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.stage.build import build_teacher
 from tsarch.tasks.decoding import Decoder, DecodingSpec
 

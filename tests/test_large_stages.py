@@ -10,7 +10,8 @@ from tests.helpers import tiny_config
 from tests.ranks import run_ranks
 from tests.suites.equivalence import TOLERANCE, Case, comparable, relative_difference, train_rows
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.api import RankApi
+from tsarch.rank.local_crew import LocalCrew
 
 LORA = {"rank": 4, "alpha": 8.0, "target_modules": ["query", "output.dense"]}
 OFFLOAD = {"offload_optimizer": True}
@@ -68,7 +69,7 @@ def test_losses_and_saved_weights_are_those_of_one_process(tmp_path, crews):
             assert set(many) == set(single)
             for name, value in single.items():
                 torch.testing.assert_close(many[name], value, rtol=1e-3, atol=2e-4)
-        crew.load(folders[1])
+        crew.ask(RankApi.load, folders[1])
 
 
 def train_in_bf16(rank, _group, address, folder):

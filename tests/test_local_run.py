@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from tests.helpers import tiny_config
 from tsarch.launch.training import run_training
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.api import RankApi
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.evaluate import selection_score
 from tsarch.run.saved_run import evaluate_run
 from tsarch.stage.build import build_student
@@ -124,7 +125,7 @@ def test_a_fed_pass_of_little_weight_still_trains_its_shortcut_at_full_speed(tmp
     for weight in (1.0, 0.05):
         student = {"fed_weight": weight, "teacher_dropout": 0.0, "alone_weight": 1.0}
         crew, _ = crew_after_a_step(tmp_path, student=student)
-        crew.save(tmp_path)
+        crew.ask(RankApi.save, tmp_path)
         state = load_file(tmp_path / "student.safetensors")
         config = local(tmp_path, student=student)
         before = build_student(config, len(state["head.linear.bias"])).module.state_dict()
@@ -172,7 +173,7 @@ def test_a_frozen_table_and_frozen_layers_stay(tmp_path):
     crew = LocalCrew(config, prepare_data(config))
     for name in ("before", "after"):
         (tmp_path / name).mkdir()
-        crew.save(tmp_path / name)
+        crew.ask(RankApi.save, tmp_path / name)
         if name == "before":
             assert len(list(crew.train(0, 3))) == 4
     for file, moved in (("teacher", {"head"}), ("embedding", set()), ("student", None)):

@@ -21,7 +21,8 @@ from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.api import RankApi
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.registry import make_task
 from tsarch.tasks.text_metrics import are_chinese, bleu, bleu_signature, distinct, rouge
@@ -192,7 +193,7 @@ def test_ranks_generate_what_one_process_generates(tmp_path, crews):
     one = LocalCrew(config, prepare_data(config))
     ranks = crews.get(config.model_copy(update={"topology": topology}))
     for crew in (one, ranks):
-        crew.load(tmp_path / "run" / "model")
+        crew.ask(RankApi.load, tmp_path / "run" / "model")
     for mode in MODES:
         assert ranks.generate("test", mode, 0.5) == one.generate("test", mode, 0.5)
 

@@ -39,7 +39,8 @@ from tsarch.launch.training import run_training
 from tsarch.losses.spans import END, START, SpanObjective
 from tsarch.losses.token import IGNORED
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import Crew, LocalCrew
+from tsarch.rank.crew import Crew
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.records import Predictions, TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, predict
 from tsarch.run.saved_run import evaluate_run

@@ -16,7 +16,7 @@ from tsarch.config import MODES, Config
 from tsarch.config_loading import dump_config
 from tsarch.errors import RunFailedError
 from tsarch.launch.training import run_training
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.restarts import Restart
 from tsarch.telling import report
 from tsarch.telling.report import mode_rows, model_name, show_bytes, show_count, show_seconds

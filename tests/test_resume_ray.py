@@ -11,7 +11,6 @@ import pytest
 from tests.helpers import tiny_config
 from tests.suites.outcome_log import OutcomeLog
 from tests.suites.resume_matrix import (
-    CutAt,
     Move,
     Place,
     all_moves,
@@ -22,8 +21,9 @@ from tests.suites.resume_matrix import (
 from tsarch.checkpoint.cut import Cut, Resume
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
+from tsarch.rank.crew import CutTaken, Reports
+from tsarch.rank.pacer import Advance, TakeCut
 from tsarch.records import TickReport
-from tsarch.telling.step_table import StepTable
 
 LOCAL = Place(None)
 MOVES = [
@@ -102,8 +102,13 @@ def test_the_same_ranks_go_on_bitwise_at_every_zero_stage(tmp_path, crews):
         ).model_copy(update={"precision": precision})
         crew = crews.get(config)
         store = Store(str(tmp_path / f"{schedule}-{zero_stages}-{precision}"))
-        cuts = CutAt(store, 3, StepTable(crew.topology))
-        whole = reported(crew.train(0, 6, cuts=cuts))
+        rest_ticks = crew.begin(0, 6) - 3
+        store.begin(3)
+        for command in (Advance(3), TakeCut(Cut(store.url, 3)), Advance(rest_ticks)):
+            crew.send(command)
+        events = list(crew.events())
+        assert isinstance(events[1], CutTaken)
+        whole = reported(event.reports for event in events if isinstance(event, Reports))
         written = crew.checkpoint_written(wait=True)
         assert written is not None
         files = {name: entry for own in written for name, entry in own.files.items()}

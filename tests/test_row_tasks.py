@@ -17,7 +17,7 @@ from tsarch.data.corpus import Corpus
 from tsarch.data.packing import Sentence, pack_rows
 from tsarch.errors import UserError
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.records import TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate
 from tsarch.tasks.classification import ClassificationTask

@@ -13,20 +13,20 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from tsarch.checkpoint.cut import Cut
 from tsarch.cluster.diagnosis import describe_end, describe_finding, describe_place, find_cause
+from tsarch.cluster.nodes import end_processes
 from tsarch.cluster.recovery import smaller_topology
-from tsarch.cluster.status import (
-    ProcessFacts,
-    Status,
-    end_processes,
-    look_at,
-    read_log,
-    started_line,
-)
 from tsarch.cluster.watch import Finding, find_hang
 from tsarch.config import TopologyConfig
 from tsarch.errors import RankFailedError, ReplicaDriftError, UserError
 from tsarch.rank.activity import IDLE, Activity, read_note
 from tsarch.rank.rank_checkpoint import RankCheckpoint
+from tsarch.rank.status import (
+    ProcessFacts,
+    Status,
+    look_at,
+    read_log,
+    started_line,
+)
 from tsarch.run.restarts import History
 from tsarch.schedule.instruction import Backward, FinishTiedExchange
 

@@ -25,7 +25,8 @@ from tsarch.clock import now_s
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import Crew, LocalCrew
+from tsarch.rank.crew import Crew
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.telling.step_table import StepRecord, StepTable
 
 Schedule = Literal["sequential", "overlapped", "joint"]

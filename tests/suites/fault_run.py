@@ -15,11 +15,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 
 from tsarch.cluster.ray_crew import RayCrew
-from tsarch.cluster.status import note_file
 from tsarch.cluster.worker import Worker
 from tsarch.config import Config
 from tsarch.launch.cli import main
 from tsarch.rank.activity import Activity
+from tsarch.rank.status import note_file
 from tsarch.schedule.instruction import Instruction
 
 FaultKind = Literal["kill", "freeze", "raise", "stall", "segfault"]

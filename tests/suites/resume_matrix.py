@@ -31,14 +31,16 @@ from tests.suites.equivalence import (
     relative_difference,
 )
 from tests.suites.outcome_log import OutcomeLog
-from tsarch.checkpoint.cut import Cut, Resume, Stall
+from tsarch.checkpoint.cut import Cut, Resume
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
 from tsarch.clock import now_s
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import Crew, LocalCrew
+from tsarch.rank.crew import Crew, CutTaken, Reports
+from tsarch.rank.local_crew import LocalCrew
+from tsarch.rank.pacer import Advance, TakeCut
 from tsarch.telling.step_table import StepRecord, StepTable
 from tsarch.topology import STAGES, Topology
 
@@ -95,49 +97,27 @@ def all_moves(schedule: Schedule = "overlapped") -> list[Move]:
     return [Move(schedule, OPTIMIZERS[i % 2], *pair) for i, pair in enumerate(pairs)]
 
 
-class CutAt:
-    """Cuts before one tick."""
-
-    stopping = False
-
-    def __init__(self, store: Store, tick: int, table: StepTable) -> None:
-        self._store = store
-        self._tick = tick
-        self._table = table
-        self.state: dict[str, Any] = {}
-
-    def ticks_until(self, tick: int) -> int:
-        """Up to the cut."""
-        return self._tick - tick if tick < self._tick else 1000
-
-    def due(self, tick: int) -> Cut | None:
-        """The cut."""
-        if tick != self._tick:
-            return None
-        self._store.begin(tick)
-        return Cut(self._store.url, tick)
-
-    def save_soon(self, reason: str) -> None:
-        """No other cut is wanted."""
-
-    def taken(self, tick: int, stalls: list[Stall]) -> None:
-        """Note what the driver knows."""
-        self.state = self._table.state()
-
-
 def write_checkpoint(crew: Crew, store: Store, tick: int) -> dict[str, Any]:
     """Train from the start up to a tick behind the cut before `tick`; the driver's state at it."""
     table = StepTable(crew.topology)
-    cuts = CutAt(store, tick, table)
     table.start_span(now_s())
-    for reports in crew.train(0, tick + 1, cuts=cuts):
-        table.add(reports, 0)
+    state: dict[str, Any] = {}
+    num_ticks = crew.begin(0, tick + 1)
+    store.begin(tick)
+    for command in (Advance(tick), TakeCut(Cut(store.url, tick)), Advance(num_ticks - tick)):
+        crew.send(command)
+    for event in crew.events():
+        match event:
+            case Reports():
+                table.add(event.reports, 0)
+            case CutTaken():
+                state = table.state()
     written = crew.checkpoint_written(wait=True)
     assert written is not None
     assert all(own.error is None for own in written), written
     files = {name: entry for own in written for name, entry in own.files.items()}
     store.commit(Manifest(tick, files))
-    return cuts.state
+    return state
 
 
 def go_on(

@@ -7,7 +7,6 @@ what is on its way to it belongs to the cut. (No torch: the driver reads this.)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from tsarch.checkpoint.manifest import FileEntry
 
@@ -51,23 +50,3 @@ class Written:
     write_s: float = 0.0
     error: str | None = None
     """Why a file couldn't be written."""
-
-
-class Cuts(Protocol):
-    """Decides where a crew cuts while it trains."""
-
-    def ticks_until(self, tick: int) -> int:
-        """Most ticks to run from `tick` on before asking `due` again."""
-
-    def due(self, tick: int) -> Cut | None:
-        """The cut to take before `tick`, if any."""
-
-    def taken(self, tick: int, stalls: list[Stall]) -> None:
-        """The cut is taken, and the reports of all ticks before it have been given out."""
-
-    def save_soon(self, reason: str) -> None:
-        """Something may happen to the ranks: the next cut is due."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether to train no further, once the cut that was due is taken."""

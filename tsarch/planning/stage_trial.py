@@ -25,6 +25,7 @@ from tsarch.planning.balance import (
 )
 from tsarch.planning.load_sharing import busiest_shares
 from tsarch.prepare import Prepared
+from tsarch.rank.api import RankApi
 from tsarch.rank.crew import Crew
 from tsarch.rank.supply import Supply
 from tsarch.records import TickReport, TraceEvent
@@ -159,10 +160,10 @@ def _propose_replicas(
 def _propose_threads(crew: Crew, config: Config, supply: Supply, num_steps: int) -> Proposal:
     num_cores = max(int(supply.num_cores / max(config.topology.cpus_per_rank, 1.0)), len(STAGES))
     most = num_cores - 1
-    crew.set_threads(1)
+    crew.ask(RankApi.set_threads, 1)
     measured = {1: measure(crew, num_steps)}
     if most > 1:
-        crew.set_threads(most)
+        crew.ask(RankApi.set_threads, most)
         measured[most] = measure(crew, num_steps)
     options = {
         stage: with_threads(measured[1][stage], measured[most][stage], most) for stage in STAGES

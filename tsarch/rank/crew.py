@@ -1,150 +1,263 @@
-"""The crew: all ranks of both stages, as the driver sees them; and the crew of one process."""
+"""The crew: all ranks of both stages, as the driver sees them.
+
+A driver has two ways to a crew. While it trains, it sends commands (`pacer.py`) and hears events
+of what was done, in the same order; a few commands are under way at a time. Between that, it asks
+all ranks something (`api.py`) and waits for the answers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Protocol
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-import torch
-
-from tsarch.checkpoint.cut import Cut, Cuts, Resume, Stall, Written
+from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Config, Mode, TopologyConfig
-from tsarch.parallel.groups import choose_device
-from tsarch.prepare import Prepared
-from tsarch.rank.rank import Rank, local_wiring
+from tsarch.rank.api import RankApi
+from tsarch.rank.pacer import Advance, Pace, Pacer, Situation, Stop, TakeCut
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.supply import Supply
 from tsarch.records import Predictions, Survey, Texts, TickReport, Windows
-from tsarch.topology import STAGES, Stage, Topology
+from tsarch.topology import Stage, Topology
+
+P = ParamSpec("P")
+A = TypeVar("A")
 
 
-class Crew(Protocol):
-    """Commands to all ranks; only numbers and label ids come back."""
+@dataclass(frozen=True, eq=False)
+class Pending(Generic[A]):
+    """Answers of all ranks that may not be there yet."""
 
-    topology: Topology
-    config: Config
-    """With the topology that the crew has: after a failure there may be fewer replicas."""
+    handles: list[Any]
+    """By rank; what it is, a crew knows."""
 
-    def train(
-        self, start: int, stop: int, resume: Resume | None = None, cuts: Cuts | None = None
-    ) -> Iterator[list[TickReport]]:
-        """Train on the steps `start` … `stop` − 1, or what is left of them on `resume`; yields
-        reports as they come in, and takes checkpoints where `cuts` says."""
 
-    def take_checkpoint(self, cut: Cut) -> list[Stall]:
-        """Take a checkpoint now, between two calls of `train`."""
+@dataclass(frozen=True)
+class Reports:
+    """Ticks were run."""
 
-    def checkpoint_written(self, wait: bool) -> list[Written] | None:
-        """What all ranks have written of the checkpoint under way; None: not all of it yet."""
+    num_ticks: int
+    reports: list[TickReport]
 
-    def survey(self, split: str) -> list[Survey]:
-        """The teachers' predictions of a split, before windows are chosen."""
 
-    def evaluate(
-        self, split: str, joint_weights: list[float], windows: Windows | None = None
-    ) -> list[Predictions]:
-        """Predict a split on all ranks; `windows`: in place of the split's own."""
+@dataclass(frozen=True)
+class CutTaken:
+    """A checkpoint was taken; the reports of all ticks before it have been given out."""
 
-    def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
-        """Generate the texts of a split on all ranks."""
+    taken: TakeCut
+    stalls: list[Stall]
 
-    def check_replicas(self, step: int) -> None:
-        """Raise `ReplicaDriftError` if replicas of the table differ."""
 
-    def save(self, folder: Path) -> None:
-        """Write the weights into an existing folder."""
+@dataclass(frozen=True)
+class Draining:
+    """Ranks will be taken away soon."""
 
-    def load(self, folder: Path) -> None:
-        """Put weights in for inference."""
+    reason: str
 
-    def stats(self) -> dict[Stage, list[RankStats]]:
-        """Counts and peaks of the ranks of each stage."""
 
+Event = Reports | CutTaken | Draining
+
+
+class Crew(ABC):
+    """All ranks. Only numbers and label ids come back from them."""
+
+    def __init__(self, config: Config, topology: Topology, pace: Pace) -> None:
+        self.config = config
+        """With the topology that the crew has: after a failure there may be fewer replicas."""
+        self.topology = topology
+        self.pace = pace
+        self._queue: deque[tuple[Advance | TakeCut, Pending[Any]]] = deque()
+        self._asked: Pending[Written | None] | None = None
+
+    @abstractmethod
+    def submit(
+        self,
+        method: Callable[Concatenate[RankApi, P], A],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> Pending[A]:
+        """Ask all ranks, without waiting."""
+
+    @abstractmethod
+    def collect(self, pending: Pending[A]) -> list[A]:
+        """Wait for the answers, by rank; the first rank that fails ends the waiting for all.
+
+        Raises:
+            UserError, ReplicaDriftError: as a rank raised it.
+            RankFailedError: names the rank, with the end of its log.
+        """
+
+    @abstractmethod
+    def is_done(self, pending: Pending[Any]) -> bool:
+        """Whether all answers are there."""
+
+    @abstractmethod
+    def forget(self, pending: Pending[Any]) -> None:
+        """Nobody wants these answers any more."""
+
+    @abstractmethod
     def supply(self, topology: TopologyConfig) -> Supply:
         """Devices and cores that the run may take, those that it holds already among them."""
 
-    def set_threads(self, threads: int) -> None:
-        """Compute with so many CPU threads on every rank from now on."""
-
+    @abstractmethod
     def close(self) -> None:
         """End all that the crew started."""
 
+    def notice(self) -> Draining | None:
+        """What the ranks' hosts say that can't wait; each thing once."""
+        return None
 
-class LocalCrew:
-    """Both stages in this process."""
+    def ask(
+        self,
+        method: Callable[Concatenate[RankApi, P], A],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> list[A]:
+        """Ask all ranks and wait for the answers (see `collect`)."""
+        return self.collect(self.submit(method, *arguments, **keywords))
 
-    def __init__(self, config: Config, prepared: Prepared) -> None:
-        wiring = local_wiring(config)
-        self.config = config
-        self.topology = wiring.topology
-        self._rank = Rank(config, prepared, wiring)
+    # While it trains: commands and events.
+
+    def begin(self, start: int, stop: int, resume: Resume | None = None) -> int:
+        """Take up the steps `start` … `stop` − 1, or what is left of them on `resume`; the number
+        of ticks."""
+        return self.ask(RankApi.begin, start, stop, resume)[0]
+
+    def send(self, command: Advance | TakeCut) -> None:
+        """Have all ranks do something, after what they were told before."""
+        pending: Pending[Any]
+        match command:
+            case Advance(num_ticks):
+                pending = self.submit(RankApi.advance, num_ticks)
+            case TakeCut(cut):
+                pending = self.submit(RankApi.take_checkpoint, cut)
+        self._queue.append((command, pending))
+
+    @property
+    def num_queued(self) -> int:
+        """Commands whose events have not come."""
+        return len(self._queue)
+
+    def events(self) -> Iterator[Event]:
+        """Wait for what was commanded, one event a command, until nothing is left."""
+        while self._queue:
+            command, pending = self._queue.popleft()
+            answers = self.collect(pending)
+            match command:
+                case Advance(num_ticks):
+                    yield Reports(num_ticks, [report for own in answers for report in own])
+                case TakeCut():
+                    yield CutTaken(command, answers)
+
+    def drop_commands(self) -> None:
+        """Want no more events."""
+        while self._queue:
+            self.forget(self._queue.popleft()[1])
 
     def train(
-        self, start: int, stop: int, resume: Resume | None = None, cuts: Cuts | None = None
+        self, start: int, stop: int, resume: Resume | None = None
     ) -> Iterator[list[TickReport]]:
-        """One tick after the other."""
-        num_ticks = self._rank.begin(start, stop, resume)
+        """Train on some steps, without checkpoints; reports as they come in."""
+        pacer = Pacer(self.pace)
         first = start if resume is None else resume.tick
-        for tick in range(first, first + num_ticks):
-            cut = None if cuts is None else cuts.due(tick)
-            if cuts is not None and cut is not None:
-                cuts.taken(tick, self.take_checkpoint(cut))
-            if cuts is not None and cuts.stopping:
-                return
-            yield self._rank.advance(1)
+        pacer.begin(0, first, stop, self.begin(start, stop, resume))
+        for event in drive(self, pacer, Situation, lambda cut: False):
+            if isinstance(event, Reports):
+                yield event.reports
 
     def take_checkpoint(self, cut: Cut) -> list[Stall]:
-        """Copy, and write in the background."""
-        return [self._rank.take_checkpoint(cut)]
+        """Take a checkpoint now."""
+        return self.ask(RankApi.take_checkpoint, cut)
 
     def checkpoint_written(self, wait: bool) -> list[Written] | None:
-        """What the process has written."""
-        written = self._rank.checkpoint_written(wait)
-        return None if written is None else [written]
+        """What all ranks have written of the checkpoint under way; None: not all of it yet, and
+        without `wait` a later call has the answer."""
+        asked, self._asked = self._asked, None
+        if wait:
+            if asked is not None:
+                self.collect(asked)
+            return self.ask(RankApi.checkpoint_written)
+        if asked is None:
+            asked = self.submit(RankApi.checkpoint_so_far)
+        if not self.is_done(asked):
+            self._asked = asked
+            return None
+        written = [own for own in self.collect(asked) if own is not None]
+        return written if len(written) == len(asked.handles) else None
+
+    # Questions whose answers are put together.
 
     def survey(self, split: str) -> list[Survey]:
-        """The teacher's predictions."""
-        survey = self._rank.survey(split)
-        assert survey is not None
-        return [survey]
+        """The teachers' predictions; every teacher rank gives the words of its contexts."""
+        return [own for own in self.ask(RankApi.survey, split) if own is not None]
 
     def evaluate(
         self, split: str, joint_weights: list[float], windows: Windows | None = None
     ) -> list[Predictions]:
-        """Predict a split."""
-        predictions = self._rank.evaluate(split, joint_weights, windows)
-        assert predictions is not None
-        return [predictions]
+        """Predict a split; every student rank gives the words of its windows."""
+        found = self.ask(RankApi.evaluate, split, joint_weights, windows)
+        return [own for own in found if own is not None]
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
-        """Generate the texts of a split."""
-        return self._rank.generate(split, mode, joint_weight)
-
-    def check_replicas(self, step: int) -> None:
-        """There is one replica only."""
-
-    def save(self, folder: Path) -> None:
-        """Write the weights."""
-        self._rank.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """Read weights."""
-        self._rank.load(folder)
+        """Generate the texts of a split; every student rank gives those of its contexts."""
+        shares = self.ask(RankApi.generate, split, mode, joint_weight)
+        return {context: tokens for own in shares for context, tokens in own.items()}
 
     def stats(self) -> dict[Stage, list[RankStats]]:
-        """The process's numbers, for both stages."""
-        own = self._rank.stats()
-        return {stage: [own] for stage in STAGES}
+        """Numbers of the ranks of each stage."""
+        stats = self.ask(RankApi.stats)
+        return {
+            s: [own for own in stats if s.value in own.stage_parameters]
+            for s in self.topology.graph.stages
+        }
 
-    def supply(self, topology: TopologyConfig) -> Supply:
-        """This process's one device, and its threads."""
-        device = choose_device(topology.device)
-        return Supply("cuda" if device.type == "cuda" else "cpu", 1, torch.get_num_threads())
 
-    def set_threads(self, threads: int) -> None:
-        """Compute with so many CPU threads from now on."""
-        torch.set_num_threads(threads)
+def drive(
+    crew: Crew,
+    pacer: Pacer,
+    look: Callable[[], Situation],
+    prepare: Callable[[Cut], bool],
+) -> Iterator[Event]:
+    """Train until the pacer says stop; events as they come.
 
-    def close(self) -> None:
-        """Nothing was started."""
+    Args:
+        look: what the pacer is to know.
+        prepare: makes the place that a cut is to be written to; False: there is none.
+    """
+    try:
+        while True:
+            notice = crew.notice()
+            if notice is not None:
+                yield notice
+            _fill(crew, pacer, look, prepare)
+            started_s = time.perf_counter()
+            event = next(crew.events(), None)
+            if event is None:
+                return
+            yield event
+            if isinstance(event, Reports):
+                pacer.done(event.num_ticks, time.perf_counter() - started_s)
+    finally:  # the caller may stop before the end
+        crew.drop_commands()
+
+
+def _fill(
+    crew: Crew,
+    pacer: Pacer,
+    look: Callable[[], Situation],
+    prepare: Callable[[Cut], bool],
+) -> None:
+    """Send commands until enough are under way; after a cut always some ticks too."""
+    wanted = crew.pace.num_queued
+    while crew.num_queued < wanted:
+        command = pacer.next(look())
+        if isinstance(command, TakeCut):
+            if prepare(command.cut):
+                crew.send(command)
+            command = pacer.next(look())
+        if isinstance(command, Stop):
+            return
+        crew.send(command)

@@ -34,7 +34,7 @@ from tsarch.records import (
     Predictions,
     Survey,
     Texts,
-    TickReport,
+    TickReports,
     TokenizedSplit,
     Windows,
 )
@@ -134,7 +134,7 @@ class Rank:
         )
         self._seed_dropout()
 
-    def begin(self, start: int, stop: int, resume: Resume | None = None) -> int:
+    def begin(self, start: int, stop: int, resume: Resume | None) -> int:
         """Take up the steps `start` … `stop` − 1, from their first tick on or from that of a
         checkpoint; returns the number of ticks. On `resume` all ranks call it together."""
         schedule = self._config.schedule
@@ -168,17 +168,23 @@ class Rank:
         _, in_flight = resumed(self._programs, self._tick - self._start)
         return self._checkpoint.take(cut, in_flight)
 
-    def checkpoint_written(self, wait: bool) -> Written | None:
-        """What has been written of the checkpoint under way; None: not all yet."""
-        return self._checkpoint.written(wait)
+    def checkpoint_written(self) -> Written:
+        """Wait until the checkpoint under way is written; what was written."""
+        written = self._checkpoint.written(wait=True)
+        assert written is not None
+        return written
 
-    def advance(self, num_ticks: int) -> list[TickReport]:
+    def checkpoint_so_far(self) -> Written | None:
+        """`checkpoint_written` without waiting; None: not all yet."""
+        return self._checkpoint.written(wait=False)
+
+    def advance(self, num_ticks: int) -> TickReports:
         """Run the next ticks of what `begin` took up.
 
         Raises:
             ReplicaDriftError: replicas of the tied embedding differ (`embedding.check_every`).
         """
-        reports: list[TickReport] = []
+        reports = TickReports()
         every = self._config.embedding.check_every
         for _ in range(num_ticks):
             reports += self._executor.advance(1)
@@ -211,7 +217,7 @@ class Rank:
         return Survey(np.concatenate(words), torch.cat(predictions).numpy())
 
     def evaluate(
-        self, split: str, joint_weights: list[float], windows: Windows | None = None
+        self, split: str, joint_weights: list[float], windows: Windows | None
     ) -> Predictions | None:
         """Predict a whole split; the ranks with a student give the predictions of their words.
 
@@ -308,9 +314,14 @@ class Rank:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return RankStats(self._parameters, peak, self.tied.max_abs_diff())
 
-    def perturb_table(self, amount: float) -> None:
-        """Fault injection for tests: make this replica of the table differ."""
-        self.tied.table.storage[0, 0] += amount
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many CPU threads from now on."""
+        torch.set_num_threads(threads)
+
+    def perturb_table(self, rank: int, amount: float) -> None:
+        """Fault injection for tests: make the replica of one rank differ."""
+        if rank == self._wiring.topology.rank(*self._wiring.stages[0]):
+            self.tied.table.storage[0, 0] += amount
 
     def _seed_dropout(self, *tick: int) -> None:
         """Random numbers of this process's own, anew."""

@@ -1,4 +1,4 @@
-"""The driver's part of checkpoints: when to cut, putting the parts together, deleting old ones."""
+"""The driver's part of checkpoints: putting the ranks' parts together, deleting old ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tsarch.checkpoint.cut import Cut, Stall, Written
 from tsarch.checkpoint.driver_state import CONFIG, PROGRESS, DriverState
@@ -20,14 +20,6 @@ from tsarch.checkpoint.store import Store
 from tsarch.config import CheckpointConfig
 from tsarch.errors import one_line
 from tsarch.rank.crew import Crew
-from tsarch.run.interrupt import Interrupt
-
-
-class Capture(Protocol):
-    """Tells what the driver knows now."""
-
-    def __call__(self, epoch: int, tick: int, epoch_done: bool) -> DriverState:
-        """For a cut before `tick`."""
 
 
 @dataclass
@@ -55,117 +47,77 @@ class Costs:
         }
 
 
-@dataclass
+@dataclass(frozen=True)
 class _UnderWay:
     """A checkpoint that ranks are writing."""
 
-    cut: Cut
-    progress: DriverState | None = None
-    score: float | None = None
-    stalls: list[Stall] = field(default_factory=list)
+    step: int
+    stalls: list[Stall]
+    state: DriverState
+    score: float | None
 
 
 class CheckpointKeeper:
-    """Is the `Cuts` of a crew. One checkpoint is under way at a time; the last step of making it,
-    hashing and manifest, is done in a thread."""
+    """One checkpoint is under way at a time; the last step of making it, hashing and manifest, is
+    done in a thread."""
 
     def __init__(
         self,
         config: CheckpointConfig,
         store: Store,
         crew: Crew,
-        interrupt: Interrupt,
-        capture: Capture,
         config_text: str,
         model_folder: Path,
         say: Callable[[str], None],
+        last: int | None = None,
     ) -> None:
         self.costs = Costs()
-        self.last: int | None = None
+        self.last = last
         """Step of the last complete checkpoint."""
-        self.stopping = False
         self._config = config
         self._store = store
         self._crew = crew
-        self._interrupt = interrupt
-        self._capture = capture
         self._config_text = config_text
         self._model_folder = model_folder
         self._say = say
-        self._epoch, self._start, self._stop = 0, 0, 0
-        self._last_cut = -1
-        self._soon = False
-        self._last_cut_s = time.monotonic()
         self._under_way: _UnderWay | None = None
         self._threads = ThreadPoolExecutor(1, "checkpoint")
         self._committing: Future[None] | None = None
 
-    def resumed_at(self, step: int) -> None:
-        """The run goes on from the complete checkpoint of `step`."""
-        self.last = self._last_cut = step
+    @property
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is under way."""
+        return self._under_way is not None or self._committing is not None
 
-    def begin_epoch(self, epoch: int, start: int, stop: int) -> None:
-        """The ticks that follow are those of `epoch`, from `start` on."""
-        self._epoch, self._start, self._stop = epoch, start, stop
+    def begin(self, cut: Cut) -> bool:
+        """Make the place of a checkpoint, once the one before is complete; False: it can't be."""
+        self.finish()
+        try:
+            self._store.begin(cut.step)
+        except Exception as error:  # as in `_complete`
+            self._warn(cut.step, error)
+            return False
+        return True
 
-    # The protocol `Cuts`.
-
-    def ticks_until(self, tick: int) -> int:
-        """Up to the next checkpoint that is due by steps."""
-        every = self._config.every_steps
-        return self._stop if every is None else every - tick % every
-
-    def due(self, tick: int) -> Cut | None:
-        """The cut before `tick`. The end of an epoch has its own (`end_epoch`)."""
-        if self.stopping or tick >= self._stop:
-            return None
-        if self._interrupt.signal is not None:
-            self.stopping = True
-            return None if tick == self._last_cut else self._begin(tick)
-        if tick > self._start and self._is_due(tick):
-            return self._begin(tick)
-        return None
-
-    def taken(self, tick: int, stalls: list[Stall]) -> None:
-        """Note what the driver knows at the cut."""
-        assert self._under_way is not None
-        self._under_way.progress = self._capture(self._epoch, tick, epoch_done=False)
-        self._under_way.stalls = stalls
-
-    def save_soon(self, reason: str) -> None:
-        """A checkpoint is due at the next tick between two chunks."""
-        self._say(f"{reason}: saving a checkpoint")
-        self._soon = True
-
-    # Between the ticks.
-
-    def end_epoch(self, score: float | None) -> None:
-        """The epoch is over; `score` is that of its validation, if there was one."""
-        self.stopping = self._interrupt.signal is not None
-        tick = self._stop
-        if tick == self._last_cut:
-            return
-        if self.stopping or self._config.at_epochs or self._is_due(tick):
-            cut = self._begin(tick)
-            if cut is None:
-                return
-            assert self._under_way is not None
-            self._under_way.score = score
-            self._under_way.stalls = self._crew.take_checkpoint(cut)
-            self._under_way.progress = self._capture(self._epoch, tick, epoch_done=True)
+    def taken(
+        self, cut: Cut, stalls: list[Stall], state: DriverState, score: float | None = None
+    ) -> None:
+        """The ranks have copied their state and are writing it; `state` is the driver's at the
+        cut, `score` that of the epoch's validation if there was one."""
+        self._under_way = _UnderWay(cut.step, stalls, state, score)
 
     def tend(self) -> None:
         """See whether the checkpoint under way is written; never waits."""
         if self._committing is not None and self._committing.done():
             self._end_commit()
-        if self._under_way is not None and self._under_way.progress is not None:
+        if self._under_way is not None:
             written = self._crew.checkpoint_written(wait=False)
             if written is not None:
                 self._commit(written)
 
     def finish(self) -> None:
         """Wait until all is written."""
-        if self._under_way is not None and self._under_way.progress is not None:
+        if self._under_way is not None:
             written = self._crew.checkpoint_written(wait=True)
             assert written is not None
             self._commit(written)
@@ -175,31 +127,6 @@ class CheckpointKeeper:
     def close(self) -> None:
         """Wait for the thread; what ranks have not written is lost."""
         self._threads.shutdown()
-
-    def _is_due(self, tick: int) -> bool:
-        every_steps, every_s = self._config.every_steps, self._config.every_s
-        if self._soon:
-            return True
-        if every_steps is not None and tick % every_steps == 0:
-            return True
-        # By the clock, a slow disk is given time.
-        waited_s = time.monotonic() - self._last_cut_s
-        idle = self._under_way is None and self._committing is None
-        return every_s is not None and waited_s >= every_s and idle
-
-    def _begin(self, step: int) -> Cut | None:
-        """Start a checkpoint once the one before is complete; None: there is no place for it."""
-        self.finish()
-        self._last_cut, self._last_cut_s = step, time.monotonic()
-        self._soon = False
-        try:
-            self._store.begin(step)
-        except Exception as error:  # as in `_complete`
-            self._warn(step, error)
-            return None
-        cut = Cut(self._store.url, step)
-        self._under_way = _UnderWay(cut)
-        return cut
 
     def _commit(self, written: list[Written]) -> None:
         """All ranks have written, or failed to: do the rest in the thread."""
@@ -213,7 +140,7 @@ class CheckpointKeeper:
         committing.result()
 
     def _complete(self, done: _UnderWay, written: list[Written]) -> None:
-        step = done.cut.step
+        step = done.step
         try:
             for own in written:
                 if own.error is not None:
@@ -247,13 +174,12 @@ class CheckpointKeeper:
         self._say(f"warning: no checkpoint at step {step} ({one_line(error)}); {last}")
 
     def _put_documents(self, step: int, done: _UnderWay) -> dict[str, FileEntry]:
-        assert done.progress is not None
-        texts = {PROGRESS: done.progress.model_dump_json(indent=1), CONFIG: self._config_text}
+        texts = {PROGRESS: done.state.model_dump_json(indent=1), CONFIG: self._config_text}
         files = {
             name: self._store.put(step, name, partial(_write_text, text))
             for name, text in texts.items()
         }
-        if done.progress.best is not None:
+        if done.state.best is not None:
             for path in sorted(self._model_folder.rglob("*")):
                 if path.is_file():
                     name = f"model/{path.relative_to(self._model_folder).as_posix()}"

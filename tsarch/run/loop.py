@@ -5,6 +5,7 @@ It only schedules and collects numbers; a `Crew` does the work, in one process o
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,10 @@ from tsarch.feeds import batch_plan, num_training_steps
 from tsarch.model_folder import TaskFile, replace_folder, save_description
 from tsarch.planning.balance import Proposal
 from tsarch.prepare import Prepared
-from tsarch.rank.crew import Crew
-from tsarch.records import Predictions
+from tsarch.rank.api import RankApi
+from tsarch.rank.crew import Crew, CutTaken, Draining, Event, Reports, drive
+from tsarch.rank.pacer import CutRules, Pacer, Situation, TakeCut
+from tsarch.records import Predictions, TickReport
 from tsarch.run.bad_batch import save_bad_batch
 from tsarch.run.checkpoint_keeper import CheckpointKeeper
 from tsarch.run.evaluate import (
@@ -96,12 +99,18 @@ class Trainer:
             config.checkpoint,
             store,
             crew,
-            self._interrupt,
-            self._progress,
             dump_config(config),
             self._model_folder,
             reporter.say,
+            None if point is None else point.step,
         )
+        rules = CutRules(
+            store.url,
+            config.checkpoint.every_steps,
+            config.checkpoint.every_s,
+            config.checkpoint.at_epochs,
+        )
+        self._pacer = Pacer(crew.pace, rules, time.monotonic())
         self._point = point
         if point is not None:
             self._restore(point)
@@ -121,7 +130,7 @@ class Trainer:
             self._keeper.finish()
         finally:
             self._keeper.close()
-        self._crew.check_replicas(self._num_steps)
+        self._crew.ask(RankApi.check_replicas, self._num_steps)
         stats = self._crew.stats()
         after = self._after()
         summary = self._summary(after, stats)
@@ -139,13 +148,13 @@ class Trainer:
                 break
             self._train(epoch, start, stop, resume)
             resume = None
-            if not self._keeper.stopping:
+            if not self._pacer.is_stopping:
                 last = stop == self._num_steps
                 score = None
                 if last or (epoch + 1) % self._config.evaluation.every_epochs == 0:
                     score = self._validate(epoch, stop)
-                self._keeper.end_epoch(score)
-            if self._keeper.stopping:
+                self._end_epoch(score)
+            if self._pacer.is_stopping:
                 self._end_early()
 
     def _end_early(self) -> None:
@@ -164,7 +173,20 @@ class Trainer:
             f"Go on with: tsarch train {self._folder.path} --resume",
         )
 
-    def _progress(self, epoch: int, tick: int, epoch_done: bool) -> DriverState:
+    def _end_epoch(self, score: float | None) -> None:
+        """Take the checkpoint that is due after an epoch; `score`: of its validation."""
+        command = self._pacer.end_epoch(self._look())
+        if command is not None and self._keeper.begin(command.cut):
+            self._crew.send(command)
+            for event in self._crew.events():
+                self._handle(event, score)
+
+    def _look(self) -> Situation:
+        """What the pacer is to know."""
+        interrupted = self._interrupt.signal is not None
+        return Situation(time.monotonic(), interrupted, self._keeper.is_writing)
+
+    def _state(self, place: TakeCut) -> DriverState:
         """What a checkpoint needs to know of the driver."""
         best = None
         if self._best is not None:
@@ -176,9 +198,9 @@ class Trainer:
                 num_worse=self._best.num_worse,
             )
         return DriverState(
-            epoch=epoch,
-            tick=tick,
-            epoch_done=epoch_done,
+            epoch=place.epoch,
+            tick=place.cut.step,
+            epoch_done=place.epoch_done,
             ranks=ranks_record(self._config),
             data=self._data,
             before=cast(dict[str, Metrics] | None, self._before),
@@ -202,7 +224,7 @@ class Trainer:
         replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
         self._steps.restore(progress.table, replicas)
         self._started_s = min(self._started_s, now_s() - progress.wall_s)
-        self._keeper.resumed_at(point.step)
+        self._pacer.resumed_at(point.step)
 
     @property
     def _num_resumes(self) -> int:
@@ -237,18 +259,34 @@ class Trainer:
 
     def _train(self, epoch: int, start: int, stop: int, resume: Resume | None) -> None:
         self._steps.start_span(now_s())
-        totals, topology = self._steps.totals, self._crew.topology
-        self._keeper.begin_epoch(epoch, start if resume is None else resume.tick, stop)
-        for reports in self._crew.train(start, stop, resume, self._keeper):
-            self._folder.write_trace(reports, epoch)
-            for row in self._steps.add(reports, epoch):
-                self._folder.write_row(row)
-                self._history.trained(int(row["step"] or 0))
-                shares = {s.value: totals.busy_share(s, topology) for s in STAGES}
-                numbers = LiveNumbers(row, totals.tokens_per_s, shares)
-                self._reporter.step(numbers, totals.steps, self._num_steps)
-                self._check_numbers(row)
-            self._keeper.tend()
+        first = start if resume is None else resume.tick
+        self._pacer.begin(epoch, first, stop, self._crew.begin(start, stop, resume))
+        for event in drive(self._crew, self._pacer, self._look, self._keeper.begin):
+            self._handle(event)
+
+    def _handle(self, event: Event, score: float | None = None) -> None:
+        """What the ranks have done; `score`: of the validation before it."""
+        match event:
+            case Reports():
+                self._note(event.reports)
+                self._keeper.tend()
+            case CutTaken(taken, stalls):
+                self._keeper.taken(taken.cut, stalls, self._state(taken), score)
+            case Draining(reason):
+                self._reporter.say(f"{reason}: saving a checkpoint")
+                self._pacer.cut_soon()
+
+    def _note(self, reports: list[TickReport]) -> None:
+        """Rows of the steps that are complete now."""
+        epoch, totals, topology = self._pacer.epoch, self._steps.totals, self._crew.topology
+        self._folder.write_trace(reports, epoch)
+        for row in self._steps.add(reports, epoch):
+            self._folder.write_row(row)
+            self._history.trained(int(row["step"] or 0))
+            shares = {s.value: totals.busy_share(s, topology) for s in STAGES}
+            numbers = LiveNumbers(row, totals.tokens_per_s, shares)
+            self._reporter.step(numbers, totals.steps, self._num_steps)
+            self._check_numbers(row)
 
     def _check_numbers(self, row: StepRecord) -> None:
         """Count steps that were not finite.
@@ -311,7 +349,7 @@ class Trainer:
         """Write the weights aside, then put them in the place of `model/`."""
         aside = self._folder.path / "model.new"
         aside.mkdir(exist_ok=True)
-        self._crew.save(aside)
+        self._crew.ask(RankApi.save, aside)
         task = TaskFile(self._config.task.name, self._prepared.labels, joint_weight)
         save_description(aside, self._config, task)
         replace_folder(aside, self._model_folder)
@@ -332,7 +370,7 @@ class Trainer:
         """The test split with the best weights."""
         assert self._best is not None
         self._reporter.say(f"measuring the test split with the weights of epoch {self._best.epoch}")
-        self._crew.load(self._model_folder)
+        self._crew.ask(RankApi.load, self._model_folder)
         weight = self._best.evaluation.joint_weight
         return self._test(weight, "after")
 

@@ -12,7 +12,8 @@ from tsarch.errors import UserError, one_line
 from tsarch.model_folder import load_task, saved_config
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_data
-from tsarch.rank.crew import LocalCrew
+from tsarch.rank.api import RankApi
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
 from tsarch.run.texts import with_texts
 from tsarch.tasks.registry import make_task
@@ -60,7 +61,7 @@ def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Confi
         )
     with _told(model):
         crew = LocalCrew(config, prepared)
-        crew.load(model)
+        crew.ask(RankApi.load, model)
     weight = task_file.joint_weight
     task, own = make_task(task_file.task, prepared.labels), prepared.splits[split]
     predictions = predict(config, task, crew, split, own, [weight])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import psutil
 
 from tsarch.rank.activity import IDLE, Activity, read_note
 
-BUILDING = ("starting", "probe", "join", "build")
+BUILDING = ("starting", "probe", "offer_addresses", "join", "build")
 """Commands that may take long without a sign of progress: imports, downloads, compilers."""
 
 
@@ -131,22 +129,3 @@ def look_at(pid: int, log_file: Path) -> ProcessFacts:
     except psutil.Error:
         state = None
     return ProcessFacts(state, oom_kills(), read_note(note_file(log_file)))
-
-
-def end_processes(pids: Iterable[int], patience_s: float) -> list[int]:
-    """Wait for ranks' processes on this node to end, and kill those that don't; their numbers."""
-    left = [process for process in map(_rank_process, pids) if process is not None]
-    _, left = psutil.wait_procs(left, timeout=patience_s)
-    for process in left:
-        process.send_signal(signal.SIGKILL)
-    return [process.pid for process in left]
-
-
-def _rank_process(pid: int) -> psutil.Process | None:
-    """The process, if it is a Ray actor and not another one that has got its number since."""
-    try:
-        process = psutil.Process(pid)
-        is_rank = "".join(process.cmdline()[:1]).startswith("ray::")
-        return process if is_rank else None
-    except psutil.Error:
-        return None

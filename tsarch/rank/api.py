@@ -1,0 +1,119 @@
+"""All that a driver may ask of a rank, typed. A crew passes these methods on by reference,
+`crew.ask(RankApi.save, folder)`, so that names and arguments are checked where they are written.
+
+Every rank is asked the same things in the same order. Methods that mention collectives block until
+every rank takes part. (No torch: the driver reads this.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
+from tsarch.config import Config, Mode
+from tsarch.rank.rank_stats import RankStats
+from tsarch.rank.status import Status
+from tsarch.records import Predictions, Survey, Texts, TickReports, Windows
+
+
+class RankApi(Protocol):
+    """What a rank does once its models are built: `Rank` is the one that does it."""
+
+    def begin(self, start: int, stop: int, resume: Resume | None) -> int:
+        """Take up the steps `start` … `stop` − 1, from their first tick on or from that of a
+        checkpoint; the number of ticks. Collective on `resume`."""
+
+    def advance(self, num_ticks: int) -> TickReports:
+        """Run the next ticks of what `begin` took up (collective).
+
+        Raises:
+            ReplicaDriftError: replicas of the tied embedding differ (`embedding.check_every`).
+        """
+
+    def take_checkpoint(self, cut: Cut) -> Stall:
+        """Copy the state to host memory and start writing it (collective, between the same two
+        ticks on every rank). The one before must have been written."""
+
+    def checkpoint_written(self) -> Written:
+        """Wait until the checkpoint under way is written; what was written."""
+
+    def checkpoint_so_far(self) -> Written | None:
+        """`checkpoint_written` without waiting, while the rank trains; None: not all yet."""
+
+    def survey(self, split: str) -> Survey | None:
+        """The teacher's predictions of a split, before windows are chosen (collective); None of
+        ranks without a teacher."""
+
+    def evaluate(
+        self, split: str, joint_weights: list[float], windows: Windows | None
+    ) -> Predictions | None:
+        """Predict a split; `windows`: in place of its own (collective). None of ranks without a
+        student."""
+
+    def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
+        """Generate the texts of a split (collective); ranks with a student give theirs."""
+
+    def check_replicas(self, step: int) -> None:
+        """Compare the replicas of the table (collective).
+
+        Raises:
+            ReplicaDriftError: they differ.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write the weights into an existing folder, which all hosts share (collective)."""
+
+    def load(self, folder: Path) -> None:
+        """Put weights in for inference (collective)."""
+
+    def stats(self) -> RankStats:
+        """Counts and peaks (collective)."""
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many CPU threads from now on."""
+
+    def perturb_table(self, rank: int, amount: float) -> None:
+        """Fault injection for tests: make the replica of one rank differ."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the process groups meet: at each group's first rank."""
+
+    addresses: dict[str, tuple[str, int]]
+    """Group (teacher, student, link, tied) → host, port."""
+
+
+class ProcessApi(RankApi, Protocol):
+    """What the process of a rank does besides: before there are models, and about itself."""
+
+    def offer_addresses(self) -> dict[str, tuple[str, int]]:
+        """Addresses on this host of the groups whose first rank this is."""
+
+    def join(self, meeting: Meeting) -> None:
+        """Import the heavy libraries and join the stage's world and the groups of both stages
+        (collective)."""
+
+    def build(self, config: Config) -> None:
+        """Read the data and build models and engines (collective: the table is broadcast). May be
+        called again with another config of the same topology."""
+
+    def status(self) -> Status:
+        """What this rank does now."""
+
+    def stacks(self) -> str:
+        """Where every Python thread of this process is."""
+
+
+MEANWHILE = frozenset(
+    method.__name__ for method in (RankApi.checkpoint_so_far, ProcessApi.status, ProcessApi.stacks)
+)
+"""Methods that are answered while another one lasts."""
+
+
+def name_of(method: Callable[..., Any]) -> str:
+    """The name by which a method is called in another process."""
+    return method.__name__

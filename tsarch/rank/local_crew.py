@@ -1,0 +1,58 @@
+"""The crew of one process: both stages here, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+
+from tsarch.config import Config, TopologyConfig
+from tsarch.parallel.groups import choose_device
+from tsarch.prepare import Prepared
+from tsarch.rank.api import RankApi, name_of
+from tsarch.rank.crew import Crew, Pending
+from tsarch.rank.pacer import Pace
+from tsarch.rank.rank import Rank, local_wiring
+from tsarch.rank.supply import Supply
+
+P = ParamSpec("P")
+A = TypeVar("A")
+
+
+class LocalCrew(Crew):
+    """Both stages in this process. What is asked is done when the answer is collected."""
+
+    def __init__(self, config: Config, prepared: Prepared) -> None:
+        wiring = local_wiring(config)
+        super().__init__(config, wiring.topology, Pace(num_queued=1, max_ticks=1, target_s=0.0))
+        self._rank: RankApi = Rank(config, prepared, wiring)
+
+    def submit(
+        self,
+        method: Callable[Concatenate[RankApi, P], A],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> Pending[A]:
+        """Note what to do."""
+        return Pending([partial(getattr(self._rank, name_of(method)), *arguments, **keywords)])
+
+    def collect(self, pending: Pending[A]) -> list[A]:
+        """Do it."""
+        return [do() for do in pending.handles]
+
+    def is_done(self, pending: Pending[Any]) -> bool:
+        """It takes no waiting."""
+        return True
+
+    def forget(self, pending: Pending[Any]) -> None:
+        """Don't do it."""
+
+    def supply(self, topology: TopologyConfig) -> Supply:
+        """This process's one device, and its threads."""
+        device = choose_device(topology.device)
+        return Supply("cuda" if device.type == "cuda" else "cpu", 1, torch.get_num_threads())
+
+    def close(self) -> None:
+        """Nothing was started."""
