@@ -32,9 +32,9 @@ from tsarch.config import Config
 from tsarch.config_loading import parse_config
 from tsarch.rank.crew import Reports, drive
 from tsarch.rank.pacer import Pacer, Situation
-from tsarch.telling.run_folder import RunFolder
 from tsarch.telling.step_table import StepTable
 from tsarch.telling.terminal import LiveNumbers, Reporter
+from tsarch.telling.trackers import Trackers, open_trackers
 from tsarch.topology import STAGES
 
 RESULTS = Path("benchmarks/results")
@@ -122,9 +122,9 @@ def null_config(num_ranks: int, folder: Path) -> Config:
 class Driver:
     """A run's loop over the steps (see `Trainer`) without its evaluations."""
 
-    def __init__(self, crew: RayCrew, folder: RunFolder, reporter: Reporter) -> None:
+    def __init__(self, crew: RayCrew, trackers: Trackers, reporter: Reporter) -> None:
         self.crew = crew
-        self._folder = folder
+        self._trackers = trackers
         self._reporter = reporter
         self._pacer = Pacer(crew.pace)
         self._table = StepTable(crew.topology)
@@ -138,9 +138,9 @@ class Driver:
         self._pacer.begin(0, start, stop, self.crew.begin(start, stop))
         for event in drive(self.crew, self._pacer, Situation, lambda cut: False):
             reports = event.reports if isinstance(event, Reports) else []
-            self._folder.write_trace(reports, 0)
+            self._trackers.ticks(reports, 0)
             for row in self._table.add(reports, 0):
-                self._folder.write_row(row)
+                self._trackers.step(row)
                 shares = {s.value: totals.busy_share(s, topology) for s in STAGES}
                 numbers = LiveNumbers(row, totals.tokens_per_s, shares)
                 self._reporter.step(numbers, totals.steps, stop)
@@ -154,8 +154,8 @@ def null_crew(num_ranks: int, folder: Path) -> Iterator[Driver]:
     crew = RayCrew.start(config, None, folder / "logs", lambda _: None, NullWorker)
     reporter = Reporter(Console(file=StringIO()))
     try:
-        with RunFolder(folder, config) as files, reporter.training(0):
-            yield Driver(crew, files, reporter)
+        with open_trackers(folder, crew.topology, trace=False) as trackers, reporter.training(0):
+            yield Driver(crew, trackers, reporter)
     finally:
         crew.close()
 

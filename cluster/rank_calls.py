@@ -5,25 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from tsarch.clock import now_s
-from tsarch.cluster.diagnosis import (
+from tsarch.cluster.nodes import look_from_here
+from tsarch.cluster.watch import Watch
+from tsarch.errors import RankFailedError
+from tsarch.rank.api import MEANWHILE
+from tsarch.rank.diagnosis import (
     Cause,
+    End,
     Kind,
     describe_end,
     describe_finding,
     describe_others,
     describe_place,
+    end_by,
     find_cause,
 )
-from tsarch.cluster.nodes import look_from_here
-from tsarch.cluster.watch import Watch
-from tsarch.errors import RankFailedError
-from tsarch.rank.api import MEANWHILE
 from tsarch.rank.status import read_log
 from tsarch.topology import Topology
 
@@ -33,6 +35,14 @@ _LOOK_S = 0.5
 _CAUSE_TIMEOUT_S = 8.0
 """How long to look for the one to blame, when ranks have lost another one."""
 _ANSWER_TIMEOUT_S = 3.0
+
+
+def end_of(error: Exception) -> End:
+    """How a call failed that Ray tells of so."""
+    if isinstance(error, OutOfMemoryError):
+        return End(Kind.OUT_OF_MEMORY)
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return End(Kind.GONE) if cause is None else end_by(cause)
 
 
 def log_file(folder: Path, rank: int) -> Path:
@@ -79,7 +89,7 @@ class Calls:
                 others, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
                 done = [*done, *others]
             # A rank may wait in this call for one that has failed in another.
-            if self._watch.finding is not None or (not done and self._errors()):
+            if self._watch.finding is not None or (not done and self._ends()):
                 raise self._failure()
             try:
                 results |= zip(done, ray.get(done), strict=True)
@@ -95,7 +105,9 @@ class Calls:
         cause = self._find_cause()
         self._open.clear()  # they are told of once
         if cause.kind is Kind.TOLD:
-            return cast(Exception, cast(RayTaskError, cause.error).cause)
+            assert cause.end is not None
+            assert cause.end.error is not None
+            return cause.end.error
         lost = self.drained
         if cause.finding is not None and cause.finding.kind == "node lost":
             lost |= {self._watch.node(rank).node_id for rank in cause.ranks}
@@ -110,7 +122,7 @@ class Calls:
         """Wait for a moment, so that the rank to blame is found and not one that lost it."""
         given_up_s = time.monotonic() + _CAUSE_TIMEOUT_S
         while True:
-            cause = find_cause(self._errors(), self._watch.finding)
+            cause = find_cause(self._ends(), self._watch.finding)
             if cause is not None and cause.kind is Kind.GONE:
                 lost = self._watch.lost_node(cause.ranks[0])
                 cause = cause if lost is None else Cause(lost.ranks, None, lost)
@@ -118,17 +130,17 @@ class Calls:
                 return cause
             time.sleep(_LOOK_S)
 
-    def _errors(self) -> dict[int, Exception]:
-        """What calls that have failed ended with, the first of each rank."""
-        errors: dict[int, Exception] = {}
+    def _ends(self) -> dict[int, End]:
+        """How calls have failed, the first of each rank."""
+        ends: dict[int, End] = {}
         for references in self._open:
             done, _ = ray.wait(references, num_returns=len(references), timeout=0)
             for reference in done:
                 try:
                     ray.get(reference)
                 except RayError as error:
-                    errors.setdefault(references.index(reference), error)
-        return errors
+                    ends.setdefault(references.index(reference), end_of(error))
+        return ends
 
     def _describe(self, cause: Cause) -> str:
         """The whole message: who, where, what, when, the end of the log, and what others did."""
@@ -138,8 +150,8 @@ class Calls:
         is_lost = cause.finding is not None and cause.finding.kind == "node lost"
         facts = None if status is None or is_lost else look_from_here(node, status.pid, log_path)
         log = read_log(log_path, _LOG_LINES)
-        if cause.error is not None:
-            what = describe_end(cause.error, status, facts, log.signal)
+        if cause.end is not None:
+            what = describe_end(cause.end, status, facts, log.signal)
         else:
             assert cause.finding is not None
             what = describe_finding(cause.finding, status, facts, node.address)

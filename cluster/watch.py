@@ -10,15 +10,16 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
+from tsarch.rank.hangs import Finding, find_hang
 from tsarch.rank.status import BUILDING, Status
 
 _POLL_S = 1.0
@@ -41,34 +42,6 @@ class Node:
     address: str
     port: int
     """Of its raylet."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is wrong with some ranks."""
-
-    kind: Literal["node lost", "frozen", "hang"]
-    ranks: tuple[int, ...]
-    """Whose fault it is, as far as can be seen."""
-    seconds: float
-    """For so long already."""
-
-
-def find_hang(statuses: Mapping[int, Status], limit_s: float) -> Finding | None:
-    """A hang: no rank that should make progress has made any for `limit_s`.
-
-    Those that wait for others are not to blame, unless all of them wait. Of the rest those that
-    have stood still longest are.
-    """
-    busy = {rank: status for rank, status in statuses.items() if status.is_busy}
-    if not busy or min(status.still_s for status in busy.values()) <= limit_s:
-        return None
-    suspects = {rank: s for rank, s in busy.items() if not s.waits} or busy
-    longest = max(s.still_s for s in suspects.values())
-    if len(suspects) < len(busy):
-        # The first that stood still made the others do so.
-        suspects = {rank: s for rank, s in suspects.items() if s.still_s > longest - 1.0}
-    return Finding("hang", tuple(sorted(suspects)), longest)
 
 
 class Watch:

@@ -56,7 +56,7 @@ def run_training(
     proposal = None
     if config.topology.auto:
         config, proposal = _balance(config, prepared, here, path, reporter)
-    summary = train(Job(config, prepared, here, path, reporter, store, proposal), point)
+    summary = train(Job(config, prepared, here, path, reporter, store, proposal), point).as_json()
     _show(reporter, config, summary, path)
     if proposal is not None:
         from tsarch.planning.balance_report import outcome_line

@@ -22,7 +22,8 @@ from tsarch.config import DataConfig
 from tsarch.data.rows import Place
 from tsarch.errors import UserError
 from tsarch.tasks.relation import RelationReader
-from tsarch.telling.run_folder import Lines, RunFolder
+from tsarch.telling.json_files import JsonFiles
+from tsarch.topology import Topology
 
 
 def refused(tmp_path: Path, config: str | dict[str, Any], *more: str) -> str:
@@ -224,13 +225,10 @@ def test_optimizer_state_that_is_not_whole():
 
 @pytest.mark.parametrize("line", [b"\xff", b"[]", b"{", b"[" * 10**5])
 def test_damaged_rows_of_a_run_that_goes_on(tmp_path, line):
-    from tests.helpers import tiny_config
-
-    path = tmp_path / "run" / "metrics.jsonl"
-    path.parent.mkdir()
+    path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 0}\n' + line + b"\n")
     with pytest.raises(UserError, match=r"metrics.jsonl:2: is not a row of a run. Restore"):
-        RunFolder(path.parent, tiny_config(tmp_path), Lines(2, 0, 2))
+        JsonFiles(path.parent, Topology.pair(1, 1), trace=False).rewind(2, 0)
 
 
 def test_an_evaluation_names_the_folder_that_is_damaged(tmp_path):

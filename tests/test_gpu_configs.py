@@ -23,6 +23,7 @@ from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.registry import table_metrics
 from tsarch.telling.run_folder import RunFolder
 from tsarch.telling.terminal import Reporter
+from tsarch.telling.trackers import open_trackers
 
 ENCODER = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 ENCODER |= {"max_position_embeddings": 520, "pad_token_id": 0}
@@ -101,8 +102,11 @@ def test_it_trains_measures_and_saves(tmp_path: Path, crews: Crews, path: Path) 
     check_run(config, own_ray=True)
     prepared, crew = prepare_data(config), crews.get(config)
     store = Store(str(tmp_path / "checkpoints"))
-    with RunFolder(tmp_path / "run", config) as folder:
-        summary = Trainer(config, prepared, crew, folder, Reporter(), store).run()
+    folder = RunFolder(tmp_path / "run")
+    folder.write_config(config)
+    with open_trackers(folder.path, crew.topology, trace=False) as trackers:
+        trainer = Trainer(config, prepared, crew, folder, trackers, Reporter(), store)
+        summary = trainer.run().as_json()
     assert (summary["steps"], summary["bad_steps"]) == (NUM_STEPS, 0)
     assert summary["checkpoints"]["failed"] == 0 < summary["checkpoints"]["count"]
     _, again = evaluate_run(tmp_path / "run", "test")

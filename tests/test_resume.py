@@ -21,8 +21,9 @@ from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import InterruptedRunError, UserError
 from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
-from tsarch.telling.run_folder import Lines, RunFolder
 from tsarch.telling.terminal import Reporter
+from tsarch.telling.trackers import open_trackers
+from tsarch.topology import Topology
 
 SLOW = pytest.mark.slow
 STEPS = 10  # five an epoch
@@ -200,22 +201,41 @@ def test_a_run_outlives_a_disk_that_takes_no_checkpoint(tmp_path, capsys, monkey
     assert Store(str(tmp_path / "run" / "checkpoints")).steps() == [10]
 
 
-def test_a_run_folder_goes_back_to_the_checkpoint(tmp_path):
+def test_trackers_go_back_to_the_checkpoint(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = local(tmp_path, "run")
-    for lines, steps in ((None, range(6)), (Lines(3, 1, next_step=3), range(3, 5))):
+    for again, steps in ((False, range(6)), (True, range(3, 5))):
         # Files of curves are read by name: by second, and then `.10` would come before `.9`.
-        time.sleep(1.0 - time.time() % 1.0 if lines else 0.0)
-        with RunFolder(tmp_path / "run", config, lines) as folder:
+        time.sleep(1.0 - time.time() % 1.0 if again else 0.0)
+        with open_trackers(tmp_path, Topology.pair(1, 1), trace=False) as trackers:
+            if again:
+                with (tmp_path / "metrics.jsonl").open("a") as file:
+                    file.write('{"step": 6, "torn')  # behind what stays: nobody reads it
+                trackers.rewind(3, 1)
+            trackers.texts("after" if again else "before", [{"joint": "old"}, {"joint": "no"}])
             for step in steps:
-                folder.write_row({"step": step, "loss_teacher": step + (10.0 if lines else 0.0)})
+                trackers.step({"step": step, "loss_teacher": step + (10.0 if again else 0.0)})
                 if step % 2 == 0:
-                    folder.write_evaluation("validation", step, {"joint": {"f1": 0.5}})
-    lines_now = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+                    trackers.evaluation("validation", step, {"joint": {"f1": 0.5}})
+            assert trackers.num_evaluations == (2 if again else 3)
+    lines_now = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss_teacher"] for line in lines_now] == [0, 1, 2, 13, 14]
-    evaluations = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    evaluations = (tmp_path / "evaluations.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in evaluations] == [0, 4]
-    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    texts = (tmp_path / "texts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["when"] for line in texts] == ["before"] * 2 + ["after"] * 2
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     points = curves.Scalars("train/loss_teacher")
     assert [(p.step, p.value) for p in points] == [(0, 0), (1, 1), (2, 2), (3, 13), (4, 14)]
+
+
+def test_a_run_that_starts_anew_keeps_nothing(tmp_path):
+    for again in (False, True):
+        with open_trackers(tmp_path, Topology.pair(1, 1), trace=False) as trackers:
+            if again:
+                trackers.rewind(0, 0)
+            trackers.texts("before", [{"joint": "a"}])
+            trackers.evaluation("test", 0, {"joint": {"f1": 0.5}})
+            trackers.step({"step": 0})
+    for name in ("metrics", "evaluations", "texts"):
+        assert len((tmp_path / f"{name}.jsonl").read_text().splitlines()) == 1

@@ -12,13 +12,21 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from tsarch.checkpoint.cut import Cut
-from tsarch.cluster.diagnosis import describe_end, describe_finding, describe_place, find_cause
 from tsarch.cluster.nodes import end_processes
+from tsarch.cluster.rank_calls import end_of
 from tsarch.cluster.recovery import smaller_topology
-from tsarch.cluster.watch import Finding, find_hang
 from tsarch.config import TopologyConfig
 from tsarch.errors import RankFailedError, ReplicaDriftError, UserError
 from tsarch.rank.activity import IDLE, Activity, read_note
+from tsarch.rank.diagnosis import (
+    End,
+    Kind,
+    describe_end,
+    describe_finding,
+    describe_place,
+    find_cause,
+)
+from tsarch.rank.hangs import Finding, find_hang
 from tsarch.rank.rank_checkpoint import RankCheckpoint
 from tsarch.rank.status import (
     ProcessFacts,
@@ -34,12 +42,12 @@ STATUS = Status(12, "advance", "Backward(step=3)", False, 0.5, 10**9, 4 * 10**9,
 LOST = RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:80")
 
 
-def raised(cause: Exception) -> RayTaskError:
-    return RayTaskError("advance", "Traceback …", cause)
+def raised(cause: Exception) -> End:
+    return end_of(RayTaskError("advance", "Traceback …", cause))
 
 
 def test_a_dead_rank_is_to_blame_and_not_those_that_lost_it():
-    died = ActorDiedError()
+    died = end_of(ActorDiedError())
     cause = find_cause({0: raised(LOST), 1: died, 2: raised(LOST)}, None)
     assert cause is not None
     assert cause.ranks == (1,)
@@ -71,7 +79,7 @@ def test_what_a_rank_says_of_itself_comes_first(told):
     finding = Finding("hang", (0,), 6.0)
     cause = find_cause({0: raised(LOST), 1: raised(told)}, finding)
     assert cause.ranks == (1,)
-    assert cause.error.cause is told
+    assert cause.end.error is told
 
 
 @pytest.mark.parametrize(
@@ -106,12 +114,18 @@ def test_a_hang_is_the_fault_of_those_that_do_not_wait():
 
 
 def test_what_is_said_of_a_dead_rank():
-    killed = describe_end(ActorDiedError(), STATUS, ProcessFacts(None, 2, "Forward(step=4)"), None)
+    killed = describe_end(
+        end_of(ActorDiedError()), STATUS, ProcessFacts(None, 2, "Forward(step=4)"), None
+    )
     assert "its process 12 is gone" in killed
     assert "SIGKILL" in killed
     assert "not by the kernel for lack of memory" in killed
-    assert "(SIGSEGV, see" in describe_end(ActorDiedError(), STATUS, None, "SIGSEGV")
-    out = describe_end(ActorDiedError(), STATUS, ProcessFacts(None, 3, None), None)
+    assert "(SIGSEGV, see" in describe_end(end_of(ActorDiedError()), STATUS, None, "SIGSEGV")
+    by = describe_end(End(Kind.GONE, exit_code=-9), STATUS, None, None)
+    assert by == "was killed by SIGKILL: its process 12 is gone"
+    ended = describe_end(End(Kind.GONE, exit_code=3), STATUS, None, None)
+    assert ended == "ended: its process 12 has exit status 3"
+    out = describe_end(end_of(ActorDiedError()), STATUS, ProcessFacts(None, 3, None), None)
     assert "by the kernel: out of memory" in out
     place = describe_place(STATUS, ProcessFacts(None, 2, "Forward(step=4)"), 9.0)
     assert place.startswith(

@@ -13,8 +13,8 @@ import pytest
 from tests.helpers import tiny_config
 from tsarch.launch.training import run_training
 from tsarch.records import TickReport, TraceEvent
-from tsarch.telling.run_folder import Lines, RunFolder
 from tsarch.telling.trace import TraceWriter, idle_share, read_middle, read_trace
+from tsarch.telling.trackers import open_trackers
 from tsarch.topology import Stage, Topology
 
 CLOCK_TOLERANCE = 1e-5
@@ -129,10 +129,10 @@ def test_a_traced_run_tells_every_instruction_of_every_step(tmp_path, schedule, 
 
 
 def test_traces_of_the_time_before_restarts_are_kept(tmp_path):
-    config = tiny_config(tmp_path, run={"trace": True})
-    folder = tmp_path / "run"
-    for resumed_at in (None, Lines(), Lines()):
-        with RunFolder(folder, config, resumed_at) as run:
-            assert run.path == folder
-    names = sorted(path.name for path in folder.glob("trace*.json"))
+    for again in (False, True, True):
+        with open_trackers(tmp_path, Topology.pair(1, 1), trace=True) as trackers:
+            if again:
+                trackers.rewind(0, 0)
+            trackers.ticks([], 0)
+    names = sorted(path.name for path in tmp_path.glob("trace*.json"))
     assert names == ["trace-1.json", "trace-2.json", "trace.json"]

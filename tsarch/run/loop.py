@@ -1,22 +1,21 @@
 """The run loop: evaluate, train epoch by epoch, keep the best weights, evaluate again.
 
-It only schedules and collects numbers; a `Crew` does the work, in one process or on a cluster.
+It only schedules and collects numbers; a `Crew` does the work, in one process or on many.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 from tsarch.checkpoint.cut import Resume
-from tsarch.checkpoint.driver_state import BestRecord, DriverState
+from tsarch.checkpoint.driver_state import DriverState
 from tsarch.checkpoint.store import Store
 from tsarch.clock import now_s
 from tsarch.config import Config, Mode
 from tsarch.config_loading import dump_config
-from tsarch.errors import InterruptedRunError, RunFailedError
+from tsarch.errors import InterruptedRunError
 from tsarch.feeds import batch_plan, num_training_steps
 from tsarch.model_folder import TaskFile, replace_folder, save_description
 from tsarch.planning.balance import Proposal
@@ -24,40 +23,33 @@ from tsarch.prepare import Prepared
 from tsarch.rank.api import RankApi
 from tsarch.rank.crew import Crew, CutTaken, Draining, Event, Reports, drive
 from tsarch.rank.pacer import CutRules, Pacer, Situation, TakeCut
-from tsarch.records import Predictions, TickReport
+from tsarch.records import TickReport
 from tsarch.run.bad_batch import save_bad_batch
 from tsarch.run.checkpoint_keeper import CheckpointKeeper
-from tsarch.run.evaluate import (
-    JOINT_WEIGHTS,
-    Evaluation,
-    choose_and_evaluate,
-    evaluate_modes,
-    predict,
-    selection_score,
-)
+from tsarch.run.evaluate import Evaluation
+from tsarch.run.examiner import Examiner
 from tsarch.run.interrupt import Interrupt
+from tsarch.run.number_guard import NumberGuard
 from tsarch.run.restarts import History
 from tsarch.run.resume import ResumePoint, data_fingerprint, ranks_record
-from tsarch.run.texts import Sample, with_texts
+from tsarch.run.selection import Selection
+from tsarch.run.summary import (
+    RunSummary,
+    Work,
+    peak_memory_bytes,
+    stage_summary,
+    tied_max_abs_diff,
+)
 from tsarch.tasks.base import Metrics
 from tsarch.tasks.registry import make_task
 from tsarch.telling.run_folder import RunFolder
-from tsarch.telling.step_table import StepRecord, StepTable, show_metric
+from tsarch.telling.step_table import StepTable, show_metric
 from tsarch.telling.terminal import LiveNumbers, Reporter
+from tsarch.telling.trackers import Trackers
 from tsarch.topology import STAGES, Stage
 
 _NUM_SAMPLES = 5
 """Generated texts that the summary shows."""
-
-
-@dataclass
-class _Best:
-    """The best validation so far."""
-
-    evaluation: Evaluation
-    score: float
-    epoch: int
-    num_worse: int = 0
 
 
 class Trainer:
@@ -69,6 +61,7 @@ class Trainer:
         prepared: Prepared,
         crew: Crew,
         folder: RunFolder,
+        trackers: Trackers,
         reporter: Reporter,
         store: Store,
         proposal: Proposal | None = None,
@@ -81,26 +74,34 @@ class Trainer:
         self._prepared = prepared
         self._crew = crew
         self._folder = folder
+        self._trackers = trackers
         self._reporter = reporter
         self._proposal = proposal
-        self._task = make_task(config.task.name, prepared.labels)
-        self._plan = batch_plan(config, prepared.splits["train"])
-        self._num_steps = num_training_steps(config, self._plan)
-        self._steps = StepTable(crew.topology)
-        self._best: _Best | None = None
-        self._samples: list[Sample] = []
-        self._before: dict[Mode, Metrics] | None = None
+        self._point = point
         self._history = history or History()
-        self._started_s = self._history.started_s
-        self._bad_rows: list[StepRecord] = []
         self._data = data_fingerprint(prepared)
+        self._task = make_task(config.task.name, prepared.labels)
+        self._examiner = Examiner(config, prepared, self._task, crew)
+        self._selection = Selection(
+            self._task, config.evaluation.monitor, config.evaluation.patience
+        )
+        plan = batch_plan(config, prepared.splits["train"])
+        num_steps = num_training_steps(config, plan)
+        bounds = zip(plan.epoch_starts, plan.epoch_starts[1:])
+        self._epochs = [(a, min(b, num_steps)) for a, b in bounds if a < num_steps]
+        """(first step, stop) of every epoch, up to the run's last step."""
+        self._num_steps = num_steps
+        self._steps = StepTable(crew.topology)
+        save_batch = partial(save_bad_batch, folder.bad_batches, config, prepared, plan)
+        self._guard = NumberGuard(config.failure.max_bad_steps, save_batch, reporter.say)
+        self._before: dict[Mode, Metrics] | None = None
         self._interrupt = Interrupt(reporter.say)
         self._keeper = CheckpointKeeper(
             config.checkpoint,
             store,
             crew,
             dump_config(config),
-            self._model_folder,
+            folder.model,
             reporter.say,
             None if point is None else point.step,
         )
@@ -111,19 +112,19 @@ class Trainer:
             config.checkpoint.at_epochs,
         )
         self._pacer = Pacer(crew.pace, rules, time.monotonic())
-        self._point = point
         if point is not None:
             self._restore(point)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunSummary:
         """Train; returns what `summary.json` holds.
 
         Raises:
             InterruptedRunError: SIGTERM or Ctrl-C came; a checkpoint has been written.
             RunFailedError: too many steps in a row were not finite, or a rank failed.
         """
-        if self._point is None:
-            self._before = self._measure_before()
+        if self._point is None and self._config.evaluation.before:
+            self._reporter.say("measuring the test split before training")
+            self._before = self._test(0.5, "before")[0].metrics
         try:
             with self._interrupt, self._reporter.training(self._num_steps):
                 self._train_epochs()
@@ -131,10 +132,8 @@ class Trainer:
         finally:
             self._keeper.close()
         self._crew.ask(RankApi.check_replicas, self._num_steps)
-        stats = self._crew.stats()
-        after = self._after()
-        summary = self._summary(after, stats)
-        self._folder.write_summary(summary)
+        summary = self._summarize()
+        self._folder.write_summary(summary.as_json())
         return summary
 
     def _train_epochs(self) -> None:
@@ -142,20 +141,36 @@ class Trainer:
         if self._point is not None:
             resume = self._point.resume(self._config)
             first = self._point.progress.epoch + self._point.progress.epoch_done
-        for epoch, (start, stop) in list(enumerate(self._epochs()))[first:]:
-            if self._patience_is_over():
-                self._reporter.say(f"no better result in {self._best_age} validations: stop")
+        for epoch, (start, stop) in list(enumerate(self._epochs))[first:]:
+            if self._selection.patience_is_over:
+                number = self._selection.num_worse
+                self._reporter.say(f"no better result in {number} validations: stop")
                 break
             self._train(epoch, start, stop, resume)
             resume = None
             if not self._pacer.is_stopping:
-                last = stop == self._num_steps
                 score = None
-                if last or (epoch + 1) % self._config.evaluation.every_epochs == 0:
+                every = self._config.evaluation.every_epochs
+                if stop == self._num_steps or (epoch + 1) % every == 0:
                     score = self._validate(epoch, stop)
                 self._end_epoch(score)
             if self._pacer.is_stopping:
                 self._end_early()
+
+    def _train(self, epoch: int, start: int, stop: int, resume: Resume | None) -> None:
+        self._steps.start_span(now_s())
+        first = start if resume is None else resume.tick
+        self._pacer.begin(epoch, first, stop, self._crew.begin(start, stop, resume))
+        for event in drive(self._crew, self._pacer, self._look, self._keeper.begin):
+            self._handle(event)
+
+    def _end_epoch(self, score: float | None) -> None:
+        """Take the checkpoint that is due after an epoch; `score`: of its validation."""
+        command = self._pacer.end_epoch(self._look())
+        if command is not None and self._keeper.begin(command.cut):
+            self._crew.send(command)
+            for event in self._crew.events():
+                self._handle(event, score)
 
     def _end_early(self) -> None:
         """Wait for the checkpoint and end the run.
@@ -173,96 +188,10 @@ class Trainer:
             f"Go on with: tsarch train {self._folder.path} --resume",
         )
 
-    def _end_epoch(self, score: float | None) -> None:
-        """Take the checkpoint that is due after an epoch; `score`: of its validation."""
-        command = self._pacer.end_epoch(self._look())
-        if command is not None and self._keeper.begin(command.cut):
-            self._crew.send(command)
-            for event in self._crew.events():
-                self._handle(event, score)
-
     def _look(self) -> Situation:
         """What the pacer is to know."""
         interrupted = self._interrupt.signal is not None
         return Situation(time.monotonic(), interrupted, self._keeper.is_writing)
-
-    def _state(self, place: TakeCut) -> DriverState:
-        """What a checkpoint needs to know of the driver."""
-        best = None
-        if self._best is not None:
-            best = BestRecord(
-                metrics=cast(dict[str, Metrics], self._best.evaluation.metrics),
-                joint_weight=self._best.evaluation.joint_weight,
-                score=self._best.score,
-                epoch=self._best.epoch,
-                num_worse=self._best.num_worse,
-            )
-        return DriverState(
-            epoch=place.epoch,
-            tick=place.cut.step,
-            epoch_done=place.epoch_done,
-            ranks=ranks_record(self._config),
-            data=self._data,
-            before=cast(dict[str, Metrics] | None, self._before),
-            best=best,
-            table=self._steps.state(),
-            num_rows=self._folder.lines.num_rows,
-            num_evaluations=self._folder.lines.num_evaluations,
-            wall_s=now_s() - self._started_s,
-            resumes=self._num_resumes,
-        )
-
-    def _restore(self, point: ResumePoint) -> None:
-        """Know what the driver knew."""
-        progress = point.progress
-        self._before = cast(dict[Mode, Metrics] | None, progress.before)
-        if progress.best is not None:
-            best = progress.best
-            evaluation = Evaluation(cast(dict[Mode, Metrics], best.metrics), best.joint_weight)
-            self._best = _Best(evaluation, best.score, best.epoch, best.num_worse)
-        ranks = progress.ranks
-        replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
-        self._steps.restore(progress.table, replicas)
-        self._started_s = min(self._started_s, now_s() - progress.wall_s)
-        self._pacer.resumed_at(point.step)
-
-    @property
-    def _num_resumes(self) -> int:
-        return 0 if self._point is None else self._point.progress.resumes + 1
-
-    def _epochs(self) -> list[tuple[int, int]]:
-        """(first step, stop) of every epoch, up to the run's last step."""
-        bounds = zip(self._plan.epoch_starts, self._plan.epoch_starts[1:])
-        return [(a, min(b, self._num_steps)) for a, b in bounds if a < self._num_steps]
-
-    def _measure_before(self) -> dict[Mode, Metrics] | None:
-        if not self._config.evaluation.before:
-            return None
-        self._reporter.say("measuring the test split before training")
-        return self._test(0.5, "before").metrics
-
-    def _test(self, joint_weight: float, when: str) -> Evaluation:
-        """Metrics of the test split; generated texts go to `texts.jsonl`."""
-        predictions = self._predict("test", [joint_weight])
-        split = self._prepared.splits["test"]
-        result, self._samples = with_texts(
-            self._crew,
-            self._config,
-            self._prepared,
-            self._task,
-            "test",
-            evaluate_modes(self._task, split, predictions, joint_weight),
-        )
-        self._folder.write_evaluation("test", self._steps.totals.steps, result.metrics)
-        self._folder.write_texts(when, [sample.as_json() for sample in self._samples])
-        return result
-
-    def _train(self, epoch: int, start: int, stop: int, resume: Resume | None) -> None:
-        self._steps.start_span(now_s())
-        first = start if resume is None else resume.tick
-        self._pacer.begin(epoch, first, stop, self._crew.begin(start, stop, resume))
-        for event in drive(self._crew, self._pacer, self._look, self._keeper.begin):
-            self._handle(event)
 
     def _handle(self, event: Event, score: float | None = None) -> None:
         """What the ranks have done; `score`: of the validation before it."""
@@ -277,73 +206,70 @@ class Trainer:
                 self._pacer.cut_soon()
 
     def _note(self, reports: list[TickReport]) -> None:
-        """Rows of the steps that are complete now."""
+        """Tell of the ticks, and of the steps that are complete now."""
         epoch, totals, topology = self._pacer.epoch, self._steps.totals, self._crew.topology
-        self._folder.write_trace(reports, epoch)
+        self._trackers.ticks(reports, epoch)
         for row in self._steps.add(reports, epoch):
-            self._folder.write_row(row)
+            self._trackers.step(row)
             self._history.trained(int(row["step"] or 0))
-            shares = {s.value: totals.busy_share(s, topology) for s in STAGES}
+            shares = {s.name: totals.busy_share(s, topology) for s in STAGES}
             numbers = LiveNumbers(row, totals.tokens_per_s, shares)
             self._reporter.step(numbers, totals.steps, self._num_steps)
-            self._check_numbers(row)
+            self._guard.check(row, totals.bad_in_a_row)
 
-    def _check_numbers(self, row: StepRecord) -> None:
-        """Count steps that were not finite.
+    def _state(self, place: TakeCut) -> DriverState:
+        """What a checkpoint needs to know of the driver."""
+        return DriverState(
+            epoch=place.epoch,
+            tick=place.cut.step,
+            epoch_done=place.epoch_done,
+            ranks=ranks_record(self._config),
+            data=self._data,
+            before=cast(dict[str, Metrics] | None, self._before),
+            best=self._selection.record(),
+            table=self._steps.state(),
+            num_rows=self._steps.totals.steps,
+            num_evaluations=self._trackers.num_evaluations,
+            wall_s=self._history.wall_s,
+            resumes=self._num_resumes,
+        )
 
-        Raises:
-            RunFailedError: too many in a row; names the file with the batch of the first.
-        """
-        num_bad, limit = self._steps.totals.bad_in_a_row, self._config.failure.max_bad_steps
-        if num_bad == 0:
-            self._bad_rows.clear()
-            return
-        self._bad_rows.append(row)
-        step = int(row["step"] or 0)
-        if num_bad == 1:
-            self._reporter.say(
-                f"warning: step {step}: loss or gradient is not finite; its update is left out"
-            )
-        if num_bad > limit:
-            first = step - num_bad + 1
-            path = save_bad_batch(
-                self._folder.path / "bad-batches",
-                self._config,
-                self._prepared,
-                self._plan,
-                first,
-                self._bad_rows,
-            )
-            raise RunFailedError(
-                f"loss or gradient was not finite in {num_bad} steps in a row, from step {first} "
-                f"on (failure.max_bad_steps: {limit}). The batch of step {first}: {path}"
-            )
+    def _restore(self, point: ResumePoint) -> None:
+        """Know what the driver knew."""
+        progress = point.progress
+        self._before = cast(dict[Mode, Metrics] | None, progress.before)
+        self._selection.restore(progress.best)
+        ranks = progress.ranks
+        replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
+        self._steps.restore(progress.table, replicas)
+        self._history.resumed(progress.wall_s)
+        self._pacer.resumed_at(point.step)
+
+    @property
+    def _num_resumes(self) -> int:
+        return 0 if self._point is None else self._point.progress.resumes + 1
+
+    def _test(self, joint_weight: float, when: str) -> tuple[Evaluation, list[dict[str, str]]]:
+        """Metrics of the test split, and generated texts of it."""
+        evaluation, samples = self._examiner.test(joint_weight)
+        texts = [sample.as_json() for sample in samples]
+        self._trackers.evaluation("test", self._steps.totals.steps, evaluation.metrics)
+        self._trackers.texts(when, texts)
+        return evaluation, texts
 
     def _validate(self, epoch: int, step: int) -> float:
         """Measure the validation split and keep the weights if they are the best; the score."""
-        predictions = self._predict("validation", JOINT_WEIGHTS)
-        split = self._prepared.splits["validation"]
-        evaluation = choose_and_evaluate(self._task, split, predictions)
-        self._folder.write_evaluation("validation", step, evaluation.metrics)
+        evaluation = self._examiner.validate()
+        self._trackers.evaluation("validation", step, evaluation.metrics)
+        better = self._selection.offer(evaluation, epoch + 1)
         name = self._task.main_metric
-        monitor = self._config.evaluation.monitor
-        own = selection_score(self._task, evaluation.metrics, monitor)
-        better = self._best is None or own > self._best.score
         found = evaluation.metrics.items()
         values = " · ".join(f"{mode} {show_metric(m[name])}" for mode, m in found)
         kept = " (best so far: kept)" if better else ""
         self._reporter.say(f"epoch {epoch + 1}: validation {name} {values}{kept}")
         if better:
-            self._best = _Best(evaluation, own, epoch + 1)
             self._keep(evaluation.joint_weight)
-        else:
-            assert self._best is not None
-            self._best.num_worse += 1
-        return own
-
-    def _predict(self, name: str, joint_weights: list[float]) -> list[Predictions]:
-        split = self._prepared.splits[name]
-        return predict(self._config, self._task, self._crew, name, split, joint_weights)
+        return self._selection.score(evaluation)
 
     def _keep(self, joint_weight: float) -> None:
         """Write the weights aside, then put them in the place of `model/`."""
@@ -352,85 +278,39 @@ class Trainer:
         self._crew.ask(RankApi.save, aside)
         task = TaskFile(self._config.task.name, self._prepared.labels, joint_weight)
         save_description(aside, self._config, task)
-        replace_folder(aside, self._model_folder)
+        replace_folder(aside, self._folder.model)
 
-    @property
-    def _model_folder(self) -> Path:
-        return self._folder.path / "model"
-
-    @property
-    def _best_age(self) -> int:
-        return 0 if self._best is None else self._best.num_worse
-
-    def _patience_is_over(self) -> bool:
-        patience = self._config.evaluation.patience
-        return patience is not None and self._best_age >= patience
-
-    def _after(self) -> Evaluation:
-        """The test split with the best weights."""
-        assert self._best is not None
-        self._reporter.say(f"measuring the test split with the weights of epoch {self._best.epoch}")
-        self._crew.ask(RankApi.load, self._model_folder)
-        weight = self._best.evaluation.joint_weight
-        return self._test(weight, "after")
-
-    def _summary(self, after: Evaluation, stats: dict[Stage, list[Any]]) -> dict[str, Any]:
-        assert self._best is not None
-        totals, topology = self._steps.totals, self._crew.topology
-        steps = max(totals.steps, 1)
-        return {
-            "task": self._config.task.name,
-            "schedule": self._config.schedule.name,
-            "runner": self._config.topology.runner,
-            **{stage.value: self._stage_summary(stage, stats) for stage in STAGES},
-            "embedding_parameters": stats[Stage.TEACHER][0].stage_parameters["embedding"],
-            "main_metric": self._task.main_metric,
-            "lower_is_better": self._task.lower_is_better,
-            "before": self._before,
-            "after": after.metrics,
-            "validation": self._best.evaluation.metrics,
-            "best_epoch": self._best.epoch,
-            "joint_weight": after.joint_weight,
-            "steps": totals.steps,
-            "tokens": totals.tokens,
-            "wall_s": now_s() - self._started_s,
-            "train_s": totals.train_s,
-            "pipeline_s": totals.pipeline_s,
-            "tokens_per_s": totals.tokens_per_s,
-            "stage_busy_s": {s.value: totals.busy_s[s.name] / topology.replicas(s) for s in STAGES},
-            "stage_busy_share": {s.value: totals.busy_share(s, topology) for s in STAGES},
-            "bubble_fraction": totals.bubble_fraction(topology),
-            "link_bytes_per_step": totals.link_bytes / steps,
-            "tied_bytes_per_step": totals.tied_bytes / steps,
-            "link_s_per_step": totals.link_s / steps,
-            "link_wait_s_per_step": totals.link_wait_s / steps,
-            "tied_s_per_step": totals.tied_s / steps,
-            "tied_wait_s_per_step": totals.tied_wait_s / steps,
-            "tied_max_abs_diff": max(s.tied_max_abs_diff for own in stats.values() for s in own),
-            "peak_memory_bytes": {
-                stage.value: max(s.peak_memory_bytes for s in own) for stage, own in stats.items()
-            },
-            "num_cut_tokens": {n: s.num_cut_tokens for n, s in self._prepared.splits.items()},
-            "balance": None if self._proposal is None else self._proposal.as_json(),
-            "samples": [sample.as_json() for sample in self._samples[:_NUM_SAMPLES]],
-            "bad_steps": totals.bad_steps,
-            "checkpoints": self._keeper.costs.summary(),
-            "resumes": self._num_resumes,
-            "restarts": len(self._history.restarts),
-            "failures": self._history.as_json(),
-        }
-
-    def _stage_summary(self, stage: Stage, stats: dict[Stage, list[Any]]) -> dict[str, Any]:
-        section = self._config.teacher if stage is Stage.TEACHER else self._config.student
-        topology = self._config.topology
-        local = topology.runner == "local"
-        own = topology.teacher if stage is Stage.TEACHER else topology.student
-        model: Any = section.model or section.config
-        if stage is Stage.STUDENT and self._config.student.layers is not None:
-            model = {"layers_of_teacher": self._config.student.layers}
-        return {
-            "model": model,
-            "parameters": stats[stage][0].stage_parameters[stage.value],
-            "replicas": self._crew.topology.replicas(stage),
-            "zero_stage": None if local else own.zero_stage,
-        }
+    def _summarize(self) -> RunSummary:
+        """Measure the test split with the best weights, and put all together."""
+        stats, best = self._crew.stats(), self._selection.best
+        self._reporter.say(f"measuring the test split with the weights of epoch {best.epoch}")
+        self._crew.ask(RankApi.load, self._folder.model)
+        after, texts = self._test(best.evaluation.joint_weight, "after")
+        config, topology, totals = self._config, self._crew.topology, self._steps.totals
+        splits = self._prepared.splits.items()
+        return RunSummary(
+            task=config.task.name,
+            schedule=config.schedule.name,
+            runner=config.topology.runner,
+            teacher=stage_summary(config, Stage.TEACHER, topology, stats[Stage.TEACHER]),
+            student=stage_summary(config, Stage.STUDENT, topology, stats[Stage.STUDENT]),
+            embedding_parameters=stats[Stage.TEACHER][0].stage_parameters["embedding"],
+            main_metric=self._task.main_metric,
+            lower_is_better=self._task.lower_is_better,
+            before=self._before,
+            after=after.metrics,
+            validation=best.evaluation.metrics,
+            best_epoch=best.epoch,
+            joint_weight=after.joint_weight,
+            work=Work.of(totals, topology, self._history.wall_s),
+            tied_max_abs_diff=tied_max_abs_diff(stats),
+            peak_memory_bytes=peak_memory_bytes(stats),
+            num_cut_tokens={name: split.num_cut_tokens for name, split in splits},
+            balance=None if self._proposal is None else self._proposal.as_json(),
+            samples=texts[:_NUM_SAMPLES],
+            bad_steps=totals.bad_steps,
+            checkpoints=self._keeper.costs.summary(),
+            resumes=self._num_resumes,
+            restarts=len(self._history.restarts),
+            failures=self._history.as_json(),
+        )

@@ -31,10 +31,19 @@ class History:
     """All failures of a run in this process."""
 
     def __init__(self) -> None:
-        self.started_s = now_s()
+        self._started_s = now_s()
         self.restarts: list[Restart] = []
         self._next_step = 0
         self._back_s = 0.0
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of the run so far, breaks before a resume left out."""
+        return now_s() - self._started_s
+
+    def resumed(self, wall_s: float) -> None:
+        """The run goes on from a checkpoint at which it had taken so long."""
+        self._started_s = min(self._started_s, now_s() - wall_s)
 
     def failed(self, cause: str, noticed_s: float) -> None:
         """A failure was noticed, at `noticed_s` of `now_s`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tsarch.config import Config
 from tsarch.errors import RankFailedError, RunFailedError, UserError
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from tsarch.rank.crew import Crew
     from tsarch.run.restarts import History
     from tsarch.run.resume import ResumePoint
+    from tsarch.run.summary import RunSummary
+    from tsarch.telling.run_folder import RunFolder
     from tsarch.telling.terminal import Reporter
+    from tsarch.telling.trackers import Trackers
 
 
 class Gather(Protocol):
@@ -54,7 +57,7 @@ class Job:
     proposal: Proposal | None
 
 
-def train(job: Job, point: ResumePoint | None) -> dict[str, Any]:
+def train(job: Job, point: ResumePoint | None) -> RunSummary:
     """Train to the end; returns the summary.
 
     Raises:
@@ -76,9 +79,10 @@ def train(job: Job, point: ResumePoint | None) -> dict[str, Any]:
 
 def _attempt(
     job: Job, point: ResumePoint | None, history: History, avoid: frozenset[str]
-) -> dict[str, Any]:
+) -> RunSummary:
     """Gather ranks and train with them."""
     from tsarch.run.loop import Trainer
+    from tsarch.telling.run_folder import RunFolder
 
     restarted = bool(history.restarts)
     logs = job.path / "logs"
@@ -89,13 +93,15 @@ def _attempt(
             raise RunFailedError(f"can't start again: {error}") from None
         raise
     try:
-        with _open_folder(job.path, crew.config, point, restarted) as folder:
+        folder = RunFolder(job.path)
+        with _open_trackers(folder, crew.config, point, restarted) as trackers:
             job.reporter.say(f"run folder: {job.path}")
             return Trainer(
                 crew.config,
                 job.prepared,
                 crew,
                 folder,
+                trackers,
                 job.reporter,
                 job.store,
                 job.proposal,
@@ -131,14 +137,21 @@ def _next_point(job: Job, failure: RankFailedError, num_failures: int) -> Resume
     return point
 
 
-def _open_folder(path: Path, config: Config, point: ResumePoint | None, restarted: bool) -> Any:
-    """The run folder; on going on as it was at the checkpoint."""
+def _open_trackers(
+    folder: RunFolder, config: Config, point: ResumePoint | None, restarted: bool
+) -> Trackers:
+    """The run folder and the trackers; on going on as they were at the checkpoint."""
     from tsarch.run.resume import restore_model
-    from tsarch.telling.run_folder import Lines, RunFolder
+    from tsarch.telling.trackers import open_trackers
+    from tsarch.topology import Topology
 
-    if point is None:
-        return RunFolder(path, config, Lines() if restarted else None)
-    restore_model(point, path / "model")
-    progress = point.progress
-    lines = Lines(progress.num_rows, progress.num_evaluations, progress.num_rows)
-    return RunFolder(path, config, lines)
+    folder.write_config(config)
+    if point is not None:
+        restore_model(point, folder.model)
+    topology = Topology.from_config(config.topology)
+    trackers = open_trackers(folder.path, topology, config.run.trace)
+    if point is not None:
+        trackers.rewind(point.progress.num_rows, point.progress.num_evaluations)
+    elif restarted:
+        trackers.rewind(0, 0)
+    return trackers

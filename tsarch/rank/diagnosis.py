@@ -1,16 +1,14 @@
-"""From what the ranks' calls ended with to the one cause, in plain words. Pure but for the types of
-Ray's errors."""
+"""From what the ranks' calls ended with to the one cause, in plain words. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from signal import Signals
 
-from ray.exceptions import OutOfMemoryError, RayTaskError
-
-from tsarch.cluster.watch import Finding
 from tsarch.errors import ReplicaDriftError, UserError, has_lost_peer
+from tsarch.rank.hangs import Finding
 from tsarch.rank.status import ProcessFacts, Status
 
 
@@ -29,16 +27,23 @@ class Kind(IntEnum):
     """An exception that another rank's end explains."""
 
 
-def kind_of(error: Exception) -> Kind:
-    """How a call failed."""
-    if isinstance(error, OutOfMemoryError):
-        return Kind.OUT_OF_MEMORY
-    cause = error.cause if isinstance(error, RayTaskError) else None
-    if cause is None:
-        return Kind.GONE
-    if isinstance(cause, UserError | ReplicaDriftError):
-        return Kind.TOLD
-    return Kind.LOST_PEER if has_lost_peer(cause) else Kind.RAISED
+@dataclass(frozen=True)
+class End:
+    """How a call to a rank failed."""
+
+    kind: Kind
+    error: Exception | None = None
+    """What the rank raised."""
+    exit_code: int | None = None
+    """Of its process, if that is gone and somebody knows; as `subprocess` has it, -9 for
+    SIGKILL."""
+
+
+def end_by(error: Exception) -> End:
+    """The end of a call in which the rank raised `error`."""
+    if isinstance(error, UserError | ReplicaDriftError):
+        return End(Kind.TOLD, error)
+    return End(Kind.LOST_PEER if has_lost_peer(error) else Kind.RAISED, error)
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,13 @@ class Cause:
     """Whose fault a failure is."""
 
     ranks: tuple[int, ...]
-    error: Exception | None
+    end: End | None
     finding: Finding | None
 
     @property
     def kind(self) -> Kind | None:
         """How the call failed, if one did."""
-        return None if self.error is None else kind_of(self.error)
+        return None if self.end is None else self.end.kind
 
     @property
     def is_certain(self) -> bool:
@@ -60,29 +65,31 @@ class Cause:
         return self.kind is not Kind.LOST_PEER
 
 
-def find_cause(errors: Mapping[int, Exception], finding: Finding | None) -> Cause | None:
-    """The likeliest cause: `errors` are what calls to ranks ended with, `finding` what the watch
-    has found. None: nothing has failed."""
-    kinds = {rank: kind_of(error) for rank, error in errors.items()}
-    first = min(kinds, key=lambda rank: (kinds[rank], rank), default=None)
-    if finding is not None and (first is None or kinds[first] is not Kind.TOLD):
+def find_cause(ends: Mapping[int, End], finding: Finding | None) -> Cause | None:
+    """The likeliest cause: `ends` are those of calls to ranks, `finding` what a watch has found.
+    None: nothing has failed."""
+    first = min(ends, key=lambda rank: (ends[rank].kind, rank), default=None)
+    if finding is not None and (first is None or ends[first].kind is not Kind.TOLD):
         return Cause(finding.ranks, None, finding)
     if first is None:
         return None
-    return Cause((first,), errors[first], None)
+    return Cause((first,), ends[first], None)
 
 
 def describe_end(
-    error: Exception, status: Status | None, facts: ProcessFacts | None, signal: str | None
+    end: End, status: Status | None, facts: ProcessFacts | None, signal: str | None
 ) -> str:
     """What happened to a rank whose call failed; `signal`: that its log tells of."""
-    match kind_of(error):
+    match end.kind:
         case Kind.OUT_OF_MEMORY:
             return f"was ended by Ray, since the host ran out of memory{_memory(status)}"
         case Kind.GONE:
-            return f"was killed: its process{_pid(status)} is gone{_signal(status, facts, signal)}"
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    return f"failed: {type(cause).__name__}: {cause}"
+            if end.exit_code is not None and end.exit_code >= 0:
+                return f"ended: its process{_pid(status)} has exit status {end.exit_code}"
+            by = "" if end.exit_code is None else f" by {Signals(-end.exit_code).name}"
+            gone = f"its process{_pid(status)} is gone{_signal(status, facts, signal)}"
+            return f"was killed{by}: {gone}"
+    return f"failed: {type(end.error).__name__}: {end.error}"
 
 
 def describe_finding(
