@@ -28,6 +28,7 @@ from tsarch.cluster.ray_crew import RayCrew
 from tsarch.errors import Mistake, UserError
 from tsarch.planning.capacity import RankNeed
 from tsarch.planning.memory import States
+from tsarch.rank.api import name_of
 from tsarch.topology import STAGES, Stage
 
 GB = 10**9
