@@ -65,10 +65,10 @@ def end_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGT
     monkeypatch.setattr(Reporter, "step", stop)
 
 
-def assert_same(one: Path, other: Path) -> None:
+def assert_same(one: Path, other: Path, num_steps: int = STEPS) -> None:
     """The same rows, evaluations and weights, to the last bit."""
     assert rows(one) == rows(other)
-    assert [row["step"] for row in rows(one)] == list(range(STEPS))
+    assert [row["step"] for row in rows(one)] == list(range(num_steps))
     name = "evaluations.jsonl"
     assert (one / name).read_text() == (other / name).read_text()
     for model in ("teacher", "student", "embedding"):

@@ -1,0 +1,60 @@
+"""Every task goes on amid an epoch as if it had never been ended, in every schedule."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import tiny_config
+from tests.small_pairs import pair_config
+from tests.test_qa import tiny_qa
+from tests.test_resume import assert_same
+from tests.test_row_tasks import tiny_task
+from tsarch.config import Config
+from tsarch.launch.training import run_training
+
+SCHEDULES = ("sequential", "overlapped", "joint")
+
+
+def config_of(folder: Path, task: str, schedule: str) -> Config:
+    """A few steps of a task, saved after the second, dropout on."""
+    sections: dict[str, Any] = {
+        "run": {"folder": str(folder / "whole")},
+        "topology": {"runner": "local", "threads": 1},
+        "evaluation": {"before": False},
+        "decoding": {"max_texts": 1},
+        "checkpoint": {"every_steps": 2, "at_epochs": False},
+        "schedule": {"name": schedule, "micro_batches": 2, "max_steps": 4},
+        "teacher": {"dropout": 0.1},
+        "student": {"dropout": 0.1},
+    }
+    match task:
+        case "ner":
+            return tiny_config(folder, **sections)
+        case "qa":
+            return tiny_qa(folder, **sections)
+        case "classification" | "relation":
+            return tiny_task(folder, task, **sections)
+    return pair_config(folder, task, "t5" if task == "translation" else "llama", **sections)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    "task",
+    ["ner", "classification", "relation", "qa", "translation", "summarization", "dialogue"],
+)
+def test_a_task_goes_on_amid_an_epoch(tmp_path, task, schedule):
+    config = config_of(tmp_path, task, schedule)
+    run_training(config)
+    folder = tmp_path / "whole"
+    ended = tmp_path / "ended"
+    shutil.copytree(folder, ended)
+    (ended / "summary.json").unlink()
+    assert [path.name for path in (ended / "checkpoints").iterdir()] == ["step-2"]
+    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
+    summary = run_training(moved, resume=True)
+    assert summary["resumes"] == 1
+    assert_same(ended, folder, num_steps=4)
