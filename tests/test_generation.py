@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small_pairs import TEACHERS, pair_config
+from tests.generative_configs import TEACHERS, generative_config
 from tsarch.config import MODES, Config
 from tsarch.data.layouts import SourceTargetLayout
 from tsarch.data.source_target import SourceTargetTokens, pack_targets
@@ -34,7 +34,7 @@ def config_of(folder: Path, model: str, **decoding: Any) -> Config:
     """Random weights large enough that texts don't repeat one token."""
     teacher = {**TEACHERS[model], **WIDE[model], "vocab_size": 300, "eos_token_id": 0}
     student = {**TEACHERS["gpt2"], **WIDE["gpt2"], "vocab_size": 300}
-    return pair_config(
+    return generative_config(
         folder,
         "translation",
         model,

@@ -81,7 +81,9 @@ def rows(task: str, num_rows: int) -> list[dict[str, Any]]:
     return made
 
 
-def pair_raw(folder: Path, task: str, model: str, **sections: dict[str, Any]) -> dict[str, Any]:
+def generative_raw(
+    folder: Path, task: str, model: str, **sections: dict[str, Any]
+) -> dict[str, Any]:
     """A config of tiny random models, as a mapping."""
     file = str(write_jsonl(folder / "rows.jsonl", rows(task, 24)))
     teacher = {**TEACHERS[model], "vocab_size": 300}
@@ -114,6 +116,6 @@ def pair_raw(folder: Path, task: str, model: str, **sections: dict[str, Any]) ->
     return raw
 
 
-def pair_config(folder: Path, task: str, model: str, **sections: dict[str, Any]) -> Config:
-    """`pair_raw`, validated."""
-    return parse_config(pair_raw(folder, task, model, **sections), "tiny")
+def generative_config(folder: Path, task: str, model: str, **sections: dict[str, Any]) -> Config:
+    """`generative_raw`, validated."""
+    return parse_config(generative_raw(folder, task, model, **sections), "tiny")

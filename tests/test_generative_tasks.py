@@ -12,8 +12,8 @@ import pytest
 import sacrebleu
 
 from tests.equal_losses import check_equal_losses
+from tests.generative_configs import generative_config, generative_raw, rows
 from tests.helpers import read_task, write_jsonl
-from tests.small_pairs import pair_config, pair_raw, rows
 from tsarch.config import MODES, DataConfig
 from tsarch.config_loading import parse_config
 from tsarch.data.source_target import SourceTargetTokens, TargetFrame, pack_targets
@@ -152,7 +152,7 @@ def test_chinese_is_measured_by_characters():
 )
 def test_a_run_learns_and_shows_texts(tmp_path, task, model, student):
     sections = {"student": student, "schedule": {"epochs": 6}, "topology": {"runner": "local"}}
-    config = pair_config(tmp_path, task, model, **sections)
+    config = generative_config(tmp_path, task, model, **sections)
     summary = run_training(config)
     names = make_task(task, ()).table_metrics
     for mode in MODES:
@@ -179,7 +179,7 @@ def test_a_run_learns_and_shows_texts(tmp_path, task, model, student):
     ],
 )
 def test_ranks_give_the_losses_of_one_process(tmp_path, crews, task, model, replicas):
-    check_equal_losses(pair_config(tmp_path, task, model), replicas, crews, num_steps=4)
+    check_equal_losses(generative_config(tmp_path, task, model), replicas, crews, num_steps=4)
 
 
 @pytest.mark.ray
@@ -187,7 +187,7 @@ def test_ranks_give_the_losses_of_one_process(tmp_path, crews, task, model, repl
 @pytest.mark.replicas(2, 1)
 def test_ranks_generate_what_one_process_generates(tmp_path, crews):
     sections = {"decoding": {"num_beams": 2}, "topology": {"teacher": SHARDED, "runner": "local"}}
-    config = pair_config(tmp_path, "translation", "bart", **sections)
+    config = generative_config(tmp_path, "translation", "bart", **sections)
     run_training(config)
     topology = config.topology.model_copy(update={"runner": "ray"})
     one = LocalCrew(config, prepare_data(config))
@@ -202,7 +202,7 @@ def test_ranks_generate_what_one_process_generates(tmp_path, crews):
 @pytest.mark.slow
 def test_the_texts_of_a_run_on_ray_are_those_of_one_process(tmp_path):
     sections = {"decoding": {"num_beams": 2}, "topology": {"teacher": SHARDED, "student": TWO}}
-    summary = run_training(pair_config(tmp_path, "translation", "gpt2", **sections))
+    summary = run_training(generative_config(tmp_path, "translation", "gpt2", **sections))
     _, again = evaluate_run(tmp_path / "run", "test")
     for mode in MODES:
         for name, value in summary["after"][mode].items():
@@ -232,7 +232,7 @@ BERT = {
     ],
 )
 def test_models_that_cannot_generate_are_refused(tmp_path, model, sections, what):
-    raw = pair_raw(tmp_path, "translation", model)
+    raw = generative_raw(tmp_path, "translation", model)
     for name, section in sections.items():
         raw[name] |= section
     with pytest.raises(UserError, match=what):
@@ -241,6 +241,6 @@ def test_models_that_cannot_generate_are_refused(tmp_path, model, sections, what
 
 @pytest.mark.parametrize("model", ["gpt2", "llama", "t5", "bart"])
 def test_models_that_can_generate_are_taken(tmp_path, model):
-    check_run(pair_config(tmp_path, "translation", model), own_ray=True)
+    check_run(generative_config(tmp_path, "translation", model), own_ray=True)
     bert = {"teacher": {"config": {**BERT, "is_decoder": True}}, "student": {"layers": [0, 1]}}
-    check_run(pair_config(tmp_path, "translation", "gpt2", **bert), own_ray=True)
+    check_run(generative_config(tmp_path, "translation", "gpt2", **bert), own_ray=True)
