@@ -19,6 +19,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
+
+from tests.helpers import tiny_raw
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -151,6 +154,28 @@ def test_the_quickstart_trains_as_a_job(cluster: Cluster, tmp_path: Path) -> Non
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 4
     assert summary["tied_max_abs_diff"] == 0.0
+
+
+def test_a_job_takes_the_packages_of_its_working_folder(cluster: Cluster, tmp_path: Path) -> None:
+    """`cluster` and `launch` are links in the package: what Ray packs has what they lead to."""
+    project = tmp_path / "project"
+    for name in ("tsarch", "cluster", "launch"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, project / name, symlinks=True, ignore=ignored)
+    (project / "tiny.yaml").write_text(yaml.safe_dump(tiny_raw(tmp_path, schedule={"epochs": 1})))
+    worker = project / "cluster" / "worker.py"
+    mark = (
+        f'\nwith open({str(tmp_path / "found")!r}, "a") as file:\n    print(__file__, file=file)\n'
+    )
+    worker.write_text(worker.read_text() + mark)
+    script = (sys.executable, "launch/train.py", "tiny.yaml")
+    status, output = cluster.submit("--working-dir", str(project), "--", *script)
+    assert status == 0, output
+    assert (tmp_path / "run" / "summary.json").exists()
+    found = [Path(line) for line in (tmp_path / "found").read_text().splitlines()]
+    assert len(found) >= 3, "the driver and both ranks"
+    assert all(path.parts[-3:] == ("tsarch", "cluster", "worker.py") for path in found)
+    assert all("working_dir_files" in path.parts for path in found), found
 
 
 def test_a_mistake_of_the_user_fails_the_job(cluster: Cluster) -> None:
