@@ -98,6 +98,15 @@ def test_an_interpreter_that_has_everything_trains_at_once(tmp_path: Path) -> No
     assert str(root / "launch") not in called["path"], "its modules must not look like packages"
 
 
+def test_an_installed_packages_modules_do_not_look_like_packages(tmp_path: Path) -> None:
+    packages = make_project(tmp_path / "site-packages")
+    (packages / "tsarch" / "launch").unlink()
+    shutil.move(packages / "launch", packages / "tsarch" / "launch")
+    script = copy_script(packages / "tsarch" / "launch")
+    _, output, _ = run(script, "configs/run.yaml", cwd=packages, PYTHONPATH=str(packages))
+    assert str(packages / "tsarch") not in json.loads(output)["path"]
+
+
 @pytest.mark.parametrize("address", [["--address", "10.0.0.1:6379"], ["--address=10.0.0.1:6379"]])
 def test_an_address_of_the_user_stays(tmp_path: Path, address: list[str]) -> None:
     root = make_project(tmp_path / "project")
