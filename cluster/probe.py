@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tsarch.planning.capacity import RankNeed
 
 _LIBRARIES = ("torch", "deepspeed", "ray", "transformers")
-_OWN_PACKAGES = ("tsarch", "cluster")  # what ranks run
 
 
 @dataclass(frozen=True)
@@ -130,11 +129,22 @@ def _versions() -> dict[str, str]:
 @cache
 def source_hash() -> str:
     """Twelve digits that change with any file of the code that ranks run."""
-    root = Path(__file__).parent.parent
+    return hash_of_package(Path(__file__).parent.parent)
+
+
+def hash_of_package(package: Path) -> str:
+    """The same for a checkout, where `cluster` is a link, and for what is installed or packed from
+    it. Ranks don't run `launch`."""
     digest = hashlib.sha256()
-    for package in _OWN_PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+    for path in sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(package, followlinks=True)
+        for name in names
+        if name.endswith(".py")
+    ):
+        inside = path.relative_to(package)
+        if inside.parts[0] != "launch":
+            digest.update(inside.as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 

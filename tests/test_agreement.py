@@ -198,7 +198,8 @@ def test_the_hash_changes_with_any_file(tmp_path, monkeypatch):
     for file in files:
         file.parent.mkdir()
         file.touch()
-    monkeypatch.setattr(probe, "__file__", str(tmp_path / "cluster" / "probe.py"))
+    (tmp_path / "tsarch" / "cluster").symlink_to("../cluster")
+    monkeypatch.setattr(probe, "__file__", str(tmp_path / "tsarch" / "cluster" / "probe.py"))
     hashes = [source_hash.__wrapped__()]
     for change in (
         lambda: files[0].write_text("x"),

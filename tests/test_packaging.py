@@ -23,6 +23,7 @@ from packaging.utils import canonicalize_name
 
 from tests.helpers import ROOT, tiny_raw, write_jsonl
 from tsarch.checkpoint.store import Store
+from tsarch.cluster.probe import hash_of_package, source_hash
 from tsarch.errors import UserError
 from tsarch.launch.convert_gguf import main as convert_gguf
 
@@ -111,6 +112,17 @@ def test_the_sdist_makes_the_same_wheel(sdist, wheel, tmp_path):
     first = contents(wheel)
     assert again.keys() == first.keys()
     assert all(again[name] == first[name] for name in first if name.startswith("tsarch/"))
+
+
+def test_ranks_that_run_the_wheel_agree_with_a_driver_in_the_checkout(checkout, wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    assert hash_of_package(tmp_path / "tsarch") == hash_of_package(checkout / "tsarch")
+    assert source_hash() == hash_of_package(ROOT / "tsarch")
+    for name in ("records.py", "cluster/worker.py"):
+        before = hash_of_package(tmp_path / "tsarch")
+        (tmp_path / "tsarch" / name).write_text("")
+        assert hash_of_package(tmp_path / "tsarch") != before
 
 
 def requirements(wheel: Path) -> dict[str, list[Requirement]]:
