@@ -211,17 +211,17 @@ def _unpack_reports(rows: list[Any]) -> TickReports:
 @dataclass(frozen=True)
 class Predictions:
     """What one rank predicted for some words of a split: label ids, or what else a task's
-    collector keeps."""
+    collector keeps. None: there is no stage that could."""
 
     words: IntArray
     """(n,) word numbers."""
-    teacher: Array
+    teacher: Array | None = None
     """(n, …) from the teacher."""
-    student: Array
+    student: Array | None = None
     """(n, …) from the student fed by the teacher."""
-    student_alone: Array
+    student_alone: Array | None = None
     """(n, …) from the student without the teacher."""
-    joint: Array
+    joint: Array | None = None
     """(weights, n, …) from both, for each weight of the teacher that was asked for."""
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from tsarch.config import Mode
-from tsarch.data.partition import balance
 from tsarch.data.routes import Route
 from tsarch.losses.objective import token_logits
 from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration
@@ -24,6 +23,7 @@ from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.rank.executor import LocalStages
+from tsarch.rank.text_batch import DONE, TextBatch
 from tsarch.records import IntArray, Texts, TokenizedSplit
 from tsarch.seeding import generator
 from tsarch.stage.student_stage import StudentStage
@@ -31,8 +31,6 @@ from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.tasks.decoding import Decoder, DecodingSpec
 from tsarch.topology import Stage, Topology
 
-_DONE = -1
-"""Stands for the next token of a text that has none."""
 _NOTHING = Prompt(np.zeros(1, dtype=np.int64), 0)
 """Read beside the texts by every replica of a stage that has several: ZeRO 3 needs all of them to
 call the model equally often, also those that have no text left."""
@@ -69,55 +67,6 @@ def prompts_of(split: TokenizedSplit, contexts: Sequence[int]) -> list[Prompt]:
         window = split.windows[split.window_offsets[context], 0]
         prompts.append(Prompt(split.token_ids[start : start + end], int(window - start)))
     return prompts
-
-
-class _Batch:
-    """Texts that are generated together, as every rank knows them."""
-
-    def __init__(self, prompts: list[Prompt], topology: Topology, num_beams: int) -> None:
-        self.prompts = prompts
-        self.live = list(range(len(prompts)))
-        """Texts that go on."""
-        self.num_rows = 1
-        """Hypotheses of each of them."""
-        sizes = [len(prompt.token_ids) for prompt in prompts]
-        self.owners = {
-            stage: _owners(balance(self.live, sizes, topology.replicas(stage)))
-            for stage in topology.stages
-        }
-        self._num_beams = num_beams
-        self._before = self.live, self.num_rows
-        self._chosen = np.empty((0, num_beams, 2), dtype=np.int64)
-
-    def own(self, stage: Stage, replica: int) -> list[int]:
-        """Texts that go on at a replica."""
-        return [text for text in self.live if self.owners[stage][text] == replica]
-
-    def settle(self, chosen: IntArray) -> None:
-        """Take (live, beams, 2) parent and token of every hypothesis, `_DONE` where a text ends."""
-        goes_on = chosen[:, 0, 1] != _DONE
-        self._before = self.live, self.num_rows
-        self.live = [text for text, more in zip(self.live, goes_on, strict=True) if more]
-        self.num_rows = self._num_beams
-        self._chosen = chosen[goes_on]
-
-    def continuation(self, stage: Stage, replica: int) -> tuple[IntArray, IntArray]:
-        """(rows,) parents among a replica's rows before, and next tokens."""
-        live, num_rows = self._before
-        before = [text for text in live if self.owners[stage][text] == replica]
-        firsts = {text: num_rows * place for place, text in enumerate(before)}
-        pairs = [
-            (firsts[text] + parent, token)
-            for text, own in zip(self.live, self._chosen.tolist(), strict=True)
-            if text in firsts
-            for parent, token in own
-        ]
-        parents, tokens = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        return parents, tokens
-
-
-def _owners(shares: list[list[int]]) -> dict[int, int]:
-    return {text: replica for replica, own in enumerate(shares) for text in own}
 
 
 class Generator:
@@ -165,7 +114,7 @@ class Generator:
 
     def _generate(self, split: TokenizedSplit, contexts: Sequence[int], table: Tensor) -> Texts:
         num_beams = self._spec.decoding.num_beams
-        batch = _Batch(prompts_of(split, contexts), self._topology, num_beams)
+        batch = TextBatch(prompts_of(split, contexts), self._topology, num_beams)
         lookup = TableLookup(self._tied.table)
         teacher = _TeacherSide(self._teacher, self._stages, self._topology, lookup, self._spec)
         student = _StudentSide(self._student, self._stages, self._topology, lookup, self._spec)
@@ -187,13 +136,13 @@ class Generator:
             own = chooser.own(batch)
             for text, scores in self._scores(batch, student, own, states, table, is_first).items():
                 decoder = decoders[text]
-                chosen[batch.live.index(text)] = decoder.choose(scores) or _DONE
+                chosen[batch.live.index(text)] = decoder.choose(scores) or DONE
             batch.settle(self._summed(chosen))
             is_first = False
         return {contexts[text]: decoder.best for text, decoder in decoders.items()}
 
     def _passed_on(
-        self, batch: _Batch, read: dict[int, Tensor], is_first: bool
+        self, batch: TextBatch, read: dict[int, Tensor], is_first: bool
     ) -> dict[int, Tensor]:
         """What teachers have read of their texts, at the students of these: (states, width +
         outputs) of a text, the states of its prompt's window at first, then of its hypotheses."""
@@ -221,11 +170,11 @@ class Generator:
             states = torch.empty(message.rows, message.width, dtype=dtype, device=device)
             self._link.receive(message, states)
             texts = dict.fromkeys(route.places.tolist())
-            sizes = [_num_states(batch, text, is_first) for text in texts]
+            sizes = [batch.num_states(text, is_first) for text in texts]
             arrived |= dict(zip(texts, torch.split(states, sizes), strict=True))
         return arrived
 
-    def _routes(self, batch: _Batch, is_first: bool) -> list[Route]:
+    def _routes(self, batch: TextBatch, is_first: bool) -> list[Route]:
         """Routes of a round, from the teachers of texts to their students."""
         assert self._teacher is not None
         assert self._student is not None
@@ -235,7 +184,7 @@ class Generator:
             target = self._topology.rank(self._student, batch.owners[self._student][text])
             texts.setdefault((source, target), []).append(text)
         return [
-            Route(*ranks, np.repeat(own, [_num_states(batch, t, is_first) for t in own]))
+            Route(*ranks, np.repeat(own, [batch.num_states(t, is_first) for t in own]))
             for ranks, own in sorted(texts.items())
         ]
 
@@ -250,7 +199,7 @@ class Generator:
 
     def _scores(
         self,
-        batch: _Batch,
+        batch: TextBatch,
         student: _StudentSide,
         own: list[int],
         read: dict[int, Tensor],
@@ -287,13 +236,6 @@ class Generator:
         return values.cpu().numpy()
 
 
-def _num_states(batch: _Batch, text: int, is_first: bool) -> int:
-    if not is_first:
-        return batch.num_rows
-    prompt = batch.prompts[text]
-    return len(prompt.token_ids) - prompt.window_start
-
-
 def _mixed(teacher: Tensor, student: Tensor, weight: float) -> Tensor:
     """log(w·p_teacher + (1 − w)·p_student) from log-probabilities."""
     if weight in (0.0, 1.0):
@@ -313,18 +255,18 @@ class _Side:
         self._has_spare = stage is not None and topology.replicas(stage) > 1
         self._num_rows = 0
 
-    def own(self, batch: _Batch) -> list[int]:
+    def own(self, batch: TextBatch) -> list[int]:
         """Own texts that go on."""
         if self.stage is None or self.here is None:
             return []
         return batch.own(self.stage, self.here.replica)
 
-    def prompts(self, batch: _Batch) -> list[Prompt]:
+    def prompts(self, batch: TextBatch) -> list[Prompt]:
         """Prompts of the own texts, and of nothing."""
         own = [batch.prompts[text] for text in self.own(batch)]
         return [*own, _NOTHING] if self._has_spare else own
 
-    def continuation(self, batch: _Batch) -> tuple[IntArray, IntArray]:
+    def continuation(self, batch: TextBatch) -> tuple[IntArray, IntArray]:
         """Parents and next tokens of the own texts, and of nothing."""
         assert self.stage is not None
         assert self.here is not None
@@ -349,7 +291,7 @@ class _TeacherSide(_Side):
             assert isinstance(self.here, TeacherStage)
             self._model = TeacherGeneration(self.here.half, lookup, spec.use_cache)
 
-    def read(self, batch: _Batch, is_first: bool) -> dict[int, Tensor]:
+    def read(self, batch: TextBatch, is_first: bool) -> dict[int, Tensor]:
         """Hidden states and predictions of the newest tokens (at first: of the windows)."""
         if self.here is None:
             return {}
@@ -382,7 +324,7 @@ class _StudentSide(_Side):
                 self.here.half, lookup, spec.student_max_tokens, spec.use_cache
             )
 
-    def read(self, batch: _Batch, hidden: dict[int, Tensor] | None, is_first: bool) -> Tensor:
+    def read(self, batch: TextBatch, hidden: dict[int, Tensor] | None, is_first: bool) -> Tensor:
         """(texts, outputs) predictions of the own texts' next tokens."""
         assert self.here is not None
         own = self.own(batch)

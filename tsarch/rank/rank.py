@@ -30,7 +30,6 @@ from tsarch.rank.learning_rate import learning_rate_factor
 from tsarch.rank.rank_checkpoint import RankCheckpoint
 from tsarch.rank.rank_stats import RankStats
 from tsarch.records import (
-    IntArray,
     Predictions,
     Survey,
     Texts,
@@ -58,6 +57,7 @@ from tsarch.stage.engine import Engine, LocalEngine, OptimizerSpec, make_optimiz
 from tsarch.stage.running import RunningStage
 from tsarch.stage.student_stage import DistillationSpec, StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
+from tsarch.tasks.collect import ContextOutputs
 from tsarch.tasks.decoding import DecodingSpec
 from tsarch.tasks.registry import make_task
 from tsarch.topology import STAGES, Stage, Topology, stage_named
@@ -202,10 +202,11 @@ class Rank:
         teacher = self._stages.get(Stage.TEACHER)
         words, predictions = [], []
 
-        def keep(own: IntArray, logits: torch.Tensor) -> None:
-            is_word = own >= 0
-            words.append(own[is_word])
-            predictions.append(logits[torch.from_numpy(is_word).to(logits.device)].float().cpu())
+        def keep(own: ContextOutputs) -> None:
+            is_word = own.words >= 0
+            places = torch.from_numpy(is_word).to(own.teacher.device)
+            words.append(own.words[is_word])
+            predictions.append(own.teacher[places].float().cpu())
 
         if teacher is not None:
             assert isinstance(teacher, TeacherStage)

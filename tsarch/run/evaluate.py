@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Protocol
@@ -15,6 +15,8 @@ from tsarch.tasks.base import Metrics, Task
 
 JOINT_WEIGHTS = [round(0.1 * i, 1) for i in range(11)]
 """Weights of the teacher that `joint` may have; the best on validation is taken."""
+_NO_CHOICE = 0.5
+"""Weight of `joint` where there is none to choose."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def predict(
     choice = task.window_choice
     if choice is None:
         return crew.evaluate(name, joint_weights)
-    teacher = _joined(split, [(own.words, own.predictions) for own in crew.survey(name)])
+    surveys = crew.survey(name)
+    teacher = in_order(split, [s.words for s in surveys], [s.predictions for s in surveys])
     windows = choice.windows(split, teacher, config.student.max_tokens, config.evaluation.windows)
     return [choice.complete(teacher, crew.evaluate(name, [], windows), joint_weights)]
 
@@ -66,11 +69,11 @@ def choose_and_evaluate(
     `predictions` were made for `JOINT_WEIGHTS`. Of equally good weights the one nearest to a half
     is taken.
     """
+    if predictions[0].joint is None:
+        return evaluate_modes(task, split, predictions, _NO_CHOICE)
     scores = []
     for place, weight in enumerate(JOINT_WEIGHTS):
-        metrics = task.metrics(
-            split, _joined(split, [(p.words, p.joint[place]) for p in predictions])
-        )
+        metrics = task.metrics(split, _joined(split, predictions, "joint", place))
         scores.append((score(task, metrics), -abs(weight - 0.5), place))
     _, _, best = max(scores)
     return evaluate_modes(task, split, predictions, JOINT_WEIGHTS[best], place=best)
@@ -83,14 +86,13 @@ def evaluate_modes(
     joint_weight: float,
     place: int = 0,
 ) -> Evaluation:
-    """Metrics of all modes; `place` is the row of `joint_weight` in the predictions."""
-    said: dict[Mode, list[tuple[IntArray, Array]]] = {
-        "teacher": [(p.words, p.teacher) for p in predictions],
-        "student": [(p.words, p.student) for p in predictions],
-        "joint": [(p.words, p.joint[place]) for p in predictions],
-        "student_alone": [(p.words, p.student_alone) for p in predictions],
+    """Metrics of all modes that there are; `place` is the row of `joint_weight` in the
+    predictions."""
+    metrics = {
+        mode: task.metrics(split, _joined(split, predictions, mode, place))
+        for mode in MODES
+        if getattr(predictions[0], mode) is not None
     }
-    metrics = {mode: task.metrics(split, _joined(split, said[mode])) for mode in MODES}
     return Evaluation(metrics, joint_weight)
 
 
@@ -107,10 +109,19 @@ def selection_score(task: Task, metrics: Mapping[Mode, Metrics], monitor: Monito
     return score(task, metrics[monitor])
 
 
-def _joined(split: TokenizedSplit, shares: list[tuple[IntArray, Array]]) -> Array:
-    """(num_words, …) from the ranks' shares; every word must be there once."""
-    words = np.concatenate([own for own, _ in shares])
-    order = np.argsort(words)
-    assert np.array_equal(words[order], np.arange(split.num_words)), "a word was not predicted once"
-    joined: Array = np.concatenate([said for _, said in shares])[order]
+def _joined(
+    split: TokenizedSplit, predictions: Sequence[Predictions], mode: Mode, place: int = 0
+) -> Array:
+    """(num_words, …) of a mode from the ranks' shares (of `joint` for one weight)."""
+    said = [getattr(own, mode) for own in predictions]
+    shares = [own[place] if mode == "joint" else own for own in said]
+    return in_order(split, [own.words for own in predictions], shares)
+
+
+def in_order(split: TokenizedSplit, words: Sequence[IntArray], shares: Sequence[Array]) -> Array:
+    """(num_words, …) from shares of it and their words; every word must be there once."""
+    numbers = np.concatenate(words)
+    order = np.argsort(numbers)
+    assert np.array_equal(numbers[order], np.arange(split.num_words)), "a word was not predicted"
+    joined: Array = np.concatenate(shares)[order]
     return joined

@@ -21,6 +21,7 @@ from tsarch.records import IntArray, LossParts, Message
 from tsarch.stage.engine import Engine
 from tsarch.stage.in_flight import Sent
 from tsarch.stage.step_rows import StepRows
+from tsarch.tasks.collect import ContextOutputs
 from tsarch.topology import Stage
 
 
@@ -54,8 +55,8 @@ class TeacherStage:
         assert isinstance(module, TeacherModel)
         self.half = TeacherHalf(engine, module.is_seq2seq)
         self._hidden_width = module.hidden_width
-        self.on_output: Callable[[IntArray, Tensor], None] | None = None
-        """Called with every batch's words and predictions while a teacher alone is evaluated."""
+        self.on_output: Callable[[ContextOutputs], None] | None = None
+        """Called with every batch's predictions while a teacher alone is evaluated."""
         self._objective = objective
         self.rows = StepRows(tied)
         self._under_way: dict[tuple[int, int], _UnderWay] = {}
@@ -78,7 +79,7 @@ class TeacherStage:
             self._under_way[step, micro_batch] = _UnderWay(batch, hidden, loss)
         predictions = predictions.detach()
         if self.on_output is not None:
-            self.on_output(batch.words, predictions)
+            self.on_output(ContextOutputs(batch.words, labels, predictions, touched.leaf))
         if feed.topology.graph.targets(self.stage):
             states_out = hidden.detach()
             if feed.send_predictions:

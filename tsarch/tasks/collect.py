@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -30,11 +30,29 @@ class WindowOutputs:
     """(rows, table_width) rows of the table that the step touches."""
 
 
+@dataclass(frozen=True)
+class ContextOutputs:
+    """What a teacher says of one batch of contexts."""
+
+    words: IntArray
+    """(contexts, tokens) word that starts at a token, −1 elsewhere."""
+    labels: Tensor
+    """(contexts, tokens), `IGNORED` where there is no word."""
+    teacher: Tensor
+    """(contexts, tokens, outputs) its predictions."""
+    table: Tensor
+    """(rows, table_width) rows of the table that the step touches."""
+
+
 class Collector(Protocol):
-    """Takes batches of windows, each once fed and once alone, and keeps what metrics need."""
+    """Takes batches of windows, each alone and, if the student is fed, fed too; of a teacher by
+    itself batches of contexts. Keeps what metrics need."""
 
     def add(self, output: WindowOutputs) -> None:
-        """Take one batch."""
+        """Take one batch of windows."""
+
+    def add_contexts(self, output: ContextOutputs) -> None:
+        """Take one batch of contexts."""
 
     def result(self) -> Predictions:
         """Everything collected, by word."""
@@ -69,40 +87,55 @@ class WordCollector:
         self._scores = scores
         self._decide = decide
         self._fed: list[_Chosen] = []
-        self._alone: list[tuple[IntArray, FloatArray]] = []
+        self._one: list[tuple[IntArray, FloatArray]] = []
+        """Of a model by itself: the student alone, or a teacher without a student."""
+        self._mode = "student_alone"
 
     def add(self, output: WindowOutputs) -> None:
-        """Take one batch."""
-        assert output.teacher is not None
+        """Take one batch of windows."""
         batch = output.batch
         for fed in (True, False):
             chosen = (batch.words >= 0) & (batch.fed[:, None] == int(fed))
             words, places = batch.words[chosen], torch.from_numpy(chosen).to(output.labels.device)
             labels = output.labels[places]
             student = self._scores(output.student[places], labels, output.table)
-            if fed:
+            if not fed:
+                self._one.append((words, self._decide(student)))
+            elif output.teacher is not None:
                 teacher = self._scores(output.teacher[places], labels, output.table)
                 self._fed.append(_Chosen(words, student, teacher))
-            else:
-                self._alone.append((words, self._decide(student)))
+
+    def add_contexts(self, output: ContextOutputs) -> None:
+        """Take one batch of contexts."""
+        self._mode = "teacher"
+        chosen = output.words >= 0
+        places = torch.from_numpy(chosen).to(output.labels.device)
+        scores = self._scores(output.teacher[places], output.labels[places], output.table)
+        self._one.append((output.words[chosen], self._decide(scores)))
 
     def result(self) -> Predictions:
         """Everything collected, by word."""
+        words = np.concatenate([words for words, _ in self._one])
+        order = np.argsort(words)
+        one = {self._mode: np.concatenate([said for _, said in self._one])[order]}
+        return self._with_fed(Predictions(words[order], **one))
+
+    def _with_fed(self, alone: Predictions) -> Predictions:
+        """The modes that need both models, beside the student alone."""
+        if not self._fed:
+            return alone
         words = np.concatenate([own.words for own in self._fed])
         student = np.concatenate([own.student for own in self._fed])
         teacher = np.concatenate([own.teacher for own in self._fed])
         weights = self._joint_weights.reshape(-1, *(1 for _ in student.shape))
         joint = self._decide(weights * teacher + (1 - weights) * student)
-        alone_words = np.concatenate([words for words, _ in self._alone])
-        alone = np.concatenate([said for _, said in self._alone])
-        order, alone_order = np.argsort(words), np.argsort(alone_words)
-        assert np.array_equal(words[order], alone_words[alone_order])
-        return Predictions(
-            words[order],
-            self._decide(teacher)[order],
-            self._decide(student)[order],
-            alone[alone_order],
-            joint[:, order],
+        order = np.argsort(words)
+        assert np.array_equal(words[order], alone.words)
+        return replace(
+            alone,
+            teacher=self._decide(teacher)[order],
+            student=self._decide(student)[order],
+            joint=joint[:, order],
         )
 
 

@@ -107,7 +107,8 @@ class SpanWindows:
         nowhere = np.full_like(teacher, -np.inf)
         student, alone = nowhere.copy(), nowhere
         for own in predictions:
-            student[own.words] = own.student
+            if own.student is not None:
+                student[own.words] = own.student
             alone[own.words] = own.student_alone
         weights: FloatArray = np.array(joint_weights, dtype=np.float32).reshape(-1, 1, 1)
         inside = np.isfinite(student).all(-1)
