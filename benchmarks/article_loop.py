@@ -31,7 +31,7 @@ from benchmarks.common import (
     write_json,
 )
 from tsarch.data.tokenizer import resolve_model_path
-from tsarch.losses.token import IGNORED
+from tsarch.records import IGNORED
 
 STUDENT_LAYERS = (0, 2, 5)
 

@@ -24,11 +24,11 @@ from tsarch.data.replica_arrays import context_batch, window_batches
 from tsarch.data.routes import routes_of
 from tsarch.data.window_passes import training_passes
 from tsarch.feeds import batch_plan
-from tsarch.losses.token import IGNORED, cross_entropy
+from tsarch.losses.token import cross_entropy
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.prepare import prepare_data
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import IGNORED, IntArray, TokenizedSplit
 from tsarch.stage.build import build_student, build_teacher
 from tsarch.topology import Stage, Topology
 

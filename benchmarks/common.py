@@ -14,7 +14,7 @@ import torch
 from tsarch.config import DataConfig
 from tsarch.data.corpus import SPLITS, Corpus, read_splits
 from tsarch.data.tokenizer import load_tokenizer
-from tsarch.losses.token import IGNORED
+from tsarch.records import IGNORED
 from tsarch.tasks.ner import NerReader, TaggedSentence
 
 DEFAULT_DATA = Path("configs/wikigold")

@@ -40,7 +40,7 @@ from benchmarks.common import (
     write_json,
 )
 from tsarch.data.tokenizer import resolve_model_path
-from tsarch.losses.token import IGNORED
+from tsarch.records import IGNORED
 
 EVALUATED = ("validation", "test")
 

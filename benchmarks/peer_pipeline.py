@@ -36,9 +36,9 @@ from benchmarks.bench_job import (
 )
 from benchmarks.sides import SideRun, write_runs
 from tsarch.config import Config
-from tsarch.losses.token import IGNORED
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
+from tsarch.records import IGNORED
 from tsarch.stage.deepspeed_engine import start_stage_world
 
 NUM_STAGES = 2

@@ -31,9 +31,9 @@ from benchmarks.bench_job import CONFIG, BenchJob, Stopwatch, learning_rate
 from benchmarks.common import Features
 from benchmarks.sides import CORES, SideRun, write_runs
 from tsarch.config import Config
-from tsarch.losses.token import IGNORED, cross_entropy
+from tsarch.losses.token import cross_entropy
 from tsarch.prepare import run_tokenizer
-from tsarch.records import IntArray
+from tsarch.records import IGNORED, IntArray
 
 
 class Tagger(nn.Module):

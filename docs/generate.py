@@ -25,7 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's tsarch, whichever is installed
 
 from tsarch.config import Config, Section  # noqa: E402
+from tsarch.config_loading import columns_of  # noqa: E402
 from tsarch.launch.cli import app  # noqa: E402
+from tsarch.task_names import TASKS  # noqa: E402
 
 _MARKED = re.compile(r"<!-- generated: (\w+) -->.*?<!-- end -->", re.DOTALL)
 _OUTWARD = re.compile(r"(?<=\]\()\.\./(?P<path>[^)#\s]+)")
@@ -64,7 +66,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def config_keys() -> str:
     """Every key with its type, default and text."""
-    return "\n".join(_section(Config, ""))
+    return "\n".join([*_section(Config, ""), *_columns()])
+
+
+def _columns() -> Iterator[str]:
+    """The columns of every task."""
+    for task in TASKS:
+        yield f"#### `data.columns` of `{task}` {{ #data.columns.{task} }}\n"
+        for name, field in columns_of(task).model_fields.items():
+            yield f"`data.columns.{name}` <small>text · default {_code(name)}</small>"
+            yield f":   {_one_line(field.description)}\n"
 
 
 def _section(section: type[Section], prefix: str) -> Iterator[str]:

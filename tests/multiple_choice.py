@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tsarch.config import DataConfig
+from tsarch.config import Columns, DataConfig
 from tsarch.data.layouts import Layout, PackingSpec, TaggedWordsLayout
 from tsarch.data.rows import (
     Origin,
@@ -63,28 +63,45 @@ class Choice:
                 yield word, "O"
 
 
+class ChoiceColumns(Columns):
+    """Columns of `multiple_choice`."""
+
+    question: str = "question"
+    """Column with the question (a string)."""
+    choices: str = "choices"
+    """Column with what may be chosen (a list of strings)."""
+    answer: str = "answer"
+    """Column with the number of the right one, from 0."""
+
+
 class ChoiceReader:
     """Every row is a document of its own."""
 
-    needed = ("question", "choices", "answer")
-    word_lists = ("choices",)
-    label_column = "answer"
+    optional = ()
 
     def __init__(self, data: DataConfig) -> None:
-        self.columns = data.columns
+        self.columns = ChoiceColumns(**data.columns)
+        self.needed = (self.columns.question, self.columns.choices, self.columns.answer)
+        self.word_lists = (self.columns.choices,)
+        self.label_column = self.columns.answer
 
     def read(self, place: Place, raw: dict[str, Any]) -> tuple[Choice | None, list[Mistake]]:
         """The answer must be one of the choices."""
-        mistakes = found(check_text(place, raw, "question"), check_words(place, raw, "choices"))
-        if "answer" not in raw:
-            mistakes.append(no_column(str(place), "answer", raw))
+        names = self.columns
+        mistakes = found(
+            check_text(place, raw, names.question), check_words(place, raw, names.choices)
+        )
+        if names.answer not in raw:
+            mistakes.append(no_column(str(place), names.answer, raw))
         if mistakes:
             return None, mistakes
         question, choices, answer = (raw[name] for name in self.needed)
         if not all(choice.split() for choice in choices):
-            return None, [Mistake(str(place), "`choices` has an empty one.")]
+            return None, [Mistake(str(place), f"`{names.choices}` has an empty one.")]
         if answer not in range(len(choices)):
-            what = f"`answer` is {answer!r}, not one of the {len(choices)} choices (from 0)."
+            what = (
+                f"`{names.answer}` is {answer!r}, not one of the {len(choices)} choices (from 0)."
+            )
             return None, [Mistake(str(place), what)]
         if mistakes := found(check_unicode(place, question, *choices)):
             return None, mistakes
@@ -125,7 +142,7 @@ class ChoiceTask(LabelTask):
         return {"accuracy": float(np.mean(right))}
 
 
-READER, TASK = ChoiceReader, ChoiceTask
+COLUMNS, READER, TASK = ChoiceColumns, ChoiceReader, ChoiceTask
 
 
 def register_on_rank(_worker: object) -> None:

@@ -23,9 +23,9 @@ from benchmarks.sides import (
 )
 from tests.helpers import ROOT, tiny_raw
 from tsarch.config_loading import load_config
-from tsarch.losses.token import IGNORED
 from tsarch.prepare import prepare_data
 from tsarch.rank.local_crew import LocalCrew
+from tsarch.records import IGNORED
 
 
 def a_run(side, tokens=1000, positions=(1100, 1200), wall_s=2.0, core_s=3.0, busy=None, steps=4):

@@ -15,8 +15,15 @@ from hypothesis import strategies as st
 
 from tests.helpers import ROOT, tiny_raw
 from tsarch.config import Config
-from tsarch.config_loading import config_schema, dump_config, load_config, parse_config
+from tsarch.config_loading import (
+    columns_of,
+    config_schema,
+    dump_config,
+    load_config,
+    parse_config,
+)
 from tsarch.errors import UserError
+from tsarch.task_names import TASKS
 
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -73,6 +80,44 @@ def test_all_mistakes_at_once_with_the_nearest_key(tmp_path):
     assert any("schedule.epoch: is not a key. Did you mean `schedule.epochs`?" in t for t in texts)
     assert any("optimiser: is not a key. Did you mean `optimizer`?" in t for t in texts)
     assert any("student.max_tokens" in t and "'many'" in t for t in texts)
+
+
+def test_columns_are_those_of_the_task(tmp_path):
+    raw = tiny_raw(tmp_path, schedule={"epoch": 3}, task={"name": "qa"})
+    raw["data"]["columns"] = {"tags": "t", "contxt": "x", "zzz": "x", "id": 5, "question": "q"}
+    assert mistakes_of(raw) == [
+        "c.yaml: data.columns.id: Input should be a valid string (given: 5).",
+        "c.yaml: schedule.epoch: is not a key. Did you mean `schedule.epochs`?",
+        "c.yaml: data.columns.tags: is a column of `ner`, not of `qa`. "
+        "Columns of `qa`: id, context, question, answers.",
+        "c.yaml: data.columns.contxt: is not a key. Did you mean `data.columns.context`?",
+        "c.yaml: data.columns.zzz: is not a key. Columns of `qa`: id, context, question, answers.",
+    ]
+
+
+def test_columns_are_complete_once_the_config_is_read(tmp_path):
+    raw = tiny_raw(tmp_path)
+    raw["data"]["columns"] = {"tokens": "words"}
+    columns = parse_config(raw, "c.yaml").data.columns
+    assert columns == {"doc_id": "doc_id", "sent_id": "sent_id", "tokens": "words", "tags": "tags"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_editors_know_the_columns_of_every_task(task, tmp_path):
+    schema = json.loads(config_schema())
+    for name, field in columns_of(task).model_fields.items():
+        kinds = schema["$defs"]["DataConfig"]["properties"]["columns"]["anyOf"]
+        sections = [schema["$defs"][kind["$ref"].rpartition("/")[2]] for kind in kinds]
+        texts = [
+            own["properties"][name]["description"] for own in sections if name in own["properties"]
+        ]
+        assert " ".join(field.description.split()) in [" ".join(text.split()) for text in texts]
+    raw = tiny_raw(tmp_path)
+    raw["data"]["columns"] = columns_of(task)().model_dump()
+    jsonschema.validate(raw, schema)
+    raw["data"]["columns"] = {"tokens": "a", "answers": "b"}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(raw, schema)
 
 
 def test_a_key_in_the_wrong_section_is_pointed_home(tmp_path):
@@ -176,5 +221,9 @@ def test_any_mapping_is_a_config_or_a_list_of_mistakes(raw):
 
 
 def test_the_config_imports_no_torch():
-    code = "import sys, tsarch.config_loading; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from tsarch.config_loading import config_schema, load_config;"
+        "load_config('configs/qa.yaml'), config_schema();"
+        "sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -16,7 +16,9 @@ from typer.main import get_command
 
 from tests.helpers import ROOT, tiny_raw
 from tsarch.config import Config, Section
+from tsarch.config_loading import columns_of
 from tsarch.launch.cli import app, main
+from tsarch.task_names import TASKS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"console", "text", "yaml", "json", "python"}
@@ -155,6 +157,7 @@ def test_calls_of_tsarch_have_arguments_that_it_knows():
 def test_keys_that_are_named_exist():
     known = keys(Config)
     sections = {key for key in known if "." not in key} - {"precision"}
+    known |= {f"data.columns.{n}" for task in TASKS for n in columns_of(task).model_fields}
     assert "data.columns.tokens" in known
     for page in PAGES:
         codes = [*CODE.findall(page.read_text()), *re.findall(r"--set ([\w.]+)=", page.read_text())]

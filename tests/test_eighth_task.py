@@ -9,10 +9,11 @@ import pytest
 import ray
 
 from tests.equal_losses import check_equal_losses
-from tests.helpers import read_task, tiny_config, write_jsonl
+from tests.helpers import read_task, tiny_config, tiny_raw, write_jsonl
 from tests.multiple_choice import register_on_rank
 from tests.suites.crews import Crews
 from tsarch.config import MODES, Config, DataConfig
+from tsarch.config_loading import config_schema, parse_config
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.run.saved_run import evaluate_run
@@ -71,6 +72,26 @@ def test_a_new_task_trains_and_evaluates_like_any_other(tmp_path: Path) -> None:
     _, again = evaluate_run(tmp_path / "run", "test")
     for mode in MODES:
         assert again.metrics[mode] == pytest.approx(summary["after"][mode], abs=1e-9)
+
+
+def test_its_columns_are_checked_and_may_have_other_names(tmp_path: Path) -> None:
+    renamed = [{"q": row["question"], **row} for row in rows(6)]
+    file = str(write_jsonl(tmp_path / "choices.jsonl", renamed))
+    files = dict.fromkeys(("train", "validation", "test"), file)
+    raw = tiny_raw(tmp_path, task={"name": "multiple_choice"}, data=files)
+    raw["data"]["columns"] = {"question": "q"}
+    config = parse_config(raw, "c.yaml")
+    assert config.data.columns == {"question": "q", "choices": "choices", "answer": "answer"}
+    assert len(read_task("multiple_choice", config.data).rows["test"]) == 6
+    raw["data"]["columns"] = {"tokens": "t", "choice": "c"}
+    with pytest.raises(UserError) as caught:
+        parse_config(raw, "c.yaml")
+    assert [str(own) for own in caught.value.mistakes] == [
+        "c.yaml: data.columns.tokens: is a column of `ner` and `relation`, not of "
+        "`multiple_choice`. Columns of `multiple_choice`: question, choices, answer.",
+        "c.yaml: data.columns.choice: is not a key. Did you mean `data.columns.choices`?",
+    ]
+    assert "ChoiceColumns" in config_schema()
 
 
 def test_its_mistakes_name_their_line(tmp_path: Path) -> None:

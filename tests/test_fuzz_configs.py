@@ -23,7 +23,8 @@ from tests.fuzzing import (
 )
 from tests.helpers import QUICKSTART_MODEL, ROOT
 from tsarch.config import Config
-from tsarch.config_loading import _keys
+from tsarch.config_loading import _keys, columns_of
+from tsarch.task_names import TASKS
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 LOCAL = ["quickstart", "classification", "relation", "qa", "qa-zh", "ner-zh", "translation"]
@@ -45,7 +46,8 @@ MODEL = [
 ]
 MODEL_TYPES = ["bert", "roberta", "gpt2", "llama", "t5", "bart", "electra", "albert", "vit", "clip"]
 MODEL_KEYS = [f"{stage}.config.{name}" for stage in ("teacher", "student") for name in MODEL]
-KEYS = [*_keys(Config), *MODEL_KEYS]
+COLUMN_KEYS = [f"data.columns.{name}" for task in TASKS for name in columns_of(task).model_fields]
+KEYS = [*_keys(Config), *MODEL_KEYS, *dict.fromkeys(COLUMN_KEYS)]
 TEXTS = [
     "!!python/object/apply:os.system ['touch PWNED']",
     *("!!python/name:os.system", "!!python/tuple [1, 2]", "!!int x", "!!float x", "!!int ''"),

@@ -244,3 +244,27 @@ def test_models_that_can_generate_are_taken(tmp_path, model):
     check_run(generative_config(tmp_path, "translation", model), own_ray=True)
     bert = {"teacher": {"config": {**BERT, "is_decoder": True}}, "student": {"layers": [0, 1]}}
     check_run(generative_config(tmp_path, "translation", "gpt2", **bert), own_ray=True)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_further_references_are_read_from_every_format(tmp_path, kind):
+    path = tmp_path / f"rows.{kind}"
+    made = [{"source": "a", "target": "b", "more": ["b", "c"]}, {"source": "d", "target": "e"}]
+    if kind == "jsonl":
+        write_jsonl(path, made)
+    elif kind == "csv":
+        path.write_text('source,target,more\na,b,"[""b"", ""c""]"\nd,e,\n')
+    else:
+        from datasets import Dataset
+
+        Dataset.from_list(made).to_parquet(str(path))
+    files = dict.fromkeys(("train", "validation", "test"), str(path))
+    cache = str(tmp_path / "cache")
+    data = DataConfig(**files, cache_folder=cache, columns={"references": "more"})
+    assert [row.targets for row in read_task("translation", data).rows["test"]] == [
+        ("b", "c"),
+        ("e",),
+    ]
+    data = DataConfig(**files, cache_folder=cache, columns={"references": "nowhere"})
+    with pytest.raises(UserError, match=r"no column `nowhere`, which data.columns.references"):
+        read_task("translation", data)

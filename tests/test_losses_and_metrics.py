@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from tests.helpers import random_split
-from tsarch.losses.token import IGNORED, cross_entropy, distillation
+from tsarch.losses.token import cross_entropy, distillation
 from tsarch.rank.learning_rate import learning_rate_factor
-from tsarch.records import LossParts, Predictions, TickReport, TokenizedSplit
+from tsarch.records import IGNORED, LossParts, Predictions, TickReport, TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate
 from tsarch.tasks.ner import NerTask
 from tsarch.telling.step_table import StepTable

@@ -36,12 +36,11 @@ from tsarch.data.tokenizer import load_tokenizer
 from tsarch.data.window_passes import evaluation_passes
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
-from tsarch.losses.spans import END, START, SpanObjective
-from tsarch.losses.token import IGNORED
+from tsarch.losses.spans import SpanObjective
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew
 from tsarch.rank.local_crew import LocalCrew
-from tsarch.records import Predictions, TokenizedSplit
+from tsarch.records import IGNORED, SPAN_END, SPAN_START, Predictions, TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, predict
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.chinese import is_chinese
@@ -212,7 +211,7 @@ def test_contexts_and_windows_fit_and_hold_what_they_should(made):
                 assert split.context_of(window) == context
                 words = split.words[places]
                 codes = split.labels[words[words >= 0]]
-                learned = bool((codes & START).any() and (codes & END).any())
+                learned = bool((codes & SPAN_START).any() and (codes & SPAN_END).any())
                 first = int(np.searchsorted(piece.places, split.windows[window, 0])) + piece.first
                 last = int(np.searchsorted(piece.places, split.windows[window, 1])) + piece.first
                 touched = any(a < last and b >= first for a, b in answers)
@@ -294,7 +293,9 @@ def random_scores(labels: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_loss_is_cross_entropy_with_a_class_for_no_answer():
-    labels = torch.tensor([[IGNORED, 0, START, 0, END], [IGNORED, 0, START, IGNORED, IGNORED]])
+    labels = torch.tensor(
+        [[IGNORED, 0, SPAN_START, 0, SPAN_END], [IGNORED, 0, SPAN_START, IGNORED, IGNORED]]
+    )
     scores = random_scores(labels)
     losses = OBJECTIVE.losses(scores, labels, NO_TABLE)
     assert losses.shape == labels.shape
@@ -335,7 +336,7 @@ def test_distillation_takes_what_is_outside_the_window_as_not_here():
 
 
 def test_gradients_are_finite_and_leave_padding_alone():
-    labels = torch.tensor([[IGNORED, START | END, IGNORED], [IGNORED, IGNORED, IGNORED]])
+    labels = torch.tensor([[IGNORED, SPAN_START | SPAN_END, IGNORED], [IGNORED, IGNORED, IGNORED]])
     student = random_scores(labels).requires_grad_()
     sent = OBJECTIVE.sent(50 * random_scores(labels), labels)
     total = OBJECTIVE.losses(student, labels, NO_TABLE).sum()

@@ -57,51 +57,9 @@ class RunConfig(Section):
     """Seed of the weights, the batch order, dropout and `teacher_dropout`."""
 
 
-class ColumnsConfig(Section):
-    """Names of the columns of a data set that differ from tsarch's own."""
-
-    doc_id: str = "doc_id"
-    """Column that names the document of a sentence. Absent: every row is its own document."""
-    sent_id: str = "sent_id"
-    """Column with the sentence's place in its document. Absent: the order of the rows."""
-    tokens: str = "tokens"
-    """Column with the words of the sentence (a list of strings)."""
-    tags: str = "tags"
-    """Column with a tag for every word (strings, or class numbers that the set names)."""
-    text: str = "text"
-    """`classification`: column with the text (a string)."""
-    label: str = "label"
-    """`classification`: column with the label (a string, or a class number that the set names)."""
-    head: str = "head"
-    """`relation`: column with the words [start, end) of the first entity."""
-    tail: str = "tail"
-    """`relation`: column with the words [start, end) of the second entity."""
-    relation: str = "relation"
-    """`relation`: column with the relation's name; `NA`, `no_relation`, `Other`: none."""
-    id: str = "id"
-    """`qa`: column with the question's id."""
-    context: str = "context"
-    """`qa`: column with the passage (a string)."""
-    question: str = "question"
-    """`qa`: column with the question (a string)."""
-    answers: str = "answers"
-    """`qa`: column with `{text: [...], answer_start: [...]}`, places in characters; empty lists:
-    the passage has no answer."""
-    source: str = "source"
-    """`translation`: column with the text to translate."""
-    target: str = "target"
-    """`translation`: column with its translation."""
-    document: str = "document"
-    """`summarization`: column with the text to summarise."""
-    summary: str = "summary"
-    """`summarization`: column with its summary."""
-    references: str = "references"
-    """Generative tasks: column with all targets of a source (a list of strings), where there are
-    several; a generated text is compared with each. Absent: the target alone."""
-    history: str = "history"
-    """`dialogue`: column with the turns so far (a list of strings)."""
-    response: str = "response"
-    """`dialogue`: column with the turn that answers them."""
+class Columns(Section):
+    """Names of the columns of a data set, where they differ from the task's own, which are the
+    defaults. Each task has its columns in its file (`COLUMNS`)."""
 
 
 class DataConfig(Section):
@@ -121,8 +79,8 @@ class DataConfig(Section):
     """Format of the files; `auto` goes by the file name's ending."""
     tag_scheme: Literal["iob2", "iob1"] = "iob2"
     """Tag scheme of the files; `iob1` is converted to IOB2 when read."""
-    columns: ColumnsConfig = ColumnsConfig()
-    """Column names, where they differ."""
+    columns: dict[str, str] = {}
+    """Names of the task's columns, where they differ."""
     tokenizer: str | None = None
     """Tokenizer (hub name, `package:`, or folder, relative to the config file's folder or the
     current one). Default: the teacher's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import os
 import re
@@ -14,9 +15,10 @@ from typing import Any, cast
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tsarch.config import Config
+from tsarch.config import Columns, Config, TaskConfig
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.redaction import redact, redact_urls
+from tsarch.task_names import TASKS
 
 _MOST_VALUES = 100_000
 """Values of a config file at most, anchors written out."""
@@ -122,12 +124,54 @@ def parse_config(raw: dict[str, Any], source: str, base: Path | None = None) -> 
     """
     if mistakes := list(_odd_texts(source, raw)):
         raise UserError(mistakes)
+    unknown = list(_unknown_columns(source, raw))
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise UserError(_mistake(source, e) for e in error.errors()) from None
-    if base is None:
-        return config
+        mistakes = [_mistake(source, e) for e in error.errors()]
+        raise UserError([*mistakes, *unknown]) from None
+    if unknown:
+        raise UserError(unknown)
+    resolved: dict[str, Any] = {
+        "columns": columns_of(config.task.name)(**config.data.columns).model_dump()
+    }
+    if base is not None:
+        resolved |= _resolved_paths(config, base)
+    return config.model_copy(update={"data": config.data.model_copy(update=resolved)})
+
+
+def columns_of(task: str) -> type[Columns]:
+    """The columns of the task called `task`."""
+    columns: type[Columns] = importlib.import_module(TASKS[task]).COLUMNS
+    return columns
+
+
+def _unknown_columns(source: str, raw: dict[str, Any]) -> Iterator[Mistake]:
+    """A mistake for each of `data.columns` that the task doesn't have."""
+    task, data = raw.get("task", {}), raw.get("data")
+    default = TaskConfig.model_fields["name"].default
+    name = task.get("name", default) if isinstance(task, dict) else None
+    given = data.get("columns") if isinstance(data, dict) else None
+    if not isinstance(name, str) or name not in TASKS or not isinstance(given, dict):
+        return  # said already
+    own = columns_of(name).model_fields
+    for column in given:
+        if column in own or not isinstance(column, str):
+            continue
+        others = [task for task in TASKS if column in columns_of(task).model_fields]
+        what = "is not a key."
+        if others:
+            shown = " and ".join(f"`{task}`" for task in others)
+            what = f"is a column of {shown}, not of `{name}`."
+        close = difflib.get_close_matches(column, own, n=1, cutoff=0.6)
+        hint = f"Columns of `{name}`: {', '.join(own)}."
+        if close and not others:
+            hint = f"Did you mean `data.columns.{close[0]}`?"
+        yield Mistake(f"{source}: data.columns.{column}", what, hint)
+
+
+def _resolved_paths(config: Config, base: Path) -> dict[str, str]:
+    """Data files, and the tokenizer's folder, as absolute paths."""
     resolved = {
         name: str(base / value)
         for name in _PATH_FIELDS
@@ -136,7 +180,7 @@ def parse_config(raw: dict[str, Any], source: str, base: Path | None = None) -> 
     tokenizer = config.data.tokenizer
     if tokenizer is not None and os.path.isdir(base / tokenizer):
         resolved["tokenizer"] = str(base / tokenizer)
-    return config.model_copy(update={"data": config.data.model_copy(update=resolved)})
+    return resolved
 
 
 def dump_config(config: Config) -> str:
@@ -146,8 +190,16 @@ def dump_config(config: Config) -> str:
 
 
 def config_schema() -> str:
-    """JSON Schema of the config file, as editors read it."""
-    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+    """JSON Schema of the config file, as editors read it: `data.columns` has those of any task."""
+    schema = Config.model_json_schema()
+    sections = {task: columns_of(task) for task in TASKS}
+    for columns in sections.values():
+        schema["$defs"][columns.__name__] = columns.model_json_schema()
+    refs = [{"$ref": f"#/$defs/{columns.__name__}"} for columns in sections.values()]
+    place = schema["$defs"]["DataConfig"]["properties"]["columns"]
+    kept = {name: place[name] for name in ("default", "description")}
+    schema["$defs"]["DataConfig"]["properties"]["columns"] = {"anyOf": refs, **kept}
+    return json.dumps(schema, indent=2) + "\n"
 
 
 def _read_mapping(file: Path) -> dict[str, Any]:

@@ -17,6 +17,11 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Array = NDArray[Any]
 
+IGNORED = -100
+"""Label of positions without a word, and of words whose label isn't known."""
+SPAN_START, SPAN_END = 1, 2
+"""Bits of a word's label where answers are spans: the answer starts here, ends here."""
+
 
 @dataclass(frozen=True)
 class Windows:

@@ -11,4 +11,5 @@ TASKS = {
     "summarization": "tsarch.tasks.summarization",
     "dialogue": "tsarch.tasks.dialogue",
 }
-"""Name → module with `READER`, a `RowReader`, and `TASK`, a `Task`, as classes."""
+"""Name → module with `COLUMNS`, a `Columns`, `READER`, a `RowReader`, and `TASK`, a `Task`, as
+classes."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.config import DataConfig
 from tsarch.data.row_reader import RowReader, RowT
 from tsarch.data.rows import Origin, Place, shown
 from tsarch.data.sources import Found, file_rows, hub_rows, load_hub
@@ -81,17 +81,16 @@ def _checked(
     if not rows and len(mistakes) == num_before:
         mistakes.append(Mistake(source, "has no rows."))
     elif rows:
-        mistakes += _check_renamed(reader.columns, names, source)
+        mistakes += _check_renamed(reader, names, source)
     return rows
 
 
-def _check_renamed(columns: ColumnsConfig, names: set[str], source: str) -> list[Mistake]:
+def _check_renamed(reader: RowReader[RowT], names: set[str], source: str) -> list[Mistake]:
     """A column that may be absent has to be there once the config gives it a name."""
-    given = ((columns.doc_id, "doc_id"), (columns.sent_id, "sent_id"))
     return [
         Mistake(source, f"has no column `{name}`, which data.columns.{own} names.")
-        for name, own in given
-        if name != own and name not in names
+        for own, name in reader.columns.model_dump().items()
+        if name in reader.optional and name != own and name not in names
     ]
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from tsarch.data.partition import StepPlan, WindowPass, plan_step
 from tsarch.data.replica_arrays import ContextBatch, WindowBatch, context_batch, window_batches
 from tsarch.data.routes import Route, routes_of
-from tsarch.losses.token import IGNORED
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import IGNORED, IntArray, TokenizedSplit
 from tsarch.topology import Stage, Topology
 
 Passes = dict[int, tuple[WindowPass, ...]]

@@ -18,8 +18,7 @@ import numpy as np
 
 from tsarch.data.rows import Origin
 from tsarch.errors import UserError
-from tsarch.losses.spans import END, START
-from tsarch.records import IntArray, Piece, TokenizedSplit
+from tsarch.records import SPAN_END, SPAN_START, IntArray, Piece, TokenizedSplit
 from tsarch.seeding import generator
 
 if TYPE_CHECKING:
@@ -215,7 +214,7 @@ class _Packer:
         self.leads.append((begin, begin + len(lead)))
         places = [len(self.token_ids)]
         for number, word in enumerate(words):
-            label = sum(START * (number == a) + END * (number == b) for a, b in learned)
+            label = sum(SPAN_START * (number == a) + SPAN_END * (number == b) for a, b in learned)
             self.words += [len(self.labels), *([-1] * (len(word) - 1))]
             self.labels.append(label)
             self.token_ids += word

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from tsarch.config import ColumnsConfig
+from tsarch.config import Columns
 from tsarch.data.layouts import Layout, PackingSpec
 from tsarch.data.rows import Place, Row
 from tsarch.errors import Mistake
@@ -16,12 +16,17 @@ RowT = TypeVar("RowT", bound=Row)
 class RowReader(Protocol[RowT]):
     """How a task's rows are read, checked, labelled and packed."""
 
-    columns: ColumnsConfig
-    """Names of the columns."""
+    @property
+    def columns(self) -> Columns:
+        """Names of the columns."""
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Columns that every row must have."""
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Columns that may be absent."""
 
     @property
     def word_lists(self) -> tuple[str, ...]:

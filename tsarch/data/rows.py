@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tsarch.config import ColumnsConfig
+from tsarch.config import Columns
 from tsarch.errors import Mistake
 
 
@@ -40,6 +40,15 @@ class Origin:
     """Its place in the document, where the data names it."""
     unique_id: str | None = None
     """Id that no other row of the split may have."""
+
+
+class DocumentColumns(Columns):
+    """Columns of rows that are sentences of documents."""
+
+    doc_id: str = "doc_id"
+    """Column that names the document of a sentence. Absent: every row is its own document."""
+    sent_id: str = "sent_id"
+    """Column with the sentence's place in its document. Absent: the order of the rows."""
 
 
 class Row(Protocol):
@@ -117,7 +126,7 @@ def check_unicode(place: Place, *texts: str) -> Mistake | None:
     return None
 
 
-def read_origin(place: Place, raw: dict[str, Any], columns: ColumnsConfig) -> Origin:
+def read_origin(place: Place, raw: dict[str, Any], columns: DocumentColumns) -> Origin:
     """Document and sentence of a row that may be part of a document."""
     doc_id = raw.get(columns.doc_id)
     return Origin(place, str(place if doc_id is None else doc_id), raw.get(columns.sent_id))

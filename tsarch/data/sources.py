@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsarch.config import ColumnsConfig, DataConfig
+from tsarch.config import Columns, DataConfig
 from tsarch.data.cache import cache_root
 from tsarch.data.conll import read_conll
 from tsarch.data.row_reader import RowReader
@@ -101,11 +101,12 @@ def _jsonl_rows(path: str, text: str, broken: set[int], mistakes: list[Mistake])
             mistakes.append(Mistake(f"{path}:{number}", "is not a JSON object.", hint))
 
 
-def _conll_rows(path: str, text: str, columns: ColumnsConfig) -> Found:
+def _conll_rows(path: str, text: str, columns: Columns) -> Found:
+    names = {own: own for own in ("tokens", "tags", "doc_id")} | columns.model_dump()
     for sentence in read_conll(text):
-        row: dict[str, Any] = {columns.tokens: sentence.tokens, columns.tags: sentence.tags}
+        row: dict[str, Any] = {names["tokens"]: sentence.tokens, names["tags"]: sentence.tags}
         if sentence.document is not None:
-            row[columns.doc_id] = sentence.document
+            row[names["doc_id"]] = sentence.document
         yield Place(path, sentence.line, line_per_word=True), row
 
 
@@ -245,5 +246,5 @@ def _wanted(reader: RowReader[Any], names: Sequence[str], source: str) -> list[s
     missing = [name for name in needed if name not in names]
     if missing:
         raise UserError(no_column(source, name, names) for name in missing)
-    optional = [name for name in (reader.columns.doc_id, reader.columns.sent_id) if name in names]
+    optional = [name for name in reader.optional if name in names]
     return list(dict.fromkeys((*needed, *optional)))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tsarch.losses.token import IGNORED, cross_entropy, distillation
+from tsarch.losses.token import cross_entropy, distillation
+from tsarch.records import IGNORED
 
 _CHUNK_ELEMENTS = 1 << 25
 """Logits that are held at one time: 0.13 GB in fp32."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-START, END = 1, 2
-"""Bits of a word's label: the answer starts here, ends here."""
+from tsarch.records import SPAN_END, SPAN_START
+
 _NEVER = -1e4
 """Logit of positions without a word; fp16 can hold it."""
 _LEAST = 1e-6
@@ -35,7 +35,7 @@ class SpanObjective:
         """Mean negative log-likelihood of start and end; of "no answer" where not both are here."""
         scores = _scores(predictions, labels)
         words = labels.clamp(min=0)
-        gold = torch.stack([words & START, words & END], dim=-1) > 0
+        gold = torch.stack([words & SPAN_START, words & SPAN_END], dim=-1) > 0
         is_here = gold.any(1).all(-1)
         chosen = (scores * (gold & is_here[:, None, None])).sum(1)
         return _at_first((_log_total(scores) - chosen).mean(-1).float(), labels)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100
-"""Label of positions without a word."""
+from tsarch.records import IGNORED
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,14 +1,19 @@
-"""What a task is to the rest: labels in, losses and metrics out."""
+"""What a task is to the rest: labels in, losses and metrics out.
+
+Tasks' files import no torch before they compute, since the config looks at their columns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from tsarch.losses.objective import LabelObjective, Objective
 from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
 from tsarch.tasks.answers import Answer
-from tsarch.tasks.collect import Collector, label_collector
+
+if TYPE_CHECKING:
+    from tsarch.losses.objective import Objective
+    from tsarch.tasks.collect import Collector
 
 Metrics = dict[str, float]
 References = Sequence[Sequence[str]]
@@ -36,8 +41,6 @@ class WindowChoice(Protocol):
 class Task(Protocol):
     """A task over labelled words."""
 
-    objective: Objective
-    """Heads and losses."""
     main_metric: str
     """Metric that decides which weights are best."""
     lower_is_better: bool
@@ -46,6 +49,10 @@ class Task(Protocol):
     """Metrics that the final table shows."""
     window_choice: WindowChoice | None
     """None: the student reads the split's own windows."""
+
+    @property
+    def objective(self) -> Objective:
+        """Heads and losses."""
 
     def collector(self, joint_weights: Sequence[float]) -> Collector:
         """Takes predictions while the pipeline runs; `joint` is wanted for all of the weights."""
@@ -81,13 +88,21 @@ class GenerativeTask(Task, Protocol):
 class LabelTask:
     """The part of a `Task` that is the same for all with a label a word or a row."""
 
-    objective: Objective = LabelObjective()
     lower_is_better = False
     window_choice: WindowChoice | None = None
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = tuple(labels)
 
+    @property
+    def objective(self) -> Objective:
+        """A label a position."""
+        from tsarch.losses.objective import LabelObjective
+
+        return LabelObjective()
+
     def collector(self, joint_weights: Sequence[float]) -> Collector:
         """Label ids."""
+        from tsarch.tasks.collect import label_collector
+
         return label_collector(joint_weights)

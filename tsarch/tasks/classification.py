@@ -8,7 +8,15 @@ from typing import Any
 
 from tsarch.config import DataConfig
 from tsarch.data.layouts import LabelledWordsLayout, Layout, PackingSpec
-from tsarch.data.rows import Origin, Place, check_text, check_unicode, found, read_origin
+from tsarch.data.rows import (
+    DocumentColumns,
+    Origin,
+    Place,
+    check_text,
+    check_unicode,
+    found,
+    read_origin,
+)
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask, Metrics
@@ -33,16 +41,30 @@ class LabelledText:
         """The label stands before the first word, and at several."""
 
 
+class ClassificationColumns(DocumentColumns):
+    """Columns of `classification`."""
+
+    text: str = "text"
+    """Column with the text (a string)."""
+    label: str = "label"
+    """Column with the label (a string, or a class number that the set names)."""
+
+
 class ClassificationReader:
     """One `text` a row with its `label`; rows of a `doc_id` are the sentences of a document."""
 
     def __init__(self, data: DataConfig) -> None:
-        self.columns = data.columns
+        self.columns = ClassificationColumns(**data.columns)
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Text and label."""
         return self.columns.text, self.columns.label
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Document and place in it."""
+        return self.columns.doc_id, self.columns.sent_id
 
     @property
     def word_lists(self) -> tuple[str, ...]:
@@ -96,4 +118,4 @@ class ClassificationTask(LabelTask):
         }
 
 
-READER, TASK = ClassificationReader, ClassificationTask
+COLUMNS, READER, TASK = ClassificationColumns, ClassificationReader, ClassificationTask

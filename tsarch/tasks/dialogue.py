@@ -5,18 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tsarch.config import DataConfig
 from tsarch.data.rows import Place, check_text, check_words, found
 from tsarch.data.source_target import SourceTarget
 from tsarch.errors import Mistake
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.generative import SourceTargetReader, TargetTask
+from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
 from tsarch.tasks.text_metrics import bleu, distinct
+
+
+class DialogueColumns(SourceTargetColumns):
+    """Columns of `dialogue`."""
+
+    history: str = "history"
+    """Column with the turns so far (a list of strings)."""
+    response: str = "response"
+    """Column with the turn that answers them."""
 
 
 class DialogueReader(SourceTargetReader):
     """`history`, a list of turns, and `response`. The student reads the last turn too."""
 
     keep_last = True
+
+    columns: DialogueColumns
+
+    def __init__(self, data: DataConfig) -> None:
+        self.columns = DialogueColumns(**data.columns)
 
     @property
     def source_column(self) -> str:
@@ -62,4 +77,4 @@ class DialogueTask(TargetTask):
         }
 
 
-READER, TASK = DialogueReader, DialogueTask
+COLUMNS, READER, TASK = DialogueColumns, DialogueReader, DialogueTask

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsarch.config import DataConfig
+from tsarch.config import Columns
 from tsarch.data.layouts import Layout, PackingSpec, SourceTargetLayout
-from tsarch.data.rows import Origin, Place, check_text, check_unicode, check_words, found
+from tsarch.data.rows import Origin, Place, check_text, check_unicode, check_words, found, from_json
 from tsarch.data.source_target import SourceTarget
 from tsarch.errors import Mistake
-from tsarch.losses.objective import Objective, VocabularyObjective
 from tsarch.records import Array, TokenizedSplit
 from tsarch.tasks.base import Metrics, WindowChoice
-from tsarch.tasks.collect import Collector, token_collector
+
+if TYPE_CHECKING:
+    from tsarch.losses.objective import Objective
+    from tsarch.tasks.collect import Collector
+
+
+class SourceTargetColumns(Columns):
+    """The column that all have."""
+
+    references: str = "references"
+    """Column with all targets of a source (a list of strings), where there are several; a generated
+    text is compared with each. Absent: the target alone."""
 
 
 class SourceTargetReader(ABC):
     """One source and one target a row: the part of a `RowReader` that is the same for all."""
 
+    columns: SourceTargetColumns
+
     keep_last = False
     """Of a source that is too long the end is kept, not the start."""
-
-    def __init__(self, data: DataConfig) -> None:
-        self.columns = data.columns
 
     @property
     @abstractmethod
@@ -42,6 +51,11 @@ class SourceTargetReader(ABC):
     def needed(self) -> tuple[str, ...]:
         """Source and target."""
         return self.source_column, self.label_column
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Further references."""
+        return (self.columns.references,)
 
     @property
     def word_lists(self) -> tuple[str, ...]:
@@ -61,10 +75,12 @@ class SourceTargetReader(ABC):
         """The row of a checked source, with its target and further references."""
         target = raw[self.label_column]
         others: tuple[str, ...] = ()
-        if self.columns.references in raw:
-            if mistakes := found(check_words(place, raw, self.columns.references)):
+        references = self.columns.references
+        if raw.get(references) not in (None, ""):  # tables have cells without anything
+            texts = from_json(raw[references])
+            if mistakes := found(check_words(place, {references: texts}, references)):
                 return None, mistakes
-            others = tuple(t for t in raw[self.columns.references] if t not in (target, ""))
+            others = tuple(text for text in texts if text not in (target, ""))
         if mistakes := found(check_unicode(place, *parts, target, *others)):
             return None, mistakes
         return SourceTarget(Origin(place, str(place)), parts, target, others, reads_last), []
@@ -85,7 +101,6 @@ class SourceTargetReader(ABC):
 class TargetTask:
     """The part of a `GenerativeTask` that is the same for all."""
 
-    objective: Objective = VocabularyObjective()
     main_metric = "perplexity"
     lower_is_better = True
     window_choice: WindowChoice | None = None
@@ -93,8 +108,17 @@ class TargetTask:
     def __init__(self, labels: Sequence[str]) -> None:
         assert not labels
 
+    @property
+    def objective(self) -> Objective:
+        """A next token a position."""
+        from tsarch.losses.objective import VocabularyObjective
+
+        return VocabularyObjective()
+
     def collector(self, joint_weights: Sequence[float]) -> Collector:
         """Log-probabilities of the true next tokens."""
+        from tsarch.tasks.collect import token_collector
+
         return token_collector(joint_weights)
 
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:

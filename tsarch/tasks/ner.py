@@ -10,7 +10,16 @@ from typing import Any
 
 from tsarch.config import DataConfig
 from tsarch.data.layouts import Layout, PackingSpec, TaggedWordsLayout
-from tsarch.data.rows import Origin, Place, check_unicode, check_words, found, read_origin, shown
+from tsarch.data.rows import (
+    DocumentColumns,
+    Origin,
+    Place,
+    check_unicode,
+    check_words,
+    found,
+    read_origin,
+    shown,
+)
 from tsarch.errors import Mistake
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask, Metrics
@@ -25,17 +34,31 @@ class TaggedSentence:
     tags: list[str]
 
 
+class NerColumns(DocumentColumns):
+    """Columns of `ner`."""
+
+    tokens: str = "tokens"
+    """Column with the words of the sentence (a list of strings)."""
+    tags: str = "tags"
+    """Column with a tag for every word (strings, or class numbers that the set names)."""
+
+
 class NerReader:
     """One sentence a row: `tokens`, and an IOB2 tag for each in `tags`."""
 
     def __init__(self, data: DataConfig) -> None:
-        self.columns = data.columns
+        self.columns = NerColumns(**data.columns)
         self._tag_scheme = data.tag_scheme
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Words and tags."""
         return self.columns.tokens, self.columns.tags
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Document and place in it."""
+        return self.columns.doc_id, self.columns.sent_id
 
     @property
     def word_lists(self) -> tuple[str, ...]:
@@ -141,4 +164,4 @@ def _check_tags(place: Place, tags: Sequence[str]) -> list[Mistake]:
     return []
 
 
-READER, TASK = NerReader, NerTask
+COLUMNS, READER, TASK = NerColumns, NerReader, NerTask

@@ -9,37 +9,56 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsarch.config import DataConfig
+from tsarch.config import Columns, DataConfig
 from tsarch.data.layouts import Layout, PackingSpec, QuestionLayout
 from tsarch.data.passages import Question, WordSpan
 from tsarch.data.rows import Origin, Place, check_text, check_unicode, found, from_json, no_column
 from tsarch.errors import Mistake
-from tsarch.losses.objective import Objective
-from tsarch.losses.spans import SpanObjective
 from tsarch.records import Array, FloatArray, IntArray, Piece, TokenizedSplit
 from tsarch.tasks.base import Metrics, WindowChoice
 from tsarch.tasks.chinese import is_chinese
-from tsarch.tasks.collect import Collector, span_collector
 from tsarch.tasks.span_search import SpanWindows, best_spans, question_logits
 from tsarch.tasks.squad import Score, score_answer
 
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer
 
+    from tsarch.losses.objective import Objective
+    from tsarch.tasks.collect import Collector
+
 ANSWER, NO_ANSWER = "answer", "no_answer"
+
+
+class QaColumns(Columns):
+    """Columns of `qa`."""
+
+    id: str = "id"
+    """Column with the question's id."""
+    context: str = "context"
+    """Column with the passage (a string)."""
+    question: str = "question"
+    """Column with the question (a string)."""
+    answers: str = "answers"
+    """Column with `{text: [...], answer_start: [...]}`, places in characters; empty lists: the
+    passage has no answer."""
 
 
 class QaReader:
     """`id`, `context`, `question`, `answers` {`text`, `answer_start`}: SQuAD's rows."""
 
     def __init__(self, data: DataConfig) -> None:
-        self.columns = data.columns
+        self.columns = QaColumns(**data.columns)
 
     @property
     def needed(self) -> tuple[str, ...]:
         """All four."""
         columns = self.columns
         return columns.id, columns.context, columns.question, columns.answers
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     @property
     def word_lists(self) -> tuple[str, ...]:
@@ -103,7 +122,6 @@ class QaTask:
             more likely than none.
     """
 
-    objective: Objective = SpanObjective()
     main_metric = "f1"
     lower_is_better = False
     table_metrics: tuple[str, ...] = ("exact_match", "f1")
@@ -112,8 +130,17 @@ class QaTask:
     def __init__(self, labels: Sequence[str]) -> None:
         self._may_be_none = NO_ANSWER in labels
 
+    @property
+    def objective(self) -> Objective:
+        """Start and end of the answer."""
+        from tsarch.losses.spans import SpanObjective
+
+        return SpanObjective()
+
     def collector(self, joint_weights: Sequence[float]) -> Collector:
         """Logits of start and end; `joint` comes later (`SpanWindows.complete`)."""
+        from tsarch.tasks.collect import span_collector
+
         return span_collector()
 
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
@@ -230,4 +257,4 @@ def _span(
     return int(inside[0]), int(inside[-1])
 
 
-READER, TASK = QaReader, QaTask
+COLUMNS, READER, TASK = QaColumns, QaReader, QaTask

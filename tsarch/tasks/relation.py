@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tsarch.config import DataConfig
+from tsarch.config import Columns, DataConfig
 from tsarch.data.layouts import LabelledWordsLayout, Layout, PackingSpec
 from tsarch.data.rows import (
     Origin,
@@ -58,6 +58,19 @@ class MarkedEntities:
         return min(self.head[0], self.tail[0])
 
 
+class RelationColumns(Columns):
+    """Columns of `relation`."""
+
+    tokens: str = "tokens"
+    """Column with the words of the sentence (a list of strings)."""
+    head: str = "head"
+    """Column with the words [start, end) of the first entity."""
+    tail: str = "tail"
+    """Column with the words [start, end) of the second entity."""
+    relation: str = "relation"
+    """Column with the relation's name; `NA`, `no_relation`, `Other`: none."""
+
+
 class RelationReader:
     """`tokens` with the spans [start, end) of `head` and `tail`, and the `relation` of the two.
 
@@ -66,13 +79,18 @@ class RelationReader:
     """
 
     def __init__(self, data: DataConfig) -> None:
-        self.columns = data.columns
+        self.columns = RelationColumns(**data.columns)
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Words, both spans and the relation."""
         columns = self.columns
         return columns.tokens, columns.head, columns.tail, columns.relation
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     @property
     def word_lists(self) -> tuple[str, ...]:
@@ -174,4 +192,4 @@ class RelationTask(LabelTask):
         }
 
 
-READER, TASK = RelationReader, RelationTask
+COLUMNS, READER, TASK = RelationColumns, RelationReader, RelationTask

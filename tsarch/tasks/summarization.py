@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tsarch.config import DataConfig
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.generative import SourceTargetReader, TargetTask
+from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
 from tsarch.tasks.text_metrics import rouge
+
+
+class SummarizationColumns(SourceTargetColumns):
+    """Columns of `summarization`."""
+
+    document: str = "document"
+    """Column with the text to summarise."""
+    summary: str = "summary"
+    """Column with its summary."""
 
 
 class SummarizationReader(SourceTargetReader):
     """`document` and `summary`."""
+
+    columns: SummarizationColumns
+
+    def __init__(self, data: DataConfig) -> None:
+        self.columns = SummarizationColumns(**data.columns)
 
     @property
     def source_column(self) -> str:
@@ -33,4 +48,4 @@ class SummarizationTask(TargetTask):
         return rouge(hypotheses, references)
 
 
-READER, TASK = SummarizationReader, SummarizationTask
+COLUMNS, READER, TASK = SummarizationColumns, SummarizationReader, SummarizationTask

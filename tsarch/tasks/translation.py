@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tsarch.config import DataConfig
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.generative import SourceTargetReader, TargetTask
+from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
 from tsarch.tasks.text_metrics import bleu, chrf
+
+
+class TranslationColumns(SourceTargetColumns):
+    """Columns of `translation`."""
+
+    source: str = "source"
+    """Column with the text to translate."""
+    target: str = "target"
+    """Column with its translation."""
 
 
 class TranslationReader(SourceTargetReader):
     """`source` and `target`."""
+
+    columns: TranslationColumns
+
+    def __init__(self, data: DataConfig) -> None:
+        self.columns = TranslationColumns(**data.columns)
 
     @property
     def source_column(self) -> str:
@@ -33,4 +48,4 @@ class TranslationTask(TargetTask):
         return {"bleu": bleu(hypotheses, references), "chrf": chrf(hypotheses, references)}
 
 
-READER, TASK = TranslationReader, TranslationTask
+COLUMNS, READER, TASK = TranslationColumns, TranslationReader, TranslationTask
