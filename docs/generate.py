@@ -7,19 +7,19 @@ function of that name here returns. Between the marks stands what a reader of th
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic.fields import FieldInfo
+from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout's tsarch, whichever is installed
@@ -153,29 +153,25 @@ def configs() -> str:
 
 def commands() -> str:
     """Every command with its arguments and options."""
-    return "\n".join(line for command in app.registered_commands for line in _command(command))
+    found = get_command(app).commands.items()  # type: ignore[attr-defined]
+    return "\n".join(line for name, command in found for line in _command(name, command))
 
 
-def _command(command: Any) -> Iterator[str]:
-    call = command.callback
-    hints = get_type_hints(call, include_extras=True)
-    yield f"### tsarch {command.name or call.__name__.replace('_', '-')}\n"
-    yield f"{_one_line(command.help or call.__doc__)}\n"
-    yield "| | | |\n|---|---|---|"
-    for name, parameter in inspect.signature(call).parameters.items():
-        kind, given = get_args(hints[name])[:2]
-        option = type(given).__name__ == "OptionInfo"
-        spelled = ", ".join(given.param_decls or ()) or (
-            "--" + name.replace("_", "-") if option else name.upper()
-        )
-        default = _default(parameter.default)
-        yield f"| `{spelled}` | {_cell(_kind(kind))} | {_cell(given.help or '')}{default} |"
+def _command(name: str, command: Any) -> Iterator[str]:
+    hints = get_type_hints(command.callback)
+    yield f"### tsarch {name}\n"
+    yield f"{_one_line(command.help)}\n"
+    yield "| argument | takes | what |\n|---|---|---|"
+    for parameter in command.params:
+        is_option = parameter.opts[0].startswith("-")
+        spelled = ", ".join(parameter.opts) if is_option else parameter.name.upper()
+        default = " Required." if parameter.required else _default(parameter.default)
+        text = f"{_cell(parameter.help or '')}{default}"
+        yield f"| `{spelled}` | {_kind(hints[parameter.name])} | {text} |"
     yield ""
 
 
 def _default(value: Any) -> str:
-    if value is inspect.Parameter.empty:
-        return " Required."
     if value in (None, False, []):
         return ""
     return f" Default: {_code(value.value if isinstance(value, Enum) else value)}."
@@ -183,8 +179,6 @@ def _default(value: Any) -> str:
 
 def _kind(annotation: Any) -> str:
     """What an argument takes, in words."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
     words = {str: "text", int: "whole number", float: "number", bool: "–", Path: "path"}
     if get_origin(annotation) is list:

@@ -248,8 +248,10 @@ def test_every_key_command_file_and_config_has_its_place(site):
     for path in (ROOT / "configs").glob("*.yaml"):
         assert f"configs/{path.name}" in configuration
     command_line = (site / "command-line" / "index.html").read_text()
-    for name in COMMANDS:
+    for name, command in COMMANDS.items():
         assert f"tsarch {name}" in command_line
+        for option in (option for parameter in command.params for option in parameter.opts):
+            assert f"<code>{option}</code>" in command_line or not option.startswith("-"), option
     architecture = (site / "architecture" / "index.html").read_text()
     for path in sources():
         inside = path.relative_to(ROOT)
