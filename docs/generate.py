@@ -66,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def config_keys() -> str:
     """Every key with its type, default and text."""
-    return "\n".join([*_section(Config, ""), *_columns()])
+    return "\n".join(_section(Config, ""))
 
 
 def _columns() -> Iterator[str]:
@@ -95,6 +95,7 @@ def _section(section: type[Section], prefix: str) -> Iterator[str]:
                 f"{'#' * (3 + key.count('.'))} `{key}` {{ #{key} }}\n",
                 f"{_one_line(text)}\n",
                 *_section(nested, f"{key}."),
+                *(_columns() if key == "data" else ()),
             ]
     yield from inner
 
