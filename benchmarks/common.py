@@ -86,7 +86,7 @@ def _encode(
             "input_ids": encoding["input_ids"][place],
             "attention_mask": encoding["attention_mask"][place],
             "labels": _first_token_labels(
-                encoding.word_ids(place), [label_ids[tag] for tag in sentence.tags]
+                encoding.word_ids(place), [label_ids[tag] for tag in sentence.tags or ()]
             ),
         }
         for place, sentence in enumerate(sentences)
@@ -105,7 +105,7 @@ def _first_token_labels(word_ids: Sequence[int | None], labels: Sequence[int]) -
 
 
 def _num_unlabelled(sentences: Sequence[TaggedSentence], examples: Sequence[Features]) -> int:
-    num_words = sum(len(sentence.tags) for sentence in sentences)
+    num_words = sum(len(sentence.tags or ()) for sentence in sentences)
     num_labels = sum(len(e["labels"]) - e["labels"].count(IGNORED) for e in examples)
     return num_words - num_labels
 

@@ -40,7 +40,7 @@ class Choice:
     origin: Origin = field(repr=False)
     question: str
     choices: list[str]
-    answer: int
+    answer: int | None
 
     @property
     def words(self) -> list[str]:
@@ -48,9 +48,9 @@ class Choice:
         return [word for word, _ in self._tagged()]
 
     @property
-    def tags(self) -> list[str]:
+    def tags(self) -> list[str] | None:
         """The first word of a choice is labelled."""
-        return [tag for _, tag in self._tagged()]
+        return None if self.answer is None else [tag for _, tag in self._tagged()]
 
     def _tagged(self) -> Iterable[tuple[str, str]]:
         for word in self.question.split():
@@ -79,9 +79,12 @@ class ChoiceReader:
 
     optional = ()
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = ChoiceColumns(**data.columns)
-        self.needed = (self.columns.question, self.columns.choices, self.columns.answer)
+        self._labelled = labelled
+        self.needed: tuple[str, ...] = (self.columns.question, self.columns.choices)
+        if labelled:
+            self.needed += (self.columns.answer,)
         self.word_lists = (self.columns.choices,)
         self.label_column = self.columns.answer
 
@@ -91,14 +94,15 @@ class ChoiceReader:
         mistakes = found(
             check_text(place, raw, names.question), check_words(place, raw, names.choices)
         )
-        if names.answer not in raw:
+        if self._labelled and names.answer not in raw:
             mistakes.append(no_column(str(place), names.answer, raw))
         if mistakes:
             return None, mistakes
-        question, choices, answer = (raw[name] for name in self.needed)
+        question, choices = raw[names.question], raw[names.choices]
+        answer = raw[names.answer] if self._labelled else None
         if not all(choice.split() for choice in choices):
             return None, [Mistake(str(place), f"`{names.choices}` has an empty one.")]
-        if answer not in range(len(choices)):
+        if self._labelled and answer not in range(len(choices)):
             what = (
                 f"`{names.answer}` is {answer!r}, not one of the {len(choices)} choices (from 0)."
             )
@@ -133,6 +137,7 @@ class ChoiceTask(LabelTask):
 
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Share of the rows whose likeliest choice is the right one."""
+        split.check_labels("measuring choices")
         right = []
         for start, stop in zip(split.sentence_offsets, split.sentence_offsets[1:]):
             labels, scores = split.labels[start:stop], predicted[start:stop]

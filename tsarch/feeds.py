@@ -37,6 +37,7 @@ def training_feed(
 
     `vocabulary` is needed where the table is the output projection.
     """
+    train.check_labels("training")
     student, seed = config.student, config.run.seed
     return Feed(
         train,

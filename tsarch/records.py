@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+from tsarch.errors import UserError
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Array = NDArray[Any]
@@ -66,7 +68,7 @@ class TokenizedSplit:
     window_offsets: IntArray
     """(num_contexts + 1,) where the windows of each context start in `windows`."""
     labels: IntArray
-    """(num_words,) label id of every word."""
+    """(num_words,) label id of every word, `IGNORED` where rows have none."""
     sentence_offsets: IntArray
     """(num_sentences + 1,) where each sentence (row) starts in `labels`. Of a row with one label
     the words are the places that vote on it."""
@@ -105,6 +107,16 @@ class TokenizedSplit:
     def with_windows(self, chosen: Windows) -> TokenizedSplit:
         """The same contexts with other windows."""
         return replace(self, windows=chosen.slices, window_offsets=chosen.offsets)
+
+    def check_labels(self, purpose: str) -> None:
+        """Every word must have a label.
+
+        Raises:
+            UserError: some have none; `purpose` is what needs them.
+        """
+        if (self.labels == IGNORED).any():
+            hint = "Read them with the columns of their labels."
+            raise UserError.single(purpose, "needs labels, which these rows don't have.", hint)
 
     @property
     def num_contexts(self) -> int:

@@ -8,7 +8,7 @@ mean says the task's `RowReader`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -47,8 +47,9 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
         if data.hub is not None:
             source, found = f"data.hub: {data.hub} ({split})", hub_rows(data, reader, split, sets)
         else:
-            source = f"data.{split}: {getattr(data, split)}"
-            found = file_rows(data, reader, split, mistakes)
+            path = getattr(data, split)
+            source = f"data.{split}: {path}"
+            found = file_rows(path, f"data.{split}", data, reader, mistakes)
         rows[split] = _checked(found, reader, source, mistakes)
         if split == "train":
             sound = not mistakes
@@ -57,6 +58,41 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
         raise UserError(_shortened(mistakes))
     labels = reader.labels(sorted(_names(rows["train"], reader)))
     return Corpus({split: tuple(_in_order(rows[split])) for split in SPLITS}, labels, notes)
+
+
+def read_file(path: str, data: DataConfig, reader: RowReader[RowT]) -> tuple[RowT, ...]:
+    """Read, check and order the rows of one file, in the formats and with the columns of `data`.
+
+    Raises:
+        UserError: names every mistake with file and line, at most 50 of them.
+    """
+    mistakes: list[Mistake] = []
+    found = file_rows(path, "input", data, reader, mistakes)
+    return _sound(_checked(found, reader, f"input: {path}", mistakes), mistakes)
+
+
+def read_rows(
+    raw: Iterable[Mapping[str, Any]], reader: RowReader[RowT], source: str = "input"
+) -> tuple[RowT, ...]:
+    """Check and order rows that are at hand, column → value; `source` names them in messages.
+
+    Raises:
+        UserError: names every mistake with the row's number, at most 50 of them.
+    """
+    mistakes: list[Mistake] = []
+    found = ((Place(source, n, unit="row "), dict(own)) for n, own in enumerate(raw, 1))
+    return _sound(_checked(found, reader, source, mistakes), mistakes)
+
+
+def _sound(rows: list[RowT], mistakes: list[Mistake]) -> tuple[RowT, ...]:
+    """The rows in order.
+
+    Raises:
+        UserError: there are mistakes.
+    """
+    if mistakes:
+        raise UserError(_shortened(mistakes))
+    return tuple(_in_order(rows))
 
 
 def _checked(

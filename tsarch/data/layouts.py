@@ -29,7 +29,7 @@ from tsarch.data.source_target import (
     pack_targets,
 )
 from tsarch.data.tokenizer import end_token, label_token, special_tokens
-from tsarch.records import TokenizedSplit
+from tsarch.records import IGNORED, TokenizedSplit
 
 RowT_contra = TypeVar("RowT_contra", bound=Row, contravariant=True)
 
@@ -67,8 +67,8 @@ class TaggedWords(Row, Protocol):
         """The words."""
 
     @property
-    def tags(self) -> Sequence[str]:
-        """Name of each word's label."""
+    def tags(self) -> Sequence[str] | None:
+        """Name of each word's label; None: not known."""
 
 
 class LabelledWords(Row, Protocol):
@@ -79,8 +79,8 @@ class LabelledWords(Row, Protocol):
         """The words."""
 
     @property
-    def label(self) -> str:
-        """Name of the label."""
+    def label(self) -> str | None:
+        """Name of the label; None: not known."""
 
     @property
     def focus(self) -> int | None:
@@ -97,7 +97,7 @@ class TaggedWordsLayout:
     def pack(self, rows: Sequence[TaggedWords]) -> TokenizedSplit:
         """Contexts and windows."""
         sentences = _sentences(self._spec.tokens, rows, [row.words for row in rows])
-        labels = [[self._label_ids[tag] for tag in row.tags] for row in rows]
+        labels = [self._labels(row) for row in rows]
         packed = pack(
             sentences,
             labels,
@@ -106,6 +106,11 @@ class TaggedWordsLayout:
             self._spec.student_max_tokens,
         )
         return replace(packed, rows=tuple(rows))
+
+    def _labels(self, row: TaggedWords) -> list[int]:
+        if row.tags is None:
+            return [IGNORED] * len(row.words)
+        return [self._label_ids[tag] for tag in row.tags]
 
 
 class LabelledWordsLayout:
@@ -121,7 +126,7 @@ class LabelledWordsLayout:
         sentences = _sentences(self._spec.tokens, rows, [row.words for row in rows])
         packed = pack_rows(
             [replace(own, focus=row.focus) for own, row in zip(sentences, rows, strict=True)],
-            [self._label_ids[row.label] for row in rows],
+            [IGNORED if row.label is None else self._label_ids[row.label] for row in rows],
             label_token(tokenizer),
             *special_tokens(tokenizer),
             self._spec.teacher_max_tokens,
@@ -174,12 +179,14 @@ class SourceTargetLayout:
     def pack(self, rows: Sequence[SourceTarget]) -> TokenizedSplit:
         """Contexts and windows."""
         parts = iter(self._tokens.texts([part for row in rows for part in row.parts]))
-        targets = self._tokens.texts([row.target for row in rows])
+        targets = iter(self._tokens.texts([own.target for own in rows if own.target is not None]))
         tokenized = [
             SourceTargetTokens(
-                list(itertools.islice(parts, len(row.parts))), target, row.reads_last
+                list(itertools.islice(parts, len(row.parts))),
+                None if row.target is None else next(targets),
+                row.reads_last,
             )
-            for row, target in zip(rows, targets, strict=True)
+            for row in rows
         ]
         return replace(pack_targets(tokenized, self.frame), rows=tuple(rows))
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from tsarch.data.rows import Origin
 from tsarch.errors import UserError
-from tsarch.records import SPAN_END, SPAN_START, IntArray, Piece, TokenizedSplit
+from tsarch.records import IGNORED, SPAN_END, SPAN_START, IntArray, Piece, TokenizedSplit
 from tsarch.seeding import generator
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class Question:
     passage: str
     bounds: IntArray
     """(num_words, 2) characters [start, stop) of each of the passage's words."""
-    answers: tuple[str, ...]
-    """Right answers; none: it has none."""
-    spans: tuple[WordSpan, ...]
+    answers: tuple[str, ...] | None
+    """Right answers; none: it has none; None: not known."""
+    spans: tuple[WordSpan, ...] | None
     """Words of each answer; the first answer is the one that is learned."""
 
     @property
@@ -99,13 +99,13 @@ def split_row(token_ids: list[int], starts: list[int], num_question_words: int) 
 
 def pack_passages(
     rows: Sequence[PassageTokens],
-    spans: Sequence[Sequence[WordSpan]],
+    spans: Sequence[Sequence[WordSpan] | None],
     specials: Specials,
     limits: Limits,
     seed: int,
 ) -> TokenizedSplit:
     """Every question and its passage to one context, or to several that overlap; `spans` are the
-    answers of each, the first of them learned.
+    answers of each, the first of them learned; None: labels are `IGNORED`.
 
     Labels are bits of `losses.spans`. The windows are those of training: one around the answer, at
     a random place of it, and one hard negative without any (`_negative`). A question longer than
@@ -160,7 +160,7 @@ class _Packer:
     num_cut_tokens: int = 0
 
     def add(
-        self, row: PassageTokens, answers: Sequence[WordSpan], rng: np.random.Generator
+        self, row: PassageTokens, answers: Sequence[WordSpan] | None, rng: np.random.Generator
     ) -> None:
         """Add a question's contexts and windows."""
         question = self._cut(row.question, self.room // 2)
@@ -169,8 +169,9 @@ class _Packer:
         room = self.limits.context - len(lead) - len(self.specials.after)
         pieces = []
         for first, stop in strides([len(word) for word in words], room, self.limits.overlap):
-            spans = [(a - first, b - first) for a, b in answers]
-            piece = self._add_context(lead, first, words[first:stop], spans[:1])
+            spans = [(a - first, b - first) for a, b in answers or ()]
+            learned = None if answers is None else spans[:1]
+            piece = self._add_context(lead, first, words[first:stop], learned)
             inside = [(max(a, 0), min(b, stop - first - 1)) for a, b in spans]
             here = [(a, b) for a, b in inside if a <= b]
             is_whole = bool(spans) and inside[0] == spans[0]
@@ -205,16 +206,17 @@ class _Packer:
         lead: list[int],
         first: int,
         words: Sequence[list[int]],
-        learned: Sequence[tuple[int, int]],
+        learned: Sequence[WordSpan] | None,
     ) -> Piece:
-        """Add a context; `learned`: first and last word of the answer, maybe outside."""
+        """Add a context; `learned`: first and last word of the answer, maybe outside; None: not
+        known."""
         begin = len(self.token_ids)
         self.token_ids += lead
         self.words += [-1] * len(lead)
         self.leads.append((begin, begin + len(lead)))
         places = [len(self.token_ids)]
         for number, word in enumerate(words):
-            label = sum(SPAN_START * (number == a) + SPAN_END * (number == b) for a, b in learned)
+            label = _label(number, learned)
             self.words += [len(self.labels), *([-1] * (len(word) - 1))]
             self.labels.append(label)
             self.token_ids += word
@@ -298,6 +300,13 @@ def window_of(places: IntArray, span: tuple[int, int], wanted: int, room: int) -
     highest = min(int(places[first]), max(int(places[-1]) - room, lowest))
     start = int(np.searchsorted(places, min(max(wanted, lowest), highest)))
     return start, _fill(places, start, room)
+
+
+def _label(word: int, learned: Sequence[WordSpan] | None) -> int:
+    """Bits of a word's label."""
+    if learned is None:
+        return IGNORED
+    return sum(SPAN_START * (word == a) + SPAN_END * (word == b) for a, b in learned)
 
 
 def _around(

@@ -14,7 +14,11 @@ RowT = TypeVar("RowT", bound=Row)
 
 
 class RowReader(Protocol[RowT]):
-    """How a task's rows are read, checked, labelled and packed."""
+    """How a task's rows are read, checked, labelled and packed.
+
+    A reader made with `labelled=False` doesn't look at the columns of labels, for rows that are
+    only predicted: they come without, and so does the split that they are packed into.
+    """
 
     @property
     def columns(self) -> Columns:

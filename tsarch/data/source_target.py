@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tsarch.data.rows import Origin
-from tsarch.records import TokenizedSplit
+from tsarch.records import IGNORED, TokenizedSplit
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class SourceTarget:
     origin: Origin = field(repr=False)
     parts: tuple[str, ...]
     """The source, such as one text, or the turns of a dialogue."""
-    target: str
+    target: str | None
+    """None: not known."""
     references: tuple[str, ...]
     """Further targets that a generated text is compared with too."""
     reads_last: bool = False
@@ -65,7 +66,7 @@ class SourceTarget:
     @property
     def targets(self) -> tuple[str, ...]:
         """All that a generated text is compared with."""
-        return (self.target, *self.references)
+        return () if self.target is None else (self.target, *self.references)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class SourceTargetTokens:
 
     source: list[list[int]]
     """Tokens of each part."""
-    target: list[int]
+    target: list[int] | None
+    """None: not known."""
     reads_last: bool = False
     """See `SourceTarget`."""
 
@@ -93,7 +95,8 @@ class _Packed:
 
 def pack_targets(rows: Iterable[SourceTargetTokens], frame: TargetFrame) -> TokenizedSplit:
     """One context a row: source, start, target. Its labelled positions are the start and the
-    target's tokens; the label is the token that comes next, `frame.end` at last.
+    target's tokens; the label is the token that comes next, `frame.end` at last. A
+    row without a target ends with the start, whose label is `IGNORED`.
 
     The student's windows are blocks of `student_max_tokens` from the start token on, or, with
     `reads_last`, from the source's last part on, if that leaves them at least half a block.
@@ -119,7 +122,7 @@ def _add(packed: _Packed, row: SourceTargetTokens, frame: TargetFrame) -> None:
     room = frame.max_source_tokens
     packed.num_cut_tokens += max(len(source) - room, 0)
     source = source[-room:] if frame.keep_last else source[:room]
-    labels = [*row.target, frame.end]
+    labels = [IGNORED] if row.target is None else [*row.target, frame.end]
     packed.num_cut_tokens += max(len(labels) - frame.max_target_tokens, 0)
     labels = labels[: frame.max_target_tokens]
     before = [*frame.prefix, *source, *frame.suffix]

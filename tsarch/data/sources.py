@@ -38,21 +38,20 @@ Found = Iterator[tuple[Place, dict[str, Any]]]
 
 
 def file_rows(
-    data: DataConfig, reader: RowReader[Any], split: str, mistakes: list[Mistake]
+    path: str | None, key: str, data: DataConfig, reader: RowReader[Any], mistakes: list[Mistake]
 ) -> Found:
-    """Rows of a split's file; broken lines go to `mistakes`.
+    """Rows of a file that the config's `key` names; broken lines go to `mistakes`.
 
     Raises:
         UserError: the file as a whole can't be read.
     """
-    path = getattr(data, split)
     if path is None:
-        raise UserError.single(f"data.{split}", "is missing.")
+        raise UserError.single(key, "is missing.")
     kind = data.format if data.format != "auto" else _FORMATS.get(Path(path).suffix.lower())
     if kind is None:
         hint = "Set data.format to jsonl, conll, csv or parquet."
         raise UserError.single(path, "has an ending that names no known format.", hint)
-    where = f"data.{split}: {path}"
+    where = f"{key}: {path}"
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError.single(where, "can't be read: it is no file.")  # a pipe would never end
     try:
@@ -220,9 +219,9 @@ def _table_rows(table: Dataset, source: str, reader: RowReader[Any]) -> Found:
 
     values = table.select_columns(_wanted(reader, table.column_names, source)).to_dict()
     column = reader.label_column
-    feature = table.features[column]
+    feature = table.features.get(column)
     item = getattr(feature, "feature", feature)
-    if isinstance(item, ClassLabel):
+    if isinstance(item, ClassLabel) and column in values:
         names = dict(enumerate(item.names))
         values[column] = [_named(label, names) for label in values[column]]
     for number, row in enumerate(zip(*values.values()), 1):

@@ -29,7 +29,8 @@ class LabelledText:
 
     origin: Origin = field(repr=False)
     text: str
-    label: str
+    label: str | None
+    """None: not known."""
 
     @property
     def words(self) -> list[str]:
@@ -53,13 +54,15 @@ class ClassificationColumns(DocumentColumns):
 class ClassificationReader:
     """One `text` a row with its `label`; rows of a `doc_id` are the sentences of a document."""
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = ClassificationColumns(**data.columns)
+        self._labelled = labelled
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Text and label."""
-        return self.columns.text, self.columns.label
+        text, label = self.columns.text, self.columns.label
+        return (text, label) if self._labelled else (text,)
 
     @property
     def optional(self) -> tuple[str, ...]:
@@ -82,14 +85,16 @@ class ClassificationReader:
         if mistakes:
             return None, mistakes
         origin = read_origin(place, raw, self.columns)
-        text, label = raw[self.columns.text], raw[self.columns.label]
-        if mistakes := found(check_unicode(place, origin.doc_id, text, label)):
+        text = raw[self.columns.text]
+        label = raw[self.columns.label] if self._labelled else None
+        if mistakes := found(check_unicode(place, origin.doc_id, text, label or "")):
             return None, mistakes
         return LabelledText(origin, text, label), []
 
     def label_names(self, row: LabelledText) -> Iterable[tuple[str, str]]:
         """The row's label."""
-        yield row.label, str(row.origin.place)
+        if row.label is not None:
+            yield row.label, str(row.origin.place)
 
     def labels(self, names: Iterable[str]) -> tuple[str, ...]:
         """The labels of the training split."""
@@ -109,6 +114,7 @@ class ClassificationTask(LabelTask):
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
         """Accuracy of the votes, and macro F1 over the labels that the split has or that won."""
+        split.check_labels("measuring labels")
         from sklearn.metrics import accuracy_score, f1_score
 
         gold, guess = row_votes(split, split.labels), row_votes(split, predicted)

@@ -33,6 +33,7 @@ class SourceTargetReader(ABC):
     """One source and one target a row: the part of a `RowReader` that is the same for all."""
 
     columns: SourceTargetColumns
+    _labelled: bool
 
     keep_last = False
     """Of a source that is too long the end is kept, not the start."""
@@ -50,12 +51,13 @@ class SourceTargetReader(ABC):
     @property
     def needed(self) -> tuple[str, ...]:
         """Source and target."""
-        return self.source_column, self.label_column
+        source, target = self.source_column, self.label_column
+        return (source, target) if self._labelled else (source,)
 
     @property
     def optional(self) -> tuple[str, ...]:
         """Further references."""
-        return (self.columns.references,)
+        return (self.columns.references,) if self._labelled else ()
 
     @property
     def word_lists(self) -> tuple[str, ...]:
@@ -73,17 +75,18 @@ class SourceTargetReader(ABC):
         self, place: Place, raw: dict[str, Any], parts: tuple[str, ...], reads_last: bool = False
     ) -> tuple[SourceTarget | None, list[Mistake]]:
         """The row of a checked source, with its target and further references."""
-        target = raw[self.label_column]
-        others: tuple[str, ...] = ()
-        references = self.columns.references
-        if raw.get(references) not in (None, ""):  # tables have cells without anything
-            texts = from_json(raw[references])
-            if mistakes := found(check_words(place, {references: texts}, references)):
-                return None, mistakes
-            others = tuple(text for text in texts if text not in (target, ""))
-        if mistakes := found(check_unicode(place, *parts, target, *others)):
+        target, references = None, ()
+        if self._labelled:
+            target = raw[self.label_column]
+            texts = from_json(raw.get(self.columns.references))
+            if texts not in (None, ""):  # tables have cells without anything
+                name = self.columns.references
+                if mistakes := found(check_words(place, {name: texts}, name)):
+                    return None, mistakes
+                references = tuple(text for text in texts if text not in (target, ""))
+        if mistakes := found(check_unicode(place, *parts, target or "", *references)):
             return None, mistakes
-        return SourceTarget(Origin(place, str(place)), parts, target, others, reads_last), []
+        return SourceTarget(Origin(place, str(place)), parts, target, references, reads_last), []
 
     def label_names(self, row: SourceTarget) -> Iterable[tuple[str, str]]:
         """None: whatever the vocabulary spells can be learned."""
@@ -124,4 +127,5 @@ class TargetTask:
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Perplexity: exp of the mean negative log-likelihood of the targets' tokens, their ends
         included, each given the source and the true tokens before it."""
+        split.check_labels("perplexity")
         return {"perplexity": float(np.exp(-predicted.astype(np.float64).mean()))}

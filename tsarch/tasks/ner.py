@@ -31,7 +31,8 @@ class TaggedSentence:
 
     origin: Origin = field(repr=False)
     words: list[str]
-    tags: list[str]
+    tags: list[str] | None
+    """None: not known."""
 
 
 class NerColumns(DocumentColumns):
@@ -46,14 +47,16 @@ class NerColumns(DocumentColumns):
 class NerReader:
     """One sentence a row: `tokens`, and an IOB2 tag for each in `tags`."""
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = NerColumns(**data.columns)
+        self._labelled = labelled
         self._tag_scheme = data.tag_scheme
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Words and tags."""
-        return self.columns.tokens, self.columns.tags
+        tokens, tags = self.columns.tokens, self.columns.tags
+        return (tokens, tags) if self._labelled else (tokens,)
 
     @property
     def optional(self) -> tuple[str, ...]:
@@ -62,7 +65,7 @@ class NerReader:
 
     @property
     def word_lists(self) -> tuple[str, ...]:
-        """Both."""
+        """All of them."""
         return self.needed
 
     @property
@@ -79,22 +82,26 @@ class NerReader:
             return None, mistakes
         # Words come again and again: one text of each is enough.
         words = [sys.intern(word) for word in raw[self.columns.tokens]]
-        tags = [sys.intern(tag) for tag in raw[self.columns.tags]]
+        tags = None
+        if self._labelled:
+            tags = [sys.intern(tag) for tag in raw[self.columns.tags]]
         origin = read_origin(place, raw, self.columns)
-        if mistakes := found(check_unicode(place, origin.doc_id, *words, *tags)):
+        if mistakes := found(check_unicode(place, origin.doc_id, *words, *(tags or ()))):
             return None, mistakes
-        if len(words) != len(tags):
+        if tags is not None and len(words) != len(tags):
             what = f"has {len(words)} tokens but {len(tags)} tags."
             return None, [Mistake(str(place), what)]
         if not words:
             return None, [Mistake(str(place), "has no tokens.")]
+        if tags is None:
+            return TaggedSentence(origin, words, None), []
         if self._tag_scheme == "iob1":
             tags = iob1_to_iob2(tags)
         return TaggedSentence(origin, words, tags), _check_tags(place, tags)
 
     def label_names(self, row: TaggedSentence) -> Iterable[tuple[str, str]]:
         """Entity types."""
-        for word, tag in enumerate(row.tags):
+        for word, tag in enumerate(row.tags or ()):
             if tag != "O":
                 yield tag[2:], row.origin.place.of_word(word)
 
@@ -115,6 +122,7 @@ class NerTask(LabelTask):
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
         """Strict entity precision, recall and F1 (micro), and accuracy over words."""
+        split.check_labels("measuring tags")
         from seqeval.metrics import accuracy_score
         from seqeval.metrics.v1 import precision_recall_fscore_support  # seqeval's strict mode
         from seqeval.scheme import IOB2

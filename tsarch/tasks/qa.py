@@ -46,14 +46,16 @@ class QaColumns(Columns):
 class QaReader:
     """`id`, `context`, `question`, `answers` {`text`, `answer_start`}: SQuAD's rows."""
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = QaColumns(**data.columns)
+        self._labelled = labelled
 
     @property
     def needed(self) -> tuple[str, ...]:
         """All four."""
         columns = self.columns
-        return columns.id, columns.context, columns.question, columns.answers
+        own = columns.id, columns.context, columns.question
+        return (*own, columns.answers) if self._labelled else own
 
     @property
     def optional(self) -> tuple[str, ...]:
@@ -78,7 +80,7 @@ class QaReader:
             check_text(place, raw, columns.context),
             check_text(place, raw, columns.question),
         )
-        answers = _answers(place, raw, columns.answers, mistakes)
+        answers = _answers(place, raw, columns.answers, mistakes) if self._labelled else []
         if mistakes:
             return None, mistakes
         own_id, passage, question = (
@@ -97,13 +99,14 @@ class QaReader:
             [question[start:stop] for start, stop in word_bounds(question)],
             passage,
             bounds,
-            tuple(text for text, _ in answers),
-            tuple(span for span in spans if span is not None),
+            tuple(text for text, _ in answers) if self._labelled else None,
+            tuple(span for span in spans if span is not None) if self._labelled else None,
         ), []
 
     def label_names(self, row: Question) -> Iterable[tuple[str, str]]:
         """Whether there is an answer."""
-        yield ANSWER if row.answers else NO_ANSWER, str(row.origin.place)
+        if row.answers is not None:
+            yield ANSWER if row.answers else NO_ANSWER, str(row.origin.place)
 
     def labels(self, names: Iterable[str]) -> tuple[str, ...]:
         """Whether questions have answers, as in the training split."""
@@ -146,10 +149,11 @@ class QaTask:
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Exact match and F1; if the split has questions without an answer, also of both kinds
         apart, and the share of questions left without one."""
+        split.check_labels("measuring answers")
         texts = self.answers(split, predicted)
         questions: Sequence[Question] = split.rows
         scores = [
-            score_answer(text, question.answers, is_chinese(question.passage))
+            score_answer(text, question.answers or (), is_chinese(question.passage))
             for text, question in zip(texts, questions, strict=True)
         ]
         metrics = _means(scores, "")

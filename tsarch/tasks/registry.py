@@ -16,9 +16,9 @@ def _module(name: str) -> Any:
     return importlib.import_module(TASKS[name])
 
 
-def row_reader(name: str, data: DataConfig) -> RowReader[Any]:
-    """How the rows of the task called `name` are read."""
-    return cast(RowReader[Any], _module(name).READER(data))
+def row_reader(name: str, data: DataConfig, labelled: bool = True) -> RowReader[Any]:
+    """How the rows of the task called `name` are read, with their labels or without."""
+    return cast(RowReader[Any], _module(name).READER(data, labelled))
 
 
 def make_task(name: str, labels: Sequence[str]) -> Task:

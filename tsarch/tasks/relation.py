@@ -43,8 +43,8 @@ class MarkedEntities:
     """Words [start, end) of the first entity."""
     tail: tuple[int, int]
     """Of the second."""
-    label: str
-    """The relation."""
+    label: str | None
+    """The relation; None: not known."""
 
     @property
     def words(self) -> list[str]:
@@ -78,14 +78,16 @@ class RelationReader:
     sentence are too alike to be told apart in one.
     """
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = RelationColumns(**data.columns)
+        self._labelled = labelled
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Words, both spans and the relation."""
         columns = self.columns
-        return columns.tokens, columns.head, columns.tail, columns.relation
+        own = columns.tokens, columns.head, columns.tail
+        return (*own, columns.relation) if self._labelled else own
 
     @property
     def optional(self) -> tuple[str, ...]:
@@ -107,25 +109,27 @@ class RelationReader:
     ) -> tuple[MarkedEntities | None, list[Mistake]]:
         """Both spans must lie inside the words."""
         columns = self.columns
-        mistakes = found(
-            check_words(place, raw, columns.tokens), check_text(place, raw, columns.relation)
-        )
+        mistakes = found(check_words(place, raw, columns.tokens))
+        if self._labelled:
+            mistakes += found(check_text(place, raw, columns.relation))
         head, tail = (_span(place, raw, name, mistakes) for name in (columns.head, columns.tail))
         if mistakes:
             return None, mistakes
-        tokens, relation = raw[columns.tokens], raw[columns.relation]
+        tokens = raw[columns.tokens]
+        relation = raw[columns.relation] if self._labelled else None
         for name, (start, stop) in ((columns.head, head), (columns.tail, tail)):
             if not 0 <= start < stop <= len(tokens):
                 what = f"`{name}` is [{start}, {stop}), outside the {len(tokens)} tokens or empty."
                 mistakes.append(Mistake(str(place), what))
-        mistakes += found(check_unicode(place, *tokens, relation))
+        mistakes += found(check_unicode(place, *tokens, relation or ""))
         if mistakes:
             return None, mistakes
         return MarkedEntities(Origin(place, str(place)), tokens, head, tail, relation), []
 
     def label_names(self, row: MarkedEntities) -> Iterable[tuple[str, str]]:
         """The relation."""
-        yield row.label, str(row.origin.place)
+        if row.label is not None:
+            yield row.label, str(row.origin.place)
 
     def labels(self, names: Iterable[str]) -> tuple[str, ...]:
         """The relations of the training split."""
@@ -173,6 +177,7 @@ class RelationTask(LabelTask):
         Micro F1 is that of TACRED (Zhang et al. 2017, section 5): sums over the relations. Macro
         F1 is the mean over the relations that the split has or that were predicted.
         """
+        split.check_labels("measuring relations")
         from sklearn.metrics import f1_score, precision_recall_fscore_support
 
         gold, guess = row_votes(split, split.labels), row_votes(split, predicted)

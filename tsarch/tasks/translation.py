@@ -24,8 +24,9 @@ class TranslationReader(SourceTargetReader):
 
     columns: TranslationColumns
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = TranslationColumns(**data.columns)
+        self._labelled = labelled
 
     @property
     def source_column(self) -> str:
