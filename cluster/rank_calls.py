@@ -19,17 +19,14 @@ from tsarch.rank.diagnosis import (
     Cause,
     End,
     Kind,
-    describe_end,
-    describe_finding,
-    describe_others,
-    describe_place,
+    Scene,
     end_by,
     find_cause,
+    tell,
 )
-from tsarch.rank.status import read_log
+from tsarch.rank.status import log_file
 from tsarch.topology import Topology
 
-_LOG_LINES = 12
 _LOOK_S = 0.5
 """How often the driver looks for failures while it waits for results."""
 _CAUSE_TIMEOUT_S = 8.0
@@ -43,11 +40,6 @@ def end_of(error: Exception) -> End:
         return End(Kind.OUT_OF_MEMORY)
     cause = error.cause if isinstance(error, RayTaskError) else None
     return End(Kind.GONE) if cause is None else end_by(cause)
-
-
-def log_file(folder: Path, rank: int) -> Path:
-    """What a rank prints."""
-    return folder / f"rank-{rank}.log"
 
 
 class Calls:
@@ -143,34 +135,21 @@ class Calls:
         return ends
 
     def _describe(self, cause: Cause) -> str:
-        """The whole message: who, where, what, when, the end of the log, and what others did."""
+        """See `tell`."""
         rank, watch = cause.ranks[0], self._watch
         log_path = log_file(self._log_folder, rank)
         node, status = watch.node(rank), watch.last_status(rank)
-        is_lost = cause.finding is not None and cause.finding.kind == "node lost"
-        facts = None if status is None or is_lost else look_from_here(node, status.pid, log_path)
-        log = read_log(log_path, _LOG_LINES)
-        if cause.end is not None:
-            what = describe_end(cause.end, status, facts, log.signal)
-        else:
-            assert cause.finding is not None
-            what = describe_finding(cause.finding, status, facts, node.address)
-        names = " and ".join(map(self._topology.label, cause.ranks))
-        lines = [
-            f"{names} on {node.address} {what}",
-            describe_place(status, facts, watch.silent_s(rank)),
-        ]
-        if cause.finding is not None:
-            others = {
-                self._topology.label(r): s
-                for r in range(self._topology.num_ranks)
-                if r not in cause.ranks and (s := watch.last_status(r)) is not None
-            }
-            lines.append(describe_others(others))
-            if cause.finding.kind == "hang":
-                lines.append(self._stacks(rank))
-        lines += [f"end of {log_path}:", *log.lines]
-        return "\n".join(line for line in lines if line)
+        kind = None if cause.finding is None else cause.finding.kind
+        knows = status is not None and kind != "node lost"
+        scene = Scene(
+            node.address,
+            log_path,
+            {r: s for r in range(self._topology.num_ranks) if (s := watch.last_status(r))},
+            watch.silent_s(rank),
+            look_from_here(node, status.pid, log_path) if knows and status is not None else None,
+            self._stacks(rank) if kind == "hang" else "",
+        )
+        return tell(cause, self._topology, scene)
 
     def _stacks(self, rank: int) -> str:
         """Where the threads of a rank that hangs are."""

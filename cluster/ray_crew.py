@@ -16,7 +16,7 @@ from tsarch.cluster.joining import join_ray
 from tsarch.cluster.nodes import nodes_of, stop_processes
 from tsarch.cluster.placement import place, rank_bundles, supply_on_cluster
 from tsarch.cluster.probe import ActorApi, check_ranks
-from tsarch.cluster.rank_calls import Calls, log_file
+from tsarch.cluster.rank_calls import Calls
 from tsarch.cluster.recovery import settle
 from tsarch.cluster.watch import Watch
 from tsarch.cluster.worker import WATCH, Worker
@@ -24,7 +24,7 @@ from tsarch.config import Config, TopologyConfig
 from tsarch.rank.api import Meeting, ProcessApi, name_of
 from tsarch.rank.crew import Crew, Draining, Pending
 from tsarch.rank.pacer import Pace
-from tsarch.rank.status import note_file
+from tsarch.rank.status import log_file, note_file
 from tsarch.rank.supply import Supply
 from tsarch.topology import Stage, Topology, stage_topology
 

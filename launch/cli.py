@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from tsarch.config import Config
 from tsarch.config_loading import config_schema, load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
 from tsarch.redaction import redact
@@ -71,12 +72,17 @@ def train(
     """Train, and evaluate the test split before and after."""
     from tsarch.launch.training import run_training
 
+    run_training(load_run(config, overrides, trace, resume), address, resume)
+
+
+def load_run(config: Path, overrides: list[str], trace: bool, resume: bool) -> Config:
+    """The config that `train` means; on `resume` it may be a run's folder."""
     if trace:
         overrides = [*overrides, "run.trace=true"]
     if resume and config.is_dir():
         overrides = [*overrides, f"run.folder={json.dumps(str(config))}"]
         config = config / "config.yaml"
-    run_training(load_config(config, overrides), address, resume)
+    return load_config(config, overrides)
 
 
 @app.command()
@@ -106,7 +112,12 @@ def schema(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; mistakes of the user end with a message and exit status 2."""
+    """Run the command line."""
+    run_command(app, arguments)
+
+
+def run_command(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Run commands; mistakes of the user end with a message and exit status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if isinstance(sys.stdout, TextIOWrapper):  # texts may hold what a terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")

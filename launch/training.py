@@ -7,19 +7,29 @@ import os
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsarch.config import Config
 from tsarch.errors import UserError, one_line
 from tsarch.run.supervision import Gather, Job, train
 
+if TYPE_CHECKING:
+    from tsarch.rank.process_crew import Launch
+
 _SHOWN_SAMPLES = 3
 
 
 def run_training(
-    config: Config, address: str | None = None, resume: bool = False
+    config: Config,
+    address: str | None = None,
+    resume: bool = False,
+    launch: Launch | None = None,
 ) -> dict[str, Any]:
     """Train a run, or go on with the one that `config` started; returns its summary.
+
+    Args:
+        address: Ray cluster to join, with `topology.runner: ray`; None: start one here.
+        launch: finds the ranks of `topology.runner: processes`; None: start them here.
 
     Raises:
         UserError: mistakes in the config or the data, found before Ray or a model starts; on
@@ -31,13 +41,14 @@ def run_training(
     from tsarch.telling.terminal import Reporter
 
     address = address or os.environ.get("RAY_ADDRESS")  # set inside a Ray job
+    is_here = address is None or config.topology.runner == "processes"
     reporter = Reporter()
     path = resumed_folder(config) if resume else choose_folder(config)
     store, point = _checkpoints(config, path, resume, reporter)
     if point is not None and config.topology.auto:
         config = config.model_copy(update={"topology": point.config.topology})
     reporter.say("checking the config and the models")
-    check_run(config, own_ray=address is None)
+    check_run(config, own_ray=is_here)
     for note in run_notes(config):
         reporter.say(f"note: {note}")
     reporter.say("reading and tokenising the data (cached after the first time)")
@@ -46,13 +57,13 @@ def run_training(
 
     prepared = prepare_data(config)
     _describe(reporter, prepared)
-    for note in check_capacity(config, prepared, own_ray=address is None):
+    for note in check_capacity(config, prepared, own_ray=is_here):
         reporter.say(note)
     if point is not None:
         from tsarch.run.resume import check_same_data
 
         check_same_data(prepared, point)
-    here = partial(gather, address)
+    here = partial(gather, address, launch)
     proposal = None
     if config.topology.auto:
         config, proposal = _balance(config, prepared, here, path, reporter)
@@ -128,6 +139,7 @@ def _balance(
 
 def gather(
     address: str | None,
+    launch: Launch | None,
     config: Config,
     prepared: Any,
     logs: Path,
@@ -135,12 +147,17 @@ def gather(
     restarted: bool = False,
     avoid: frozenset[str] = frozenset(),
 ) -> Any:
-    """The crew: here, or on the Ray at `address` (see `RayCrew.start`)."""
+    """The crew: in this process, in processes that `launch` finds (None: new ones), or on the Ray
+    at `address` (see `RayCrew.start`)."""
     if config.topology.runner == "local":
         from tsarch.rank.local_crew import LocalCrew
 
         reporter.say("building both models in this process")
         return LocalCrew(config, prepared)
+    if config.topology.runner == "processes":
+        from tsarch.rank.process_crew import ProcessCrew, spawn
+
+        return ProcessCrew.start(config, logs, reporter.say, launch or spawn)
     from tsarch.cluster.ray_crew import RayCrew
     from tsarch.planning.capacity import rank_needs
 

@@ -455,9 +455,11 @@ class TopologyConfig(Section):
     """Measure both stages, one rank each, for a few steps before the run, and choose what leaves
     the least idle time: on GPUs the replicas; on CPUs the threads of one rank each, or, where
     `threads` says how many a rank has, the replicas."""
-    runner: Literal["local", "ray"] = "ray"
-    """`ray`: one actor a rank, DeepSpeed inside each stage. `local`: both stages in this
-    process on one device, without Ray and DeepSpeed; replicas and ZeRO stages don't matter."""
+    runner: Literal["local", "processes", "ray"] = "ray"
+    """`ray`: one actor a rank, DeepSpeed inside each stage. `processes`: the same with plain
+    processes on this host, without Ray; also under `torchrun` (`tsarch.launch.torchrun`). `local`:
+    both stages in this process on one device, without Ray and DeepSpeed; replicas and ZeRO stages
+    don't matter."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of every rank; `auto` is cuda where there is one."""
     teacher: StageTopology = StageTopology()
@@ -465,7 +467,8 @@ class TopologyConfig(Section):
     student: StageTopology = StageTopology()
     """Ranks of the student stage."""
     threads: PositiveInt | None = None
-    """CPU threads of a rank. Default: cores / ranks on a local Ray, all cores with `local`."""
+    """CPU threads of a rank. Default: cores / ranks on this host (a local Ray, `processes`), all
+    cores with `local`."""
     cpus_per_rank: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     """CPUs that Ray reserves for a rank (for each thread where its stage has `threads` of its
     own); below 1, ranks share a core."""

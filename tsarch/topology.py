@@ -112,7 +112,7 @@ class Topology:
 
     @classmethod
     def from_config(cls, topology: TopologyConfig) -> Topology:
-        """One replica of each stage for the local runner, the config's counts on Ray."""
+        """One replica of each stage for the local runner, the config's counts else."""
         if topology.runner == "local":
             return cls.pair(1, 1)
         return cls.pair(topology.teacher.replicas, topology.student.replicas)

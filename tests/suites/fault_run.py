@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from tsarch.cluster.worker import Worker
 from tsarch.config import Config
 from tsarch.launch.cli import main
 from tsarch.rank.activity import Activity
+from tsarch.rank.process import RankProcess
+from tsarch.rank.process_crew import ProcessCrew
 from tsarch.rank.status import note_file
 from tsarch.schedule.instruction import Instruction
 
@@ -91,6 +94,17 @@ def faulty_worker(faults: list[Fault]) -> type[Worker]:
     return FaultyWorker
 
 
+class FaultyProcess(RankProcess):
+    """A plain process that has some of the faults."""
+
+    def __init__(
+        self, faults: list[Fault], config: Config, rank: int, threads: int, log: Path, host: str
+    ) -> None:
+        super().__init__(config, rank, threads, log, host)
+        own = [fault for fault in faults if fault.rank == rank]
+        self.activity = FaultyActivity(note_file(log), own)
+
+
 def _step(instruction: Instruction) -> int:
     """Step of an instruction; of an exchange, the one whose rows it carries."""
     numbers: tuple[Any, ...] = (
@@ -109,6 +123,13 @@ def run(faults: list[Fault], arguments: list[str]) -> None:
         return start(cls, *args, worker=worker, **kwargs)  # type: ignore[no-any-return]
 
     RayCrew.start = classmethod(start_faulty)  # type: ignore[assignment,method-assign]
+    start_processes = ProcessCrew.start.__func__  # type: ignore[attr-defined]
+
+    def start_faulty_ones(cls: type[ProcessCrew], *args: Any, **kwargs: Any) -> ProcessCrew:
+        make = partial(FaultyProcess, faults)
+        return start_processes(cls, *args, make=make, **kwargs)  # type: ignore[no-any-return]
+
+    ProcessCrew.start = classmethod(start_faulty_ones)  # type: ignore[assignment,method-assign]
     main(arguments)
 
 

@@ -69,10 +69,14 @@ def _devices(config: Config, own_ray: bool) -> Iterator[Mistake]:
     ranks = topology.teacher.replicas + topology.student.replicas
     needed = total_cpus(topology) if kind == "CPU" else ranks
     if needed > available:
+        larger = "a larger cluster (--address)"
         hint = "Use fewer replicas or join a larger cluster with --address."
+        if topology.runner == "processes":
+            larger = "topology.runner: ray with a larger cluster"
+            hint = f"Use fewer replicas or {larger}."
         if kind == "CPU":
-            hint = "Use fewer replicas, a larger cluster (--address), or a smaller " + (
-                "topology.cpus_per_rank so that ranks share a core."
+            hint = f"Use fewer replicas, {larger}, or a smaller topology.cpus_per_rank so that " + (
+                "ranks share a core."
             )
         yield Mistake(
             "topology",

@@ -67,7 +67,7 @@ def resolved(config: Config, proposal: Proposal) -> Config:
     """The config with the proposal in the place of `auto`."""
     topology = config.topology
     update: dict[str, Any] = {"auto": False}
-    if topology.runner == "ray":
+    if topology.runner != "local":
         for stage in STAGES:
             counts: dict[str, Any] = {proposal.unit: proposal.chosen.counts[stage]}
             update[stage.value] = stage_topology(topology, stage).model_copy(update=counts)

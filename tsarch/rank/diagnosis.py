@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from signal import Signals
 
 from tsarch.errors import ReplicaDriftError, UserError, has_lost_peer
 from tsarch.rank.hangs import Finding
-from tsarch.rank.status import ProcessFacts, Status
+from tsarch.rank.status import ProcessFacts, Status, read_log
+from tsarch.topology import Topology
+
+_LOG_LINES = 12
 
 
 class Kind(IntEnum):
@@ -83,12 +87,15 @@ def describe_end(
     match end.kind:
         case Kind.OUT_OF_MEMORY:
             return f"was ended by Ray, since the host ran out of memory{_memory(status)}"
+        case Kind.GONE if end.exit_code is None:
+            return f"was killed: its process{_pid(status)} is gone{_signal(status, facts, signal)}"
+        case Kind.GONE if end.exit_code is not None and end.exit_code >= 0:
+            return f"ended: its process{_pid(status)} has exit status {end.exit_code}"
         case Kind.GONE:
-            if end.exit_code is not None and end.exit_code >= 0:
-                return f"ended: its process{_pid(status)} has exit status {end.exit_code}"
-            by = "" if end.exit_code is None else f" by {Signals(-end.exit_code).name}"
-            gone = f"its process{_pid(status)} is gone{_signal(status, facts, signal)}"
-            return f"was killed{by}: {gone}"
+            assert end.exit_code is not None
+            by = Signals(-end.exit_code)
+            why = _oom(status, facts) if by is Signals.SIGKILL else ""
+            return f"was killed by {by.name}{why}: its process{_pid(status)} is gone"
     return f"failed: {type(end.error).__name__}: {end.error}"
 
 
@@ -126,6 +133,43 @@ def describe_others(statuses: Mapping[str, Status]) -> str:
     return f"The others: {', '.join(waiting)}." if waiting else ""
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What is known of the rank to blame, and of the others."""
+
+    address: str
+    """Of its node."""
+    log_file: Path
+    statuses: Mapping[int, Status]
+    """What each rank said last, of those that have said something."""
+    silent_s: float
+    """Since the rank said it."""
+    facts: ProcessFacts | None = None
+    """What its node says of its process."""
+    stacks: str = ""
+    """Where its threads are, if it hangs."""
+
+
+def tell(cause: Cause, topology: Topology, scene: Scene) -> str:
+    """The whole message: who, where, what, when, the end of the log, and what others did."""
+    status, log = scene.statuses.get(cause.ranks[0]), read_log(scene.log_file, _LOG_LINES)
+    if cause.end is not None:
+        what = describe_end(cause.end, status, scene.facts, log.signal)
+    else:
+        assert cause.finding is not None
+        what = describe_finding(cause.finding, status, scene.facts, scene.address)
+    names = " and ".join(map(topology.label, cause.ranks))
+    lines = [
+        f"{names} on {scene.address} {what}",
+        describe_place(status, scene.facts, scene.silent_s),
+    ]
+    if cause.finding is not None:
+        others = {topology.label(r): s for r, s in scene.statuses.items() if r not in cause.ranks}
+        lines += [describe_others(others), scene.stacks]
+    lines += [f"end of {scene.log_file}:", *log.lines]
+    return "\n".join(line for line in lines if line)
+
+
 def _pid(status: Status | None) -> str:
     return "" if status is None else f" {status.pid}"
 
@@ -141,8 +185,25 @@ def _signal(status: Status | None, facts: ProcessFacts | None, signal: str | Non
     """Which signal ended a process: its log tells of all that a process can notice."""
     if signal is not None:
         return f" ({signal}, see its log)"
-    if status is None or facts is None or facts.oom_kills is None or status.oom_kills is None:
+    by_kernel = _by_kernel(status, facts)
+    if by_kernel is None:
         return ""
-    if facts.oom_kills > status.oom_kills:
+    if by_kernel:
         return " (SIGKILL by the kernel: out of memory)"
     return " (SIGKILL, but not by the kernel for lack of memory)"
+
+
+def _oom(status: Status | None, facts: ProcessFacts | None) -> str:
+    """Whether it was the kernel that sent SIGKILL."""
+    by_kernel = _by_kernel(status, facts)
+    if by_kernel is None:
+        return ""
+    return " by the kernel: out of memory" if by_kernel else ", not for lack of memory"
+
+
+def _by_kernel(status: Status | None, facts: ProcessFacts | None) -> bool | None:
+    """Whether the kernel has killed something for lack of memory since `status`; None: nobody
+    knows."""
+    if status is None or facts is None or facts.oom_kills is None or status.oom_kills is None:
+        return None
+    return facts.oom_kills > status.oom_kills

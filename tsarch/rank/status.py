@@ -90,6 +90,11 @@ def says_nothing(log_file: Path) -> bool:
     return all(line.startswith(_STARTED) for line in lines)
 
 
+def log_file(folder: Path, rank: int) -> Path:
+    """What a rank prints."""
+    return folder / f"rank-{rank}.log"
+
+
 def note_file(log_file: Path) -> Path:
     """Where a rank with this log notes what it does."""
     return log_file.with_suffix(".now")

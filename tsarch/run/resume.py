@@ -75,8 +75,16 @@ class ResumePoint:
         """What ranks need to know, for ranks as `config` has them. An epoch that is over goes on
         with the first tick of the next."""
         tick = self.step if self.progress.epoch_done else self.progress.tick
-        same_ranks = self.progress.ranks == ranks_record(config)
+        same_ranks = _are_alike(self.progress.ranks, ranks_record(config))
         return Resume(Cut(self.store.url, self.step), tick, same_ranks)
+
+
+def _are_alike(one: RanksRecord, other: RanksRecord) -> bool:
+    """Whether each rank of one can go on where its like of the other was; who starts the processes
+    doesn't matter."""
+    local = [ranks.runner == "local" for ranks in (one, other)]
+    counts = [(ranks.teacher_replicas, ranks.student_replicas) for ranks in (one, other)]
+    return local[0] == local[1] and counts[0] == counts[1]
 
 
 def ranks_record(config: Config) -> RanksRecord:

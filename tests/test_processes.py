@@ -1,0 +1,180 @@
+"""`topology.runner: processes`: plain processes on this host, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.fake_ranks import FakeRank
+from tests.helpers import ROOT, tiny_config, tiny_raw
+from tsarch.config import Config
+from tsarch.errors import RankFailedError, UserError
+from tsarch.launch.torchrun import check_number
+from tsarch.planning.preflight import check_run
+from tsarch.rank.api import RankApi
+from tsarch.rank.process_crew import ProcessCrew
+
+RANKS = {"runner": "processes", "device": "cpu", "threads": 1, "cpus_per_rank": 0.5}
+
+
+@pytest.fixture
+def fake_crew(tmp_path: Path) -> Iterator[ProcessCrew]:
+    """A teacher and two students that compute nothing."""
+    config = tiny_config(
+        tmp_path,
+        topology={**RANKS, "student": {"replicas": 2}},
+        failure={"hang_timeout_s": 3.0},
+    )
+    with closing(fake(config, tmp_path)) as crew:
+        yield crew
+
+
+def fake(config: Config, folder: Path) -> ProcessCrew:
+    return ProcessCrew.start(config, folder / "logs", lambda _: None, make=FakeRank)
+
+
+def test_all_ranks_are_told_and_answer_in_order(fake_crew):
+    reports = [report for own in fake_crew.train(0, 40) for report in own]
+    for rank, (stage, replica) in enumerate((("teacher", 0), ("student", 0), ("student", 1))):
+        own = [r.tick for r in reports if (r.stage, r.replica) == (stage, replica)]
+        assert own == list(range(40)), rank
+
+
+def test_a_slow_answer_and_a_quick_question_keep_apart(fake_crew):
+    pending = fake_crew.submit(RankApi.begin, 0, 5, None)
+    pids = fake_crew.ask(RankApi.stats)
+    assert len(set(pids)) == 3
+    assert fake_crew.collect(pending) == [5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("killed", r"student 1 \(rank 2\) on 127.0.0.1 was killed by SIGKILL.*: its process"),
+        ("ended", r"student 1 \(rank 2\) on .* ended: its process.* has exit status 7"),
+        ("broken", r"student 1 \(rank 2\) on .* failed: RuntimeError: UnportableError: no more"),
+        ("frozen", r"student 1 \(rank 2\) on .* frozen \(state: stopped\)"),
+        ("stuck", r"student 1 \(rank 2\) on .* hangs: no progress"),
+    ],
+)
+def test_a_rank_that_fails_is_named_with_its_log(fake_crew, fault, said):
+    pids = fake_crew.ask(RankApi.stats)
+    fake_crew.ask(RankApi.load, Path("2") / fault)
+    with pytest.raises(RankFailedError, match=said) as caught:
+        list(fake_crew.train(0, 9))
+    text = str(caught.value)
+    assert f"end of {fake_crew._log_folder}/rank-2.log:" in text
+    assert ('raise UnportableError("no more", 3)' if fault == "broken" else "about to be ") in text
+    assert "It was at advance" in text
+    if fault == "stuck":
+        assert "in _happens" in text
+    fake_crew.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert not list(fake_crew._log_folder.glob("*.now"))
+
+
+def test_ranks_end_with_their_driver(tmp_path):
+    """The driver is killed while a rank is amid something that takes long."""
+    script = (
+        "import sys, time; from pathlib import Path; from tests.helpers import tiny_config;"
+        "from tests.test_processes import RANKS, fake; from tsarch.rank.api import RankApi;"
+        "folder = Path(sys.argv[1]);"
+        "crew = fake(tiny_config(folder, topology=RANKS), folder);"
+        "pids = crew.ask(RankApi.stats); crew.ask(RankApi.load, Path('1/stuck'));"
+        "crew.begin(0, 9); crew.submit(RankApi.advance, 9);"
+        "print(*pids, flush=True); time.sleep(600)"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None
+    pids = [int(pid) for pid in driver.stdout.readline().split()]
+    assert len(pids) == 2
+    driver.kill()
+    driver.wait()
+    gone, _ = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], 30)
+    assert not any(psutil.pid_exists(pid) for pid in pids), gone
+
+
+def test_there_must_be_room_and_as_many_processes_as_ranks(tmp_path):
+    config = tiny_config(tmp_path, topology={**RANKS, "student": {"replicas": 500}})
+    with pytest.raises(UserError, match=r"need 250.5 CPUs, .* topology.runner: ray with"):
+        check_run(config, own_ray=True)
+    config = tiny_config(tmp_path, topology={**RANKS, "student": {"replicas": 2}})
+    check_number(config, 3)
+    said = "has started 2 processes, but 1 teacher . 2 student replicas are 3 ranks. Use --nproc"
+    with pytest.raises(UserError, match=said):
+        check_number(config, 2)
+
+
+def torchrun(num_ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A run under torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(num_ranks), "-m", "tsarch.launch.torchrun", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+
+
+def test_torchrun_with_another_number_of_ranks_is_one_message(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(tiny_raw(tmp_path, topology=RANKS)), encoding="utf-8")
+    done = torchrun(3, str(config))
+    assert done.returncode != 0
+    assert (done.stdout + done.stderr).count("has started 3 processes") == 1
+    assert "exitcode  : 2" in done.stderr.replace("exitcode : 2", "exitcode  : 2")
+    assert "Traceback" not in done.stdout
+
+
+def raw_run(folder: Path, name: str, **topology: Any) -> dict[str, Any]:
+    """A run with dropout, so that random numbers count, and with checkpoints."""
+    return tiny_raw(
+        folder,
+        run={"name": name, "folder": str(folder / name)},
+        teacher={"dropout": 0.1},
+        student={"dropout": 0.1},
+        schedule={"epochs": 2, "micro_batches": 2},
+        evaluation={"before": False},
+        checkpoint={"every_steps": 3, "at_epochs": False, "every_s": None, "keep_last": 9},
+        topology={**RANKS, **topology},
+    )
+
+
+def train(folder: Path, name: str, *more: str, **topology: Any) -> dict[str, Any]:
+    """A whole run in a process of its own; its summary."""
+    config = folder / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(raw_run(folder, name, **topology)), encoding="utf-8")
+    command = [sys.executable, "-m", "tests.suites.fault_run", *(more or ("[]",)), "train"]
+    done = subprocess.run(
+        [*command, str(config)], cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))
+
+
+def results(run: Path) -> tuple[list[dict[str, float]], list[bytes]]:
+    """Losses of all steps, and the weights."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [{k: v for k, v in row.items() if k.startswith(("loss", "grad"))} for row in rows]
+    return losses, [p.read_bytes() for p in sorted((run / "model").glob("*.safetensors"))]
+
+
+@pytest.mark.slow
+def test_a_run_comes_through_a_killed_rank_bitwise(tmp_path):
+    peaceful = train(tmp_path, "peaceful")
+    assert (peaceful["runner"], peaceful["restarts"]) == ("processes", 0)
+    assert peaceful["teacher"]["zero_stage"] == 0
+    fault = {"kind": "kill", "rank": 1, "step": 5, "marker": str(tmp_path / "kill")}
+    summary = train(tmp_path, "killed", json.dumps([fault]))
+    assert summary["restarts"] == 1
+    (failure,) = summary["failures"]
+    assert "student 0 (rank 1) on 127.0.0.1 was killed by SIGKILL" in failure["cause"]
+    assert failure["resumed_at"] >= 3
+    assert results(tmp_path / "killed") == results(tmp_path / "peaceful")

@@ -1,0 +1,300 @@
+"""The crew of plain processes on this host, one a rank: DeepSpeed inside each stage as on Ray, and
+no Ray. Tensors go from rank to rank; the driver's commands and the answers go over pipes."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
+
+from tsarch.clock import now_s
+from tsarch.config import Config, TopologyConfig
+from tsarch.errors import RankFailedError
+from tsarch.rank.api import MEANWHILE, Meeting, ProcessApi, name_of
+from tsarch.rank.crew import Crew, Pending
+from tsarch.rank.diagnosis import Cause, End, Kind, Scene, find_cause, tell
+from tsarch.rank.lines import Line
+from tsarch.rank.pacer import Pace
+from tsarch.rank.process import Answering, RankProcess
+from tsarch.rank.process_watch import ProcessWatch
+from tsarch.rank.serving import Start, serve
+from tsarch.rank.status import log_file, look_at, note_file
+from tsarch.rank.supply import Supply
+from tsarch.topology import Topology, stage_topology
+
+P = ParamSpec("P")
+A = TypeVar("A")
+
+HOST = "127.0.0.1"
+_PACE = Pace(num_queued=2, max_ticks=256, target_s=0.5)
+_LOOK_S = 0.2
+"""How often the driver looks for failures while it waits for answers."""
+_CAUSE_TIMEOUT_S = 8.0
+"""How long to look for the one to blame, when ranks have lost another one."""
+_ANSWER_TIMEOUT_S = 3.0
+_END_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """The process of a rank, as the driver has it."""
+
+    commands: Line
+    watch: Line
+    process: BaseProcess | None
+    """None: another process started it, and will see to its end."""
+
+    @property
+    def end(self) -> End | None:
+        """How it has ended, or what it was told has failed; None: neither."""
+        for line in (self.commands, self.watch):
+            line.read()
+            if line.failed is not None:
+                return line.failed
+        code = None if self.process is None else self.process.exitcode
+        if code is not None:
+            return End(Kind.GONE, exit_code=code)
+        if not self.commands.is_closed:
+            return None
+        if self.process is not None:  # on its way: in a moment it has an exit code
+            self.process.join(_END_PATIENCE_S)
+            code = self.process.exitcode
+        return End(Kind.GONE, exit_code=code)
+
+
+Launch = Callable[[Sequence[Start]], Sequence[Member]]
+"""Starts the processes of all ranks, or finds them."""
+
+
+class _Question(NamedTuple):
+    """Asked of one rank."""
+
+    line: Line
+    number: int
+
+
+def spawn(starts: Sequence[Start]) -> list[Member]:
+    """New processes of this one."""
+    context = get_context("spawn")
+    members = []
+    for start in starts:
+        commands, their_commands = context.Pipe()
+        watch, their_watch = context.Pipe()
+        theirs = (their_commands, their_watch)
+        process = context.Process(target=serve, args=(start, *theirs), name=f"rank {start.rank}")
+        process.start()
+        for connection in theirs:
+            connection.close()
+        members.append(Member(Line(commands), Line(watch), process))
+    return members
+
+
+class ProcessCrew(Crew):
+    """All ranks of a run on this host."""
+
+    def __init__(self, config: Config, members: Sequence[Member], log_folder: Path) -> None:
+        super().__init__(config, Topology.from_config(config.topology), _PACE)
+        self.has_failed = False
+        self._members = members
+        self._log_folder = log_folder
+        self._watch = ProcessWatch(
+            [member.watch for member in members], config.failure.hang_timeout_s
+        )
+        # Python waits for processes when it ends, and they for the driver.
+        atexit.register(self.close)
+
+    @classmethod
+    def start(
+        cls,
+        config: Config,
+        log_folder: Path,
+        say: Callable[[str], None],
+        launch: Launch = spawn,
+        host: str = HOST,
+        make: Callable[[Config, int, int, Path, str], Answering] = RankProcess,
+    ) -> Self:
+        """Start the processes, let them join each other and build.
+
+        Args:
+            host: address of this host at which the ranks find each other.
+            make: what ranks are; another than `RankProcess` only to test the driver.
+
+        Raises:
+            UserError: a rank found a mistake.
+            RankFailedError: a rank failed.
+        """
+        starts = list(_starts(config, log_folder, host, make))
+        log_folder.mkdir(parents=True, exist_ok=True)
+        crew = cls(config, launch(starts), log_folder)
+        try:
+            say(f"{len(starts)} ranks are importing torch and DeepSpeed")
+            crew.join()
+            say("building models and engines on the ranks")
+            crew.build(config)
+        except BaseException:
+            crew.close()
+            raise
+        return crew
+
+    def join(self) -> None:
+        """Let the ranks form their process groups."""
+        offers = self.ask(ProcessApi.offer_addresses)
+        addresses = {name: place for own in offers for name, place in own.items()}
+        self.ask(ProcessApi.join, Meeting(addresses))
+
+    def build(self, config: Config) -> None:
+        """Build models and engines on all ranks; again, for another config, if wanted."""
+        self.ask(ProcessApi.build, config)
+
+    def submit(
+        self,
+        method: Callable[Concatenate[ProcessApi, P], A],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> Pending[A]:
+        """See `Crew`."""
+        assert not keywords, "calls by name pass arguments by place"
+        name = name_of(method)
+        lines = [m.watch if name in MEANWHILE else m.commands for m in self._members]
+        return Pending([_Question(line, line.ask(name, arguments)) for line in lines])
+
+    def ask(
+        self,
+        method: Callable[Concatenate[ProcessApi, P], A],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> list[A]:
+        """See `Crew`."""
+        return self.collect(self.submit(method, *arguments, **keywords))
+
+    def collect(self, pending: Pending[A]) -> list[A]:
+        """See `Crew`."""
+        while not self.is_done(pending):
+            # A rank may wait in this question for one that has failed in another.
+            if self._watch.finding is not None or any(m.end is not None for m in self._members):
+                raise self._failure()
+            wait([q.line.connection for q in self._open(pending)], timeout=_LOOK_S)
+        if any(line.failed is not None for line, _ in pending.handles):
+            raise self._failure()
+        return [line.take(number).value for line, number in pending.handles]
+
+    def is_done(self, pending: Pending[Any]) -> bool:
+        """See `Crew`."""
+        return not list(self._open(pending))
+
+    def forget(self, pending: Pending[Any]) -> None:
+        """See `Crew`."""
+        for line, number in pending.handles:
+            line.forget(number)
+
+    def supply(self, topology: TopologyConfig) -> Supply:
+        """The devices and cores of this host."""
+        num_cores = len(os.sched_getaffinity(0))
+        gpus = _visible_gpus(topology)
+        if gpus:
+            return Supply("cuda", len(gpus), num_cores)
+        return Supply("cpu", int(num_cores / topology.cpus_per_rank), num_cores)
+
+    def close(self) -> None:
+        """End the processes."""
+        atexit.unregister(self.close)
+        self._watch.stop()
+        for member in self._members:
+            member.commands.hang_up()
+            member.watch.hang_up()
+        given_up_s = time.monotonic() + _END_PATIENCE_S
+        for process in (m.process for m in self._members if m.process is not None):
+            process.join(max(0.0, given_up_s - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for rank in range(len(self._members)):
+            note_file(log_file(self._log_folder, rank)).unlink(missing_ok=True)
+        self._members = []
+
+    def _open(self, pending: Pending[Any]) -> Iterator[_Question]:
+        """Questions that are not answered."""
+        for question in pending.handles:
+            question.line.read()
+            if not question.line.has(question.number):
+                yield question
+
+    def _failure(self) -> Exception:
+        """The error that the user should see, once something has failed."""
+        self.has_failed = True
+        noticed_s = now_s()
+        cause = self._find_cause()
+        for member in self._members:
+            member.commands.forget_all()  # they are told of once
+        if cause.kind is Kind.TOLD:
+            assert cause.end is not None
+            assert cause.end.error is not None
+            return cause.end.error
+        rank, status = cause.ranks[0], self._watch.statuses.get(cause.ranks[0])
+        path, process = log_file(self._log_folder, rank), self._members[rank].process
+        pid = process.pid if process is not None else status.pid if status is not None else None
+        facts = None if pid is None else look_at(pid, path)
+        hangs = cause.finding is not None and cause.finding.kind == "hang"
+        stacks = self._stacks(self._members[rank].watch) if hangs else ""
+        scene = Scene(HOST, path, self._watch.statuses, self._watch.silent_s(rank), facts, stacks)
+        return RankFailedError(tell(cause, self.topology, scene), noticed_s)
+
+    def _find_cause(self) -> Cause:
+        """Wait for a moment, so that the rank to blame is found and not one that lost it."""
+        given_up_s = time.monotonic() + _CAUSE_TIMEOUT_S
+        while True:
+            found = {rank: member.end for rank, member in enumerate(self._members)}
+            ends = {rank: end for rank, end in found.items() if end is not None}
+            cause = find_cause(ends, self._watch.finding)
+            if cause is not None and (cause.is_certain or time.monotonic() > given_up_s):
+                return cause
+            time.sleep(_LOOK_S)
+
+    def _stacks(self, line: Line) -> str:
+        """Where the threads of a rank that hangs are."""
+        number = line.ask("stacks", ())
+        given_up_s = time.monotonic() + _ANSWER_TIMEOUT_S
+        while time.monotonic() < given_up_s:
+            line.read()
+            if line.has(number):
+                return str(line.take(number).value)
+            time.sleep(0.05)
+        return ""
+
+
+def _starts(
+    config: Config,
+    log_folder: Path,
+    host: str,
+    make: Callable[[Config, int, int, Path, str], Answering],
+) -> Iterator[Start]:
+    topology = Topology.from_config(config.topology)
+    shared = max(1, len(os.sched_getaffinity(0)) // topology.num_ranks)
+    gpus = _visible_gpus(config.topology)
+    for rank in range(topology.num_ranks):
+        own = stage_topology(config.topology, topology.place(rank)[0])
+        threads = own.threads or config.topology.threads or shared
+        gpu = gpus[rank] if gpus else None
+        yield Start(config, rank, threads, log_file(log_folder, rank), host, gpu, make)
+
+
+def _visible_gpus(topology: TopologyConfig) -> list[str]:
+    """The GPUs of this host that this process may use, as CUDA names them; none on CPUs."""
+    if topology.device == "cpu":
+        return []
+    import torch
+
+    return [gpu_name(number) for number in range(torch.cuda.device_count())]
+
+
+def gpu_name(number: int) -> str:
+    """What CUDA calls one of the GPUs that this process may use."""
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named[number] if number < len(named) else str(number)

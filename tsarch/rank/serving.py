@@ -1,0 +1,86 @@
+"""The process of a rank that a driver talks to over two connections: on one it is told what to do,
+one thing after the other, on the other it is asked meanwhile. When the driver closes them, or
+dies, the process ends. (No torch here: a process starts with it.)"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tsarch.config import Config
+from tsarch.rank.diagnosis import End, end_by
+from tsarch.rank.process import Answering, RankProcess
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the process of a rank needs to know first."""
+
+    config: Config
+    rank: int
+    threads: int
+    log_file: Path
+    host: str
+    """Address of the host that the other ranks reach."""
+    gpu: str | None = None
+    """The GPU that it may see; None: as the environment says."""
+    make: Callable[[Config, int, int, Path, str], Answering] = RankProcess
+    """Another one than `RankProcess` only to test the driver."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To one question."""
+
+    value: Any = None
+    end: End | None = None
+    """How it failed, if it did."""
+
+
+def serve(start: Start, commands: Connection, watch: Connection) -> None:
+    """Answer until the driver is gone; never returns."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they come to all at once; the driver decides
+    if start.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = start.gpu
+    process = start.make(start.config, start.rank, start.threads, start.log_file, start.host)
+    threading.Thread(target=_answer, args=(process, watch), name="watch", daemon=True).start()
+    _answer(process, commands)
+
+
+def _answer(process: Answering, connection: Connection) -> None:
+    while True:
+        try:
+            name, arguments = connection.recv()
+        except (EOFError, OSError):
+            os._exit(0)  # the other thread may be waiting for ranks that have ended already
+        answer = _do(process, name, arguments)
+        try:
+            connection.send(answer)
+        except OSError:
+            os._exit(0)
+
+
+def _do(process: Answering, name: str, arguments: tuple[Any, ...]) -> Answer:
+    try:
+        return Answer(process.do(name, arguments))
+    except Exception as error:
+        traceback.print_exc()  # into the log
+        return Answer(end=_portable(end_by(error)))
+
+
+def _portable(end: End) -> End:
+    """An end that can be sent: not every error of a library can."""
+    try:
+        pickle.loads(pickle.dumps(end))
+    except Exception:
+        return End(end.kind, RuntimeError(f"{type(end.error).__name__}: {end.error}"))
+    return end
