@@ -14,12 +14,13 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick check docs format schema equivalence faults soak fuzz bench study seeds clean
+.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence faults soak fuzz bench study seeds clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
 	@echo "make smollm2      a small language model for configs/summarization.yaml, into models/"
-	@echo "make test         all tests;  make test-quick: those under three minutes"
+	@echo "make test         the tests, in 15 minutes on two free cores; make test-quick: in three"
+	@echo "make test-all     those marked \`thorough\` too: more of what make test has in one form"
 	@echo "make check        lint, format check, type check, and whether the site builds"
 	@echo "make docs         the site of docs/, into site/"
 	@echo "make equivalence  one process = any ranks, resumed on any others: all cases, with tables"
@@ -65,10 +66,13 @@ models/smollm2: | install
 PYTEST := .venv/bin/pytest --numprocesses 2
 
 test: install
-	$(PYTEST)
+	$(PYTEST) -m "not thorough"
 
 test-quick: install
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not thorough"
+
+test-all: install
+	$(PYTEST)
 
 # Warnings are errors. (The variable silences Material's advertisement of its successor.)
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.suites.crews import Crews
+    from tsarch.config import Config
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -53,6 +54,30 @@ def crews(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crews]:
 
     with closing(Crews(tmp_path_factory.mktemp("crews"))) as shared:
         yield shared
+
+
+class _Lent:
+    """Shared ranks for a run, which doesn't end them."""
+
+    def __init__(self, crews: Crews, config: Config) -> None:
+        self._crew = crews.get(config)
+        self.config = config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._crew, name)
+
+    def close(self) -> None:
+        """Others go on with them."""
+
+
+@pytest.fixture
+def lent_ranks(crews: Crews, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole runs (`run_training`) train on the shared ranks too."""
+
+    def gather(_address: str | None, config: Config, *_: Any) -> _Lent:
+        return _Lent(crews, config)
+
+    monkeypatch.setattr("tsarch.launch.training.gather", gather)
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

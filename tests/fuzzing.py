@@ -29,14 +29,14 @@ class Started(Exception):  # noqa: N818 - no error
     """All checks are passed: the crew would be gathered now."""
 
 
-def quick(cases: int) -> settings:
+def few(cases: int) -> settings:
     """A few cases, always the same ones."""
     return settings(_settings(cases), derandomize=True, database=None)
 
 
-def thorough(cases: int) -> settings:
+def many(cases: int) -> settings:
     """Many cases, others each time, in `make fuzz`; a few of them, always the same, elsewhere."""
-    return _settings(cases) if os.environ.get("TSARCH_FUZZ") else quick(max(cases // 10, 10))
+    return _settings(cases) if os.environ.get("TSARCH_FUZZ") else few(max(cases // 10, 10))
 
 
 def _settings(cases: int) -> settings:

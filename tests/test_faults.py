@@ -16,24 +16,26 @@ from tests.helpers import ROOT, tiny_raw
 from tests.suites.fault_cases import CASES
 from tests.suites.faults import Outcome, markdown, write_results
 from tests.suites.observed_run import losses_of, weights_digest
+from tsarch.config_loading import load_config
+from tsarch.launch.training import run_training
 
 EVERY_STEPS = 4
 HANG_TIMEOUT_S = 6.0
 
 
-def train(folder: Path, config: Path, faults: list[dict[str, object]]) -> Path:
-    """A run of its own process; its folder."""
-    run = folder / f"run-{len(faults)}"
+def train_with_faults(config: Path, run: Path, faults: list[dict[str, object]]) -> str:
+    """What a run of its own process prints."""
     command = [sys.executable, "-m", "tests.suites.fault_run", json.dumps(faults), "train"]
     command += [str(config), "--set", f"run.folder={run}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
-    (folder / f"output-{len(faults)}.txt").write_text(done.stdout, encoding="utf-8")
-    return run
+    return done.stdout
 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.replicas(1, 1)
+@pytest.mark.usefixtures("lent_ranks")
 def test_a_run_comes_through_three_failures_as_if_nothing_had_been(tmp_path):
     raw = tiny_raw(
         tmp_path,
@@ -62,8 +64,9 @@ def test_a_run_comes_through_three_failures_as_if_nothing_had_been(tmp_path):
         }
         for kind, rank, step, at in kinds
     ]
-    peaceful = train(tmp_path, config, [])
-    run = train(tmp_path, config, faults)
+    peaceful, run = tmp_path / "run", tmp_path / "run-with-faults"
+    run_training(load_config(config))
+    output = train_with_faults(config, run, faults)
     assert weights_digest(run) == weights_digest(peaceful)
     assert losses_of(run) == losses_of(peaceful)
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
@@ -77,7 +80,6 @@ def test_a_run_comes_through_three_failures_as_if_nothing_had_been(tmp_path):
         assert failure["down_s"] > 0
         pid = int((tmp_path / kind).read_text(encoding="ascii"))
         assert not psutil.pid_exists(pid)
-    output = (tmp_path / "output-3.txt").read_text(encoding="utf-8")
     for _, _, step, at in kinds[::2]:
         assert f"It was at {at}(step={step}" in output
     assert not list((run / "logs").glob("*.now"))

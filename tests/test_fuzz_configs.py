@@ -16,9 +16,9 @@ from tests.fuzzing import (
     bytes_changed,
     check_refusal,
     command,
-    quick,
+    few,
+    many,
     stop_at_the_crew,
-    thorough,
     tree,
 )
 from tests.helpers import QUICKSTART_MODEL, ROOT
@@ -233,27 +233,27 @@ def test_configs_as_they_are_start(base, name):
     assert status is None, text
 
 
-@quick(25)
+@few(25)
 @given(name=names, steps=changes, sets=overrides)
 def test_values_quick(base, name, steps, sets):
     check_values(base, name, steps, sets)
 
 
-@quick(25)
+@few(25)
 @given(name=names, data=st.data())
 def test_text_quick(base, name, data):
     check_text(base, name, data)
 
 
 @pytest.mark.slow
-@thorough(1000)
+@many(1000)
 @given(name=names, steps=changes, sets=overrides)
 def test_values(base, name, steps, sets):
     check_values(base, name, steps, sets)
 
 
 @pytest.mark.slow
-@thorough(1000)
+@many(1000)
 @given(name=names, data=st.data())
 def test_text(base, name, data):
     check_text(base, name, data)

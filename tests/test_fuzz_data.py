@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzzing import bytes_changed, quick, thorough, time_limit
+from tests.fuzzing import bytes_changed, few, many, time_limit
 from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_raw
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
@@ -213,27 +213,27 @@ def check_bytes(base: Path, task: str, kind: str, split: str, data: st.DataObjec
     return judge(base, task, content, kind, split)
 
 
-@quick(20)
+@few(20)
 @given(task=tasks, split=splits, data=st.data())
 def test_rows_quick(base, task, split, data):
     check_rows(base, task, "jsonl", split, data)
 
 
-@quick(15)
+@few(15)
 @given(task=tasks, split=splits, data=st.data())
 def test_bytes_quick(base, task, split, data):
     check_bytes(base, task, "jsonl", split, data)
 
 
 @pytest.mark.slow
-@thorough(500)
+@many(500)
 @given(task=tasks, split=splits, data=st.data())
 def test_rows(base, task, split, data):
     check_rows(base, task, "jsonl", split, data)
 
 
 @pytest.mark.slow
-@thorough(300)
+@many(300)
 @given(task=tasks, split=splits, data=st.data())
 def test_bytes(base, task, split, data):
     check_bytes(base, task, "jsonl", split, data)
@@ -241,7 +241,7 @@ def test_bytes(base, task, split, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet", "conll"])
-@thorough(60)
+@many(60)
 @given(task=tasks, split=splits, data=st.data(), rows=st.booleans())
 def test_other_formats(base, kind, task, split, data, rows):
     task = "ner" if kind == "conll" else task

@@ -20,9 +20,9 @@ from tests.fuzzing import (
     bytes_changed,
     check_refusal,
     command,
-    quick,
+    few,
+    many,
     stop_at_the_crew,
-    thorough,
     tree,
 )
 from tests.helpers import tiny_raw
@@ -177,13 +177,13 @@ def check_resume(run: Path, data: st.DataObject, sealed: bool) -> int | None:
     return end_well_or_refuse(["train", str(copy), "--resume"], run)
 
 
-@quick(3)
+@few(3)
 @given(data=st.data())
 def test_evaluate_quick(run, data):
     check_evaluate(run, data)
 
 
-@quick(5)
+@few(5)
 @given(data=st.data(), sealed=st.booleans())
 def test_resume_quick(run, data, sealed):
     with pytest.MonkeyPatch.context() as patch:
@@ -192,14 +192,14 @@ def test_resume_quick(run, data, sealed):
 
 
 @pytest.mark.slow
-@thorough(60)
+@many(60)
 @given(data=st.data())
 def test_evaluate(run, data):
     check_evaluate(run, data)
 
 
 @pytest.mark.slow
-@thorough(40)
+@many(40)
 @given(data=st.data(), sealed=st.booleans())
 def test_resume(run, data, sealed):
     """To the end of the run, where it goes on."""

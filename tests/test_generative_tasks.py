@@ -200,8 +200,10 @@ def test_ranks_generate_what_one_process_generates(tmp_path, crews):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.replicas(3, 2)
+@pytest.mark.usefixtures("lent_ranks")
 def test_the_texts_of_a_run_on_ray_are_those_of_one_process(tmp_path):
-    sections = {"decoding": {"num_beams": 2}, "topology": {"teacher": SHARDED, "student": TWO}}
+    sections = {"decoding": {"num_beams": 2}, "topology": {"teacher": THREE, "student": TWO}}
     summary = run_training(generative_config(tmp_path, "translation", "gpt2", **sections))
     _, again = evaluate_run(tmp_path / "run", "test")
     for mode in MODES:
@@ -209,7 +211,8 @@ def test_the_texts_of_a_run_on_ray_are_those_of_one_process(tmp_path):
             assert math.isclose(again.metrics[mode][name], value, rel_tol=1e-5), (mode, name)
 
 
-SHARDED, TWO = {"replicas": 2, "zero_stage": 3}, {"replicas": 2}
+SHARDED, THREE = {"replicas": 2, "zero_stage": 3}, {"replicas": 3, "zero_stage": 3}
+TWO = {"replicas": 2}
 BERT = {
     "model_type": "bert",
     "hidden_size": 32,

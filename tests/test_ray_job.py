@@ -23,9 +23,10 @@ import yaml
 
 from tests.helpers import tiny_raw
 
+from tests.helpers import ROOT, wikigold_part
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-ROOT = Path(__file__).parent.parent
 RAY = str(Path(sys.executable).with_name("ray"))
 START_TIMEOUT_S = 120.0
 JOB_TIMEOUT_S = 420.0
@@ -139,7 +140,7 @@ def test_a_stranger_is_turned_away(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_the_quickstart_trains_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+    run, part = tmp_path / "run", wikigold_part(tmp_path)["test"]
     status, output = cluster.submit(
         "--",
         sys.executable,
@@ -147,6 +148,7 @@ def test_the_quickstart_trains_as_a_job(cluster: Cluster, tmp_path: Path) -> Non
         "configs/quickstart.yaml",
         *("--set", "schedule.max_steps=4"),
         *("--set", "evaluation.before=false"),
+        *("--set", f"data.validation={part}", "--set", f"data.test={part}"),
         *("--set", f"run.folder={run}"),
         *("--set", f"data.cache_folder={tmp_path / 'cache'}"),
     )
