@@ -21,9 +21,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.helpers import tiny_raw
-
-from tests.helpers import ROOT, wikigold_part
+from tests.helpers import ROOT, tiny_raw, wikigold_part
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
