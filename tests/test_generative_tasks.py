@@ -203,7 +203,8 @@ def test_ranks_generate_what_one_process_generates(tmp_path, crews):
 @pytest.mark.replicas(3, 2)
 @pytest.mark.usefixtures("lent_ranks")
 def test_the_texts_of_a_run_on_ray_are_those_of_one_process(tmp_path):
-    sections = {"decoding": {"num_beams": 2}, "topology": {"teacher": THREE, "student": TWO}}
+    topology = {"teacher": THREE, "student": TWO, "cpus_per_rank": 0.25}
+    sections = {"decoding": {"num_beams": 2}, "topology": topology}
     summary = run_training(generative_config(tmp_path, "translation", "gpt2", **sections))
     _, again = evaluate_run(tmp_path / "run", "test")
     for mode in MODES:

@@ -137,6 +137,7 @@ def test_a_stranger_is_turned_away(cluster: Cluster, tmp_path: Path) -> None:
         assert not marker.exists()
 
 
+@pytest.mark.thorough  # the next test trains as a job too, with smaller models
 def test_the_quickstart_trains_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
     run, part = tmp_path / "run", wikigold_part(tmp_path)["test"]
     status, output = cluster.submit(
