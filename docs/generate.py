@@ -160,7 +160,7 @@ def commands() -> str:
 
 def _command(name: str, command: Any) -> Iterator[str]:
     hints = get_type_hints(command.callback)
-    yield f"### tsarch {name}\n"
+    yield f"## tsarch {name}\n"
     yield f"{_one_line(command.help)}\n"
     yield "| argument | takes | what |\n|---|---|---|"
     for parameter in command.params:
