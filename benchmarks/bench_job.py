@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.data.loader import BatchPlan
@@ -29,7 +30,7 @@ from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.prepare import prepare_data
 from tsarch.records import IGNORED, IntArray, TokenizedSplit
-from tsarch.stage.build import build_student, build_teacher
+from tsarch.stage.build import build_model
 from tsarch.topology import Stage, Topology
 
 CONFIG = Path("configs/bench.yaml")
@@ -100,8 +101,9 @@ class BenchJob:
     """Data and batches of a config."""
 
     def __init__(self, config: Config) -> None:
-        prepared = prepare_data(config)
         self.config = config
+        self.blueprint = resolve(config)
+        prepared = prepare_data(self.blueprint)
         self.labels = prepared.labels
         self.split: TokenizedSplit = prepared.splits["train"]
 
@@ -113,7 +115,7 @@ class BenchJob:
     @cached_property
     def plan(self) -> BatchPlan:
         """Batches of all epochs, those that tsarch trains on."""
-        return batch_plan(self.config, self.split)
+        return batch_plan(self.blueprint, self.split)
 
     def batches(self, step: int, rank: int, num_ranks: int, num_micro_batches: int) -> StepPlan:
         """Plan of `rank`'s share of a step's contexts, all of it on that rank."""
@@ -168,8 +170,8 @@ class BenchJob:
 
     def models(self) -> tuple[Table, TeacherModel, StudentModel]:
         """The table and the two models, with tsarch's starting weights."""
-        teacher = build_teacher(self.config, len(self.labels))
-        student = build_student(self.config, len(self.labels))
+        teacher = build_model(self.blueprint, Stage.TEACHER, len(self.labels))
+        student = build_model(self.blueprint, Stage.STUDENT, len(self.labels))
         table = teacher.table if teacher.table is not None else student.table
         assert table is not None
         assert isinstance(teacher.module, TeacherModel)

@@ -16,12 +16,12 @@ from typing import Annotated
 
 import typer
 
+from tsarch.blueprint import resolve
 from tsarch.checkpoint.cut import Cut, Stall
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
 from tsarch.clock import now_s
 from tsarch.cluster.ray_crew import RayCrew
-from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew, CutTaken, Reports, drive
@@ -86,7 +86,7 @@ class _Checkpoints:
         self._open = None
 
 
-def measure(config: Config, crew: Crew, folder: Path, num: int, every: int) -> Costs:
+def measure(crew: Crew, folder: Path, num: int, every: int) -> Costs:
     """Train with `num` checkpoints."""
     url = str(folder / "checkpoints")
     checkpoints = _Checkpoints(crew, url)
@@ -106,7 +106,7 @@ def measure(config: Config, crew: Crew, folder: Path, num: int, every: int) -> C
     checkpoints.finish()
     stalls_s = [max(own.stall_s for own in taken) for taken in stalls]
     return Costs(
-        runner=config.topology.runner,
+        runner=crew.blueprint.runner.name,
         num_checkpoints=len(stalls_s),
         bytes=sum(own.nbytes for own in stalls[-1]),
         step_s=statistics.median(float(row["wall_s"] or 0) for row in rows),
@@ -129,16 +129,16 @@ def main(
     ),
 ) -> None:
     """Measure, print and write the figures."""
-    loaded = load_config(config, [f"topology.runner={runner}"])
+    blueprint = resolve(load_config(config, [f"topology.runner={runner}"]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         crew: Crew
-        if runner == "local":
-            crew = LocalCrew(loaded, prepare_data(loaded))
+        if blueprint.runner.is_one_process:
+            crew = LocalCrew(blueprint, prepare_data(blueprint))
         else:
-            crew = RayCrew.start(loaded, None, folder / "logs", print)
+            crew = RayCrew.start(blueprint, None, folder / "logs", print)
         try:
-            costs = measure(loaded, crew, folder, checkpoints, every)
+            costs = measure(crew, folder, checkpoints, every)
         finally:
             crew.close()
     print(

@@ -26,9 +26,9 @@ import typer
 from rich.console import Console
 
 from benchmarks.null_worker import NullWorker
+from tsarch.blueprint import Blueprint, resolve
 from tsarch.clock import now_s
 from tsarch.cluster.ray_crew import MAX_TICKS, RayCrew
-from tsarch.config import Config
 from tsarch.config_loading import parse_config
 from tsarch.rank.crew import Reports, drive
 from tsarch.rank.pacer import Pacer, Situation
@@ -99,10 +99,10 @@ def fit_line(ranks: Sequence[int], seconds: Sequence[float]) -> Line:
     )
 
 
-def null_config(num_ranks: int, folder: Path) -> Config:
+def null_run(num_ranks: int, folder: Path) -> Blueprint:
     """Half of the ranks are teachers, all share this machine's cores."""
     teachers = num_ranks // 2
-    return parse_config(
+    config = parse_config(
         {
             "run": {"name": "controller", "folder": str(folder)},
             "data": {"train": "-", "validation": "-", "test": "-"},
@@ -117,6 +117,7 @@ def null_config(num_ranks: int, folder: Path) -> Config:
         },
         "controller",
     )
+    return resolve(config)
 
 
 class Driver:
@@ -150,8 +151,8 @@ class Driver:
 @contextmanager
 def null_crew(num_ranks: int, folder: Path) -> Iterator[Driver]:
     """A driver with null ranks on a Ray of their own."""
-    config = null_config(num_ranks, folder)
-    crew = RayCrew.start(config, None, folder / "logs", lambda _: None, NullWorker)
+    blueprint = null_run(num_ranks, folder)
+    crew = RayCrew.start(blueprint, None, folder / "logs", lambda _: None, NullWorker)
     reporter = Reporter(Console(file=StringIO()))
     try:
         with open_trackers(folder, crew.topology, trace=False) as trackers, reporter.training(0):

@@ -19,11 +19,12 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint, resolve
 from tsarch.config_loading import parse_config
 from tsarch.parallel.groups import Address, MeetingPoint, set_stage_environment, use_interface_of
 from tsarch.planning.memory import Precision, StageSize, States, zero_states
-from tsarch.stage.build import build_teacher, optimizer_spec
+from tsarch.specs import OptimizerSpec
+from tsarch.stage.build import build_model
 from tsarch.stage.deepspeed_engine import DeepSpeedEngine, start_stage_world
 from tsarch.topology import Stage
 
@@ -75,9 +76,9 @@ class Case:
         return max(self.ranks, key=lambda held: held.total)
 
 
-def model_config() -> Config:
+def model_blueprint() -> Blueprint:
     """A teacher of 4 M parameters whose matrices are large enough for ZeRO 3 to shard them."""
-    return parse_config(
+    config = parse_config(
         {
             "data": {"train": "-", "validation": "-", "test": "-"},
             "teacher": {
@@ -94,6 +95,7 @@ def model_config() -> Config:
         },
         "memory",
     )
+    return resolve(config)
 
 
 def storage_bytes(tensors: Iterable[Tensor | None]) -> int:
@@ -124,9 +126,8 @@ def optimizer_tensors(engine: DeepSpeedEngine) -> Iterator[Tensor]:
         yield from (v for v in state.values() if isinstance(v, Tensor) and v.ndim > 0)
 
 
-def hold(module: nn.Module, config: Config, case: StageSize, rank: int) -> Held:
+def hold(module: nn.Module, spec: OptimizerSpec, case: StageSize, rank: int) -> Held:
     """Train two steps and count. Every rank of the stage calls it."""
-    spec = optimizer_spec(config, Stage.TEACHER)
     engine = DeepSpeedEngine(
         module, spec, case.precision, case.zero_stage, case.replicas, MICRO_BATCHES, _CPU
     )
@@ -160,13 +161,14 @@ def _run(rank: int, replicas: int, address: Address, results: Any) -> None:
     use_interface_of(HOST)
     set_stage_environment(address, rank, replicas)
     start_stage_world(_CPU, TIMEOUT_S)
-    config = model_config()
+    blueprint = model_blueprint()
+    spec = blueprint.stages[Stage.TEACHER].optimizer
     for precision in ("fp32", "bf16"):
         for zero_stage in range(4):
-            module = build_teacher(config, num_outputs=9).module
+            module = build_model(blueprint, Stage.TEACHER, num_outputs=9).module
             count = sum(p.numel() for p in module.parameters())
             size = StageSize(count, count, replicas, zero_stage, precision, num_moments=2)
-            results.put((size, hold(module, config, size, rank)))
+            results.put((size, hold(module, spec, size, rank)))
     results.close()
     results.join_thread()
 

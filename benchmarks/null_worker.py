@@ -12,21 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Resume
 from tsarch.clock import now_s
 from tsarch.cluster.worker import Actor
-from tsarch.config import Config
 from tsarch.rank.activity import Activity
 from tsarch.rank.rank_stats import RankStats
 from tsarch.records import LossParts, TickReport, TickReports
 from tsarch.schedule.instruction import Forward, Instruction, OptimizerStep, Program
-from tsarch.schedule.plan import Alternation, StepRange, training_programs
-from tsarch.topology import Stage, Topology
+from tsarch.schedule.plan import StepRange, training_programs
+from tsarch.topology import Stage
 
 if TYPE_CHECKING:
     from tsarch.cluster.agreement import Facts
     from tsarch.cluster.probe import Request
-    from tsarch.rank.api import Meeting
 
 TOKENS_PER_STEP = 4096
 _LOSSES = {
@@ -38,11 +37,11 @@ _LOSSES = {
 class NullWorker(Actor):
     """The methods of `Worker` that a driver calls to train, without a model or a group."""
 
-    def __init__(self, config: Config, rank: int, threads: int, log_file: str) -> None:
+    def __init__(self, blueprint: Blueprint, rank: int, threads: int, log_file: str) -> None:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
         super().__init__(Activity())
-        self._config = config
-        self._stage, self._replica = Topology.from_config(config.topology).place(rank)
+        self._blueprint = blueprint
+        self._stage, self._replica = blueprint.topology.place(rank)
         self._ticks: tuple[Program, ...] = ()
         self._first_tick = 0
         self._num_done = 0
@@ -61,22 +60,21 @@ class NullWorker(Actor):
         """Addresses that nobody will use."""
         return dict.fromkeys(("teacher", "student", "link", "tied"), ("127.0.0.1", os.getpid()))
 
-    def join(self, meeting: Meeting) -> None:
+    def join(self, addresses: dict[str, tuple[str, int]]) -> None:
         """There are no groups."""
 
-    def build(self, config: Config) -> None:
+    def build(self, blueprint: Blueprint) -> None:
         """There are no models."""
-        self._config = config
+        self._blueprint = blueprint
 
     def begin(self, start: int, stop: int, resume: Resume | None) -> int:
         """See `Rank.begin`; there is nothing to resume."""
-        schedule = self._config.schedule
-        alternation = schedule.alternation
+        schedule = self._blueprint.schedule
         programs = training_programs(
             schedule.name,
             StepRange(start, stop),
             schedule.micro_batches,
-            Alternation(alternation.teacher_steps, alternation.student_steps),
+            schedule.alternation,
             in_flight=schedule.in_flight,
         )
         self._ticks = programs[self._stage]

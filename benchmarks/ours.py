@@ -14,6 +14,7 @@ import typer
 
 from benchmarks.bench_job import CONFIG, JOINT_MICRO_BATCHES, BenchJob, Counts
 from benchmarks.sides import CORES, SideRun, write_runs
+from tsarch.blueprint import Blueprint, resolve
 from tsarch.clock import now_s
 from tsarch.cluster.ray_crew import RayCrew
 from tsarch.config import Config
@@ -41,13 +42,13 @@ def local_config(config: Config) -> Config:
     return with_schedule(config, "sequential").model_copy(update={"topology": topology})
 
 
-def counts(job: BenchJob, config: Config, steps: range) -> Counts:
+def counts(job: BenchJob, blueprint: Blueprint, steps: range) -> Counts:
     """Tokens and positions of `steps` on one rank a stage."""
-    feed = training_feed(config, job.split, job.plan, Topology.pair(1, 1))
+    feed = training_feed(blueprint, job.split, job.plan, Topology.pair(1, 1))
     total = Counts(0, 0, 0)
     for step in steps:
         total += Counts(feed.plan(step).num_tokens, 0, 0)
-        for micro_batch in range(config.schedule.micro_batches):
+        for micro_batch in range(blueprint.schedule.micro_batches):
             contexts = feed.context_batch(step, micro_batch, Stage.TEACHER, 0)
             windows = feed.window_batches(step, micro_batch, Stage.STUDENT, 0)
             total += Counts(0, contexts.mask.size, sum(own.mask.size for own in windows))
@@ -79,11 +80,11 @@ def side_run(side: str, rows: list[StepRecord], counts: Counts, one_process: boo
 
 
 def time_crew(
-    crew: Crew, side: str, job: BenchJob, config: Config, timed: range, one_process: bool = False
+    crew: Crew, side: str, job: BenchJob, timed: range, one_process: bool = False
 ) -> SideRun:
     """Train with a crew that is built already; only the steps `timed` count."""
     rows = train_rows(crew, timed.stop + 1)[timed.start : timed.stop]
-    return side_run(side, rows, counts(job, config, timed), one_process)
+    return side_run(side, rows, counts(job, crew.blueprint, timed), one_process)
 
 
 def run(config_file: Path, timed: range) -> list[SideRun]:
@@ -91,18 +92,17 @@ def run(config_file: Path, timed: range) -> list[SideRun]:
     job = BenchJob.load(config_file)
     runs = []
     with tempfile.TemporaryDirectory() as logs:
-        first = with_schedule(job.config, SCHEDULES[0])
+        first = resolve(with_schedule(job.config, SCHEDULES[0]))
         crew = RayCrew.start(first, None, Path(logs), print)
         try:
             for name in SCHEDULES:
-                config = with_schedule(job.config, name)
-                crew.build(config)
-                runs.append(time_crew(crew, name, job, config, timed))
+                crew.build(resolve(with_schedule(job.config, name)))
+                runs.append(time_crew(crew, name, job, timed))
         finally:
             crew.close()
-    local = local_config(job.config)
+    local = resolve(local_config(job.config))
     crew_of_one = LocalCrew(local, prepare_data(local))
-    runs.append(time_crew(crew_of_one, "local", job, local, timed, one_process=True))
+    runs.append(time_crew(crew_of_one, "local", job, timed, one_process=True))
     return runs
 
 

@@ -32,7 +32,6 @@ from benchmarks.common import Features
 from benchmarks.sides import CORES, SideRun, write_runs
 from tsarch.config import Config
 from tsarch.losses.token import cross_entropy
-from tsarch.prepare import run_tokenizer
 from tsarch.records import IGNORED, IntArray
 
 
@@ -137,7 +136,7 @@ def train(
                 job.config, batch_size, timer.num_warm_up_steps + num_steps, len(data), folder
             ),
             train_dataset=data,
-            data_collator=DataCollatorForTokenClassification(run_tokenizer(job.config)),
+            data_collator=DataCollatorForTokenClassification(job.blueprint.tokenizer()),
             callbacks=[timer],
         )
         hook = model.register_forward_pre_hook(timer.count, with_kwargs=True)

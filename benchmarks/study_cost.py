@@ -19,12 +19,14 @@ import torch
 import typer
 from pydantic import BaseModel
 
+from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.data.partition import context_tokens, context_windows
 from tsarch.models.student_model import StudentModel
 from tsarch.prepare import prepare_data
-from tsarch.stage.build import build_student, build_teacher
+from tsarch.stage.build import build_model
+from tsarch.topology import Stage
 
 SERVED = (1, 4, 16, 64)
 """Windows or queries that one context may serve."""
@@ -70,11 +72,12 @@ class InferenceCost(BaseModel):
 def measure(config: Config, num_contexts: int = 24) -> InferenceCost:
     """Time a config's models on contexts drawn from its test split, and on all their windows."""
     torch.set_num_threads(1)
-    prepared = prepare_data(config)
+    blueprint = resolve(config)
+    prepared = prepare_data(blueprint)
     split = prepared.splits["test"]
     num_documents = len({row.origin.doc_id for row in split.rows})
-    teacher = build_teacher(config, len(prepared.labels))
-    student = build_student(config, len(prepared.labels)).module
+    teacher = build_model(blueprint, Stage.TEACHER, len(prepared.labels))
+    student = build_model(blueprint, Stage.STUDENT, len(prepared.labels)).module
     assert teacher.table is not None
     assert isinstance(student, StudentModel)
     table = teacher.table

@@ -7,6 +7,7 @@ without the other: its table is its own, and the student goes over every window 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tsarch.config import Config, Mode
+from tsarch.blueprint import Blueprint
+from tsarch.config import Mode
 from tsarch.data.feed import Feed
 from tsarch.data.loader import evaluation_batches
 from tsarch.data.window_passes import training_passes
@@ -30,13 +32,13 @@ from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.prepare import Prepared
 from tsarch.rank.learning_rate import learning_rate_factor
 from tsarch.rank.local_crew import LocalCrew
-from tsarch.rank.rank import local_wiring
+from tsarch.rank.wiring import local_wiring
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, evaluate_modes
 from tsarch.seeding import torch_seed
-from tsarch.stage.build import build_student, build_teacher, embedding_spec, optimizer_spec
+from tsarch.stage.build import build_model
 from tsarch.stage.engine import make_optimizer
-from tsarch.stage.student_stage import DistillationSpec, StudentStage
+from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.tasks.base import Metrics, Task
 from tsarch.tasks.collect import WindowOutputs
@@ -62,10 +64,10 @@ class Learner(Protocol):
 class Ours:
     """Teacher and student trained by tsarch, in this process."""
 
-    def __init__(self, config: Config, prepared: Prepared) -> None:
+    def __init__(self, blueprint: Blueprint, prepared: Prepared) -> None:
         self._splits = prepared.splits
-        self._task = make_task(config.task.name, prepared.labels)
-        self._crew = LocalCrew(config, prepared)
+        self._task = make_task(blueprint.task.name, prepared.labels)
+        self._crew = LocalCrew(blueprint, prepared)
         stats = self._crew.stats()[Stage.TEACHER][0]
         self.num_parameters = sum(stats.stage_parameters.values())
         self._weight = 0.5
@@ -98,33 +100,33 @@ class Solo:
 
     def __init__(
         self,
-        config: Config,
+        blueprint: Blueprint,
         prepared: Prepared,
         stage: Stage,
         teacher_folder: Path | None = None,
     ) -> None:
         self._splits, self._stage_name = prepared.splits, stage
-        self._task: Task = make_task(config.task.name, prepared.labels)
-        self._evaluation_tokens = config.evaluation.batch_tokens
+        self._task: Task = make_task(blueprint.task.name, prepared.labels)
+        self._evaluation_tokens = blueprint.batches.evaluation_tokens
         num_labels = len(prepared.labels)
-        self._stage = solo_stage(config, stage, num_labels, self._splits["train"])
+        self._stage = solo_stage(blueprint, stage, num_labels, self._splits["train"])
         self.num_parameters = len(self._stage.tied.table) * self._stage.tied.table.storage.shape[1]
         self.num_parameters += _own_parameters(self._stage.module)
         self._teacher = None
         if teacher_folder is not None:
-            self._teacher = solo_stage(config, Stage.TEACHER, num_labels, self._splits["train"])
+            self._teacher = solo_stage(blueprint, Stage.TEACHER, num_labels, self._splits["train"])
             self._teacher.restore(teacher_folder)
             self._teacher.running.engine.train(False)
         self._link = LoopbackLink(torch.float32)
-        plan = batch_plan(config, self._splits["train"])
-        num_steps = num_training_steps(config, plan)
-        shape = config.learning_rate
+        plan = batch_plan(blueprint, self._splits["train"])
+        num_steps = num_training_steps(blueprint, plan)
+        shape = blueprint.learning_rate
         self._rate: Callable[[int], float] = lambda step: learning_rate_factor(
             step, num_steps, shape.warmup, shape.decay
         )
         sends = self._teacher is not None
         self._feed = _alone_feed(self._splits["train"], plan.contexts, sends)
-        torch.manual_seed(torch_seed(config.run.seed, "dropout", 0))
+        torch.manual_seed(torch_seed(blueprint.seed, "dropout", 0))
 
     def train(self, start: int, stop: int) -> None:
         """One update of the model and of its table a step."""
@@ -204,25 +206,26 @@ class SoloStage:
         self.tied.table.load(load_table(folder))
 
 
-def solo_stage(config: Config, stage: Stage, num_labels: int, train: TokenizedSplit) -> SoloStage:
-    """A stage of `config` whose table starts from its own model and is its own."""
-    embedding = config.embedding.model_copy(update={"init": str(stage)})
-    config = config.model_copy(update={"embedding": embedding})
-    build = build_teacher if stage is Stage.TEACHER else build_student
-    built = build(config, num_labels)
+def solo_stage(
+    blueprint: Blueprint, stage: Stage, num_labels: int, train: TokenizedSplit
+) -> SoloStage:
+    """A stage of a run whose table starts from its own model and is its own."""
+    blueprint = blueprint.altered(embedding={"init": str(stage)})
+    built = build_model(blueprint, stage, num_labels)
     assert built.table is not None
-    spec = embedding_spec(config)
+    spec = blueprint.table.optimizer
     tied = TiedEmbedding(
         Table(built.table, np.unique(train.token_ids)),
         lambda rows: make_optimizer([{"params": [rows], "weight_decay": 0.0}], spec),
         spec.learning_rate,
         spec.clip_norm,
-        config.embedding.exchange,
+        blueprint.table.exchange,
         None,
         _ONE,
         num_local_stages=1,
     )
-    engine = local_wiring(config).make_engine(stage, built.module, optimizer_spec(config, stage))
+    optimizer = blueprint.stages[stage].optimizer
+    engine = local_wiring(blueprint).make_engine(stage, built.module, optimizer)
     width = built.table.shape[1]
     if stage is Stage.TEACHER:
         return SoloStage(
@@ -230,9 +233,8 @@ def solo_stage(config: Config, stage: Stage, num_labels: int, train: TokenizedSp
         )
     assert isinstance(built.module, StudentModel)
     width = built.module.bridge.in_features
-    kd = config.distillation
     # Without a teacher no predictions come, and the term is left out.
-    spec_kd = DistillationSpec(kd.weight, kd.temperature, "all")
+    spec_kd = replace(blueprint.distillation, passes="all")
     running = StudentStage(stage, engine, tied, 0, num_labels, _OBJECTIVE, spec_kd)
     return SoloStage(stage, running, built.module, tied, width)
 

@@ -13,6 +13,7 @@ import typer
 from benchmarks.study_models import Learner, Ours, Solo
 from benchmarks.study_plan import DISTILLED, RunKey, RunResult, StudyTask
 from benchmarks.study_tasks import TASKS
+from tsarch.blueprint import Blueprint, resolve
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.feeds import batch_plan, num_training_steps
@@ -85,18 +86,18 @@ def first_rows(file: Path, count: int, folder: Path) -> Path:
 
 
 def make_learner(
-    config: Config, prepared: Prepared, key: RunKey, teacher_folder: Path | None
+    blueprint: Blueprint, prepared: Prepared, key: RunKey, teacher_folder: Path | None
 ) -> Learner:
     """What a run trains."""
     match key.method:
         case "teacher":
-            return Solo(config, prepared, Stage.TEACHER)
+            return Solo(blueprint, prepared, Stage.TEACHER)
         case "small":
-            return Solo(config, prepared, Stage.STUDENT)
+            return Solo(blueprint, prepared, Stage.STUDENT)
         case "distilled":
-            return Solo(config, prepared, Stage.STUDENT, teacher_folder)
+            return Solo(blueprint, prepared, Stage.STUDENT, teacher_folder)
         case "ours":
-            return Ours(config, prepared)
+            return Ours(blueprint, prepared)
 
 
 def train(
@@ -110,9 +111,10 @@ def train(
     Args:
         weights: folder that a teacher's weights are left in.
     """
-    prepared = prepare_data(config)
-    learner = make_learner(config, prepared, key, teacher_folder)
-    num_steps = num_training_steps(config, batch_plan(config, prepared.splits["train"]))
+    blueprint = resolve(config)
+    prepared = prepare_data(blueprint)
+    learner = make_learner(blueprint, prepared, key, teacher_folder)
+    num_steps = num_training_steps(blueprint, batch_plan(blueprint, prepared.splits["train"]))
     started_s = time.process_time()
     learner.train(0, num_steps)
     train_s = time.process_time() - started_s
@@ -123,7 +125,7 @@ def train(
     return RunResult(
         key=key,
         settings=settings,
-        main_metric=make_task(config.task.name, prepared.labels).main_metric,
+        main_metric=make_task(blueprint.task.name, prepared.labels).main_metric,
         validation=validation,
         test=learner.evaluate("test"),
         steps=num_steps,

@@ -15,33 +15,32 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError
 
 from tsarch.cluster.authentication import enter, loopback_only, private_ray
-from tsarch.config import TopologyConfig
 from tsarch.errors import UserError, one_line
-from tsarch.topology import total_cpus
 
 _CONNECT_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 256 * 2**20
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
-def join_ray(topology: TopologyConfig, address: str | None, say: Callable[[str], None]) -> None:
-    """Join the cluster at `address`; None: start a Ray on this machine, for this run alone.
+def join_ray(num_cpus: float, address: str | None, say: Callable[[str], None]) -> None:
+    """Join the cluster at `address`; None: start a Ray on this machine, for this run alone,
+    with so many CPUs or as many as the machine has, if that is more.
 
     Raises:
         UserError: there is no cluster at the address, or it asks for a token that isn't here.
     """
     if address is None:
-        _start_own(topology)
+        _start_own(num_cpus)
     else:
         _join_cluster(address, say)
 
 
-def _start_own(topology: TopologyConfig) -> None:
+def _start_own(num_cpus: float) -> None:
     """On loopback, with a token of its own, without a dashboard."""
     with private_ray():
         ray.init(
             address="local",
-            num_cpus=max(math.ceil(total_cpus(topology)), len(os.sched_getaffinity(0))),
+            num_cpus=max(math.ceil(num_cpus), len(os.sched_getaffinity(0))),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             **_QUIET,

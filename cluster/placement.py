@@ -15,11 +15,11 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
+from tsarch.blueprint import Blueprint
 from tsarch.cluster.fitting import Demand, NodeSupply, refusal
-from tsarch.config import Config, TopologyConfig
 from tsarch.errors import Mistake, UserError
 from tsarch.rank.supply import Supply
-from tsarch.topology import STAGES, Stage, Topology, rank_cpus
+from tsarch.topology import Stage
 
 _GRACE_S = 3.0
 """How long to wait for what others hold: Ray gives back what an ended job held with a delay."""
@@ -30,17 +30,17 @@ _READY_S = 10.0
 """Ray places a group that has room within a fraction of a second."""
 
 
-def rank_resources(topology: TopologyConfig, stage: Stage) -> dict[str, float]:
+def rank_resources(blueprint: Blueprint, stage: Stage) -> dict[str, float]:
     """What Ray reserves for one rank of `stage`."""
-    resources = {"CPU": rank_cpus(topology, stage)}
+    resources, device = {"CPU": blueprint.stages[stage].cpus}, blueprint.runner.device
     has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    if topology.device == "cuda" or (topology.device == "auto" and has_gpus):
+    if device == "cuda" or (device == "auto" and has_gpus):
         resources["GPU"] = 1.0
     return resources
 
 
 def place(
-    config: Config, avoid: frozenset[str] = frozenset(), restarted: bool = False
+    blueprint: Blueprint, avoid: frozenset[str] = frozenset(), restarted: bool = False
 ) -> PlacementGroup:
     """Reserve a bundle for each rank, packed on as few nodes as possible, none on the nodes with
     the ids `avoid`.
@@ -52,15 +52,15 @@ def place(
         UserError: there can never be room for the ranks, or others hold it (said after a few
             seconds in which it might have become free); with a table of demand and supply.
     """
-    demands = rank_demands(config.topology)
+    demands = rank_demands(blueprint)
     _require(refusal(demands, node_supplies(avoid), ever=True))
     deadline_s = time.monotonic() + (_RESTART_GRACE_S if restarted else _GRACE_S)
     while (busy := refusal(demands, node_supplies(avoid), ever=False)) is not None:
         if time.monotonic() > deadline_s:
             _require(busy)
         time.sleep(_POLL_S)
-    bundles = rank_bundles(config.topology)
-    name = f"tsarch run {config.run.name}"
+    bundles = rank_bundles(blueprint)
+    name = f"tsarch run {blueprint.run.name}"
     options = _elsewhere(avoid, len(bundles))
     group = placement_group(bundles, strategy="PACK", name=name, **options)
     if not group.wait(_READY_S):
@@ -82,19 +82,18 @@ def _elsewhere(avoid: frozenset[str], num_bundles: int) -> dict[str, Any]:
     return {"bundle_label_selector": [wanted] * num_bundles}
 
 
-def rank_demands(topology: TopologyConfig) -> list[Demand]:
+def rank_demands(blueprint: Blueprint) -> list[Demand]:
     """What the ranks of both stages need."""
-    ranks = Topology.from_config(topology)
     return [
-        Demand(stage.value, ranks.replicas(stage), rank_resources(topology, stage))
-        for stage in STAGES
+        Demand(stage.value, own.replicas, rank_resources(blueprint, stage))
+        for stage, own in blueprint.stages.items()
     ]
 
 
-def rank_bundles(topology: TopologyConfig) -> list[dict[str, float]]:
+def rank_bundles(blueprint: Blueprint) -> list[dict[str, float]]:
     """What Ray reserves for every rank, in order of ranks."""
-    ranks = Topology.from_config(topology)
-    bundles = {stage: rank_resources(topology, stage) for stage in STAGES}
+    ranks = blueprint.topology
+    bundles = {stage: rank_resources(blueprint, stage) for stage in blueprint.stages}
     return [bundles[ranks.place(rank)[0]] for rank in range(ranks.num_ranks)]
 
 
@@ -114,9 +113,9 @@ def node_supplies(avoid: frozenset[str] = frozenset()) -> list[NodeSupply]:
     ]
 
 
-def supply_on_cluster(topology: TopologyConfig) -> Supply:
+def supply_on_cluster(blueprint: Blueprint) -> Supply:
     """What `topology: auto` may share out: what is free, and what this run holds already."""
-    own = rank_bundles(topology)
+    own = rank_bundles(blueprint)
     free = ray.available_resources()
     free = {name: free.get(name, 0.0) + sum(bundle[name] for bundle in own) for name in own[0]}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

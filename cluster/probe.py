@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import psutil
 import ray
 
+from tsarch.blueprint import Blueprint
 from tsarch.cluster.agreement import NO_GPU, Clock, Facts, RankFacts, disagreements
-from tsarch.config import Config
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import UserError, one_line
 from tsarch.rank.api import ProcessApi
 from tsarch.rank.status import note_file, says_nothing
-from tsarch.topology import Stage, Topology
+from tsarch.topology import Stage
 
 if TYPE_CHECKING:
     from tsarch.cluster.ray_crew import RayCrew
@@ -57,7 +57,7 @@ class ActorApi(ProcessApi, Protocol):
 
 
 def check_ranks(
-    crew: RayCrew, config: Config, log_folder: Path, needs: Mapping[Stage, RankNeed] | None
+    crew: RayCrew, blueprint: Blueprint, log_folder: Path, needs: Mapping[Stage, RankNeed] | None
 ) -> None:
     """Ask all ranks, and compare.
 
@@ -67,11 +67,11 @@ def check_ranks(
     Raises:
         UserError: names all disagreements, and the nodes and ranks that have them.
     """
-    names = tuple(name for name in _names(config) if _size(name) is not None)
-    with _marks(_shared_folders(config, log_folder)) as marks:
-        facts = crew.ask(ActorApi.probe, Request(config.topology.device, marks, names))
+    names = tuple(name for name in _names(blueprint) if _size(name) is not None)
+    with _marks(_shared_folders(blueprint, log_folder)) as marks:
+        facts = crew.ask(ActorApi.probe, Request(blueprint.runner.device, marks, names))
     clocks = _clocks(crew)
-    topology = Topology.from_config(config.topology)
+    topology = blueprint.topology
     ranks = [
         RankFacts(rank, topology.place(rank)[0], own, clock)
         for rank, (own, clock) in enumerate(zip(facts, clocks, strict=True))
@@ -149,11 +149,12 @@ def hash_of_package(package: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _names(config: Config) -> Iterator[str]:
+def _names(blueprint: Blueprint) -> Iterator[str]:
     """Data files, tokenizer and models, in so far as they are files."""
-    data = config.data
+    data = blueprint.data
     given = (data.train, data.validation, data.test, data.tokenizer)
-    for name in (*given, config.teacher.model, config.student.model):
+    models = [own.architecture.model for own in blueprint.stages.values()]
+    for name in dict.fromkeys((*given, *models)):
         if name is not None:
             yield name
 
@@ -170,13 +171,13 @@ def _size(name: str) -> int | None:
         return None
 
 
-def _shared_folders(config: Config, log_folder: Path) -> list[Path]:
+def _shared_folders(blueprint: Blueprint, log_folder: Path) -> list[Path]:
     """What all ranks write into or read from: the run folder; checkpoints that lie elsewhere."""
     from tsarch.checkpoint.store import Store  # ranks don't need what it imports here
 
     folders = [log_folder]
-    if config.checkpoint.folder is not None:
-        local = Store(config.checkpoint.folder).local_folder
+    if blueprint.checkpoint.folder is not None:
+        local = Store(blueprint.checkpoint.folder).local_folder
         folders += [local] if local is not None else []
     return folders
 

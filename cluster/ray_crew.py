@@ -12,6 +12,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from tsarch.blueprint import Blueprint
 from tsarch.cluster.joining import join_ray
 from tsarch.cluster.nodes import nodes_of, stop_processes
 from tsarch.cluster.placement import place, rank_bundles, supply_on_cluster
@@ -20,13 +21,13 @@ from tsarch.cluster.rank_calls import Calls
 from tsarch.cluster.recovery import settle
 from tsarch.cluster.watch import Watch
 from tsarch.cluster.worker import WATCH, Worker
-from tsarch.config import Config, TopologyConfig
 from tsarch.rank.api import Meeting, ProcessApi, name_of
 from tsarch.rank.crew import Crew, Draining, Pending
 from tsarch.rank.pacer import Pace
 from tsarch.rank.status import log_file, note_file
 from tsarch.rank.supply import Supply
-from tsarch.topology import Stage, Topology, stage_topology
+from tsarch.specs import RunnerSpec
+from tsarch.topology import Stage
 
 if TYPE_CHECKING:
     from tsarch.planning.capacity import RankNeed
@@ -51,24 +52,23 @@ class RayCrew(Crew):
 
     def __init__(
         self,
-        config: Config,
+        blueprint: Blueprint,
         workers: Sequence[Any],
         placement: PlacementGroup,
         log_folder: Path,
     ) -> None:
-        topology = Topology.from_config(config.topology)
-        super().__init__(config, topology, pace_of(topology.num_ranks))
+        super().__init__(blueprint, pace_of(blueprint.topology.num_ranks))
         self._workers = list(workers)
         self._placement = placement
         self._log_folder = log_folder
         nodes = nodes_of(placement, self.topology.num_ranks)
-        self._watch = Watch(workers, nodes, config.failure.hang_timeout_s)
+        self._watch = Watch(workers, nodes, blueprint.failure.hang_timeout_s)
         self.calls = Calls(self._workers, self.topology, self._watch, log_folder)
 
     @classmethod
     def start(
         cls,
-        config: Config,
+        blueprint: Blueprint,
         address: str | None,
         log_folder: Path,
         say: Callable[[str], None],
@@ -85,7 +85,7 @@ class RayCrew(Crew):
                 the driver.
             needs: memory of a rank of each stage, to be compared with what is free; None: not.
             restarted: after a failure, when nodes may be missing: wait for them, then do with
-                fewer replicas if the config allows it (see `config` of the crew).
+                fewer replicas if that is allowed (see `blueprint` of the crew).
             avoid: ids of nodes that no rank may be placed on.
 
         Raises:
@@ -93,26 +93,24 @@ class RayCrew(Crew):
                 devices, memory, shared folders, data or time.
             RankFailedError: a rank failed.
         """
-        topology = Topology.from_config(config.topology)
         say("starting a Ray on this machine" if address is None else "joining the Ray cluster")
         _hush_ray()
-        join_ray(config.topology, address, say)
+        join_ray(blueprint.total_cpus, address, say)
         try:
             if restarted:
-                config = settle(config, avoid, say)
-                topology = Topology.from_config(config.topology)
-            placement = place(config, avoid, restarted)
+                blueprint = settle(blueprint, avoid, say)
+            placement = place(blueprint, avoid, restarted)
         except BaseException:
             ray.shutdown()
             raise
-        workers = _start_workers(config, topology, placement, log_folder, address is None, worker)
-        crew = cls(config, workers, placement, log_folder)
+        workers = _start_workers(blueprint, placement, log_folder, address is None, worker)
+        crew = cls(blueprint, workers, placement, log_folder)
         try:
-            say(f"{topology.num_ranks} ranks are importing torch and DeepSpeed")
-            check_ranks(crew, config, log_folder, needs)
+            say(f"{crew.topology.num_ranks} ranks are importing torch and DeepSpeed")
+            check_ranks(crew, blueprint, log_folder, needs)
             crew.join()
             say("building models and engines on the ranks")
-            crew.build(config)
+            crew.build(blueprint)
         except BaseException:
             crew.close()
             raise
@@ -124,9 +122,10 @@ class RayCrew(Crew):
         addresses = {name: place for own in offers for name, place in own.items()}
         self.ask(ProcessApi.join, Meeting(addresses))
 
-    def build(self, config: Config) -> None:
-        """Build models and engines on all ranks; again, for another config, if wanted."""
-        self.ask(ProcessApi.build, config)
+    def build(self, blueprint: Blueprint) -> None:
+        """Build models and engines on all ranks; again, for another blueprint, if wanted."""
+        self.blueprint = blueprint
+        self.ask(ProcessApi.build, blueprint)
 
     def submit(
         self,
@@ -170,9 +169,9 @@ class RayCrew(Crew):
         names = sorted(node.address for node in nodes if node.node_id in new)
         return Draining(f"notice: {' and '.join(names)} will be taken from the cluster")
 
-    def supply(self, topology: TopologyConfig) -> Supply:
+    def supply(self, runner: RunnerSpec) -> Supply:
         """What `topology: auto` may share out on this cluster."""
-        return supply_on_cluster(topology)
+        return supply_on_cluster(self.blueprint)
 
     def close(self) -> None:
         """End the actors, give the resources back, and stop Ray if this run started it."""
@@ -195,18 +194,15 @@ def _hush_ray() -> None:
 
 
 def _start_workers(
-    config: Config,
-    topology: Topology,
+    blueprint: Blueprint,
     placement: PlacementGroup,
     log_folder: Path,
     own_ray: bool,
     worker: type,
 ) -> list[Any]:
-    bundles = rank_bundles(config.topology)
+    topology, bundles = blueprint.topology, rank_bundles(blueprint)
     threads = [
-        stage_topology(config.topology, topology.place(rank)[0]).threads
-        or config.topology.threads
-        or _default_threads(config, topology, own_ray)
+        blueprint.stages[topology.place(rank)[0]].threads or _default_threads(blueprint, own_ray)
         for rank in range(topology.num_ranks)
     ]
     actor = ray.remote(concurrency_groups={WATCH: 1})(worker)
@@ -215,13 +211,13 @@ def _start_workers(
             num_cpus=bundles[rank]["CPU"],
             num_gpus=bundles[rank].get("GPU", 0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank),
-        ).remote(config, rank, threads[rank], str(log_file(log_folder, rank)))
+        ).remote(blueprint, rank, threads[rank], str(log_file(log_folder, rank)))
         for rank in range(topology.num_ranks)
     ]
 
 
-def _default_threads(config: Config, topology: Topology, own_ray: bool) -> int:
+def _default_threads(blueprint: Blueprint, own_ray: bool) -> int:
     """Cores shared out on this machine; on a cluster what Ray reserves for a rank."""
     if own_ray:
-        return max(1, len(os.sched_getaffinity(0)) // topology.num_ranks)
-    return max(1, int(config.topology.cpus_per_rank))
+        return max(1, len(os.sched_getaffinity(0)) // blueprint.topology.num_ranks)
+    return max(1, int(blueprint.runner.cpus_per_rank))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import ray
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.rank.process import Answering, RankProcess
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Actor(Answering):
 class Worker(Actor, RankProcess):
     """One rank: one device, one stage."""
 
-    def __init__(self, config: Config, rank: int, threads: int, log_file: str) -> None:
+    def __init__(self, blueprint: Blueprint, rank: int, threads: int, log_file: str) -> None:
         host = str(ray.util.get_node_ip_address())
-        super().__init__(config, rank, threads, Path(log_file), host)
+        super().__init__(blueprint, rank, threads, Path(log_file), host)
 
     def probe(self, request: Request) -> Facts:
         """See `ActorApi`."""

@@ -19,6 +19,8 @@ def show_evaluation(run: Path, split: str, mode: Mode | None) -> None:
     from tsarch.telling.terminal import Reporter
 
     quieten()
-    config, evaluation = evaluate_run(run, split, mode)
+    blueprint, evaluation = evaluate_run(run, split, mode)
     chosen = {m: v for m, v in evaluation.metrics.items() if mode in (None, m)}
-    Reporter().table(f"{split} split of {run}", {"": dict(chosen)}, table_metrics(config.task.name))
+    Reporter().table(
+        f"{split} split of {run}", {"": dict(chosen)}, table_metrics(blueprint.task.name)
+    )

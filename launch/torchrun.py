@@ -26,6 +26,7 @@ from tsarch.errors import UserError
 from tsarch.launch.cli import run_command
 
 if TYPE_CHECKING:
+    from tsarch.blueprint import Blueprint
     from tsarch.config import Config
     from tsarch.rank.process_crew import Member
     from tsarch.rank.serving import Start
@@ -122,21 +123,19 @@ class Found:
         self._store.set(_PLACE, "")
 
 
-def check_number(config: Config, num_ranks: int) -> None:
-    """Whether the config has as many ranks as there are processes.
+def check_number(blueprint: Blueprint, num_ranks: int) -> None:
+    """Whether the run has as many ranks as there are processes.
 
     Raises:
         UserError: it hasn't.
     """
-    from tsarch.topology import Topology
-
-    topology = config.topology
-    wanted = Topology.from_config(topology).num_ranks
+    topology = blueprint.topology
+    wanted = topology.num_ranks
+    counts = " + ".join(f"{topology.replicas(stage)} {stage}" for stage in topology.stages)
     if wanted != num_ranks:
         raise UserError.single(
             "torchrun",
-            f"has started {num_ranks} processes, but {topology.teacher.replicas} teacher + "
-            f"{topology.student.replicas} student replicas are {wanted} ranks.",
+            f"has started {num_ranks} processes, but {counts} replicas are {wanted} ranks.",
             f"Use --nproc-per-node {wanted}, or other replicas.",
         )
 
@@ -162,15 +161,16 @@ def serve_driver(place: Place, store: Any) -> None:
 
 def drive(config: Config, resume: bool, found: Found, place: Place) -> None:
     """Train with the ranks that are there."""
+    from tsarch.blueprint import resolve
     from tsarch.launch.training import run_training
 
     try:
-        topology = config.topology.model_copy(update={"runner": "processes"})
         # Ranks that have ended can't be started again here: torchrun does that, with --resume.
-        failure = config.failure.model_copy(update={"max_restarts": 0})
-        config = config.model_copy(update={"topology": topology, "failure": failure})
-        check_number(config, place.num_ranks)
-        run_training(config, resume=resume, launch=found)
+        blueprint = resolve(config).altered(
+            topology={"runner": "processes"}, failure={"max_restarts": 0}
+        )
+        check_number(blueprint, place.num_ranks)
+        run_training(blueprint.config, resume=resume, launch=found)
     except UserError:
         found.give_up()
         raise

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsarch.blueprint import Blueprint, resolve
 from tsarch.config import Config
 from tsarch.errors import UserError, one_line
 from tsarch.run.supervision import Gather, Job, train
@@ -41,23 +42,24 @@ def run_training(
     from tsarch.telling.terminal import Reporter
 
     address = address or os.environ.get("RAY_ADDRESS")  # set inside a Ray job
-    is_here = address is None or config.topology.runner == "processes"
     reporter = Reporter()
-    path = resumed_folder(config) if resume else choose_folder(config)
-    store, point = _checkpoints(config, path, resume, reporter)
-    if point is not None and config.topology.auto:
-        config = config.model_copy(update={"topology": point.config.topology})
+    blueprint = resolve(config)
+    is_here = address is None or blueprint.runner.name == "processes"
+    path = resumed_folder(blueprint) if resume else choose_folder(blueprint)
+    store, point = _checkpoints(blueprint, path, resume, reporter)
+    if point is not None and blueprint.runner.is_auto:
+        blueprint = blueprint.placed_like(point.blueprint)
     reporter.say("checking the config and the models")
-    check_run(config, own_ray=is_here)
-    for note in run_notes(config):
+    check_run(blueprint, own_ray=is_here)
+    for note in run_notes(blueprint):
         reporter.say(f"note: {note}")
     reporter.say("reading and tokenising the data (cached after the first time)")
     from tsarch.planning.capacity import check_capacity
     from tsarch.prepare import prepare_data
 
-    prepared = prepare_data(config)
+    prepared = prepare_data(blueprint)
     _describe(reporter, prepared)
-    for note in check_capacity(config, prepared, own_ray=is_here):
+    for note in check_capacity(blueprint, prepared, own_ray=is_here):
         reporter.say(note)
     if point is not None:
         from tsarch.run.resume import check_same_data
@@ -65,10 +67,12 @@ def run_training(
         check_same_data(prepared, point)
     here = partial(gather, address, launch)
     proposal = None
-    if config.topology.auto:
-        config, proposal = _balance(config, prepared, here, path, reporter)
-    summary = train(Job(config, prepared, here, path, reporter, store, proposal), point).as_json()
-    _show(reporter, config, summary, path)
+    if blueprint.runner.is_auto:
+        blueprint, proposal = _balance(blueprint, prepared, here, path, reporter)
+    summary = train(
+        Job(blueprint, prepared, here, path, reporter, store, proposal), point
+    ).as_json()
+    _show(reporter, blueprint, summary, path)
     if proposal is not None:
         from tsarch.planning.balance_report import outcome_line
 
@@ -87,7 +91,7 @@ def _report(reporter: Any, path: Path) -> None:
         reporter.say(f"warning: no report can be made: {one_line(error)}")
 
 
-def _checkpoints(config: Config, path: Path, resume: bool, reporter: Any) -> tuple[Any, Any]:
+def _checkpoints(blueprint: Blueprint, path: Path, resume: bool, reporter: Any) -> tuple[Any, Any]:
     """Where the run's checkpoints go, and the one to go on from.
 
     Raises:
@@ -96,9 +100,9 @@ def _checkpoints(config: Config, path: Path, resume: bool, reporter: Any) -> tup
     from tsarch.checkpoint.store import Store
     from tsarch.run.resume import check_same_run, checkpoint_url, find_resume_point
 
-    store = Store(checkpoint_url(config, path))
+    store = Store(checkpoint_url(blueprint, path))
     try:
-        taken = config.checkpoint.folder is not None and bool(store.steps())
+        taken = blueprint.checkpoint.folder is not None and bool(store.steps())
     except Exception as error:  # every protocol has errors of its own
         raise UserError.single(
             f"checkpoint.folder: {store.url}", f"can't be read: {one_line(error)}."
@@ -113,34 +117,33 @@ def _checkpoints(config: Config, path: Path, resume: bool, reporter: Any) -> tup
         return store, None
     store.sweep()
     point = find_resume_point(store, reporter.say)
-    check_same_run(config, point.config)
+    check_same_run(blueprint, point.blueprint)
     reporter.say(f"going on from {store.place(point.step)}")
     return store, point
 
 
 def _balance(
-    config: Config, prepared: Any, gather: Gather, path: Any, reporter: Any
-) -> tuple[Config, Any]:
-    """`topology: auto`: measure the stages; the config with what they should have, and why."""
+    blueprint: Blueprint, prepared: Any, gather: Gather, path: Any, reporter: Any
+) -> tuple[Blueprint, Any]:
+    """`topology: auto`: measure the stages; the run with what they should have, and why."""
     from tsarch.planning.balance_report import proposal_line, proposal_table
-    from tsarch.planning.stage_trial import propose, resolved, trial_config
+    from tsarch.planning.stage_trial import chosen, propose, trial
 
     reporter.say("topology: auto: measuring both stages on one rank each")
-    trial = trial_config(config)
-    crew = gather(trial, prepared, path / "logs" / "auto", reporter)
+    crew = gather(trial(blueprint), prepared, path / "logs" / "auto", reporter)
     try:
-        proposal = propose(crew, config, prepared)
+        proposal = propose(crew, blueprint, prepared)
     finally:
         crew.close()
     reporter.console.print(proposal_table(proposal))
-    reporter.say(proposal_line(proposal, one_process=config.topology.runner == "local"))
-    return resolved(config, proposal), proposal
+    reporter.say(proposal_line(proposal, one_process=blueprint.runner.is_one_process))
+    return chosen(blueprint, proposal), proposal
 
 
 def gather(
     address: str | None,
     launch: Launch | None,
-    config: Config,
+    blueprint: Blueprint,
     prepared: Any,
     logs: Path,
     reporter: Any,
@@ -149,22 +152,22 @@ def gather(
 ) -> Any:
     """The crew: in this process, in processes that `launch` finds (None: new ones), or on the Ray
     at `address` (see `RayCrew.start`)."""
-    if config.topology.runner == "local":
+    if blueprint.runner.is_one_process:
         from tsarch.rank.local_crew import LocalCrew
 
         reporter.say("building both models in this process")
-        return LocalCrew(config, prepared)
-    if config.topology.runner == "processes":
+        return LocalCrew(blueprint, prepared)
+    if blueprint.runner.name == "processes":
         from tsarch.rank.process_crew import ProcessCrew, spawn
 
-        return ProcessCrew.start(config, logs, reporter.say, launch or spawn)
+        return ProcessCrew.start(blueprint, logs, reporter.say, launch or spawn)
     from tsarch.cluster.ray_crew import RayCrew
     from tsarch.planning.capacity import rank_needs
 
     # After a failure there was room, and what failed may still hold it.
-    needs = None if restarted else rank_needs(config, prepared)
+    needs = None if restarted else rank_needs(blueprint, prepared)
     return RayCrew.start(
-        config, address, logs, reporter.say, needs=needs, restarted=restarted, avoid=avoid
+        blueprint, address, logs, reporter.say, needs=needs, restarted=restarted, avoid=avoid
     )
 
 
@@ -189,13 +192,13 @@ def _describe(reporter: Any, prepared: Any) -> None:
         reporter.say(f"note: {note}")
 
 
-def _show(reporter: Any, config: Config, summary: dict[str, Any], path: Any) -> None:
+def _show(reporter: Any, blueprint: Blueprint, summary: dict[str, Any], path: Any) -> None:
     from tsarch.tasks.registry import table_metrics
 
     columns = {"after": summary["after"]}
     if summary["before"] is not None:
         columns = {"before": summary["before"], **columns}
-    reporter.table("test split", columns, table_metrics(config.task.name))
+    reporter.table("test split", columns, table_metrics(blueprint.task.name))
     for sample in summary["samples"][:_SHOWN_SAMPLES]:
         reporter.sample(sample)
     busy = summary["stage_busy_share"]

@@ -8,24 +8,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Resume
-from tsarch.config import Config
 from tsarch.rank.activity import Activity
 from tsarch.rank.process import Answering, write_output_to
 from tsarch.rank.status import note_file, started_line
 from tsarch.records import TickReport, TickReports
-from tsarch.topology import Topology
 
 
 class FakeRank(Answering):
     """Answers as a rank would; `load` tells it what to do amid the next ticks."""
 
-    def __init__(self, config: Config, rank: int, threads: int, log_file: Path, host: str) -> None:
+    def __init__(
+        self, blueprint: Blueprint, rank: int, threads: int, log_file: Path, host: str
+    ) -> None:
         write_output_to(log_file)
         print(started_line(rank), flush=True)
         super().__init__(Activity(note_file(log_file)))
         self._rank = rank
-        self._stage, self._replica = Topology.from_config(config.topology).place(rank)
+        self._stage, self._replica = blueprint.topology.place(rank)
         self._tick = 0
         self._fault: tuple[int, str] | None = None
 
@@ -34,7 +35,7 @@ class FakeRank(Answering):
 
     def join(self, meeting: Any) -> None: ...
 
-    def build(self, config: Config) -> None: ...
+    def build(self, blueprint: Blueprint) -> None: ...
 
     def begin(self, start: int, stop: int, resume: Resume | None) -> int:
         self._tick = start

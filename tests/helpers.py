@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tsarch.blueprint import Blueprint, resolve
 from tsarch.config import Config, DataConfig
 from tsarch.config_loading import parse_config
 from tsarch.data.corpus import Corpus, read_splits
 from tsarch.data.layouts import PackingSpec
 from tsarch.data.packing import Sentence, pack
 from tsarch.data.row_tokens import RowTokenizer
+from tsarch.prepare import prepare_data
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.registry import row_reader
+
+if TYPE_CHECKING:
+    from tsarch.rank.local_crew import LocalCrew
 
 ROOT = Path(__file__).resolve().parents[1]
 WIKIGOLD = ROOT / "configs" / "wikigold"
@@ -121,3 +126,16 @@ def tiny_raw(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
 def tiny_config(folder: Path, **sections: dict[str, Any]) -> Config:
     """`tiny_raw`, validated."""
     return parse_config(tiny_raw(folder, **sections), "tiny")
+
+
+def tiny_blueprint(folder: Path, **sections: dict[str, Any]) -> Blueprint:
+    """`tiny_config`, resolved."""
+    return resolve(tiny_config(folder, **sections))
+
+
+def local_crew(config: Config) -> LocalCrew:
+    """Both stages of a config in this process, on its data."""
+    from tsarch.rank.local_crew import LocalCrew
+
+    blueprint = resolve(config)
+    return LocalCrew(blueprint, prepare_data(blueprint))

@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import tiny_config
+from tests.helpers import local_crew, tiny_config
 from tests.suites.equivalence import local_rows
+from tsarch.blueprint import resolve
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
-from tsarch.prepare import prepare_data
 from tsarch.rank.api import RankApi
-from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.saved_run import evaluate_run
-from tsarch.stage.build import build_student, build_teacher
+from tsarch.stage.build import build_model
+from tsarch.topology import Stage
 
 LOCAL = {"runner": "local", "device": "cpu"}
 LORA = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "target_modules": ["query", "output.dense"]}
@@ -63,7 +63,7 @@ def test_unknown_layers_are_named_with_those_there_are(tmp_path):
         student={"lora": {"target_modules": ["ery"]}},
     )
     with pytest.raises(UserError) as caught:
-        check_run(config, own_ray=False)
+        check_run(resolve(config), own_ray=False)
     teacher, student = map(str, caught.value.mistakes)
     assert "teacher.lora.target_modules: no linear layer is called 'q_proj', 'LayerNorm'" in teacher
     assert "Linear layers of bert: dense, key, query, value." in teacher
@@ -87,26 +87,29 @@ def test_an_architecture_without_defaults_or_checkpointing_is_refused(tmp_path):
         },
     )
     with pytest.raises(UserError) as caught:
-        check_run(config, own_ray=False)
+        check_run(resolve(config), own_ray=False)
     assert "teacher.lora.target_modules: peft has no default for fnet" in str(caught.value)
 
 
 def test_only_adapters_and_new_layers_train(tmp_path):
     config = tiny_config(tmp_path, teacher={"lora": LORA}, student={"lora": {}})
-    for module in (build_teacher(config, 3).module, build_student(config, 3).module):
+    for module in (
+        build_model(resolve(config), Stage.TEACHER, 3).module,
+        build_model(resolve(config), Stage.STUDENT, 3).module,
+    ):
         names = {n for n, p in module.named_parameters() if p.requires_grad}
         adapters = {n for n in names if n.startswith("backbone.")}
         assert adapters
         assert all(".lora_" in name for name in adapters)
         assert "head.linear.weight" in names
     again, other = (
-        build_teacher(c, 3).module.state_dict()
+        build_model(resolve(c), Stage.TEACHER, 3).module.state_dict()
         for c in (
             config,
             config.model_copy(update={"run": config.run.model_copy(update={"seed": 1})}),
         )
     )
-    one = build_teacher(config, 3).module.state_dict()
+    one = build_model(resolve(config), Stage.TEACHER, 3).module.state_dict()
     (first, *_) = (name for name in one if ".lora_A." in name)
     assert torch.equal(one[first], again[first])
     assert not torch.equal(one[first], other[first])
@@ -121,7 +124,7 @@ def test_a_run_with_adapters_is_read_back_from_its_folder(tmp_path):
         student={"lora": {}},
         schedule={"epochs": 1},
     )
-    crew = LocalCrew(config, prepare_data(config))
+    crew = local_crew(config)
     (tmp_path / "before").mkdir()
     crew.ask(RankApi.save, tmp_path / "before")
     summary = run_training(config)

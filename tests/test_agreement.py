@@ -14,6 +14,7 @@ import ray
 
 from benchmarks.null_worker import NullWorker
 from tests.helpers import QUICKSTART_MODEL, tiny_config
+from tsarch.blueprint import resolve
 from tsarch.cluster import probe
 from tsarch.cluster.agreement import (
     MAX_CLOCK_GAP_S,
@@ -329,7 +330,7 @@ def test_ranks_that_disagree_end_the_run_before_it_starts(tmp_path):
     config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
     logs = tmp_path / "run" / "logs"
     with pytest.raises(UserError) as caught:
-        RayCrew.start(config, None, logs, lambda _: None, LyingWorker, needs=LITTLE)
+        RayCrew.start(resolve(config), None, logs, lambda _: None, LyingWorker, needs=LITTLE)
     wheres = [mistake.where for mistake in caught.value.mistakes]
     assert wheres == ["versions: torch", "clocks", f"shared folder: {logs}", "memory"]
     assert all("node 10.0.0.2" in mistake.what for mistake in caught.value.mistakes)

@@ -11,13 +11,11 @@ import ray
 import torch
 from safetensors.numpy import load_file
 
-from tests.helpers import tiny_config
+from tests.helpers import local_crew, tiny_config
 from tests.suites.crews import Crews
 from tests.suites.equivalence import Case, comparable
 from tsarch.errors import RunFailedError
 from tsarch.launch.training import run_training
-from tsarch.prepare import prepare_data
-from tsarch.rank.local_crew import LocalCrew
 from tsarch.rank.rank import Rank
 from tsarch.stage.engine import spoiled_unless_finite
 from tsarch.stage.student_stage import StudentStage
@@ -78,7 +76,7 @@ def test_updates_with_a_bad_loss_are_left_out(tmp_path, schedule, stage, expecte
         tmp_path, topology={"runner": "local", "threads": 1}, schedule={"name": schedule}
     )
     rank: Rank
-    crew = LocalCrew(config, prepare_data(config))
+    crew = local_crew(config)
     rank = crew._rank
     undo = spoil(stage, {3})
     try:
@@ -88,9 +86,9 @@ def test_updates_with_a_bad_loss_are_left_out(tmp_path, schedule, stage, expecte
         undo()
     assert table.totals.bad_steps == sum(map(bool, expected))
     assert table.totals.bad_in_a_row == 0
-    for engine in rank._engines.values():
+    for engine in rank.parts.engines.values():
         assert all(bool(t.isfinite().all()) for t in engine.module.state_dict().values())
-    assert bool(rank.tied.table.storage.isfinite().all())
+    assert bool(rank.parts.tied.table.storage.isfinite().all())
 
 
 def test_too_many_in_a_row_end_the_run_with_the_batch(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.helpers import tiny_config
+from tests.helpers import tiny_blueprint
 from tsarch.planning.balance import (
     TOLERANCE,
     Prediction,
@@ -24,12 +24,12 @@ from tsarch.planning.balance import (
 )
 from tsarch.planning.balance_report import outcome_line, proposal_line, proposal_table
 from tsarch.planning.load_sharing import busiest_shares
-from tsarch.planning.stage_trial import propose, resolved, times_of_tick, trial_config
+from tsarch.planning.stage_trial import chosen, propose, times_of_tick, trial
 from tsarch.prepare import prepare_data
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.rank.supply import Supply
 from tsarch.records import TickReport, TraceEvent
-from tsarch.topology import STAGES, Stage, Topology, rank_cpus, total_cpus
+from tsarch.topology import STAGES, Stage, Topology
 
 WAYS = ("sequential", "overlapped", "joint")
 ONE_EACH = dict.fromkeys(STAGES, 1)
@@ -179,38 +179,35 @@ def test_a_tick_counts_work_and_the_exchange_of_the_stages_own_gradient():
 
 
 def test_shares_end_where_the_batch_can_not_feed_another_replica(tmp_path):
-    config = tiny_config(tmp_path)
-    train = prepare_data(config).splits["train"]
-    found = busiest_shares(config, train, 30)
+    blueprint = tiny_blueprint(tmp_path)
+    train = prepare_data(blueprint).splits["train"]
+    found = busiest_shares(blueprint, train, 30)
     for shares in found.values():
         assert shares[0] == 1.0
         assert all(1.0 / n - 1e-9 <= share for n, share in enumerate(shares, start=1))
         assert shares[-1] < 1.0
     contexts = 384 // 96  # of a full batch of the longest
     assert contexts <= len(found[Stage.TEACHER]) < 30
-    halved = config.schedule.model_copy(update={"micro_batches": 2})
-    fewer = busiest_shares(config.model_copy(update={"schedule": halved}), train, 30)
+    fewer = busiest_shares(blueprint.altered(schedule={"micro_batches": 2}), train, 30)
     assert len(fewer[Stage.TEACHER]) <= len(found[Stage.TEACHER]) / 2
 
 
 def test_one_process_is_measured_and_left_as_it_was(tmp_path):
-    config = tiny_config(
+    blueprint = tiny_blueprint(
         tmp_path,
         topology={"runner": "local", "auto": True},
         schedule={"alternation": {"teacher_steps": 2}},
     )
-    prepared = prepare_data(config)
-    proposal = propose(LocalCrew(trial_config(config), prepared), config, prepared)
+    prepared = prepare_data(blueprint)
+    proposal = propose(LocalCrew(trial(blueprint), prepared), blueprint, prepared)
     assert proposal.replicas == ONE_EACH
     (measured,) = proposal.measured.values()
     assert all(own.compute_s > 0 and own.step_s > 0 for own in measured.values())
-    found = resolved(config, proposal)
-    same = config.topology.model_copy(update={"auto": False})
-    assert found == config.model_copy(update={"topology": same})
+    assert chosen(blueprint, proposal) == blueprint.altered(topology={"auto": False})
 
 
 def test_the_proposal_takes_the_place_of_auto(tmp_path):
-    config = tiny_config(
+    blueprint = tiny_blueprint(
         tmp_path, topology={"auto": True, "teacher": {"zero_stage": 2}, "device": "cpu"}
     )
     one = {stage: StageTimes(1.0, 0.1, 0.1) for stage in STAGES}
@@ -218,15 +215,13 @@ def test_the_proposal_takes_the_place_of_auto(tmp_path):
     supply = Supply("cpu", 6, 6)
     for unit in ("replicas", "threads"):
         proposal = Proposal(unit, supply, {1: one}, prediction, prediction)
-        topology = resolved(config, proposal).topology
-        assert not topology.auto
-        assert getattr(topology.teacher, unit) == 3
-        assert getattr(topology.student, unit) == 2
-        assert topology.teacher.zero_stage == 2
-        ranks = Topology.from_config(topology)
-        assert ranks == (Topology.pair(3, 2) if unit == "replicas" else Topology.pair(1, 1))
-        assert total_cpus(topology) == 5 * topology.cpus_per_rank
-    assert rank_cpus(topology, Stage.TEACHER) == 3 * topology.cpus_per_rank
+        run = chosen(blueprint, proposal)
+        assert not run.runner.is_auto
+        assert [getattr(run.stages[stage], unit) for stage in STAGES] == [3, 2]
+        assert run.stages[Stage.TEACHER].engine.zero_stage == 2
+        assert run.topology == (Topology.pair(3, 2) if unit == "replicas" else Topology.pair(1, 1))
+        assert run.total_cpus == 5 * run.runner.cpus_per_rank
+    assert run.stages[Stage.TEACHER].cpus == 3 * run.runner.cpus_per_rank
 
 
 def test_what_is_printed():

@@ -21,10 +21,8 @@ from benchmarks.sides import (
     summarise,
     write_runs,
 )
-from tests.helpers import ROOT, tiny_raw
+from tests.helpers import ROOT, local_crew, tiny_raw
 from tsarch.config_loading import load_config
-from tsarch.prepare import prepare_data
-from tsarch.rank.local_crew import LocalCrew
 from tsarch.records import IGNORED
 
 
@@ -182,9 +180,7 @@ def test_a_rank_may_have_no_context(tmp_path):
 def test_local_measures_the_steps_that_it_was_told_to(tmp_path):
     job = BenchJob.load(tiny_job(tmp_path))
     config = local_config(job.config)
-    run = time_crew(
-        LocalCrew(config, prepare_data(config)), "local", job, config, range(1, 3), True
-    )
+    run = time_crew(local_crew(config), "local", job, config, range(1, 3), True)
     wanted = [int(job.split.context_lengths[job.plan.contexts(step)].sum()) for step in (1, 2)]
     assert run.num_tokens == sum(wanted)
     assert run.num_steps == len(run.losses) == 2
@@ -232,7 +228,7 @@ def test_deepspeeds_pipeline_has_the_losses_of_joint(tmp_path):
     (run,) = run_script("benchmarks.peer_pipeline", path, tmp_path, 6, 0)
     job = BenchJob.load(path)
     config = with_schedule(local_config(job.config), "joint")
-    crew = LocalCrew(config, prepare_data(config))
+    crew = local_crew(config)
     ours = time_crew(crew, "joint", job, config, range(6), one_process=True)
     assert run.losses == pytest.approx(ours.losses, rel=1e-5)
     same = ("num_tokens", "teacher_positions", "student_positions")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.helpers import QUICKSTART_MODEL, tiny_config, tiny_raw
+from tests.helpers import QUICKSTART_MODEL, tiny_blueprint, tiny_config, tiny_raw
 from tests.test_cli import train
+from tsarch.blueprint import resolve
 from tsarch.checkpoint.cut import Cut
 from tsarch.config import Config
 from tsarch.errors import UserError
@@ -14,7 +15,6 @@ from tsarch.planning import capacity
 from tsarch.planning.capacity import (
     Feeding,
     check_capacity,
-    count_parameters,
     rank_need,
     rank_needs,
 )
@@ -22,8 +22,8 @@ from tsarch.planning.memory import StageSize, States, activation_bytes, num_mome
 from tsarch.planning.memory import zero_states as states_of
 from tsarch.prepare import Prepared, prepare_data
 from tsarch.rank.local_crew import LocalCrew
-from tsarch.stage.build import build_student, build_teacher
-from tsarch.topology import Stage
+from tsarch.stage.build import build_model, outline_model
+from tsarch.topology import STAGES, Stage
 
 PARAMETERS = 7_500_000_000
 GB = 10**9
@@ -66,20 +66,22 @@ def test_optimizers_and_the_table():
         {},
         {"student": {"layers": None, "model": QUICKSTART_MODEL, "no_teacher": "learned"}},
         {"teacher": {"freeze": "all_but_top_k", "top_k": 1}},
+        {"teacher": {"lora": {}}, "student": {"lora": {"rank": 2}}},
+        {"teacher": {"activation_checkpointing": True}},
     ],
 )
 def test_parameters_are_counted_without_weights(tmp_path, sections):
-    config = tiny_config(tmp_path, **sections)
-    for stage, build in ((Stage.TEACHER, build_teacher), (Stage.STUDENT, build_student)):
-        parameters = list(build(config, 9).module.parameters())
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
-        counted = count_parameters(config, stage, 9)
-        assert counted == (sum(p.numel() for p in parameters), trained)
+    blueprint = tiny_blueprint(tmp_path, **sections)
+    for stage in STAGES:
+        built, outline = (make(blueprint, stage, 9) for make in (build_model, outline_model))
+        shapes = {n: (p.shape, p.requires_grad) for n, p in built.module.named_parameters()}
+        assert {n: (p.shape, p.requires_grad) for n, p in outline.named_parameters()} == shapes
+        assert all(p.is_meta for p in outline.parameters())
 
 
 @pytest.fixture
 def prepared(tmp_path) -> Prepared:
-    return prepare_data(tiny_config(tmp_path))
+    return prepare_data(tiny_blueprint(tmp_path))
 
 
 def with_replicas(tmp_path, teacher: int, student: int, **sections) -> Config:
@@ -88,9 +90,9 @@ def with_replicas(tmp_path, teacher: int, student: int, **sections) -> Config:
 
 
 def test_what_fits_is_described(tmp_path, prepared):
-    notes = check_capacity(tiny_config(tmp_path), prepared, own_ray=True)
+    notes = check_capacity(tiny_blueprint(tmp_path), prepared, own_ray=True)
     assert "memory of a rank: teacher 0.0" in notes[0]
-    need = rank_need(tiny_config(tmp_path), Stage.TEACHER, prepared)
+    need = rank_need(tiny_blueprint(tmp_path), Stage.TEACHER, prepared)
     assert need.states == States(need.states.weights, need.states.weights, 2 * need.states.weights)
     assert need.table.weights == 4 * 30522 * 32
 
@@ -98,65 +100,67 @@ def test_what_fits_is_described(tmp_path, prepared):
 def test_states_beyond_the_memory_are_refused(tmp_path, prepared, monkeypatch):
     monkeypatch.setattr(capacity, "device_memory", lambda config: 10_000_000)
     with pytest.raises(UserError) as caught:
-        check_capacity(tiny_config(tmp_path), prepared, own_ray=True)
+        check_capacity(tiny_blueprint(tmp_path), prepared, own_ray=True)
     text = str(caught.value)
     assert "memory: 2 ranks need 0.0 GB for weights, gradients, optimizer state" in text
     assert "The largest part is the tied table" in text
     assert "zero_stage 3" in text
     # On a cluster nobody knows the memory here.
-    check_capacity(tiny_config(tmp_path), prepared, own_ray=False)
+    check_capacity(tiny_blueprint(tmp_path), prepared, own_ray=False)
 
 
 def test_a_gpu_holds_one_rank(tmp_path, prepared, monkeypatch):
     monkeypatch.setattr(capacity, "choose_device", lambda _: torch.device("cuda"))
     config = tiny_config(tmp_path)
-    need = rank_need(config, Stage.TEACHER, prepared).total
+    need = rank_need(resolve(config), Stage.TEACHER, prepared).total
     monkeypatch.setattr(capacity, "device_memory", lambda config: need)
-    check_capacity(config, prepared, own_ray=True)
+    check_capacity(resolve(config), prepared, own_ray=True)
     monkeypatch.setattr(capacity, "device_memory", lambda config: need - 1)
     with pytest.raises(UserError, match=r"a teacher rank needs .* the smallest GPU has"):
-        check_capacity(config, prepared, own_ray=True)
+        check_capacity(resolve(config), prepared, own_ray=True)
 
 
 @pytest.mark.parametrize(
     ("optimizer", "frozen"), [("adamw", False), ("sgd", False), ("adamw", True)]
 )
 def test_the_copy_for_checkpoints_is_counted(tmp_path, optimizer, frozen):
-    config = tiny_config(
+    blueprint = tiny_blueprint(
         tmp_path,
         topology={"runner": "local", "device": "cpu"},
         optimizer={"name": optimizer, "momentum": 0.9},
         embedding={"frozen": frozen},
         schedule={"name": "sequential"},
     )
-    crew = LocalCrew(config, data := prepare_data(config))
+    crew = LocalCrew(blueprint, data := prepare_data(blueprint))
     list(crew.train(0, 1))
     (stall,) = crew.take_checkpoint(Cut(str(tmp_path / "checkpoints"), 1))
     crew.checkpoint_written(wait=True)
-    counted = sum(need.copy for need in rank_needs(config, data).values())
+    counted = sum(need.copy for need in rank_needs(blueprint, data).values())
     assert counted == pytest.approx(stall.nbytes, rel=0.02)
 
 
 def test_the_copies_for_checkpoints_take_memory_of_the_host(tmp_path, prepared, monkeypatch):
     config = tiny_config(tmp_path)
-    needs = rank_needs(config, prepared).values()
+    needs = rank_needs(resolve(config), prepared).values()
     states, copies = sum(need.total for need in needs), sum(need.copy for need in needs)
     monkeypatch.setattr(capacity, "host_memory", lambda: states + copies)
-    check_capacity(config, prepared, own_ray=True)
+    check_capacity(resolve(config), prepared, own_ray=True)
     monkeypatch.setattr(capacity, "host_memory", lambda: states + copies - 1)
     with pytest.raises(UserError, match=r"the tied table and the copies for checkpoints"):
-        check_capacity(config, prepared, own_ray=True)
+        check_capacity(resolve(config), prepared, own_ray=True)
     monkeypatch.setattr(capacity, "choose_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(capacity, "device_memory", lambda config: states)
-    check_capacity(config, prepared, own_ray=True)
+    check_capacity(resolve(config), prepared, own_ray=True)
     monkeypatch.setattr(capacity, "host_memory", lambda: copies - 1)
     with pytest.raises(UserError, match=r"of this machine's own memory"):
-        check_capacity(config, prepared, own_ray=True)
+        check_capacity(resolve(config), prepared, own_ray=True)
 
 
 def test_what_is_offloaded_is_on_the_host_and_not_on_the_gpu(tmp_path, prepared):
     teacher = {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}
-    need = rank_need(tiny_config(tmp_path, topology={"teacher": teacher}), Stage.TEACHER, prepared)
+    need = rank_need(
+        tiny_blueprint(tmp_path, topology={"teacher": teacher}), Stage.TEACHER, prepared
+    )
     assert need.on_gpu == need.states.gradients + need.table.total
     assert need.on_host("cuda") == need.copy + need.states.weights + need.states.optimizer
     assert need.on_host("cpu") == need.copy + need.total
@@ -165,9 +169,9 @@ def test_what_is_offloaded_is_on_the_host_and_not_on_the_gpu(tmp_path, prepared)
 def test_a_batch_that_feeds_no_replica_is_refused(tmp_path, prepared):
     config = with_replicas(tmp_path, 40, 1, schedule={"micro_batches": 2})
     with pytest.raises(UserError) as caught:
-        check_capacity(config, prepared, own_ray=False)
+        check_capacity(resolve(config), prepared, own_ray=False)
     text = str(caught.value)
-    most = Feeding.of(config, prepared.splits["train"]).contexts.max()
+    most = Feeding.of(resolve(config), prepared.splits["train"]).contexts.max()
     assert f"a step of 384 tokens holds at most {most} contexts" in text
     assert "40 teacher replicas × 2 micro-batches need 80" in text
     assert "topology.teacher.replicas or schedule.micro_batches" in text
@@ -175,14 +179,14 @@ def test_a_batch_that_feeds_no_replica_is_refused(tmp_path, prepared):
 
 def test_too_few_windows_name_the_student(tmp_path, prepared):
     with pytest.raises(UserError, match=r"windows of this data, but 300 student replicas"):
-        check_capacity(with_replicas(tmp_path, 1, 300), prepared, own_ray=False)
+        check_capacity(resolve(with_replicas(tmp_path, 1, 300)), prepared, own_ray=False)
 
 
 def test_steps_that_leave_replicas_idle_are_told(tmp_path, prepared):
-    counts = Feeding.of(tiny_config(tmp_path), prepared.splits["train"]).contexts
+    counts = Feeding.of(tiny_blueprint(tmp_path), prepared.splits["train"]).contexts
     most = int(counts.max())
     assert counts.min() < most
-    notes = check_capacity(with_replicas(tmp_path, most, 1), prepared, own_ray=False)
+    notes = check_capacity(resolve(with_replicas(tmp_path, most, 1)), prepared, own_ray=False)
     share = (counts < most).mean()
     assert f"note: {share:.0%} of the steps hold fewer than {most} contexts" in notes[1]
 

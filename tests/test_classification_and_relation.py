@@ -11,6 +11,7 @@ import pytest
 
 from tests.equal_losses import check_equal_losses
 from tests.helpers import ROOT, read_task, tiny_config, write_jsonl
+from tsarch.blueprint import resolve
 from tsarch.config import Config, DataConfig
 from tsarch.config_loading import load_config
 from tsarch.data.corpus import Corpus
@@ -214,8 +215,8 @@ def tiny_task(folder: Path, task: str, **sections: dict[str, object]) -> Config:
 @pytest.mark.parametrize("task", ["classification", "relation"])
 def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path, task):
     config = tiny_task(tmp_path, task, schedule={"epochs": 4})
-    prepared = prepare_data(config)
-    crew = LocalCrew(config, prepared)
+    prepared = prepare_data(resolve(config))
+    crew = LocalCrew(resolve(config), prepared)
     reports = [report for own in crew.train(0, 12) for report in own]
     losses = [r.losses.means["teacher"] for r in reports if "teacher" in r.losses.means]
     assert np.mean(losses[-3:]) < np.mean(losses[:3])

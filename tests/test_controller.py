@@ -15,6 +15,7 @@ from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from benchmarks.controller import fit_line, null_crew
 from benchmarks.null_worker import TOKENS_PER_STEP, NullWorker
 from tests.helpers import tiny_config
+from tsarch.blueprint import resolve
 from tsarch.cluster.ray_crew import RayCrew
 from tsarch.errors import RankFailedError, RunFailedError
 from tsarch.rank.api import RankApi
@@ -92,7 +93,7 @@ def test_null_ranks_report_every_step_and_import_no_torch(tmp_path, num_ranks):
 def test_the_rank_that_fails_is_named(tmp_path):
     topology = {"teacher": {"replicas": 2}, "cpus_per_rank": 0.1, "device": "cpu"}
     config = tiny_config(tmp_path, topology=topology)
-    crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, FailingWorker)
+    crew = RayCrew.start(resolve(config), None, Path(tmp_path), lambda _: None, FailingWorker)
     try:
         with pytest.raises(
             RunFailedError, match=r"student 0 \(rank 2\) on .* failed: RuntimeError"
@@ -108,7 +109,7 @@ def test_the_rank_that_fails_is_named(tmp_path):
 @pytest.mark.slow
 def test_a_rank_that_failed_in_an_earlier_call_is_named_while_others_wait_for_it(tmp_path):
     config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
-    crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, BlockedWorker)
+    crew = RayCrew.start(resolve(config), None, Path(tmp_path), lambda _: None, BlockedWorker)
     try:
         crew.begin(0, 9)
         crew.ask(RankApi.advance, 5)
@@ -123,7 +124,7 @@ def test_a_rank_that_failed_in_an_earlier_call_is_named_while_others_wait_for_it
 @pytest.mark.slow
 def test_a_notice_of_preemption_is_an_event_once(tmp_path):
     config = tiny_config(tmp_path, topology={"cpus_per_rank": 0.1, "device": "cpu"})
-    crew = RayCrew.start(config, None, Path(tmp_path), lambda _: None, NullWorker)
+    crew = RayCrew.start(resolve(config), None, Path(tmp_path), lambda _: None, NullWorker)
     notices = []
 
     def train() -> None:

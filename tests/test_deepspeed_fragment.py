@@ -7,20 +7,26 @@ import sys
 
 import pytest
 
-from tests.helpers import ROOT, tiny_config
+from tests.helpers import ROOT, tiny_blueprint, tiny_config
+from tsarch.blueprint import resolve
 from tsarch.config_loading import load_config
 from tsarch.errors import UserError
 from tsarch.planning.preflight import check_run, run_notes
 from tsarch.stage.deepspeed_config import check_fragment, engine_config, merge, stage_extra
-from tsarch.topology import Stage
+from tsarch.topology import STAGES, Stage
 
 ON_CPU = {"device": "cpu", "pin_memory": False}
 
 
 def mistakes(tmp_path, fragment, **topology):
-    config = tiny_config(tmp_path, student={"deepspeed": fragment}, topology={"student": topology})
-    assert check_fragment(config, Stage.TEACHER) == []
-    return [str(mistake) for mistake in check_fragment(config, Stage.STUDENT)]
+    sections = {"student": {"deepspeed": fragment}, "topology": {"student": topology}}
+    teacher, student = _all_mistakes(tiny_blueprint(tmp_path, **sections))
+    assert teacher == []
+    return [str(mistake) for mistake in student]
+
+
+def _all_mistakes(blueprint):
+    return [check_fragment(s, own.engine, "fp32", 1) for s, own in blueprint.stages.items()]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +94,7 @@ def test_all_mistakes_come_at_once_before_a_run(tmp_path):
         student={"deepspeed": {"zero_optimization": {"stage": 1}}},
     )
     with pytest.raises(UserError) as caught:
-        check_run(config, own_ray=False)
+        check_run(resolve(config), own_ray=False)
     text = str(caught.value)
     for name in ("steps_per_prnt", "Use learning_rate", "`comms_logger`", "student.zero_stage"):
         assert name in text
@@ -97,15 +103,16 @@ def test_all_mistakes_come_at_once_before_a_run(tmp_path):
 
 def test_a_fragment_is_merged_over_ours(tmp_path):
     fragment = {"zero_optimization": {"offload_optimizer": {"ratio": 0.5}, "overlap_comm": True}}
-    config = tiny_config(
+    blueprint = tiny_blueprint(
         tmp_path,
         teacher={"deepspeed": fragment},
         topology={
             "teacher": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}
         },
     )
-    assert check_fragment(config, Stage.TEACHER) == []
-    whole = engine_config(1.0, "bf16", 3, 2, 4, stage_extra(config, Stage.TEACHER, False))
+    assert _all_mistakes(blueprint) == [[], []]
+    teacher, student = (blueprint.stages[stage].engine for stage in STAGES)
+    whole = engine_config(1.0, "bf16", 3, 2, 4, stage_extra(teacher, False))
     assert whole["train_batch_size"] == 8
     assert whole["zero_optimization"] == {
         "stage": 3,
@@ -113,20 +120,21 @@ def test_a_fragment_is_merged_over_ours(tmp_path):
         "offload_param": ON_CPU,
         "overlap_comm": True,
     }
-    assert stage_extra(config, Stage.STUDENT, True) == {}
+    assert stage_extra(student, True) == {}
     assert merge({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
 
 
 def test_one_process_says_that_it_uses_no_fragment(tmp_path):
     fragment = {"teacher": {"deepspeed": {"steps_per_print": 5}}}
-    assert run_notes(tiny_config(tmp_path, **fragment)) == []
-    notes = run_notes(tiny_config(tmp_path, **fragment, topology={"runner": "local"}))
+    assert run_notes(tiny_blueprint(tmp_path, **fragment)) == []
+    notes = run_notes(tiny_blueprint(tmp_path, **fragment, topology={"runner": "local"}))
     assert notes == ["teacher.deepspeed is not used with topology.runner: local"]
 
 
 def test_the_fragment_of_the_large_teacher_is_right():
-    config = load_config(ROOT / "configs" / "large-teacher.yaml")
-    assert check_fragment(config, Stage.TEACHER) == []
+    blueprint = resolve(load_config(ROOT / "configs" / "large-teacher.yaml"))
+    assert blueprint.stages[Stage.TEACHER].engine.deepspeed
+    assert _all_mistakes(blueprint) == [[], []]
 
 
 @pytest.mark.slow
@@ -136,7 +144,7 @@ def test_a_config_without_fragments_imports_no_deepspeed():
         "from tests.helpers import tiny_config\n"
         "from tsarch.planning.preflight import check_run\n"
         "config = tiny_config(pathlib.Path(tempfile.mkdtemp()))\n"
-        "check_run(config, own_ray=False)\n"
+        "check_run(resolve(config), own_ray=False)\n"
         "sys.exit('deepspeed' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.fuzzing import bytes_changed, few, many, time_limit
 from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_raw
+from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
 from tsarch.errors import UserError
@@ -93,7 +94,7 @@ def judge(base: Path, task: str, content: bytes, kind: str, split: str) -> bool:
     config = config_for(base, task, splits, kind)
     try:
         with time_limit():
-            prepare_data(config)
+            prepare_data(resolve(config))
     except UserError as error:
         check_places(error, base, kind)
         return False

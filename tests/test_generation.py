@@ -13,14 +13,17 @@ import pytest
 import torch
 
 from tests.generative_configs import TEACHERS, generative_config
+from tests.helpers import local_crew
+from tsarch.blueprint import resolve
 from tsarch.config import MODES, Config
 from tsarch.data.layouts import SourceTargetLayout
 from tsarch.data.source_target import SourceTargetTokens, pack_targets
 from tsarch.prepare import Prepared, packing_spec, prepare_data
 from tsarch.rank.generate import chosen_contexts, prompts_of
 from tsarch.rank.local_crew import LocalCrew
-from tsarch.stage.build import build_teacher
+from tsarch.stage.build import build_model
 from tsarch.tasks.decoding import Decoder, DecodingSpec
+from tsarch.topology import Stage
 
 WIDE = {
     "gpt2": {"initializer_range": 0.4},
@@ -49,7 +52,7 @@ def reference(config: Config, model: str) -> Any:
     """transformers' own model with the same weights."""
     import transformers
 
-    built = build_teacher(config, None)
+    built = build_model(resolve(config), Stage.TEACHER, None)
     assert config.teacher.config is not None
     hf_config = transformers.AutoConfig.for_model(**config.teacher.config)
     kind = {
@@ -75,8 +78,8 @@ def reference(config: Config, model: str) -> Any:
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_the_teacher_generates_what_transformers_generates(tmp_path, model, num_beams):
     config = config_of(tmp_path, model, num_beams=num_beams, length_penalty=0.8)
-    prepared = prepare_data(config)
-    texts = LocalCrew(config, prepared).generate("test", "teacher", 0.5)
+    prepared = prepare_data(resolve(config))
+    texts = LocalCrew(resolve(config), prepared).generate("test", "teacher", 0.5)
     hf = reference(config, model)
     split = prepared.splits["test"]
     contexts = chosen_contexts(split, config.decoding.max_texts)
@@ -108,8 +111,8 @@ def test_the_teacher_generates_what_transformers_generates(tmp_path, model, num_
 @pytest.mark.parametrize("model", ["gpt2", "llama", "t5", "bart"])
 def test_perplexity_is_transformers_loss(tmp_path, model):
     config = config_of(tmp_path, model)
-    prepared = prepare_data(config)
-    (found,) = LocalCrew(config, prepared).evaluate("test", [0.5])
+    prepared = prepare_data(resolve(config))
+    (found,) = LocalCrew(resolve(config), prepared).evaluate("test", [0.5])
     hf = reference(config, model)
     split = prepared.splits["test"]
     for context in range(4):
@@ -132,7 +135,7 @@ def test_caches_change_nothing(tmp_path, model, how):
     texts = []
     for cache in (True, False):
         config = config_of(tmp_path, model, cache=cache, **how)
-        crew = LocalCrew(config, prepare_data(config))
+        crew = local_crew(config)
         texts.append({mode: crew.generate("test", mode, 0.4) for mode in MODES})
     assert texts[0] == texts[1]
     longest = max(len(text) for text in texts[0]["student"].values())
@@ -143,8 +146,8 @@ def test_generating_continues_what_the_losses_are_of(tmp_path):
     """The student's choices are its likeliest tokens when the text is read as in training, window
     by window."""
     config = config_of(tmp_path, "llama")
-    prepared = prepare_data(config)
-    crew = LocalCrew(config, prepared)
+    prepared = prepare_data(resolve(config))
+    crew = LocalCrew(resolve(config), prepared)
     for mode in MODES:
         texts = crew.generate("test", mode, 0.5)
         context = max(texts, key=lambda c: len(texts[c]))
@@ -163,7 +166,7 @@ def log_likelihood(
     row = SourceTargetTokens([prompt.token_ids[:-1].tolist()], tokens)
     own = pack_targets([row], frame)
     replaced = replace(prepared, splits={**prepared.splits, "test": own})
-    (found,) = LocalCrew(config, replaced).evaluate("test", [0.5])
+    (found,) = LocalCrew(resolve(config), replaced).evaluate("test", [0.5])
     said = {**vars(found), "joint": found.joint[0]}[mode]
     return float(said[len(tokens) - 1])
 

@@ -13,16 +13,15 @@ import sacrebleu
 
 from tests.equal_losses import check_equal_losses
 from tests.generative_configs import generative_config, generative_raw, rows
-from tests.helpers import read_task, write_jsonl
+from tests.helpers import local_crew, read_task, write_jsonl
+from tsarch.blueprint import resolve
 from tsarch.config import MODES, DataConfig
 from tsarch.config_loading import parse_config
 from tsarch.data.source_target import SourceTargetTokens, TargetFrame, pack_targets
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
-from tsarch.prepare import prepare_data
 from tsarch.rank.api import RankApi
-from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.registry import make_task
 from tsarch.tasks.text_metrics import are_chinese, bleu, bleu_signature, distinct, rouge
@@ -190,7 +189,7 @@ def test_ranks_generate_what_one_process_generates(tmp_path, crews):
     config = generative_config(tmp_path, "translation", "bart", **sections)
     run_training(config)
     topology = config.topology.model_copy(update={"runner": "ray"})
-    one = LocalCrew(config, prepare_data(config))
+    one = local_crew(config)
     ranks = crews.get(config.model_copy(update={"topology": topology}))
     for crew in (one, ranks):
         crew.ask(RankApi.load, tmp_path / "run" / "model")
@@ -240,7 +239,7 @@ def test_models_that_cannot_generate_are_refused(tmp_path, model, sections, what
     for name, section in sections.items():
         raw[name] |= section
     with pytest.raises(UserError, match=what):
-        check_run(parse_config(raw, "tiny"), own_ray=True)
+        check_run(resolve(parse_config(raw, "tiny")), own_ray=True)
 
 
 @pytest.mark.parametrize("model", ["gpt2", "llama", "t5", "bart"])

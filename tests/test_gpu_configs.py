@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from tests.helpers import QUICKSTART_MODEL, ROOT
 from tests.suites.crews import Crews
+from tsarch.blueprint import resolve
 from tsarch.checkpoint.store import Store
 from tsarch.config import MODES, Config
 from tsarch.config_loading import load_config
@@ -99,13 +100,13 @@ def on_cpus(path: Path, folder: Path) -> Config:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_trains_measures_and_saves(tmp_path: Path, crews: Crews, path: Path) -> None:
     config = on_cpus(path, tmp_path)
-    check_run(config, own_ray=True)
-    prepared, crew = prepare_data(config), crews.get(config)
+    check_run(resolve(config), own_ray=True)
+    prepared, crew = prepare_data(resolve(config)), crews.get(config)
     store = Store(str(tmp_path / "checkpoints"))
     folder = RunFolder(tmp_path / "run")
-    folder.write_config(config)
+    folder.write_config(resolve(config))
     with open_trackers(folder.path, crew.topology, trace=False) as trackers:
-        trainer = Trainer(config, prepared, crew, folder, trackers, Reporter(), store)
+        trainer = Trainer(resolve(config), prepared, crew, folder, trackers, Reporter(), store)
         summary = trainer.run().as_json()
     assert (summary["steps"], summary["bad_steps"]) == (NUM_STEPS, 0)
     assert summary["checkpoints"]["failed"] == 0 < summary["checkpoints"]["count"]

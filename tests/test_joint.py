@@ -7,10 +7,12 @@ import torch
 
 from tests.helpers import tiny_config
 from tests.suites.equivalence import Case, comparable, local_rows, relative_difference
+from tsarch.blueprint import resolve
 from tsarch.errors import UserError
 from tsarch.losses.token import cross_entropy
 from tsarch.prepare import prepare_data
-from tsarch.rank.rank import Rank, local_wiring
+from tsarch.rank.rank import Rank
+from tsarch.rank.wiring import local_wiring
 from tsarch.topology import STAGES, Stage
 
 
@@ -37,24 +39,25 @@ def joint_config(tmp_path, teacher=None, frozen_table=False, **schedule):
 
 
 def build(config) -> Rank:
-    return Rank(config, prepare_data(config), local_wiring(config))
+    blueprint = resolve(config)
+    return Rank(blueprint, prepare_data(blueprint), local_wiring(blueprint))
 
 
 def weights(rank: Rank) -> dict[str, torch.Tensor]:
     found = {
         f"{stage}.{name}": parameter.detach().clone()
-        for stage, engine in rank._engines.items()
+        for stage, engine in rank.parts.engines.items()
         for name, parameter in engine.module.named_parameters()
     }
-    return {**found, "table": rank.tied.table.values()}
+    return {**found, "table": rank.parts.tied.table.values()}
 
 
 def whole_gradient(rank: Rank) -> dict[str, torch.Tensor]:
     """Autograd on L in one graph, table, teacher, hidden states and student in one piece."""
-    feed = rank._training
+    feed = rank.training.feed
     plan = feed.plan(0)
-    teacher, student = (rank._engines[stage].module for stage in STAGES)
-    table = rank.tied.table.values().requires_grad_()
+    teacher, student = (rank.parts.engines[stage].module for stage in STAGES)
+    table = rank.parts.tied.table.values().requires_grad_()
     rows = table[torch.from_numpy(plan.token_ids)]
     part = feed.context_batch(0, 0, Stage.TEACHER, 0)
     own = feed.window_batches(0, 0, Stage.STUDENT, 0)
@@ -71,7 +74,7 @@ def whole_gradient(rank: Rank) -> dict[str, torch.Tensor]:
         own_loss = cross_entropy(out, torch.from_numpy(feed.labels(group.words)))
         loss = loss + (own_loss * torch.from_numpy(group.weight).unsqueeze(1)).sum()
     named = {
-        f"{s}.{n}": p for s in STAGES for n, p in rank._engines[s].module.named_parameters()
+        f"{s}.{n}": p for s in STAGES for n, p in rank.parts.engines[s].module.named_parameters()
     } | {"table": table}
     trained = {name: p for name, p in named.items() if p.requires_grad}
     grads = torch.autograd.grad(loss / plan.num_labels, list(trained.values()), allow_unused=True)

@@ -6,10 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import tiny_config
+from tests.helpers import tiny_blueprint, tiny_config
 from tests.ranks import run_ranks
 from tests.suites.equivalence import TOLERANCE, Case, comparable, relative_difference, train_rows
-from tsarch.prepare import prepare_data
 from tsarch.rank.api import RankApi
 from tsarch.rank.local_crew import LocalCrew
 
@@ -46,7 +45,7 @@ def variant_config(tmp_path, schedule, optimizer, zero, teacher, student, *place
 def local_crew(config) -> LocalCrew:
     topology = config.topology.model_copy(update={"runner": "local"})
     config = config.model_copy(update={"topology": topology})
-    return LocalCrew(config, prepare_data(config))
+    return local_crew(config)
 
 
 @pytest.mark.ray
@@ -75,7 +74,7 @@ def test_losses_and_saved_weights_are_those_of_one_process(tmp_path, crews):
 def train_in_bf16(rank, _group, address, folder):
     """Losses and dtypes of a teacher at every ZeRO stage, in fp32 and in bf16."""
     from tsarch.parallel.groups import set_stage_environment
-    from tsarch.stage.build import build_teacher, optimizer_spec
+    from tsarch.stage.build import build_model
     from tsarch.stage.deepspeed_config import stage_extra
     from tsarch.stage.deepspeed_engine import DeepSpeedEngine, start_stage_world
     from tsarch.topology import Stage
@@ -87,16 +86,17 @@ def train_in_bf16(rank, _group, address, folder):
     for precision in ("fp32", "bf16"):
         for zero in range(4):
             place = {"zero_stage": zero, "offload_optimizer": zero > 0}
-            config = tiny_config(folder, topology={"teacher": place})
+            blueprint = tiny_blueprint(folder, topology={"teacher": place})
+            own = blueprint.stages[Stage.TEACHER]
             engine = DeepSpeedEngine(
-                build_teacher(config, 5).module,
-                optimizer_spec(config, Stage.TEACHER),
+                build_model(blueprint, Stage.TEACHER, 5).module,
+                own.optimizer,
                 precision,
                 zero,
                 2,
                 2,
                 device,
-                stage_extra(config, Stage.TEACHER, pin_memory=False),
+                stage_extra(own.engine, pin_memory=False),
             )
             engine.train(True)
             losses = [_step(engine, rank) for _ in range(6)]

@@ -36,6 +36,8 @@ LAYERS = [
     ["tsarch.checkpoint"],
     ["tsarch.data", "tsarch.models", "tsarch.losses", "tsarch.parallel"],
     ["tsarch.tasks"],
+    ["tsarch.pair"],
+    ["tsarch.architecture", "tsarch.specs", "tsarch.blueprint"],
     ["tsarch.stage"],
     ["tsarch.prepare", "tsarch.feeds", "tsarch.model_folder"],
     ["tsarch.telling"],

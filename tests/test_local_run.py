@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import tiny_config
+from tests.helpers import local_crew, tiny_config
+from tsarch.blueprint import resolve
 from tsarch.launch.training import run_training
-from tsarch.prepare import prepare_data
 from tsarch.rank.api import RankApi
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.evaluate import selection_score
 from tsarch.run.saved_run import evaluate_run
-from tsarch.stage.build import build_student
+from tsarch.stage.build import build_model
 from tsarch.tasks.registry import make_task
+from tsarch.topology import Stage
 
 
 def losses(folder: Path, name: str = "loss_teacher") -> list[float]:
@@ -101,7 +102,7 @@ def test_micro_batches_do_not_change_the_losses(tmp_path, schedule):
 def crew_after_a_step(tmp_path: Path, **sections) -> tuple[LocalCrew, dict[str, float]]:
     """And the losses of that step."""
     config = local(tmp_path, schedule={"max_steps": 1}, **sections)
-    crew = LocalCrew(config, prepare_data(config))
+    crew = local_crew(config)
     means: dict[str, float] = {}
     for reports in crew.train(0, 1):
         for report in reports:
@@ -128,7 +129,9 @@ def test_a_fed_pass_of_little_weight_still_trains_its_shortcut_at_full_speed(tmp
         crew.ask(RankApi.save, tmp_path)
         state = load_file(tmp_path / "student.safetensors")
         config = local(tmp_path, student=student)
-        before = build_student(config, len(state["head.linear.bias"])).module.state_dict()
+        before = build_model(
+            resolve(config), Stage.STUDENT, len(state["head.linear.bias"])
+        ).module.state_dict()
         shortcuts.append(state["shortcut.linear.weight"] - before["shortcut.linear.weight"])
         heads.append(state["head.linear.weight"] - before["head.linear.weight"])
     # But for AdamW's epsilon, which only tiny gradients feel.
@@ -170,7 +173,7 @@ def test_a_frozen_table_and_frozen_layers_stay(tmp_path):
         teacher={"freeze": "all_but_head"},
         schedule={"max_steps": 3},
     )
-    crew = LocalCrew(config, prepare_data(config))
+    crew = local_crew(config)
     for name in ("before", "after"):
         (tmp_path / name).mkdir()
         crew.ask(RankApi.save, tmp_path / name)

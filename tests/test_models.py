@@ -7,11 +7,13 @@ from functools import partial
 import pytest
 import torch
 
-from tests.helpers import tiny_config, tiny_raw
+from tests.helpers import tiny_blueprint, tiny_config, tiny_raw
+from tsarch.blueprint import resolve
 from tsarch.models.backbone import HollowEmbedding, backbone_config, build_backbone
 from tsarch.models.heads import linear_map
 from tsarch.seeding import torch_seed
-from tsarch.stage.build import build_student, build_teacher, stage_configs, table_shape
+from tsarch.stage.build import build_model
+from tsarch.topology import STAGES, Stage
 
 SEED_OF = partial(torch_seed, 0)
 
@@ -89,10 +91,10 @@ def student_section(width: int) -> dict:
 
 @pytest.mark.parametrize("init", ["teacher", "student"])
 def test_widths_may_differ(tmp_path, init):
-    config = tiny_config(tmp_path, student=student_section(16), embedding={"init": init})
-    vocabulary, width = table_shape(config, stage_configs(config))
+    blueprint = tiny_blueprint(tmp_path, student=student_section(16), embedding={"init": init})
+    vocabulary, width = blueprint.table.shape
     assert width == (32 if init == "teacher" else 16)
-    teacher, student = build_teacher(config, 9), build_student(config, 9)
+    teacher, student = (build_model(blueprint, stage, 9) for stage in STAGES)
     tables = {"teacher": teacher.table, "student": student.table}
     assert tables[init].shape == (vocabulary, width)
     assert tables["student" if init == "teacher" else "teacher"] is None
@@ -106,7 +108,7 @@ def test_widths_may_differ(tmp_path, init):
 
 def test_dropped_bridge_terms_leave_the_embedding_alone(tmp_path):
     config = tiny_config(tmp_path)
-    student = build_student(config, 9).module.eval()
+    student = build_model(resolve(config), Stage.STUDENT, 9).module.eval()
     embeds, mask = [torch.randn(1, 3, 32)], [torch.ones(1, 3, dtype=torch.long)]
     alone = [torch.full((1, 3), -1)]
     with torch.no_grad():
@@ -121,8 +123,10 @@ def test_dropped_bridge_terms_leave_the_embedding_alone(tmp_path):
 
 def test_the_shortcut_adds_its_own_reading_where_there_is_a_teacher(tmp_path):
     plain, with_shortcut = (
-        build_student(
-            tiny_config(tmp_path, student={"bridge_scale": 0.0, "shortcut": shortcut}), 9
+        build_model(
+            tiny_blueprint(tmp_path, student={"bridge_scale": 0.0, "shortcut": shortcut}),
+            Stage.STUDENT,
+            9,
         ).module.eval()
         for shortcut in (False, True)
     )
@@ -147,8 +151,8 @@ def test_the_shortcut_starts_as_the_teachers_head(tmp_path, width):
         own = {**tiny_raw(tmp_path)["teacher"]["config"], "hidden_size": width}
         student = {"layers": None, "config": own}
         config = tiny_config(tmp_path, student=student, embedding={"init": "student"})
-    head = build_teacher(config, 9).module.head.state_dict()
-    shortcut = build_student(config, 9).module.shortcut.state_dict()
+    head = build_model(resolve(config), Stage.TEACHER, 9).module.head.state_dict()
+    shortcut = build_model(resolve(config), Stage.STUDENT, 9).module.shortcut.state_dict()
     assert set(head) == set(shortcut) == {"linear.weight", "linear.bias"}
     assert all(torch.equal(shortcut[name], value) for name, value in head.items())
 
@@ -163,15 +167,22 @@ def test_the_shortcut_starts_as_the_teachers_head(tmp_path, width):
 )
 def test_freezing(tmp_path, freeze, top_k, wanted):
     config = tiny_config(tmp_path, teacher={"freeze": freeze, "top_k": top_k})
-    trained = [n for n, p in build_teacher(config, 9).module.named_parameters() if p.requires_grad]
+    trained = [
+        n
+        for n, p in build_model(resolve(config), Stage.TEACHER, 9).module.named_parameters()
+        if p.requires_grad
+    ]
     parts = ("layer.0", "layer.1", "layer.2", "embeddings", "head")
     assert {part for part in parts if any(part in name for name in trained)} == wanted
 
 
 def test_weights_are_a_function_of_the_seed(tmp_path):
     config = tiny_config(tmp_path)
-    first, again = build_student(config, 9), build_student(config, 9)
-    other = build_student(tiny_config(tmp_path, run={"seed": 1}), 9)
+    first, again = (
+        build_model(resolve(config), Stage.STUDENT, 9),
+        build_model(resolve(config), Stage.STUDENT, 9),
+    )
+    other = build_model(tiny_blueprint(tmp_path, run={"seed": 1}), Stage.STUDENT, 9)
     state = first.module.state_dict()
     assert all(torch.equal(t, state[n]) for n, t in again.module.state_dict().items())
     assert any(not torch.equal(t, state[n]) for n, t in other.module.state_dict().items())

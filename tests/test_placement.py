@@ -17,8 +17,9 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from tests.helpers import ROOT, tiny_config
+from tests.helpers import ROOT, tiny_blueprint
 from tests.ray_clusters import TestCluster, ray_cluster
+from tsarch.blueprint import Blueprint
 from tsarch.cluster import placement
 from tsarch.cluster.fitting import Demand, NodeSupply, num_placed, refusal, table
 from tsarch.cluster.joining import join_ray
@@ -179,15 +180,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def wanting(folder: Path, teachers: int, cpus: float) -> Config:
+def wanting(folder: Path, teachers: int, cpus: float) -> Blueprint:
     topology = {"teacher": {"replicas": teachers}, "cpus_per_rank": cpus}
-    return tiny_config(folder, topology=topology)
+    return tiny_blueprint(folder, topology=topology)
 
 
-def refused(config: Config) -> str:
+def refused(blueprint: Blueprint) -> str:
     """The message."""
     with pytest.raises(UserError) as caught:
-        place(config)
+        place(blueprint)
     return str(caught.value)
 
 

@@ -16,6 +16,7 @@ import yaml
 
 from tests.fake_ranks import FakeRank
 from tests.helpers import ROOT, tiny_config, tiny_raw
+from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.errors import RankFailedError, UserError
 from tsarch.launch.torchrun import check_number
@@ -39,7 +40,7 @@ def fake_crew(tmp_path: Path) -> Iterator[ProcessCrew]:
 
 
 def fake(config: Config, folder: Path) -> ProcessCrew:
-    return ProcessCrew.start(config, folder / "logs", lambda _: None, make=FakeRank)
+    return ProcessCrew.start(resolve(config), folder / "logs", lambda _: None, make=FakeRank)
 
 
 def test_all_ranks_are_told_and_answer_in_order(fake_crew):
@@ -108,12 +109,12 @@ def test_ranks_end_with_their_driver(tmp_path):
 def test_there_must_be_room_and_as_many_processes_as_ranks(tmp_path):
     config = tiny_config(tmp_path, topology={**RANKS, "student": {"replicas": 500}})
     with pytest.raises(UserError, match=r"need 250.5 CPUs, .* topology.runner: ray with"):
-        check_run(config, own_ray=True)
+        check_run(resolve(config), own_ray=True)
     config = tiny_config(tmp_path, topology={**RANKS, "student": {"replicas": 2}})
-    check_number(config, 3)
+    check_number(resolve(config), 3)
     said = "has started 2 processes, but 1 teacher . 2 student replicas are 3 ranks. Use --nproc"
     with pytest.raises(UserError, match=said):
-        check_number(config, 2)
+        check_number(resolve(config), 2)
 
 
 def torchrun(num_ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,8 +15,17 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tests.equal_losses import check_equal_losses
-from tests.helpers import QUICKSTART_MODEL, ROOT, packing_spec, read_task, tiny_config, write_jsonl
+from tests.helpers import (
+    QUICKSTART_MODEL,
+    ROOT,
+    local_crew,
+    packing_spec,
+    read_task,
+    tiny_config,
+    write_jsonl,
+)
 from tests.suites.equivalence import Case, comparable
+from tsarch.blueprint import resolve
 from tsarch.config import Config, DataConfig
 from tsarch.data.corpus import Corpus
 from tsarch.data.feed import Feed
@@ -39,7 +48,6 @@ from tsarch.launch.training import run_training
 from tsarch.losses.spans import SpanObjective
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew
-from tsarch.rank.local_crew import LocalCrew
 from tsarch.records import IGNORED, SPAN_END, SPAN_START, Predictions, TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, predict
 from tsarch.run.saved_run import evaluate_run
@@ -479,15 +487,15 @@ def tiny_qa(folder: Path, source: str = "squadshifts", **sections: dict[str, obj
 
 def measured(config: Config, crew: Crew):
     """Metrics of all modes on validation."""
-    prepared = prepare_data(config)
+    prepared = prepare_data(resolve(config))
     task, split = make_task("qa", prepared.labels), prepared.splits["validation"]
-    predictions = predict(config, task, crew, "validation", split, JOINT_WEIGHTS)
+    predictions = predict(resolve(config), task, crew, "validation", split, JOINT_WEIGHTS)
     return choose_and_evaluate(task, split, predictions), predictions
 
 
 def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path):
     config = tiny_qa(tmp_path, schedule={"epochs": 4})
-    crew = LocalCrew(config, prepare_data(config))
+    crew = local_crew(config)
     reports = [report for own in crew.train(0, 24) for report in own]
     for stage in ("teacher", "student"):
         losses = [r.losses.means[stage] for r in reports if stage in r.losses.means]
@@ -522,7 +530,7 @@ def test_ranks_give_the_losses_of_one_process(tmp_path, crews):
 @pytest.mark.replicas(3, 2)
 def test_evaluation_is_the_same_at_any_replica_count(tmp_path, crews):
     config = tiny_qa(tmp_path)
-    local = measured(config, LocalCrew(config, prepare_data(config)))
+    local = measured(config, local_crew(config))
     wanted = comparable(config, Case("overlapped", "sgd", (3, 2), (0, 3)), 1)
     found, predictions = measured(wanted, crews.get(wanted))
     assert found == local[0]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.generative_configs import generative_config
 from tests.helpers import tiny_config
-from tests.small_pairs import pair_config
+from tests.test_classification_and_relation import tiny_task
 from tests.test_qa import tiny_qa
 from tests.test_resume import assert_same
-from tests.test_row_tasks import tiny_task
 from tsarch.config import Config
 from tsarch.launch.training import run_training
 
@@ -38,7 +38,7 @@ def config_of(folder: Path, task: str, schedule: str) -> Config:
             return tiny_qa(folder, **sections)
         case "classification" | "relation":
             return tiny_task(folder, task, **sections)
-    return pair_config(folder, task, "t5" if task == "translation" else "llama", **sections)
+    return generative_config(folder, task, "t5" if task == "translation" else "llama", **sections)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -35,6 +35,7 @@ from benchmarks.study_table import (
 )
 from benchmarks.study_tasks import TASKS
 from tests.helpers import tiny_config
+from tsarch.blueprint import resolve
 from tsarch.config import MODES
 from tsarch.prepare import prepare_data
 from tsarch.telling.run_folder import write_atomically
@@ -273,7 +274,7 @@ def test_every_method_trains(tmp_path):
 
 def test_the_teachers_predictions_change_the_distilled_model_alone(tmp_path):
     config = tiny_config(tmp_path)
-    prepared = prepare_data(config)
+    prepared = prepare_data(resolve(config))
     teacher = Solo(config, prepared, Stage.TEACHER)
     teacher.keep(tmp_path)
     small = Solo(config, prepared, Stage.STUDENT)
@@ -301,7 +302,7 @@ def test_models_by_themselves_ignore_what_only_ours_uses(tmp_path):
     )
     tables, sizes = [], set()
     for place, config in enumerate(configs):
-        small = Solo(config, prepare_data(config), Stage.STUDENT)
+        small = Solo(config, prepare_data(resolve(config)), Stage.STUDENT)
         small.train(0, 3)
         folder = tmp_path / str(place)
         folder.mkdir()

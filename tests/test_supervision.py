@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from tests.helpers import tiny_blueprint
 from tsarch.checkpoint.cut import Cut
 from tsarch.cluster.nodes import end_processes
 from tsarch.cluster.rank_calls import end_of
-from tsarch.cluster.recovery import smaller_topology
-from tsarch.config import TopologyConfig
+from tsarch.cluster.recovery import smaller_run
 from tsarch.errors import RankFailedError, ReplicaDriftError, UserError
 from tsarch.rank.activity import IDLE, Activity, read_note
 from tsarch.rank.diagnosis import (
@@ -37,6 +37,7 @@ from tsarch.rank.status import (
 )
 from tsarch.run.restarts import History
 from tsarch.schedule.instruction import Backward, FinishTiedExchange
+from tsarch.topology import Topology
 
 STATUS = Status(12, "advance", "Backward(step=3)", False, 0.5, 10**9, 4 * 10**9, 8 * 10**9, 2)
 LOST = RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:80")
@@ -189,19 +190,16 @@ def test_processes_are_ended_only_if_they_are_ranks():
         process.wait()
 
 
-def test_fewer_replicas_are_used_as_far_as_the_config_allows(monkeypatch):
+def test_fewer_replicas_are_used_as_far_as_the_config_allows(tmp_path, monkeypatch):
     monkeypatch.setattr("tsarch.cluster.placement.rank_resources", lambda *_: {"CPU": 1.0})
-    topology = TopologyConfig.model_validate(
-        {"teacher": {"replicas": 4}, "student": {"replicas": 2}}
-    )
-    assert smaller_topology(topology, [{"CPU": 3.0}]) is None
-    allowed = topology.model_copy(update={"min_replicas": 1})
-    found = smaller_topology(allowed, [{"CPU": 3.0}])
-    assert (found.teacher.replicas, found.student.replicas) == (2, 1)
-    found = smaller_topology(allowed, [{"CPU": 3.0}, {"CPU": 2.0}])
-    assert (found.teacher.replicas, found.student.replicas) == (3, 2)
-    assert smaller_topology(allowed, [{"CPU": 1.0}]) is None
-    assert smaller_topology(topology.model_copy(update={"min_replicas": 2}), [{"CPU": 3.0}]) is None
+    topology = {"teacher": {"replicas": 4}, "student": {"replicas": 2}}
+    blueprint = tiny_blueprint(tmp_path, topology=topology)
+    assert smaller_run(blueprint, [{"CPU": 3.0}]) is None
+    allowed = blueprint.altered(topology={"min_replicas": 1})
+    assert smaller_run(allowed, [{"CPU": 3.0}]).topology == Topology.pair(2, 1)
+    assert smaller_run(allowed, [{"CPU": 3.0}, {"CPU": 2.0}]).topology == Topology.pair(3, 2)
+    assert smaller_run(allowed, [{"CPU": 1.0}]) is None
+    assert smaller_run(blueprint.altered(topology={"min_replicas": 2}), [{"CPU": 3.0}]) is None
 
 
 def test_a_run_remembers_what_failures_cost(monkeypatch):

@@ -16,6 +16,7 @@ from transformers.core_model_loading import Chunk, WeightConverter
 
 from tests.helpers import tiny_config
 from tests.test_models import ARCHITECTURES, config_of
+from tsarch.blueprint import resolve
 from tsarch.errors import UserError
 from tsarch.models import loading
 from tsarch.models.backbone import build_backbone
@@ -206,7 +207,7 @@ def test_they_are_found_before_a_run_starts(tmp_path, how):
         topology={"runner": "local"},
     )
     with pytest.raises(UserError, match=BROKEN[how]) as caught:
-        check_run(config, own_ray=False)
+        check_run(resolve(config), own_ray=False)
     # The student is made of the teacher's layers: the mistake is told once.
     found = [str(m) for m in caught.value.mistakes]
     assert len([m for m in found if str(path) in m]) == 1, found

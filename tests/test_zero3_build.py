@@ -19,16 +19,15 @@ from transformers import AutoModel
 
 from tests.helpers import tiny_config
 from tests.ranks import run_ranks
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint, resolve
 from tsarch.models.backbone import backbone_config
 from tsarch.models.construction import num_elements
 from tsarch.parallel.groups import Address, MeetingPoint, set_stage_environment
-from tsarch.stage.build import build_student, build_teacher, optimizer_spec
+from tsarch.stage.build import build_model
 from tsarch.stage.deepspeed_engine import DeepSpeedEngine, stage_construction, start_stage_world
 from tsarch.stage.engine import parameter_groups
 from tsarch.topology import Stage
 
-BUILD = {Stage.TEACHER: build_teacher, Stage.STUDENT: build_student}
 NUM_LABELS = 9
 CPU = torch.device("cpu")
 
@@ -65,7 +64,7 @@ class LiveBytes(TorchDispatchMode):
 class Job:
     """A stage to build; the first rank writes what its engine has to `out`."""
 
-    config: Config
+    blueprint: Blueprint
     stage: Stage
     out: str
     precision: str = "fp32"
@@ -81,8 +80,7 @@ def build_on_rank(jobs: list[Job], replicas: int, address: Address, rank: int, _
 def build_job(job: Job, replicas: int, rank: int) -> dict[str, Any]:
     construction = stage_construction(job.precision, 3, replicas, 1)
     with LiveBytes() as live:
-        build = BUILD[job.stage]
-        built = build(job.config, NUM_LABELS, construction=construction, with_table=rank == 0)
+        built = build_model(job.blueprint, job.stage, NUM_LABELS, construction, rank == 0)
     result = {
         "peak": live.peak,
         "elements": num_elements(built.module),
@@ -90,7 +88,7 @@ def build_job(job: Job, replicas: int, rank: int) -> dict[str, Any]:
         "table": None if built.table is None else built.table.numpy(),
         "groups": group_sizes(built.module, job),
     }
-    spec = optimizer_spec(job.config, job.stage)
+    spec = job.blueprint.stages[job.stage].optimizer
     engine = DeepSpeedEngine(built.module, spec, job.precision, 3, replicas, 1, CPU)
     state = engine.state_dict()
     if state is not None:
@@ -106,7 +104,7 @@ def build_job(job: Job, replicas: int, rank: int) -> dict[str, Any]:
 
 def group_sizes(module: torch.nn.Module, job: Job) -> list[int]:
     """Parameters of each optimizer group: backbone or new, with or without weight decay."""
-    groups = parameter_groups(module, optimizer_spec(job.config, job.stage))
+    groups = parameter_groups(module, job.blueprint.stages[job.stage].optimizer)
     return [len(group["params"]) for group in groups]
 
 
@@ -117,9 +115,9 @@ def build_on_ranks(jobs: list[Job], replicas: int) -> list[list[dict[str, Any]]]
     return run_ranks(build, replicas, timeout_s=240.0)
 
 
-def whole_bytes(config, stage: Stage) -> tuple[Any, int]:
+def whole_bytes(blueprint: Blueprint, stage: Stage) -> tuple[Any, int]:
     with LiveBytes() as live:
-        built = BUILD[stage](config, NUM_LABELS)
+        built = build_model(blueprint, stage, NUM_LABELS)
     return built, live.peak
 
 
@@ -177,8 +175,10 @@ def test_the_engine_has_the_weights_of_one_process_and_no_rank_ever_holds_them_a
     for case, stage, precision in CASES:
         folder = tmp_path / f"{case}-{stage}"
         folder.mkdir()
-        jobs.append(Job(case_config(folder, case), stage, str(folder / "state"), precision))
-    large = Job(large_model(tmp_path), Stage.TEACHER, str(tmp_path / "state"))
+        jobs.append(
+            Job(resolve(case_config(folder, case)), stage, str(folder / "state"), precision)
+        )
+    large = Job(resolve(large_model(tmp_path)), Stage.TEACHER, str(tmp_path / "state"))
     ranks = build_on_ranks([*jobs, large], replicas)
     for number, job in enumerate(jobs):
         check_against_one_process(job, [rank[number] for rank in ranks])
@@ -186,7 +186,7 @@ def test_the_engine_has_the_weights_of_one_process_and_no_rank_ever_holds_them_a
 
 
 def check_peaks(job: Job, peaks: list[int]) -> None:
-    built, whole_peak = whole_bytes(job.config, job.stage)
+    built, whole_peak = whole_bytes(job.blueprint, job.stage)
     model_bytes = 4 * num_elements(built.module)
     assert model_bytes > 25e6
     assert whole_peak > model_bytes
@@ -199,7 +199,7 @@ def check_peaks(job: Job, peaks: list[int]) -> None:
 
 
 def check_against_one_process(job: Job, ranks: list[dict[str, Any]]) -> None:
-    built, _ = whole_bytes(job.config, job.stage)
+    built, _ = whole_bytes(job.blueprint, job.stage)
     wanted, found = built.module.state_dict(), load_file(job.out)
     assert found.keys() == wanted.keys()
     dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32

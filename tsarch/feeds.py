@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.data.feed import Feed
 from tsarch.data.loader import BatchPlan, evaluation_batches
 from tsarch.data.window_passes import evaluation_passes, training_passes
 from tsarch.records import TokenizedSplit
-from tsarch.topology import Topology
+from tsarch.topology import Stage, Topology
 
 
-def batch_plan(config: Config, train: TokenizedSplit) -> BatchPlan:
+def batch_plan(blueprint: Blueprint, train: TokenizedSplit) -> BatchPlan:
     """Batches of all epochs of the training split."""
     return BatchPlan(
         train.context_lengths,
-        config.data.batch_tokens,
-        config.data.num_buckets,
-        config.schedule.epochs,
-        config.run.seed,
+        blueprint.batches.tokens,
+        blueprint.batches.num_buckets,
+        blueprint.schedule.epochs,
+        blueprint.seed,
     )
 
 
-def num_training_steps(config: Config, plan: BatchPlan) -> int:
+def num_training_steps(blueprint: Blueprint, plan: BatchPlan) -> int:
     """Steps of the run: all epochs, or `schedule.max_steps`."""
-    return min(plan.num_steps, config.schedule.max_steps or plan.num_steps)
+    return min(plan.num_steps, blueprint.schedule.max_steps or plan.num_steps)
 
 
 def training_feed(
-    config: Config,
+    blueprint: Blueprint,
     train: TokenizedSplit,
     plan: BatchPlan,
     topology: Topology,
@@ -38,31 +38,35 @@ def training_feed(
     `vocabulary` is needed where the table is the output projection.
     """
     train.check_labels("training")
-    student, seed = config.student, config.run.seed
+    bridge, seed = blueprint.stages[Stage.STUDENT].bridge, blueprint.seed
+    assert bridge is not None
     return Feed(
         train,
         topology,
-        config.schedule.micro_batches,
+        blueprint.schedule.micro_batches,
         plan.contexts,
         lambda step, contexts: training_passes(
             train,
             contexts,
             seed,
             step,
-            student.teacher_dropout,
-            student.alone_weight,
-            student.fed_weight,
+            bridge.teacher_dropout,
+            bridge.alone_weight,
+            bridge.fed_weight,
         ),
-        send_predictions=config.distillation.weight > 0,
+        send_predictions=blueprint.distillation.weight > 0,
         vocabulary=vocabulary,
     )
 
 
 def evaluation_feed(
-    config: Config, split: TokenizedSplit, topology: Topology, vocabulary: int | None = None
+    blueprint: Blueprint,
+    split: TokenizedSplit,
+    topology: Topology,
+    vocabulary: int | None = None,
 ) -> tuple[Feed, int]:
     """Evaluation batches and their number; every window is read fed and alone."""
-    batches = evaluation_batches(split.context_lengths, config.evaluation.batch_tokens)
+    batches = evaluation_batches(split.context_lengths, blueprint.batches.evaluation_tokens)
     feed = Feed(
         split,
         topology,

@@ -14,10 +14,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tsarch.blueprint import Blueprint
 from tsarch.config import Config
-from tsarch.models.skeleton import shrink_config
-from tsarch.prepare import run_tokenizer
-from tsarch.stage.build import stage_config
 from tsarch.topology import STAGES, Stage
 
 
@@ -53,14 +51,11 @@ def load_table(folder: Path) -> Tensor:
     return table
 
 
-def save_description(folder: Path, config: Config, task: TaskFile) -> None:
+def save_description(folder: Path, blueprint: Blueprint, task: TaskFile) -> None:
     """Write configs, tokenizer and `task.json` beside the weights."""
-    for stage in STAGES:
-        hf = stage_config(config, stage)
-        if stage is Stage.STUDENT and config.student.layers is not None:
-            shrink_config(hf, config.student.layers)
-        hf.save_pretrained(folder / stage.value)
-    run_tokenizer(config).save_pretrained(folder / "tokenizer")
+    for stage, own in blueprint.stages.items():
+        own.architecture.built.save_pretrained(folder / stage.value)
+    blueprint.tokenizer().save_pretrained(folder / "tokenizer")
     save_task(folder, task)
 
 

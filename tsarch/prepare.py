@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.data.corpus import read_splits
 from tsarch.data.layouts import PackingSpec
 from tsarch.data.row_tokens import RowTokenizer
-from tsarch.data.tokenizer import end_token, load_tokenizer
+from tsarch.data.tokenizer import end_token
 from tsarch.records import TokenizedSplit
-from tsarch.stage.build import stage_config
 from tsarch.tasks.registry import is_generative, row_reader
-from tsarch.topology import Stage
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from tsarch.topology import STAGES
 
 
 @dataclass(frozen=True)
@@ -32,39 +27,34 @@ class Prepared:
     """Token that ends the texts of a generative task."""
 
 
-def run_tokenizer(config: Config) -> PreTrainedTokenizerBase:
-    """The tokenizer that a config asks for."""
-    assert config.tokenizer_name is not None, "preflight checks that there is a tokenizer"
-    return load_tokenizer(config.tokenizer_name)
-
-
-def prepare_data(config: Config) -> Prepared:
+def prepare_data(blueprint: Blueprint) -> Prepared:
     """Read and tokenise the data sets; cached, so that other ranks and runs read the result.
 
     Raises:
         UserError: the data holds mistakes; all of them are named.
     """
-    reader = row_reader(config.task.name, config.data)
-    corpus = read_splits(config.data, reader)
-    spec = packing_spec(config)
+    reader = row_reader(blueprint.task.name, blueprint.data)
+    corpus = read_splits(blueprint.data, reader)
+    spec = packing_spec(blueprint)
     layout = reader.layout(spec, corpus.labels)
     splits = {split: layout.pack(rows) for split, rows in corpus.rows.items()}
-    end = end_token(spec.tokens.tokenizer) if is_generative(config.task.name) else None
+    end = end_token(spec.tokens.tokenizer) if is_generative(blueprint.task.name) else None
     return Prepared(splits, corpus.labels, corpus.notes, end)
 
 
-def packing_spec(config: Config) -> PackingSpec:
-    """What a config's contexts and windows depend on beside its rows."""
-    teacher = stage_config(config, Stage.TEACHER)
-    start = int(teacher.decoder_start_token_id) if teacher.is_encoder_decoder else None
+def packing_spec(blueprint: Blueprint) -> PackingSpec:
+    """What a run's contexts and windows depend on beside its rows."""
+    teacher, student = (blueprint.stages[stage] for stage in STAGES)
+    architecture, task = teacher.architecture, blueprint.task
+    is_seq2seq = architecture.is_seq2seq
     return PackingSpec(
-        tokens=RowTokenizer(run_tokenizer(config), config.data.cache_folder),
-        teacher_max_tokens=config.teacher.max_tokens,
-        student_max_tokens=config.student.max_tokens,
-        overlap_tokens=config.data.overlap_tokens,
-        seed=config.run.seed,
-        source_prefix=config.task.source_prefix,
-        target_prefix=config.task.target_prefix,
-        max_target_tokens=config.task.max_target_tokens,
-        decoder_start=start,
+        tokens=RowTokenizer(blueprint.tokenizer(), blueprint.data.cache_folder),
+        teacher_max_tokens=teacher.max_tokens,
+        student_max_tokens=student.max_tokens,
+        overlap_tokens=blueprint.data.overlap_tokens,
+        seed=blueprint.seed,
+        source_prefix=task.source_prefix,
+        target_prefix=task.target_prefix,
+        max_target_tokens=task.max_target_tokens,
+        decoder_start=int(architecture.config.decoder_start_token_id) if is_seq2seq else None,
     )

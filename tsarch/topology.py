@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from tsarch.config import StageTopology, TopologyConfig
-
 Reads = Literal["contexts", "windows"]
 
 
@@ -110,13 +108,6 @@ class Topology:
         """A teacher and a student of so many replicas."""
         return cls(PAIR, (teacher, student))
 
-    @classmethod
-    def from_config(cls, topology: TopologyConfig) -> Topology:
-        """One replica of each stage for the local runner, the config's counts else."""
-        if topology.runner == "local":
-            return cls.pair(1, 1)
-        return cls.pair(topology.teacher.replicas, topology.student.replicas)
-
     @property
     def stages(self) -> tuple[Stage, ...]:
         """All stages, in the order of their ranks."""
@@ -153,20 +144,3 @@ class Topology:
     def named(self, name: str) -> Stage:
         """The stage of a name."""
         return next(stage for stage in self.stages if stage.name == name)
-
-
-def stage_topology(topology: TopologyConfig, stage: Stage) -> StageTopology:
-    """The config's part on one stage."""
-    return topology.teacher if stage is Stage.TEACHER else topology.student
-
-
-def rank_cpus(topology: TopologyConfig, stage: Stage) -> float:
-    """CPUs to reserve for a rank of `stage`."""
-    return topology.cpus_per_rank * (stage_topology(topology, stage).threads or 1)
-
-
-def total_cpus(topology: TopologyConfig) -> float:
-    """CPUs to reserve for all ranks of both stages."""
-    return sum(
-        stage_topology(topology, stage).replicas * rank_cpus(topology, stage) for stage in STAGES
-    )

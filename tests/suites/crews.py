@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tsarch.blueprint import resolve
 from tsarch.cluster.ray_crew import RayCrew
 from tsarch.config import Config
-from tsarch.topology import Topology
 
 
 class Crews:
@@ -19,12 +19,12 @@ class Crews:
 
     def get(self, config: Config) -> RayCrew:
         """The crew, with models newly built for `config`."""
-        crew, topology = self._crew, Topology.from_config(config.topology)
-        if crew is not None and crew.topology == topology and not crew.calls.has_failed:
-            crew.build(config)
+        crew, blueprint = self._crew, resolve(config)
+        if crew is not None and crew.topology == blueprint.topology and not crew.calls.has_failed:
+            crew.build(blueprint)
             return crew
         self.close()
-        self._crew = RayCrew.start(config, None, self._logs, lambda _: None)
+        self._crew = RayCrew.start(blueprint, None, self._logs, lambda _: None)
         return self._crew
 
     def close(self) -> None:

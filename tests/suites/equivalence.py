@@ -21,6 +21,7 @@ import typer
 
 from tests.suites.crews import Crews
 from tests.suites.outcome_log import OutcomeLog
+from tsarch.blueprint import resolve
 from tsarch.clock import now_s
 from tsarch.config import Config
 from tsarch.config_loading import load_config
@@ -131,9 +132,7 @@ def _stage(config: Config, case: Case, place: int) -> object:
 
 def local_rows(config: Config, num_steps: int) -> list[StepRecord]:
     """Rows of one process."""
-    local = config.model_copy(
-        update={"topology": config.topology.model_copy(update={"runner": "local"})}
-    )
+    local = resolve(config).altered(topology={"runner": "local"})
     crew = LocalCrew(local, prepare_data(local))
     return train_rows(crew, num_steps)
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
+from tsarch.blueprint import Blueprint
 from tsarch.cluster.ray_crew import RayCrew
 from tsarch.cluster.worker import Worker
-from tsarch.config import Config
 from tsarch.launch.cli import main
 from tsarch.rank.activity import Activity
 from tsarch.rank.process import RankProcess
@@ -86,8 +86,8 @@ def faulty_worker(faults: list[Fault]) -> type[Worker]:
     """The class of actors that have some of the faults."""
 
     class FaultyWorker(Worker):
-        def __init__(self, config: Config, rank: int, threads: int, log_file: str) -> None:
-            super().__init__(config, rank, threads, log_file)
+        def __init__(self, blueprint: Blueprint, rank: int, threads: int, log_file: str) -> None:
+            super().__init__(blueprint, rank, threads, log_file)
             own = [fault for fault in faults if fault.rank == rank]
             self.activity = FaultyActivity(note_file(Path(log_file)), own)
 
@@ -98,9 +98,15 @@ class FaultyProcess(RankProcess):
     """A plain process that has some of the faults."""
 
     def __init__(
-        self, faults: list[Fault], config: Config, rank: int, threads: int, log: Path, host: str
+        self,
+        faults: list[Fault],
+        blueprint: Blueprint,
+        rank: int,
+        threads: int,
+        log: Path,
+        host: str,
     ) -> None:
-        super().__init__(config, rank, threads, log, host)
+        super().__init__(blueprint, rank, threads, log, host)
         own = [fault for fault in faults if fault.rank == rank]
         self.activity = FaultyActivity(note_file(log), own)
 

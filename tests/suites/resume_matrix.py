@@ -31,6 +31,7 @@ from tests.suites.equivalence import (
     relative_difference,
 )
 from tests.suites.outcome_log import OutcomeLog
+from tsarch.blueprint import resolve
 from tsarch.checkpoint.cut import Cut, Resume
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
@@ -146,7 +147,8 @@ def config_of(config: Config, move: Move, place: Place, num_steps: int) -> Confi
 def _crew(config: Config, place: Place, crews: Crews) -> Crew:
     """Newly built models in a place."""
     if place.replicas is None:
-        return LocalCrew(config, prepare_data(config))
+        blueprint = resolve(config)
+        return LocalCrew(blueprint, prepare_data(blueprint))
     return crews.get(config)
 
 

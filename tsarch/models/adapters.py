@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -72,7 +73,7 @@ def can_checkpoint(config: PretrainedConfig) -> bool:
 def _hollow_model(config: PretrainedConfig) -> PreTrainedModel:
     """The encoder of `config` without memory for its weights."""
     with torch.device("meta"):
-        return AutoModel.from_config(config, trust_remote_code=False)
+        return AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False)
 
 
 def _linear_layers(model: PreTrainedModel) -> list[str]:

@@ -42,6 +42,11 @@ def num_elements(module: nn.Module) -> int:
     return sum(full_shape(parameter).numel() for parameter in module.parameters())
 
 
+def num_trained(module: nn.Module) -> int:
+    """Those of them that training changes."""
+    return sum(full_shape(p).numel() for p in module.parameters() if p.requires_grad)
+
+
 def put(module: nn.Module, name: str, value: torch.Tensor) -> nn.Parameter | None:
     """Replace the parameter or buffer `name` (dotted); returns the new parameter, if it is one."""
     owner_name, _, leaf = name.rpartition(".")

@@ -5,22 +5,17 @@ Checked once the data is known and before Ray or any model starts.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import psutil
 import torch
-from transformers import PretrainedConfig
 
-from tsarch.config import Config, StageTopology
+from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.errors import Mistake, UserError
 from tsarch.feeds import batch_plan
-from tsarch.models.backbone import cut_out_table, freeze_backbone
-from tsarch.models.skeleton import make_skeleton, shrink_config
-from tsarch.models.student_model import StudentModel
-from tsarch.models.teacher_model import TeacherModel
+from tsarch.models.construction import num_elements, num_trained
 from tsarch.parallel.groups import choose_device
 from tsarch.planning.memory import (
     StageSize,
@@ -33,14 +28,15 @@ from tsarch.planning.memory import (
 )
 from tsarch.prepare import Prepared
 from tsarch.records import IntArray, TokenizedSplit
-from tsarch.stage.build import stage_config, stage_configs, table_shape
+from tsarch.specs import EngineSpec, RunnerSpec
+from tsarch.stage.build import outline_model
 from tsarch.tasks.registry import make_task
-from tsarch.topology import STAGES, Stage, Topology
+from tsarch.topology import Stage
 
 _GB = 1e9
 
 
-def check_capacity(config: Config, prepared: Prepared, own_ray: bool) -> list[str]:
+def check_capacity(blueprint: Blueprint, prepared: Prepared, own_ray: bool) -> list[str]:
     """Refuse a run that can't fit; returns remarks for the user on one that can.
 
     Args:
@@ -49,11 +45,11 @@ def check_capacity(config: Config, prepared: Prepared, own_ray: bool) -> list[st
     Raises:
         UserError: the states alone exceed the memory, or no step feeds all replicas.
     """
-    needs = list(rank_needs(config, prepared).values())
-    feeding = Feeding.of(config, prepared.splits["train"])
+    needs = list(rank_needs(blueprint, prepared).values())
+    feeding = Feeding.of(blueprint, prepared.splits["train"])
     mistakes = list(feeding.mistakes())
     if own_ray:
-        mistakes += exceeded(config, needs, device_memory(config))
+        mistakes += exceeded(blueprint.runner, needs, device_memory(blueprint.runner.device))
     if mistakes:
         raise UserError(mistakes)
     return [describe(needs), *feeding.notes()]
@@ -100,85 +96,72 @@ class RankNeed:
         return self.copy + (self.offloaded if device == "cuda" else self.total)
 
 
-def rank_needs(config: Config, prepared: Prepared) -> dict[Stage, RankNeed]:
+def rank_needs(blueprint: Blueprint, prepared: Prepared) -> dict[Stage, RankNeed]:
     """What a rank of each stage will hold."""
-    return {stage: rank_need(config, stage, prepared) for stage in STAGES}
+    return {stage: rank_need(blueprint, stage, prepared) for stage in blueprint.stages}
 
 
-def rank_need(config: Config, stage: Stage, prepared: Prepared) -> RankNeed:
+def rank_need(blueprint: Blueprint, stage: Stage, prepared: Prepared) -> RankNeed:
     """What a rank of `stage` will hold, without building its weights."""
-    local = config.topology.runner == "local"
-    own = config.topology.teacher if stage is Stage.TEACHER else config.topology.student
-    replicas = Topology.from_config(config.topology).replicas(stage)
-    moments = num_moments(config.optimizer.name, config.optimizer.momentum)
-    objective = make_task(config.task.name, prepared.labels).objective
-    num_outputs = objective.num_outputs(len(prepared.labels))
-    parameters, trainable = count_parameters(config, stage, num_outputs)
+    local, own = blueprint.runner.is_one_process, blueprint.stages[stage]
+    replicas = blueprint.topology.replicas(stage)
+    moments = num_moments(own.optimizer.name, own.optimizer.momentum)
+    objective = make_task(blueprint.task.name, prepared.labels).objective
+    model = outline_model(blueprint, stage, objective.num_outputs(len(prepared.labels)))
+    parameters, trainable = num_elements(model), num_trained(model)
     # One process trains under autocast, where weights stay fp32.
-    precision = "fp32" if local else config.precision
-    zero_stage = 0 if local else own.zero_stage
+    precision = "fp32" if local else blueprint.precision
+    zero_stage = 0 if local else own.engine.zero_stage
     size = StageSize(parameters, trainable, replicas, zero_stage, precision, moments)
-    vocabulary, width = table_shape(config, stage_configs(config))
-    trained_rows = vocabulary
-    if not objective.uses_table:
-        trained_rows = len(np.unique(prepared.splits["train"].token_ids))
-    if config.embedding.frozen:
-        trained_rows = 0
-    table = table_states(vocabulary, width, trained_rows, moments)
-    ranks = Topology.from_config(config.topology).num_ranks
-    hf = _shrunk_config(config, stage)
-    tokens = config.data.batch_tokens // (replicas * config.schedule.micro_batches)
-    if config.schedule.name == "joint" and stage is Stage.TEACHER:
-        tokens *= min(config.schedule.in_flight, config.schedule.micro_batches)
-    activations = activation_bytes(
-        int(hf.num_hidden_layers), int(hf.hidden_size), tokens, config.precision
-    )
+    vocabulary, width = blueprint.table.shape
+    trained_rows = _trained_rows(blueprint, prepared, objective.uses_table)
     states = zero_states(size)
     return RankNeed(
         stage,
         replicas,
         states,
-        table,
-        activations,
-        copy_bytes(trainable, replicas, vocabulary, width, trained_rows, moments, ranks),
-        0 if local else _offloaded(own, states),
+        table_states(vocabulary, width, trained_rows, moments),
+        _activations(blueprint, own, replicas),
+        copy_bytes(
+            trainable,
+            replicas,
+            vocabulary,
+            width,
+            trained_rows,
+            moments,
+            blueprint.topology.num_ranks,
+        ),
+        0 if local else _offloaded(own.engine, states),
     )
 
 
-def count_parameters(config: Config, stage: Stage, num_outputs: int | None) -> tuple[int, int]:
-    """(all, trained) parameters of a stage's model, from its shapes alone (meta device)."""
-    section = config.teacher if stage is Stage.TEACHER else config.student
-    width = table_shape(config, stage_configs(config))[1]
-    with torch.device("meta"):
-        backbone = cut_out_table(make_skeleton(_shrunk_config(config, stage), None).model)
-        freeze_backbone(backbone.model, section.freeze, section.top_k)
-        if stage is Stage.TEACHER:
-            module: torch.nn.Module = TeacherModel(backbone, width, num_outputs, section.dropout)
-        else:
-            teacher_width = int(stage_config(config, Stage.TEACHER).hidden_size)
-            module = StudentModel(
-                backbone,
-                width,
-                teacher_width,
-                num_outputs,
-                section.dropout,
-                learned_no_teacher=config.student.no_teacher == "learned",
-                bridge_scale=config.student.bridge_scale,
-                shortcut_seed=0 if config.student.shortcut else None,
-            )
-    parameters = list(module.parameters())
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    return sum(p.numel() for p in parameters), trainable
+def _trained_rows(blueprint: Blueprint, prepared: Prepared, uses_table: bool) -> int:
+    """Rows of the table that have optimizer state."""
+    if blueprint.table.frozen:
+        return 0
+    if uses_table:
+        return blueprint.table.shape[0]
+    return len(np.unique(prepared.splits["train"].token_ids))
 
 
-def _offloaded(own: StageTopology, states: States) -> int:
+def _activations(blueprint: Blueprint, own: StageBlueprint, replicas: int) -> int:
+    schedule, hf = blueprint.schedule, own.architecture.built
+    tokens = blueprint.batches.tokens // (replicas * schedule.micro_batches)
+    if schedule.name == "joint" and own.bridge is None:
+        tokens *= min(schedule.in_flight, schedule.micro_batches)
+    return activation_bytes(
+        int(hf.num_hidden_layers), int(hf.hidden_size), tokens, blueprint.precision
+    )
+
+
+def _offloaded(own: EngineSpec, states: States) -> int:
     optimizer = states.optimizer if own.offload_optimizer else 0
     return optimizer + (states.weights if own.offload_parameters else 0)
 
 
-def device_memory(config: Config) -> int:
+def device_memory(device: str) -> int:
     """Bytes that this machine has free (CPUs) or that its smallest GPU has in all."""
-    if choose_device(config.topology.device).type == "cuda":
+    if choose_device(device).type == "cuda":
         count = torch.cuda.device_count()
         return min(torch.cuda.get_device_properties(i).total_memory for i in range(count))
     return host_memory()
@@ -189,11 +172,11 @@ def host_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def exceeded(config: Config, needs: list[RankNeed], available: int) -> Iterator[Mistake]:
+def exceeded(runner: RunnerSpec, needs: list[RankNeed], available: int) -> Iterator[Mistake]:
     """Mistakes if the states can't fit: on CPUs all ranks share the memory, a GPU has one rank (or,
     with the local runner, both stages), and all ranks share the memory beside the GPUs."""
-    on_gpu = choose_device(config.topology.device).type == "cuda"
-    one_process = config.topology.runner == "local"
+    on_gpu = choose_device(runner.device).type == "cuda"
+    one_process = runner.is_one_process
     if on_gpu and not one_process:
         largest = max(needs, key=lambda need: need.on_gpu)
         total, who, parts = largest.on_gpu, f"a {largest.stage} rank needs", largest.parts
@@ -254,30 +237,30 @@ def describe(needs: list[RankNeed]) -> str:
 class Feeding:
     """Contexts and windows of every step of an epoch, against what the replicas take."""
 
-    config: Config
+    blueprint: Blueprint
     contexts: IntArray
     """(steps,) contexts of each step."""
     windows: IntArray
     """(steps,) windows of each step."""
 
     @classmethod
-    def of(cls, config: Config, train: TokenizedSplit) -> Feeding:
+    def of(cls, blueprint: Blueprint, train: TokenizedSplit) -> Feeding:
         """The first epoch's steps; other epochs shuffle the same contexts."""
-        batches = batch_plan(config, train).epoch(0)
+        batches = batch_plan(blueprint, train).epoch(0)
         windows_of = np.diff(train.window_offsets)
         contexts = np.array([len(batch) for batch in batches])
-        return cls(config, contexts, np.array([int(windows_of[b].sum()) for b in batches]))
+        return cls(blueprint, contexts, np.array([int(windows_of[b].sum()) for b in batches]))
 
     def mistakes(self) -> Iterator[Mistake]:
         """For each stage that even the fullest step leaves replicas of without work."""
-        micro_batches = self.config.schedule.micro_batches
+        micro_batches = self.blueprint.schedule.micro_batches
         for stage, what, counts in self._pairs():
             needed, most = self._needed(stage), int(counts.max())
             if most < needed:
                 replicas = needed // micro_batches
                 yield Mistake(
                     "data.batch_tokens",
-                    f"a step of {self.config.data.batch_tokens} tokens holds at most {most} {what} "
+                    f"a step of {self.blueprint.batches.tokens} tokens holds at most {most} {what} "
                     f"of this data, but {replicas} {stage} replicas × {micro_batches} "
                     f"micro-batches need {needed}.",
                     f"Raise data.batch_tokens, or lower topology.{stage}.replicas or "
@@ -302,8 +285,8 @@ class Feeding:
         )
 
     def _needed(self, stage: Stage) -> int:
-        topology = Topology.from_config(self.config.topology)
-        return topology.replicas(stage) * self.config.schedule.micro_batches
+        replicas = self.blueprint.topology.replicas(stage)
+        return replicas * self.blueprint.schedule.micro_batches
 
 
 def _remedy(on_gpu: bool) -> str:
@@ -315,10 +298,3 @@ def _remedy(on_gpu: bool) -> str:
         "Use zero_stage 3 (replicas then share the states), fewer replicas, a machine with more "
         "memory, or a smaller model."
     )
-
-
-def _shrunk_config(config: Config, stage: Stage) -> PretrainedConfig:
-    hf = copy.deepcopy(stage_config(config, stage))
-    if stage is Stage.STUDENT and config.student.layers is not None:
-        shrink_config(hf, config.student.layers)
-    return hf

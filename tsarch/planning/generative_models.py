@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from tsarch.config import BackboneConfig, Config
+from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.errors import Mistake
 from tsarch.tasks.registry import is_generative
 from tsarch.topology import Stage
@@ -13,22 +13,21 @@ from tsarch.topology import Stage
 _LEAST_SOURCE_TOKENS = 8
 
 
-def generation_mistakes(config: Config, configs: Mapping[Stage, Any]) -> Iterator[Mistake]:
-    """Mistakes in the models of a task; `configs` are Hugging Face's."""
-    generative = is_generative(config.task.name)
-    for stage, hf in configs.items():
-        section: BackboneConfig = config.teacher if stage is Stage.TEACHER else config.student
-        if hf.is_encoder_decoder:
-            yield from _seq2seq_mistakes(config, stage, section, generative)
-        elif generative and not is_causal(hf):
+def generation_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
+    """Mistakes in the models of a task."""
+    generative = is_generative(blueprint.task.name)
+    for stage, own in blueprint.stages.items():
+        if own.architecture.is_seq2seq:
+            yield from _seq2seq_mistakes(blueprint, own, generative)
+        elif generative and not is_causal(own.architecture.config):
             yield Mistake(
                 f"{stage}",
-                f"{hf.model_type} reads texts in both directions and can't generate "
-                f"{config.task.name} word by word.",
+                f"{own.architecture.config.model_type} reads texts in both directions and can't "
+                f"generate {blueprint.task.name} word by word.",
                 "Take a causal model (GPT-2- or Llama-like), or a sequence-to-sequence teacher.",
             )
     if generative:
-        yield from _room_mistakes(config, configs)
+        yield from _room_mistakes(blueprint)
 
 
 def is_causal(hf: Any) -> bool:
@@ -45,17 +44,21 @@ def is_causal(hf: Any) -> bool:
 
 
 def _seq2seq_mistakes(
-    config: Config, stage: Stage, section: BackboneConfig, generative: bool
+    blueprint: Blueprint, own: StageBlueprint, generative: bool
 ) -> Iterator[Mistake]:
     if not generative:
-        yield Mistake(f"{stage}", f"{config.task.name} takes no sequence-to-sequence model.")
-    elif stage is Stage.STUDENT:
-        hint = "Give it `student.model` or `student.config`: a causal model of the same tokenizer."
-        yield Mistake("student", "can't be a sequence-to-sequence model, or layers of one.", hint)
-    elif section.freeze == "all_but_top_k":
+        yield Mistake(f"{own.stage}", f"{blueprint.task.name} takes no sequence-to-sequence model.")
+    elif own.bridge is not None:
+        hint = (
+            f"Give it `{own.stage}.model` or `{own.stage}.config`: a causal model of the same "
+            "tokenizer."
+        )
+        what = "can't be a sequence-to-sequence model, or layers of one."
+        yield Mistake(f"{own.stage}", what, hint)
+    elif own.freeze == "all_but_top_k":
         what = "doesn't say which layers of a sequence-to-sequence model stay as they are."
-        yield Mistake("teacher.freeze: all_but_top_k", what, "Use all_but_head, or lora.")
-    if stage is Stage.TEACHER and config.task.target_prefix:
+        yield Mistake(f"{own.stage}.freeze: all_but_top_k", what, "Use all_but_head, or lora.")
+    if own.bridge is None and blueprint.task.target_prefix:
         hint = "Put it into task.source_prefix."
         yield Mistake(
             "task.target_prefix", "is for causal teachers; a decoder starts with its own token.",
@@ -63,15 +66,16 @@ def _seq2seq_mistakes(
         )  # fmt: skip
 
 
-def _room_mistakes(config: Config, configs: Mapping[Stage, Any]) -> Iterator[Mistake]:
-    needed = config.task.max_target_tokens + _LEAST_SOURCE_TOKENS
-    if config.teacher.max_tokens < needed:
+def _room_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
+    teacher, most = blueprint.stages[Stage.TEACHER], blueprint.task.max_target_tokens
+    needed = most + _LEAST_SOURCE_TOKENS
+    if teacher.max_tokens < needed:
         yield Mistake(
             "teacher.max_tokens",
-            f"is {config.teacher.max_tokens}, but with targets of up to "
-            f"{config.task.max_target_tokens} tokens it takes {needed} or more.",
+            f"is {teacher.max_tokens}, but with targets of up to {most} tokens it takes {needed} "
+            "or more.",
             "Raise it or lower task.max_target_tokens.",
         )
-    teacher = configs[Stage.TEACHER]
-    if teacher.is_encoder_decoder and getattr(teacher, "decoder_start_token_id", None) is None:
+    hf = teacher.architecture.config
+    if hf.is_encoder_decoder and getattr(hf, "decoder_start_token_id", None) is None:
         yield Mistake("teacher", "its config has no decoder_start_token_id.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.data.partition import MicroBatchPlan, StepPlan
 from tsarch.feeds import batch_plan, num_training_steps, training_feed
 from tsarch.records import TokenizedSplit
@@ -16,7 +16,7 @@ _NUM_STEPS = 16
 
 
 def busiest_shares(
-    config: Config, train: TokenizedSplit, max_replicas: int
+    blueprint: Blueprint, train: TokenizedSplit, max_replicas: int
 ) -> dict[Stage, tuple[float, ...]]:
     """Share of the batch's work that the busiest of 1, 2, … replicas of a stage has.
 
@@ -24,14 +24,14 @@ def busiest_shares(
     tokens of all passes over windows (student). It ends with the most replicas, `max_replicas` or
     fewer, that all get work in every micro-batch of most steps.
     """
-    plan = batch_plan(config, train)
-    places = np.linspace(0, num_training_steps(config, plan) - 1, _NUM_STEPS)
+    plan = batch_plan(blueprint, train)
+    places = np.linspace(0, num_training_steps(blueprint, plan) - 1, _NUM_STEPS)
     steps = sorted({round(place) for place in places.tolist()})
     shares: dict[Stage, tuple[float, ...]] = {}
     for stage in STAGES:
         work: list[int] = []
         for replicas in range(1, max(max_replicas, 1) + 1):
-            feed = training_feed(config, train, plan, _topology(stage, replicas))
+            feed = training_feed(blueprint, train, plan, _topology(stage, replicas))
             plans = [feed.plan(step) for step in steps]
             if replicas > 1 and np.median([_num_idle(stage, p) for p in plans]) > 0:
                 break

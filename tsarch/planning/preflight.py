@@ -5,45 +5,45 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Iterator
-from typing import Any
 
-from tsarch.config import BackboneConfig, Config
+from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.planning.generative_models import generation_mistakes
-from tsarch.topology import STAGES, Stage, stage_named, total_cpus
+from tsarch.topology import STAGES
 
 
-def check_run(config: Config, own_ray: bool) -> None:
+def check_run(blueprint: Blueprint, own_ray: bool) -> None:
     """Check models, tokenizers, widths and devices.
 
     Raises:
         UserError: names all mistakes.
     """
-    mistakes = [*_devices(config, own_ray)]
-    configs, unreadable = _stage_configs(config)
+    mistakes = [*_devices(blueprint, own_ray)]
+    unreadable = _unreadable(blueprint)
     mistakes += unreadable
-    mistakes += _tokenizers(config)
+    mistakes += _tokenizers(blueprint)
     if not unreadable:
-        mistakes += _lengths(config, configs)
-        mistakes += _layers(config, configs)
-        mistakes += _tying(config, configs)
-        broken = _weights(config, configs)
-        mistakes += broken or _adapters(config, configs)
-        mistakes += generation_mistakes(config, configs)
-    mistakes += _fragments(config)
+        mistakes += _lengths(blueprint)
+        mistakes += _layers(blueprint)
+        mistakes += _tying(blueprint)
+        broken = _weights(blueprint)
+        mistakes += broken or _adapters(blueprint)
+        mistakes += generation_mistakes(blueprint)
+    mistakes += _fragments(blueprint)
     if mistakes:
         raise UserError(mistakes)
 
 
-def run_notes(config: Config) -> list[str]:
-    """Remarks on a config that is right, but says things that are not used."""
-    notes = []
-    if config.topology.runner == "local":
-        for stage, own in _sections(config):
-            if own.deepspeed:
-                notes.append(f"{stage}.deepspeed is not used with topology.runner: local")
-    return notes
+def run_notes(blueprint: Blueprint) -> list[str]:
+    """Remarks on a run that is right, but whose config says things that are not used."""
+    if not blueprint.runner.is_one_process:
+        return []
+    return [
+        f"{stage}.deepspeed is not used with topology.runner: local"
+        for stage, own in blueprint.stages.items()
+        if own.engine.deepspeed
+    ]
 
 
 def count_devices(device: str) -> tuple[str, float]:
@@ -57,55 +57,53 @@ def count_devices(device: str) -> tuple[str, float]:
     return "CPU", float(len(os.sched_getaffinity(0)))
 
 
-def _devices(config: Config, own_ray: bool) -> Iterator[Mistake]:
-    topology = config.topology
-    kind, available = count_devices(topology.device)
-    if topology.runner == "local":
+def _devices(blueprint: Blueprint, own_ray: bool) -> Iterator[Mistake]:
+    kind, available = count_devices(blueprint.runner.device)
+    if blueprint.runner.is_one_process:
         if kind == "GPU" and available < 1:
             yield Mistake("topology.device: cuda", "this machine has no GPU that torch can use.")
         return
     if not own_ray:
         return
-    ranks = topology.teacher.replicas + topology.student.replicas
-    needed = total_cpus(topology) if kind == "CPU" else ranks
+    topology = blueprint.topology
+    needed = blueprint.total_cpus if kind == "CPU" else topology.num_ranks
     if needed > available:
         larger = "a larger cluster (--address)"
         hint = "Use fewer replicas or join a larger cluster with --address."
-        if topology.runner == "processes":
+        if blueprint.runner.name == "processes":
             larger = "topology.runner: ray with a larger cluster"
             hint = f"Use fewer replicas or {larger}."
         if kind == "CPU":
             hint = f"Use fewer replicas, {larger}, or a smaller topology.cpus_per_rank so that " + (
                 "ranks share a core."
             )
+        counts = " + ".join(f"{topology.replicas(stage)} {stage}" for stage in blueprint.stages)
         yield Mistake(
             "topology",
-            f"{topology.teacher.replicas} teacher + {topology.student.replicas} student replicas "
-            f"need {needed:g} {kind}s, this machine has {available:g}.",
+            f"{counts} replicas need {needed:g} {kind}s, this machine has {available:g}.",
             hint,
         )
 
 
-def _stage_configs(config: Config) -> tuple[dict[Stage, Any], list[Mistake]]:
-    from tsarch.stage.build import stage_config, weights_source
-
-    configs: dict[Stage, Any] = {}
+def _unreadable(blueprint: Blueprint) -> list[Mistake]:
+    """A mistake for each architecture that can't be read; the others have been."""
     mistakes: list[Mistake] = []
-    for stage in STAGES:
+    for own in blueprint.stages.values():
+        architecture = own.architecture
         try:
-            configs[stage] = stage_config(config, stage)
+            _ = architecture.config
         except UserError as error:
             mistakes += error.mistakes
         except Exception as error:  # transformers' configs raise what they like
-            origin, section = weights_source(config, stage)
-            key, given = ("model", section.model) if section.model else ("config", section.config)
+            model = architecture.model
+            key, given = ("model", model) if model else ("config", architecture.values)
             what = f"no model can be read from {reprlib.repr(given)}: {one_line(error)}"
-            mistakes.append(Mistake(f"{origin}.{key}", what))
-    return configs, list(dict.fromkeys(mistakes))
+            mistakes.append(Mistake(f"{architecture.section}.{key}", what))
+    return list(dict.fromkeys(mistakes))
 
 
-def _tokenizers(config: Config) -> Iterator[Mistake]:
-    name = config.tokenizer_name
+def _tokenizers(blueprint: Blueprint) -> Iterator[Mistake]:
+    name = blueprint.tokenizer_name
     if name is None:
         yield Mistake(
             "data.tokenizer", "is missing.", "A teacher from `config` has no tokenizer of its own."
@@ -113,7 +111,8 @@ def _tokenizers(config: Config) -> Iterator[Mistake]:
         return
     try:
         tokenizer = load_tokenizer(name)
-        for stage, model in (("teacher", config.teacher.model), ("student", config.student.model)):
+        for stage, own in blueprint.stages.items():
+            model = own.architecture.model if own.architecture.section is stage else None
             if model is None or model == name or not _has_tokenizer(model):
                 continue
             difference = tokenizers_differ(tokenizer, load_tokenizer(model))
@@ -135,113 +134,104 @@ def _has_tokenizer(model: str) -> bool:
     return any(name.startswith(("tokenizer", "vocab", "spiece")) for name in os.listdir(path))
 
 
-def _lengths(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
-    for stage, section in ((Stage.TEACHER, config.teacher), (Stage.STUDENT, config.student)):
-        limit = getattr(configs[stage], "max_position_embeddings", None)
-        if limit is not None and configs[stage].model_type in (
-            "roberta",
-            "xlm-roberta",
-            "camembert",
-        ):
+def _lengths(blueprint: Blueprint) -> Iterator[Mistake]:
+    for stage, own in blueprint.stages.items():
+        hf = own.architecture.config
+        limit = getattr(hf, "max_position_embeddings", None)
+        if limit is not None and hf.model_type in ("roberta", "xlm-roberta", "camembert"):
             limit -= 2  # positions start after the padding index
-        if limit is not None and section.max_tokens > limit:
+        if limit is not None and own.max_tokens > limit:
             yield Mistake(
-                f"{stage}.max_tokens",
-                f"is {section.max_tokens}, the model has {limit} positions.",
+                f"{stage}.max_tokens", f"is {own.max_tokens}, the model has {limit} positions."
             )
 
 
-def _layers(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
-    count = configs[Stage.TEACHER].num_hidden_layers
-    beyond = [layer for layer in config.student.layers or [] if layer >= count]
-    if beyond:
-        yield Mistake(
-            "student.layers", f"{beyond} are not among the teacher's layers 0 … {count - 1}."
-        )
-    for stage, section in ((Stage.TEACHER, config.teacher), (Stage.STUDENT, config.student)):
-        if section.freeze != "all_but_top_k" and section.top_k:
+def _beyond(own: StageBlueprint) -> list[int]:
+    """Layers that a stage takes of a model that doesn't have them."""
+    count = own.architecture.config.num_hidden_layers
+    return [layer for layer in own.architecture.layers or () if layer >= count]
+
+
+def _layers(blueprint: Blueprint) -> Iterator[Mistake]:
+    for stage, own in blueprint.stages.items():
+        if beyond := _beyond(own):
+            origin, count = own.architecture.section, own.architecture.config.num_hidden_layers
+            yield Mistake(
+                f"{stage}.layers", f"{beyond} are not among the {origin}'s layers 0 … {count - 1}."
+            )
+    for stage, own in blueprint.stages.items():
+        if own.freeze != "all_but_top_k" and own.top_k:
             yield Mistake(f"{stage}.top_k", "only counts with `freeze: all_but_top_k`.")
-        depth = (
-            count
-            if stage is Stage.TEACHER
-            else len(config.student.layers or []) or (configs[stage].num_hidden_layers)
-        )
-        if section.top_k > depth:
-            yield Mistake(f"{stage}.top_k", f"is {section.top_k}, the model has {depth} layers.")
+        depth = len(own.architecture.layers or ()) or own.architecture.config.num_hidden_layers
+        if own.top_k > depth:
+            yield Mistake(f"{stage}.top_k", f"is {own.top_k}, the model has {depth} layers.")
 
 
-def _weights(config: Config, configs: dict[Stage, Any]) -> list[Mistake]:
+def _weights(blueprint: Blueprint) -> list[Mistake]:
     """Whether the models' files have all weights (of hub models: whether there are safetensors)."""
     from tsarch.stage.build import check_stage_weights
 
-    layers = config.student.layers or [0]
-    if max(layers) >= configs[Stage.TEACHER].num_hidden_layers:
+    if any(_beyond(own) for own in blueprint.stages.values()):
         return []  # `_layers` says so
     mistakes: list[Mistake] = []
-    for stage in STAGES:
+    for stage, own in blueprint.stages.items():
         try:
-            check_stage_weights(config, configs, stage)
+            check_stage_weights(own)
         except UserError as error:
             mistakes += error.mistakes
-        except Exception as error:  # as in `_stage_configs`
+        except Exception as error:  # as in `_unreadable`
             what = f"transformers can't build a model of this config: {one_line(error)}"
             mistakes.append(Mistake(f"{stage}", what))
     return list(dict.fromkeys(mistakes))
 
 
-def _sections(config: Config) -> tuple[tuple[Stage, BackboneConfig], ...]:
-    return ((Stage.TEACHER, config.teacher), (Stage.STUDENT, config.student))
-
-
-def _adapters(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
+def _adapters(blueprint: Blueprint) -> Iterator[Mistake]:
     """LoRA's layers and activation checkpointing must be there in the architecture."""
     from tsarch.models.adapters import can_checkpoint, check_targets
 
-    for stage, own in _sections(config):
+    for stage, own in blueprint.stages.items():
+        hf = own.architecture.config
         if own.lora is not None:
             try:
-                check_targets(configs[stage], own.lora.target_modules)
+                check_targets(hf, own.lora.target_modules)
             except UserError as error:
                 for m in error.mistakes:
                     yield Mistake(f"{stage}.lora.{m.where}", m.what, m.hint)
-        if own.activation_checkpointing and not can_checkpoint(configs[stage]):
+        if own.activation_checkpointing and not can_checkpoint(hf):
             yield Mistake(
                 f"{stage}.activation_checkpointing",
-                f"{configs[stage].model_type} in transformers can't do it.",
+                f"{hf.model_type} in transformers can't do it.",
             )
 
 
-def _fragments(config: Config) -> Iterator[Mistake]:
+def _fragments(blueprint: Blueprint) -> Iterator[Mistake]:
     from tsarch.stage.deepspeed_config import check_fragment
 
-    for stage in STAGES:
-        yield from check_fragment(config, stage)
+    num_micro_batches = blueprint.schedule.micro_batches
+    for stage, own in blueprint.stages.items():
+        yield from check_fragment(stage, own.engine, blueprint.precision, num_micro_batches)
 
 
-def _tying(config: Config, configs: dict[Stage, Any]) -> Iterator[Mistake]:
-    from tsarch.stage.build import embedding_width
-
-    widths = {stage: embedding_width(hf) for stage, hf in configs.items()}
-    teacher, student = widths[Stage.TEACHER], widths[Stage.STUDENT]
-    width = widths[stage_named(config.embedding.init)]
-    if teacher != student and not config.embedding.project:
+def _tying(blueprint: Blueprint) -> Iterator[Mistake]:
+    table, stages = blueprint.table, blueprint.stages
+    teacher, student = (stages[s].architecture.embedding_width for s in STAGES)
+    if teacher != student and not table.project:
         yield Mistake(
             "embedding",
-            f"a table of width {width} can't be tied to a teacher "
-            f"of embedding width {teacher} and a student of {student}.",
+            f"a table of width {table.shape[1]} can't be tied to a teacher of embedding width "
+            f"{teacher} and a student of {student}.",
             "Set embedding.project to true, or take models of one width.",
         )
-    name = config.tokenizer_name
+    name = blueprint.tokenizer_name
     if name is None:
         return
     try:
         vocabulary = len(load_tokenizer(name))
     except UserError:
         return
-    size = configs[stage_named(config.embedding.init)].vocab_size
-    if size < vocabulary:
+    if table.shape[0] < vocabulary:
         yield Mistake(
-            f"{config.embedding.init}",
-            f"its embedding has {size} rows, the tokenizer has {vocabulary} tokens.",
+            f"{table.stage}",
+            f"its embedding has {table.shape[0]} rows, the tokenizer has {vocabulary} tokens.",
             "Set vocab_size, or take the tokenizer that belongs to the model.",
         )

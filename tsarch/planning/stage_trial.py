@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.feeds import batch_plan, num_training_steps
 from tsarch.planning.balance import (
     Prediction,
@@ -29,7 +29,8 @@ from tsarch.rank.api import RankApi
 from tsarch.rank.crew import Crew
 from tsarch.rank.supply import Supply
 from tsarch.records import TickReport, TraceEvent
-from tsarch.topology import STAGES, Stage, stage_named, stage_topology
+from tsarch.specs import ScheduleSpec
+from tsarch.topology import STAGES, Stage, stage_named
 
 _NUM_STEPS = 4
 _NUM_TURNS = 3
@@ -37,41 +38,37 @@ _NUM_TURNS = 3
 Options = Mapping[Stage, Sequence[StageTimes]]
 
 
-def trial_config(config: Config) -> Config:
-    """The config of the crew that measures: one rank a stage, every instruction timed."""
-    return config.model_copy(
-        update={
-            "run": config.run.model_copy(update={"trace": True}),
-            "schedule": config.schedule.model_copy(update={"name": "sequential"}),
-            "embedding": config.embedding.model_copy(update={"check_every": 0}),
-            "topology": config.topology.model_copy(update={"auto": False}),
-        }
+def trial(blueprint: Blueprint) -> Blueprint:
+    """Of the crew that measures: one rank a stage, every instruction timed."""
+    return blueprint.altered(
+        run={"trace": True},
+        schedule={"name": "sequential"},
+        embedding={"check_every": 0},
+        topology={"auto": False},
     )
 
 
-def propose(crew: Crew, config: Config, prepared: Prepared) -> Proposal:
-    """Measure with a crew of `trial_config`, and choose."""
-    supply = crew.supply(config.topology)
-    num_steps = _num_steps(config, prepared)
-    if config.topology.runner == "local":
+def propose(crew: Crew, blueprint: Blueprint, prepared: Prepared) -> Proposal:
+    """Measure with a crew of `trial`, and choose."""
+    supply = crew.supply(blueprint.runner)
+    num_steps = _num_steps(blueprint, prepared)
+    if blueprint.runner.is_one_process:
         times = measure(crew, num_steps)
         alone = {stage: (own,) for stage, own in times.items()}
         only = predict("one_process", 1, alone, dict.fromkeys(STAGES, 1), "replicas")
         return Proposal("replicas", supply, {supply.num_cores: times}, only, only)
-    if supply.device == "cpu" and config.topology.threads is None:
-        return _propose_threads(crew, config, supply, num_steps)
-    return _propose_replicas(crew, config, prepared, supply, num_steps)
+    if supply.device == "cpu" and blueprint.runner.threads is None:
+        return _propose_threads(crew, blueprint, supply, num_steps)
+    return _propose_replicas(crew, blueprint, prepared, supply, num_steps)
 
 
-def resolved(config: Config, proposal: Proposal) -> Config:
-    """The config with the proposal in the place of `auto`."""
-    topology = config.topology
-    update: dict[str, Any] = {"auto": False}
-    if topology.runner != "local":
-        for stage in STAGES:
-            counts: dict[str, Any] = {proposal.unit: proposal.chosen.counts[stage]}
-            update[stage.value] = stage_topology(topology, stage).model_copy(update=counts)
-    return config.model_copy(update={"topology": topology.model_copy(update=update)})
+def chosen(blueprint: Blueprint, proposal: Proposal) -> Blueprint:
+    """The run with the proposal in the place of `auto`."""
+    counts: dict[str, Any] = {}
+    if not blueprint.runner.is_one_process:
+        found = proposal.chosen.counts
+        counts = {stage.value: {proposal.unit: found[stage]} for stage in STAGES}
+    return blueprint.altered(topology={"auto": False, **counts})
 
 
 def measure(crew: Crew, num_steps: int) -> dict[Stage, StageTimes]:
@@ -107,12 +104,13 @@ def times_of_tick(report: TickReport) -> StageTimes:
     return StageTimes(compute_s, _work_s(events[place]), exchange_s)
 
 
-def _num_steps(config: Config, prepared: Prepared) -> int:
+def _num_steps(blueprint: Blueprint, prepared: Prepared) -> int:
     """A few steps, whole cycles of the alternation if the run is long enough."""
-    alternation = config.schedule.alternation
+    alternation = blueprint.schedule.alternation
     cycle = max(alternation.teacher_steps, alternation.student_steps)
     wanted = cycle * ceil(_NUM_STEPS / cycle)
-    return min(wanted, num_training_steps(config, batch_plan(config, prepared.splits["train"])))
+    plan = batch_plan(blueprint, prepared.splits["train"])
+    return min(wanted, num_training_steps(blueprint, plan))
 
 
 def _work_s(event: TraceEvent) -> float:
@@ -140,25 +138,30 @@ def _mean(times: Sequence[StageTimes]) -> StageTimes:
 
 
 def _propose_replicas(
-    crew: Crew, config: Config, prepared: Prepared, supply: Supply, num_steps: int
+    crew: Crew, blueprint: Blueprint, prepared: Prepared, supply: Supply, num_steps: int
 ) -> Proposal:
     times = measure(crew, num_steps)
-    shares = busiest_shares(config, prepared.splits["train"], supply.num_devices - 1)
+    shares = busiest_shares(blueprint, prepared.splits["train"], supply.num_devices - 1)
     options = {
-        stage: with_replicas(
-            times[stage], shares[stage], stage_topology(config.topology, stage).zero_stage > 0
-        )
-        for stage in STAGES
+        stage: with_replicas(times[stage], shares[stage], own.engine.zero_stage > 0)
+        for stage, own in blueprint.stages.items()
     }
-    threads = config.topology.threads or 0
+    threads = blueprint.runner.threads or 0
     plain = dict.fromkeys(STAGES, 1)
     return _proposal(
-        config, "replicas", supply, {threads: times}, options, supply.num_devices, plain
+        blueprint.schedule,
+        "replicas",
+        supply,
+        {threads: times},
+        options,
+        supply.num_devices,
+        plain,
     )
 
 
-def _propose_threads(crew: Crew, config: Config, supply: Supply, num_steps: int) -> Proposal:
-    num_cores = max(int(supply.num_cores / max(config.topology.cpus_per_rank, 1.0)), len(STAGES))
+def _propose_threads(crew: Crew, blueprint: Blueprint, supply: Supply, num_steps: int) -> Proposal:
+    cpus = max(blueprint.runner.cpus_per_rank, 1.0)
+    num_cores = max(int(supply.num_cores / cpus), len(STAGES))
     most = num_cores - 1
     crew.ask(RankApi.set_threads, 1)
     measured = {1: measure(crew, num_steps)}
@@ -169,11 +172,11 @@ def _propose_threads(crew: Crew, config: Config, supply: Supply, num_steps: int)
         stage: with_threads(measured[1][stage], measured[most][stage], most) for stage in STAGES
     }
     plain = dict.fromkeys(STAGES, num_cores // len(STAGES))
-    return _proposal(config, "threads", supply, measured, options, num_cores, plain)
+    return _proposal(blueprint.schedule, "threads", supply, measured, options, num_cores, plain)
 
 
 def _proposal(
-    config: Config,
+    schedule: ScheduleSpec,
     unit: Unit,
     supply: Supply,
     measured: Mapping[int, Mapping[Stage, StageTimes]],
@@ -181,8 +184,7 @@ def _proposal(
     budget: int,
     plain: Mapping[Stage, int],
 ) -> Proposal:
-    way: Way = config.schedule.name
-    num_micro_batches = config.schedule.micro_batches
-    chosen: Prediction = choose(way, num_micro_batches, options, budget, unit)
-    without = predict(way, num_micro_batches, options, plain, unit)
-    return Proposal(unit, supply, dict(measured), chosen, without)
+    way: Way = schedule.name
+    best: Prediction = choose(way, schedule.micro_batches, options, budget, unit)
+    without = predict(way, schedule.micro_batches, options, plain, unit)
+    return Proposal(unit, supply, dict(measured), best, without)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
-from tsarch.config import Config, Mode
+from tsarch.config import Mode
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.status import Status
 from tsarch.records import Predictions, Survey, Texts, TickReports, Windows
@@ -97,9 +98,9 @@ class ProcessApi(RankApi, Protocol):
         """Import the heavy libraries and join the stage's world and the groups of both stages
         (collective)."""
 
-    def build(self, config: Config) -> None:
+    def build(self, blueprint: Blueprint) -> None:
         """Read the data and build models and engines (collective: the table is broadcast). May be
-        called again with another config of the same topology."""
+        called again with another blueprint of the same topology."""
 
     def status(self) -> Status:
         """What this rank does now."""

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 
 from torch import nn
 
-from tsarch.config import Config, TopologyConfig
+from tsarch.blueprint import Blueprint
 from tsarch.parallel.groups import (
     Address,
     MeetingPoint,
@@ -19,11 +19,13 @@ from tsarch.parallel.groups import (
 from tsarch.prepare import prepare_data
 from tsarch.rank.activity import Activity
 from tsarch.rank.api import Meeting
-from tsarch.rank.rank import Rank, Wiring
+from tsarch.rank.rank import Rank
+from tsarch.rank.wiring import Wiring
+from tsarch.specs import OptimizerSpec
 from tsarch.stage.deepspeed_config import stage_extra
 from tsarch.stage.deepspeed_engine import DeepSpeedEngine, stage_construction, start_stage_world
-from tsarch.stage.engine import Engine, OptimizerSpec
-from tsarch.topology import Stage, Topology, stage_topology
+from tsarch.stage.engine import Engine
+from tsarch.topology import Stage, Topology
 
 _CROSS_GROUPS = ("link", "tied")
 """Groups of all ranks of both stages; each stage has one of its own besides."""
@@ -50,40 +52,34 @@ def addresses_of(points: dict[str, MeetingPoint]) -> dict[str, tuple[str, int]]:
     return {name: astuple(point.address) for name, point in points.items()}
 
 
-def join_groups(config: TopologyConfig, rank: int, host: str, meeting: Meeting) -> Groups:
+def join_groups(blueprint: Blueprint, rank: int, host: str, meeting: Meeting) -> Groups:
     """Join the stage's world and the groups of both stages (all ranks call it)."""
-    topology = Topology.from_config(config)
+    topology, timeout_s = blueprint.topology, blueprint.runner.timeout_s
     stage, stage_rank = topology.place(rank)
-    device = choose_device(config.device)
+    device = choose_device(blueprint.runner.device)
     use_interface_of(host)
     addresses = {name: Address(*place) for name, place in meeting.addresses.items()}
     set_stage_environment(addresses[stage.value], stage_rank, topology.replicas(stage))
-    start_stage_world(device, config.timeout_s)
+    start_stage_world(device, timeout_s)
     link, tied = (
-        new_cross_group(addresses[name], rank, topology.num_ranks, device, config.timeout_s)
+        new_cross_group(addresses[name], rank, topology.num_ranks, device, timeout_s)
         for name in _CROSS_GROUPS
     )
     return Groups(link, tied)
 
 
-def assemble(config: Config, rank: int, groups: Groups, activity: Activity) -> Rank:
+def assemble(blueprint: Blueprint, rank: int, groups: Groups, activity: Activity) -> Rank:
     """Read the data and build models and engines (all ranks call it: the table is broadcast)."""
-    topology = Topology.from_config(config.topology)
+    topology = blueprint.topology
     stage, stage_rank = topology.place(rank)
-    device = choose_device(config.topology.device)
-    zero_stage = stage_topology(config.topology, stage).zero_stage
-    extra = stage_extra(config, stage, pin_memory=device.type == "cuda")
+    device = choose_device(blueprint.runner.device)
+    own, replicas = blueprint.stages[stage].engine, topology.replicas(stage)
+    extra = stage_extra(own, pin_memory=device.type == "cuda")
+    precision, micro_batches = blueprint.precision, blueprint.schedule.micro_batches
 
     def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
         return DeepSpeedEngine(
-            module,
-            spec,
-            config.precision,
-            zero_stage,
-            topology.replicas(stage),
-            config.schedule.micro_batches,
-            device,
-            extra,
+            module, spec, precision, own.zero_stage, replicas, micro_batches, device, extra
         )
 
     wiring = Wiring(
@@ -93,13 +89,7 @@ def assemble(config: Config, rank: int, groups: Groups, activity: Activity) -> R
         make_engine,
         groups.link,
         groups.tied,
-        stage_construction(
-            config.precision,
-            zero_stage,
-            topology.replicas(stage),
-            config.schedule.micro_batches,
-            extra,
-        ),
+        stage_construction(precision, own.zero_stage, replicas, micro_batches, extra),
         activity,
     )
-    return Rank(config, prepare_data(config), wiring)
+    return Rank(blueprint, prepare_data(blueprint), wiring)

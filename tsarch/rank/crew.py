@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
+from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
-from tsarch.config import Config, Mode, TopologyConfig
+from tsarch.config import Mode
 from tsarch.rank.api import RankApi
 from tsarch.rank.pacer import Advance, Pace, Pacer, Situation, Stop, TakeCut
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.supply import Supply
 from tsarch.records import Predictions, Survey, Texts, TickReport, Windows
-from tsarch.topology import Stage, Topology
+from tsarch.specs import RunnerSpec
+from tsarch.topology import Stage
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -64,10 +66,10 @@ Event = Reports | CutTaken | Draining
 class Crew(ABC):
     """All ranks. Only numbers and label ids come back from them."""
 
-    def __init__(self, config: Config, topology: Topology, pace: Pace) -> None:
-        self.config = config
+    def __init__(self, blueprint: Blueprint, pace: Pace) -> None:
+        self.blueprint = blueprint
         """With the topology that the crew has: after a failure there may be fewer replicas."""
-        self.topology = topology
+        self.topology = blueprint.topology
         self.pace = pace
         self._queue: deque[tuple[Advance | TakeCut, Pending[Any]]] = deque()
         self._asked: Pending[Written | None] | None = None
@@ -99,7 +101,7 @@ class Crew(ABC):
         """Nobody wants these answers any more."""
 
     @abstractmethod
-    def supply(self, topology: TopologyConfig) -> Supply:
+    def supply(self, runner: RunnerSpec) -> Supply:
         """Devices and cores that the run may take, those that it holds already among them."""
 
     @abstractmethod

@@ -8,14 +8,16 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from tsarch.config import Config, TopologyConfig
+from tsarch.blueprint import Blueprint
 from tsarch.parallel.groups import choose_device
 from tsarch.prepare import Prepared
 from tsarch.rank.api import RankApi, name_of
 from tsarch.rank.crew import Crew, Pending
 from tsarch.rank.pacer import Pace
-from tsarch.rank.rank import Rank, local_wiring
+from tsarch.rank.rank import Rank
 from tsarch.rank.supply import Supply
+from tsarch.rank.wiring import local_wiring
+from tsarch.specs import RunnerSpec
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -24,10 +26,9 @@ A = TypeVar("A")
 class LocalCrew(Crew):
     """Both stages in this process. What is asked is done when the answer is collected."""
 
-    def __init__(self, config: Config, prepared: Prepared) -> None:
-        wiring = local_wiring(config)
-        super().__init__(config, wiring.topology, Pace(num_queued=1, max_ticks=1, target_s=0.0))
-        self._rank: RankApi = Rank(config, prepared, wiring)
+    def __init__(self, blueprint: Blueprint, prepared: Prepared) -> None:
+        super().__init__(blueprint, Pace(num_queued=1, max_ticks=1, target_s=0.0))
+        self._rank: RankApi = Rank(blueprint, prepared, local_wiring(blueprint))
 
     def submit(
         self,
@@ -49,9 +50,9 @@ class LocalCrew(Crew):
     def forget(self, pending: Pending[Any]) -> None:
         """Don't do it."""
 
-    def supply(self, topology: TopologyConfig) -> Supply:
+    def supply(self, runner: RunnerSpec) -> Supply:
         """This process's one device, and its threads."""
-        device = choose_device(topology.device)
+        device = choose_device(runner.device)
         return Supply("cuda" if device.type == "cuda" else "cpu", 1, torch.get_num_threads())
 
     def close(self) -> None:

@@ -12,11 +12,10 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.rank.activity import Activity
 from tsarch.rank.api import MEANWHILE, Meeting
 from tsarch.rank.status import Status, note_file, own_status, started_line
-from tsarch.topology import Topology
 
 if TYPE_CHECKING:
     from tsarch.parallel.groups import MeetingPoint
@@ -66,16 +65,18 @@ class Answering:
 class RankProcess(Answering):
     """One rank: one device, one stage."""
 
-    def __init__(self, config: Config, rank: int, threads: int, log_file: Path, host: str) -> None:
+    def __init__(
+        self, blueprint: Blueprint, rank: int, threads: int, log_file: Path, host: str
+    ) -> None:
         """`host`: address of this host that the other ranks reach."""
         write_output_to(log_file)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         super().__init__(Activity(note_file(log_file)))
-        patience_s = config.failure.hang_timeout_s + _ORPHAN_S
+        patience_s = blueprint.failure.hang_timeout_s + _ORPHAN_S
         threading.Thread(target=self._end_alone, args=(patience_s,), daemon=True).start()
-        self._topology = config.topology
+        self._blueprint = blueprint
         self._threads = threads
         self._rank_number = rank
         self._host = host
@@ -92,7 +93,7 @@ class RankProcess(Answering):
         """See `ProcessApi`."""
         from tsarch.rank.assembly import addresses_of, meeting_points
 
-        topology = Topology.from_config(self._topology)
+        topology = self._blueprint.topology
         self._meeting_points = meeting_points(topology, self._rank_number, self._host)
         return addresses_of(self._meeting_points)
 
@@ -103,15 +104,15 @@ class RankProcess(Answering):
         from tsarch.rank.assembly import join_groups
 
         torch.set_num_threads(self._threads)
-        self._groups = join_groups(self._topology, self._rank_number, self._host, meeting)
+        self._groups = join_groups(self._blueprint, self._rank_number, self._host, meeting)
 
-    def build(self, config: Config) -> None:
+    def build(self, blueprint: Blueprint) -> None:
         """See `ProcessApi`."""
         from tsarch.rank.assembly import assemble
 
         assert self._groups is not None, "join comes first"
         self._rank = None  # its memory is needed
-        self._rank = assemble(config, self._rank_number, self._groups, self.activity)
+        self._rank = assemble(blueprint, self._rank_number, self._groups, self.activity)
 
     @property
     def rank(self) -> Rank:

@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
+from tsarch.blueprint import Blueprint
 from tsarch.clock import now_s
-from tsarch.config import Config, TopologyConfig
 from tsarch.errors import RankFailedError
 from tsarch.rank.api import MEANWHILE, Meeting, ProcessApi, name_of
 from tsarch.rank.crew import Crew, Pending
@@ -27,7 +27,7 @@ from tsarch.rank.process_watch import ProcessWatch
 from tsarch.rank.serving import Start, serve
 from tsarch.rank.status import log_file, look_at, note_file
 from tsarch.rank.supply import Supply
-from tsarch.topology import Topology, stage_topology
+from tsarch.specs import RunnerSpec
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -99,13 +99,13 @@ def spawn(starts: Sequence[Start]) -> list[Member]:
 class ProcessCrew(Crew):
     """All ranks of a run on this host."""
 
-    def __init__(self, config: Config, members: Sequence[Member], log_folder: Path) -> None:
-        super().__init__(config, Topology.from_config(config.topology), _PACE)
+    def __init__(self, blueprint: Blueprint, members: Sequence[Member], log_folder: Path) -> None:
+        super().__init__(blueprint, _PACE)
         self.has_failed = False
         self._members = members
         self._log_folder = log_folder
         self._watch = ProcessWatch(
-            [member.watch for member in members], config.failure.hang_timeout_s
+            [member.watch for member in members], blueprint.failure.hang_timeout_s
         )
         # Python waits for processes when it ends, and they for the driver.
         atexit.register(self.close)
@@ -113,12 +113,12 @@ class ProcessCrew(Crew):
     @classmethod
     def start(
         cls,
-        config: Config,
+        blueprint: Blueprint,
         log_folder: Path,
         say: Callable[[str], None],
         launch: Launch = spawn,
         host: str = HOST,
-        make: Callable[[Config, int, int, Path, str], Answering] = RankProcess,
+        make: Callable[[Blueprint, int, int, Path, str], Answering] = RankProcess,
     ) -> Self:
         """Start the processes, let them join each other and build.
 
@@ -130,14 +130,14 @@ class ProcessCrew(Crew):
             UserError: a rank found a mistake.
             RankFailedError: a rank failed.
         """
-        starts = list(_starts(config, log_folder, host, make))
+        starts = list(_starts(blueprint, log_folder, host, make))
         log_folder.mkdir(parents=True, exist_ok=True)
-        crew = cls(config, launch(starts), log_folder)
+        crew = cls(blueprint, launch(starts), log_folder)
         try:
             say(f"{len(starts)} ranks are importing torch and DeepSpeed")
             crew.join()
             say("building models and engines on the ranks")
-            crew.build(config)
+            crew.build(blueprint)
         except BaseException:
             crew.close()
             raise
@@ -149,9 +149,10 @@ class ProcessCrew(Crew):
         addresses = {name: place for own in offers for name, place in own.items()}
         self.ask(ProcessApi.join, Meeting(addresses))
 
-    def build(self, config: Config) -> None:
-        """Build models and engines on all ranks; again, for another config, if wanted."""
-        self.ask(ProcessApi.build, config)
+    def build(self, blueprint: Blueprint) -> None:
+        """Build models and engines on all ranks; again, for another blueprint, if wanted."""
+        self.blueprint = blueprint
+        self.ask(ProcessApi.build, blueprint)
 
     def submit(
         self,
@@ -194,13 +195,13 @@ class ProcessCrew(Crew):
         for line, number in pending.handles:
             line.forget(number)
 
-    def supply(self, topology: TopologyConfig) -> Supply:
+    def supply(self, runner: RunnerSpec) -> Supply:
         """The devices and cores of this host."""
         num_cores = len(os.sched_getaffinity(0))
-        gpus = _visible_gpus(topology)
+        gpus = _visible_gpus(runner.device)
         if gpus:
             return Supply("cuda", len(gpus), num_cores)
-        return Supply("cpu", int(num_cores / topology.cpus_per_rank), num_cores)
+        return Supply("cpu", int(num_cores / runner.cpus_per_rank), num_cores)
 
     def close(self) -> None:
         """End the processes."""
@@ -270,24 +271,23 @@ class ProcessCrew(Crew):
 
 
 def _starts(
-    config: Config,
+    blueprint: Blueprint,
     log_folder: Path,
     host: str,
-    make: Callable[[Config, int, int, Path, str], Answering],
+    make: Callable[[Blueprint, int, int, Path, str], Answering],
 ) -> Iterator[Start]:
-    topology = Topology.from_config(config.topology)
+    topology = blueprint.topology
     shared = max(1, len(os.sched_getaffinity(0)) // topology.num_ranks)
-    gpus = _visible_gpus(config.topology)
+    gpus = _visible_gpus(blueprint.runner.device)
     for rank in range(topology.num_ranks):
-        own = stage_topology(config.topology, topology.place(rank)[0])
-        threads = own.threads or config.topology.threads or shared
+        threads = blueprint.stages[topology.place(rank)[0]].threads or shared
         gpu = gpus[rank] if gpus else None
-        yield Start(config, rank, threads, log_file(log_folder, rank), host, gpu, make)
+        yield Start(blueprint, rank, threads, log_file(log_folder, rank), host, gpu, make)
 
 
-def _visible_gpus(topology: TopologyConfig) -> list[str]:
+def _visible_gpus(device: str) -> list[str]:
     """The GPUs of this host that this process may use, as CUDA names them; none on CPUs."""
-    if topology.device == "cpu":
+    if device == "cpu":
         return []
     import torch
 

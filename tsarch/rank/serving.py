@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.rank.diagnosis import End, end_by
 from tsarch.rank.process import Answering, RankProcess
 
@@ -24,7 +24,7 @@ from tsarch.rank.process import Answering, RankProcess
 class Start:
     """What the process of a rank needs to know first."""
 
-    config: Config
+    blueprint: Blueprint
     rank: int
     threads: int
     log_file: Path
@@ -32,7 +32,7 @@ class Start:
     """Address of the host that the other ranks reach."""
     gpu: str | None = None
     """The GPU that it may see; None: as the environment says."""
-    make: Callable[[Config, int, int, Path, str], Answering] = RankProcess
+    make: Callable[[Blueprint, int, int, Path, str], Answering] = RankProcess
     """Another one than `RankProcess` only to test the driver."""
 
 
@@ -51,7 +51,7 @@ def serve(start: Start, commands: Connection, watch: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)  # they come to all at once; the driver decides
     if start.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = start.gpu
-    process = start.make(start.config, start.rank, start.threads, start.log_file, start.host)
+    process = start.make(start.blueprint, start.rank, start.threads, start.log_file, start.host)
     threading.Thread(target=_answer, args=(process, watch), name="watch", daemon=True).start()
     _answer(process, commands)
 

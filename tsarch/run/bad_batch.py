@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.data.loader import BatchPlan
 from tsarch.data.partition import context_tokens
-from tsarch.prepare import Prepared, run_tokenizer
+from tsarch.prepare import Prepared
 from tsarch.records import IntArray
 from tsarch.telling.step_table import StepRecord
 
 
 def save_bad_batch(
     folder: Path,
-    config: Config,
+    blueprint: Blueprint,
     prepared: Prepared,
     plan: BatchPlan,
     step: int,
@@ -35,14 +35,14 @@ def save_bad_batch(
     split = prepared.splits["train"]
     contexts = plan.contexts(step)
     tokens = [context_tokens(split, context) for context in contexts.tolist()]
-    tokenizer = run_tokenizer(config)
+    tokenizer = blueprint.tokenizer()
     folder.mkdir(parents=True, exist_ok=True)
     place = plan.position(step)
     description = {
         "step": step,
         "epoch": place.epoch,
         "batch": place.batch,
-        "seed": config.run.seed,
+        "seed": blueprint.seed,
         "rows": rows,
         "contexts": [
             {

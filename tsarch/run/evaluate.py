@@ -9,9 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
-from tsarch.config import MEAN_MODES, MODES, Config, Mode, Monitor
+from tsarch.blueprint import Blueprint
+from tsarch.config import MEAN_MODES, MODES, Mode, Monitor
 from tsarch.records import Array, IntArray, Predictions, Survey, TokenizedSplit, Windows
 from tsarch.tasks.base import Metrics, Task
+from tsarch.topology import Stage
 
 JOINT_WEIGHTS = [round(0.1 * i, 1) for i in range(11)]
 """Weights of the teacher that `joint` may have; the best on validation is taken."""
@@ -40,7 +42,7 @@ class Predictor(Protocol):
 
 
 def predict(
-    config: Config,
+    blueprint: Blueprint,
     task: Task,
     crew: Predictor,
     name: str,
@@ -57,7 +59,8 @@ def predict(
         return crew.evaluate(name, joint_weights)
     surveys = crew.survey(name)
     teacher = in_order(split, [s.words for s in surveys], [s.predictions for s in surveys])
-    windows = choice.windows(split, teacher, config.student.max_tokens, config.evaluation.windows)
+    max_tokens = blueprint.stages[Stage.STUDENT].max_tokens
+    windows = choice.windows(split, teacher, max_tokens, blueprint.evaluation.windows)
     return [choice.complete(teacher, crew.evaluate(name, [], windows), joint_weights)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
 from tsarch.run.evaluate import (
@@ -19,8 +19,8 @@ from tsarch.tasks.base import Task
 class Examiner:
     """Asks a crew for predictions and compares them with the labels."""
 
-    def __init__(self, config: Config, prepared: Prepared, task: Task, crew: Crew) -> None:
-        self._config = config
+    def __init__(self, blueprint: Blueprint, prepared: Prepared, task: Task, crew: Crew) -> None:
+        self._blueprint = blueprint
         self._prepared = prepared
         self._task = task
         self._crew = crew
@@ -29,17 +29,19 @@ class Examiner:
         """Metrics of the validation split, with the weight of `joint` that is best there."""
         split = self._prepared.splits["validation"]
         predictions = predict(
-            self._config, self._task, self._crew, "validation", split, JOINT_WEIGHTS
+            self._blueprint, self._task, self._crew, "validation", split, JOINT_WEIGHTS
         )
         return choose_and_evaluate(self._task, split, predictions)
 
     def test(self, joint_weight: float) -> tuple[Evaluation, list[Sample]]:
         """Metrics of the test split, and what was generated of it."""
         split = self._prepared.splits["test"]
-        predictions = predict(self._config, self._task, self._crew, "test", split, [joint_weight])
+        predictions = predict(
+            self._blueprint, self._task, self._crew, "test", split, [joint_weight]
+        )
         return with_texts(
             self._crew,
-            self._config,
+            self._blueprint,
             self._prepared,
             self._task,
             "test",

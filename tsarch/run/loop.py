@@ -9,11 +9,12 @@ import time
 from functools import partial
 from typing import cast
 
+from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Resume
 from tsarch.checkpoint.driver_state import DriverState
 from tsarch.checkpoint.store import Store
 from tsarch.clock import now_s
-from tsarch.config import Config, Mode
+from tsarch.config import Mode
 from tsarch.config_loading import dump_config
 from tsarch.errors import InterruptedRunError
 from tsarch.feeds import batch_plan, num_training_steps
@@ -57,7 +58,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        blueprint: Blueprint,
         prepared: Prepared,
         crew: Crew,
         folder: RunFolder,
@@ -70,7 +71,7 @@ class Trainer:
     ) -> None:
         """`store`: where checkpoints go. `point`: the one that the run goes on from. `history`: of
         a run that has failed before in this process."""
-        self._config = config
+        self._blueprint = blueprint
         self._prepared = prepared
         self._crew = crew
         self._folder = folder
@@ -80,36 +81,36 @@ class Trainer:
         self._point = point
         self._history = history or History()
         self._data = data_fingerprint(prepared)
-        self._task = make_task(config.task.name, prepared.labels)
-        self._examiner = Examiner(config, prepared, self._task, crew)
+        self._task = make_task(blueprint.task.name, prepared.labels)
+        self._examiner = Examiner(blueprint, prepared, self._task, crew)
         self._selection = Selection(
-            self._task, config.evaluation.monitor, config.evaluation.patience
+            self._task, blueprint.evaluation.monitor, blueprint.evaluation.patience
         )
-        plan = batch_plan(config, prepared.splits["train"])
-        num_steps = num_training_steps(config, plan)
+        plan = batch_plan(blueprint, prepared.splits["train"])
+        num_steps = num_training_steps(blueprint, plan)
         bounds = zip(plan.epoch_starts, plan.epoch_starts[1:])
         self._epochs = [(a, min(b, num_steps)) for a, b in bounds if a < num_steps]
         """(first step, stop) of every epoch, up to the run's last step."""
         self._num_steps = num_steps
         self._steps = StepTable(crew.topology)
-        save_batch = partial(save_bad_batch, folder.bad_batches, config, prepared, plan)
-        self._guard = NumberGuard(config.failure.max_bad_steps, save_batch, reporter.say)
+        save_batch = partial(save_bad_batch, folder.bad_batches, blueprint, prepared, plan)
+        self._guard = NumberGuard(blueprint.failure.max_bad_steps, save_batch, reporter.say)
         self._before: dict[Mode, Metrics] | None = None
         self._interrupt = Interrupt(reporter.say)
         self._keeper = CheckpointKeeper(
-            config.checkpoint,
+            blueprint.checkpoint,
             store,
             crew,
-            dump_config(config),
+            dump_config(blueprint.config),
             folder.model,
             reporter.say,
             None if point is None else point.step,
         )
         rules = CutRules(
             store.url,
-            config.checkpoint.every_steps,
-            config.checkpoint.every_s,
-            config.checkpoint.at_epochs,
+            blueprint.checkpoint.every_steps,
+            blueprint.checkpoint.every_s,
+            blueprint.checkpoint.at_epochs,
         )
         self._pacer = Pacer(crew.pace, rules, time.monotonic())
         if point is not None:
@@ -122,7 +123,7 @@ class Trainer:
             InterruptedRunError: SIGTERM or Ctrl-C came; a checkpoint has been written.
             RunFailedError: too many steps in a row were not finite, or a rank failed.
         """
-        if self._point is None and self._config.evaluation.before:
+        if self._point is None and self._blueprint.evaluation.before:
             self._reporter.say("measuring the test split before training")
             self._before = self._test(0.5, "before")[0].metrics
         try:
@@ -139,7 +140,7 @@ class Trainer:
     def _train_epochs(self) -> None:
         resume, first = None, 0
         if self._point is not None:
-            resume = self._point.resume(self._config)
+            resume = self._point.resume(self._blueprint)
             first = self._point.progress.epoch + self._point.progress.epoch_done
         for epoch, (start, stop) in list(enumerate(self._epochs))[first:]:
             if self._selection.patience_is_over:
@@ -150,7 +151,7 @@ class Trainer:
             resume = None
             if not self._pacer.is_stopping:
                 score = None
-                every = self._config.evaluation.every_epochs
+                every = self._blueprint.evaluation.every_epochs
                 if stop == self._num_steps or (epoch + 1) % every == 0:
                     score = self._validate(epoch, stop)
                 self._end_epoch(score)
@@ -223,7 +224,7 @@ class Trainer:
             epoch=place.epoch,
             tick=place.cut.step,
             epoch_done=place.epoch_done,
-            ranks=ranks_record(self._config),
+            ranks=ranks_record(self._blueprint),
             data=self._data,
             before=cast(dict[str, Metrics] | None, self._before),
             best=self._selection.record(),
@@ -276,8 +277,8 @@ class Trainer:
         aside = self._folder.path / "model.new"
         aside.mkdir(exist_ok=True)
         self._crew.ask(RankApi.save, aside)
-        task = TaskFile(self._config.task.name, self._prepared.labels, joint_weight)
-        save_description(aside, self._config, task)
+        task = TaskFile(self._blueprint.task.name, self._prepared.labels, joint_weight)
+        save_description(aside, self._blueprint, task)
         replace_folder(aside, self._folder.model)
 
     def _summarize(self) -> RunSummary:
@@ -286,14 +287,19 @@ class Trainer:
         self._reporter.say(f"measuring the test split with the weights of epoch {best.epoch}")
         self._crew.ask(RankApi.load, self._folder.model)
         after, texts = self._test(best.evaluation.joint_weight, "after")
-        config, topology, totals = self._config, self._crew.topology, self._steps.totals
+        blueprint, topology, totals = self._blueprint, self._crew.topology, self._steps.totals
+        one_process = blueprint.runner.is_one_process
+        teacher, student = (
+            stage_summary(blueprint.stages[stage], topology, one_process, stats[stage])
+            for stage in STAGES
+        )
         splits = self._prepared.splits.items()
         return RunSummary(
-            task=config.task.name,
-            schedule=config.schedule.name,
-            runner=config.topology.runner,
-            teacher=stage_summary(config, Stage.TEACHER, topology, stats[Stage.TEACHER]),
-            student=stage_summary(config, Stage.STUDENT, topology, stats[Stage.STUDENT]),
+            task=blueprint.task.name,
+            schedule=blueprint.schedule.name,
+            runner=blueprint.runner.name,
+            teacher=teacher,
+            student=student,
             embedding_parameters=stats[Stage.TEACHER][0].stage_parameters["embedding"],
             main_metric=self._task.main_metric,
             lower_is_better=self._task.lower_is_better,

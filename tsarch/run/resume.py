@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tsarch.blueprint import Blueprint, resolve
 from tsarch.checkpoint.cut import Cut, Resume
 from tsarch.checkpoint.driver_state import (
     CONFIG,
@@ -22,7 +23,6 @@ from tsarch.checkpoint.driver_state import (
     parse_progress,
 )
 from tsarch.checkpoint.store import Store
-from tsarch.config import Config
 from tsarch.config_loading import parse_config, read_yaml
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.feeds import batch_plan, num_training_steps
@@ -68,14 +68,14 @@ class ResumePoint:
     store: Store
     step: int
     progress: DriverState
-    config: Config
-    """The config of the run that wrote it."""
+    blueprint: Blueprint
+    """Of the run that wrote it."""
 
-    def resume(self, config: Config) -> Resume | None:
-        """What ranks need to know, for ranks as `config` has them. An epoch that is over goes on
+    def resume(self, blueprint: Blueprint) -> Resume | None:
+        """What ranks need to know, for ranks as `blueprint` has them. An epoch that is over goes on
         with the first tick of the next."""
         tick = self.step if self.progress.epoch_done else self.progress.tick
-        same_ranks = _are_alike(self.progress.ranks, ranks_record(config))
+        same_ranks = _are_alike(self.progress.ranks, ranks_record(blueprint))
         return Resume(Cut(self.store.url, self.step), tick, same_ranks)
 
 
@@ -87,23 +87,23 @@ def _are_alike(one: RanksRecord, other: RanksRecord) -> bool:
     return local[0] == local[1] and counts[0] == counts[1]
 
 
-def ranks_record(config: Config) -> RanksRecord:
-    """Which ranks a config has."""
-    topology = Topology.from_config(config.topology)
+def ranks_record(blueprint: Blueprint) -> RanksRecord:
+    """Which ranks a run has."""
+    topology = blueprint.topology
     return RanksRecord(
-        runner=config.topology.runner,
+        runner=blueprint.runner.name,
         teacher_replicas=topology.replicas(Stage.TEACHER),
         student_replicas=topology.replicas(Stage.STUDENT),
     )
 
 
-def checkpoint_url(config: Config, run_folder: Path) -> str:
+def checkpoint_url(blueprint: Blueprint, run_folder: Path) -> str:
     """Where a run's checkpoints are.
 
     Raises:
         UserError: the URL has lost its credentials, which no file of a run holds.
     """
-    url = config.checkpoint.folder or str(run_folder / "checkpoints")
+    url = blueprint.checkpoint.folder or str(run_folder / "checkpoints")
     if is_redacted(url):
         raise UserError.single(
             f"checkpoint.folder: {url}",
@@ -128,7 +128,7 @@ def find_resume_point(store: Store, say: Callable[[str], None]) -> ResumePoint:
                 raw = read_yaml(store.read_text(step, CONFIG))
                 config = parse_config(raw, f"{store.place(step)}/{CONFIG}")
                 _check_totals(progress)
-                return ResumePoint(store, step, progress, config)
+                return ResumePoint(store, step, progress, resolve(config))
             except (OSError, ValueError) as error:
                 damage = str(error)
         older = "trying the one before" if step != steps[0] else "there is none before it"
@@ -154,13 +154,13 @@ def _check_totals(progress: DriverState) -> None:
         raise ValueError(f"{PROGRESS}: `table` can't be read ({one_line(error)})") from None
 
 
-def check_same_run(config: Config, saved: Config) -> None:
-    """Whether a run with `config` can go on where one with `saved` was.
+def check_same_run(blueprint: Blueprint, saved: Blueprint) -> None:
+    """Whether a run can go on where the one of `saved` was.
 
     Raises:
         UserError: names all keys that differ and may not.
     """
-    now, before = dict(_leaves(config.model_dump())), dict(_leaves(saved.model_dump()))
+    now, before = (dict(_leaves(own.config.model_dump())) for own in (blueprint, saved))
     mistakes = [
         Mistake(
             f"--resume: {key}",
@@ -196,8 +196,8 @@ def _check_place(prepared: Prepared, point: ResumePoint) -> None:
     Raises:
         UserError: it isn't.
     """
-    plan = batch_plan(point.config, prepared.splits["train"])
-    progress, num_steps = point.progress, num_training_steps(point.config, plan)
+    plan = batch_plan(point.blueprint, prepared.splits["train"])
+    progress, num_steps = point.progress, num_training_steps(point.blueprint, plan)
     starts = [min(start, num_steps) for start in plan.epoch_starts]
     if progress.epoch < len(starts) - 1:
         start, stop = starts[progress.epoch : progress.epoch + 2]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tsarch.config import MODES, Config, Mode
+from tsarch.blueprint import Blueprint, resolve
+from tsarch.config import MODES, Mode
 from tsarch.config_loading import load_config
 from tsarch.errors import UserError, one_line
 from tsarch.model_folder import load_task, saved_config
@@ -31,7 +32,7 @@ def _told(model: Path) -> Iterator[None]:
         raise UserError.single(str(model), f"can't be read: {one_line(error)}.", hint) from None
 
 
-def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Config, Evaluation]:
+def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Blueprint, Evaluation]:
     """Metrics of a run's best weights on one of its splits; texts are only generated as `mode`
     predicts them, if it is given.
 
@@ -47,24 +48,24 @@ def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Confi
     config = load_config(run / "config.yaml")
     with _told(model):
         task_file = load_task(model)
-        config = saved_config(config, model)
-    if task_file.task != config.task.name:
+        blueprint = resolve(saved_config(config, model))
+    if task_file.task != blueprint.task.name:
         raise UserError.single(
-            str(run), f"was trained for {task_file.task}, its config says {config.task.name}."
+            str(run), f"was trained for {task_file.task}, its config says {blueprint.task.name}."
         )
-    check_run(config, own_ray=False)
-    prepared = prepare_data(config)
+    check_run(blueprint, own_ray=False)
+    prepared = prepare_data(blueprint)
     if prepared.labels != task_file.labels:
         raise UserError.single(
             str(run),
             f"was trained with the labels {task_file.labels}, the data has {prepared.labels}.",
         )
     with _told(model):
-        crew = LocalCrew(config, prepared)
+        crew = LocalCrew(blueprint, prepared)
         crew.ask(RankApi.load, model)
     weight = task_file.joint_weight
     task, own = make_task(task_file.task, prepared.labels), prepared.splits[split]
-    predictions = predict(config, task, crew, split, own, [weight])
+    predictions = predict(blueprint, task, crew, split, own, [weight])
     evaluation = evaluate_modes(task, own, predictions, weight)
     modes = MODES if mode is None else (mode,)
-    return config, with_texts(crew, config, prepared, task, split, evaluation, modes)[0]
+    return blueprint, with_texts(crew, blueprint, prepared, task, split, evaluation, modes)[0]

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsarch.config import Config, Mode
+from tsarch.blueprint import StageBlueprint
+from tsarch.config import Mode
 from tsarch.rank.rank_stats import RankStats
 from tsarch.tasks.base import Metrics
 from tsarch.telling.step_table import Totals
-from tsarch.topology import STAGES, Stage, Topology, stage_topology
+from tsarch.topology import STAGES, Stage, Topology
 
 
 @dataclass(frozen=True)
@@ -116,19 +117,14 @@ class RunSummary:
 
 
 def stage_summary(
-    config: Config, stage: Stage, topology: Topology, stats: Sequence[RankStats]
+    own: StageBlueprint, topology: Topology, is_one_process: bool, stats: Sequence[RankStats]
 ) -> StageSummary:
     """A stage, from what its ranks know."""
-    section = config.teacher if stage is Stage.TEACHER else config.student
-    model: Any = section.model or section.config
-    if stage is Stage.STUDENT and config.student.layers is not None:
-        model = {"layers_of_teacher": config.student.layers}
-    is_local = config.topology.runner == "local"
     return StageSummary(
-        model=model,
-        parameters=stats[0].stage_parameters[stage.name],
-        replicas=topology.replicas(stage),
-        zero_stage=None if is_local else stage_topology(config.topology, stage).zero_stage,
+        model=own.architecture.name,
+        parameters=stats[0].stage_parameters[own.stage.name],
+        replicas=topology.replicas(own.stage),
+        zero_stage=None if is_one_process else own.engine.zero_stage,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.errors import RankFailedError, RunFailedError, UserError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Gather(Protocol):
 
     def __call__(
         self,
-        config: Config,
+        blueprint: Blueprint,
         prepared: Prepared,
         logs: Path,
         reporter: Reporter,
@@ -47,7 +47,7 @@ class Gather(Protocol):
 class Job:
     """A run: what is the same in all its attempts."""
 
-    config: Config
+    blueprint: Blueprint
     prepared: Prepared
     gather: Gather
     path: Path
@@ -87,17 +87,17 @@ def _attempt(
     restarted = bool(history.restarts)
     logs = job.path / "logs"
     try:
-        crew = job.gather(job.config, job.prepared, logs, job.reporter, restarted, avoid)
+        crew = job.gather(job.blueprint, job.prepared, logs, job.reporter, restarted, avoid)
     except UserError as error:
         if restarted:  # it was right before: the cluster has changed
             raise RunFailedError(f"can't start again: {error}") from None
         raise
     try:
         folder = RunFolder(job.path)
-        with _open_trackers(folder, crew.config, point, restarted) as trackers:
+        with _open_trackers(folder, crew.blueprint, point, restarted) as trackers:
             job.reporter.say(f"run folder: {job.path}")
             return Trainer(
-                crew.config,
+                crew.blueprint,
                 job.prepared,
                 crew,
                 folder,
@@ -120,7 +120,7 @@ def _next_point(job: Job, failure: RankFailedError, num_failures: int) -> Resume
     """
     from tsarch.run.resume import find_resume_point
 
-    allowed = job.config.failure.max_restarts
+    allowed = job.blueprint.failure.max_restarts
     if num_failures > allowed:
         again = f"tsarch train {job.path} --resume"
         raise RunFailedError(
@@ -138,18 +138,16 @@ def _next_point(job: Job, failure: RankFailedError, num_failures: int) -> Resume
 
 
 def _open_trackers(
-    folder: RunFolder, config: Config, point: ResumePoint | None, restarted: bool
+    folder: RunFolder, blueprint: Blueprint, point: ResumePoint | None, restarted: bool
 ) -> Trackers:
     """The run folder and the trackers; on going on as they were at the checkpoint."""
     from tsarch.run.resume import restore_model
     from tsarch.telling.trackers import open_trackers
-    from tsarch.topology import Topology
 
-    folder.write_config(config)
+    folder.write_config(blueprint)
     if point is not None:
         restore_model(point, folder.model)
-    topology = Topology.from_config(config.topology)
-    trackers = open_trackers(folder.path, topology, config.run.trace)
+    trackers = open_trackers(folder.path, blueprint.topology, blueprint.run.trace)
     if point is not None:
         trackers.rewind(point.progress.num_rows, point.progress.num_evaluations)
     elif restarted:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tsarch.config import MODES, Config, Mode
-from tsarch.prepare import Prepared, run_tokenizer
+from tsarch.blueprint import Blueprint
+from tsarch.config import MODES, Mode
+from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
 from tsarch.rank.generate import chosen_contexts
 from tsarch.run.evaluate import Evaluation
@@ -29,7 +30,7 @@ class Sample:
 
 def with_texts(
     crew: Crew,
-    config: Config,
+    blueprint: Blueprint,
     prepared: Prepared,
     task: Task,
     split: str,
@@ -40,9 +41,9 @@ def with_texts(
     the evaluation as it is."""
     if not isinstance(task, GenerativeTask):
         return evaluation, []
-    tokenizer = run_tokenizer(config)
+    tokenizer = blueprint.tokenizer()
     own = prepared.splits[split]
-    contexts = chosen_contexts(own, config.decoding.max_texts)
+    contexts = chosen_contexts(own, blueprint.decoding.max_texts)
     samples = [Sample(own.rows[c].source, own.rows[c].targets) for c in contexts]
     metrics = dict(evaluation.metrics)
     for mode in modes:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tsarch.config import BackboneConfig, Config, StageTopology
 from tsarch.errors import Mistake
+from tsarch.specs import EngineSpec
 from tsarch.topology import Stage
 
 _FIXED = "stages are plain data-parallel worlds, so this stays as it is"
@@ -84,19 +85,18 @@ def engine_config(
     return merge(own, extra or {})
 
 
-def stage_extra(config: Config, stage: Stage, pin_memory: bool) -> dict[str, Any]:
+def stage_extra(spec: EngineSpec, pin_memory: bool) -> dict[str, Any]:
     """Offloading by `topology.STAGE`, and `STAGE.deepspeed` over it.
 
     `pin_memory`: page-lock what is offloaded, which makes copies to a GPU asynchronous.
     """
-    section, own = _sections(config, stage)
     on_cpu = {"device": "cpu", "pin_memory": pin_memory}
     zero: dict[str, Any] = {}
-    if own.offload_optimizer:
+    if spec.offload_optimizer:
         zero["offload_optimizer"] = on_cpu
-    if own.offload_parameters:
+    if spec.offload_parameters:
         zero["offload_param"] = on_cpu
-    return merge({"zero_optimization": zero} if zero else {}, section.deepspeed)
+    return merge({"zero_optimization": zero} if zero else {}, spec.deepspeed)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,43 +111,28 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def check_fragment(config: Config, stage: Stage) -> list[Mistake]:
+def check_fragment(
+    stage: Stage, spec: EngineSpec, precision: str, num_micro_batches: int
+) -> list[Mistake]:
     """All mistakes of `STAGE.deepspeed`. Imports DeepSpeed (2 s) if there is one at all."""
-    section, own = _sections(config, stage)
-    if not section.deepspeed:
+    if not spec.deepspeed:
         return []
-    owned = [*_owned(section.deepspeed, stage, own)]
+    owned = [*_owned(stage, spec)]
     refused = {mistake.where.split(".deepspeed.")[1] for mistake in owned}
-    rest = _without(section.deepspeed, refused)
-    base = engine_config(
-        0.0,
-        config.precision,
-        own.zero_stage,
-        1,
-        config.schedule.micro_batches,
-        stage_extra(config.model_copy(update={stage.value: _plain(section)}), stage, False),
-    )
+    rest = _without(spec.deepspeed, refused)
+    own = stage_extra(replace(spec, deepspeed={}), pin_memory=False)
+    base = engine_config(0.0, precision, spec.zero_stage, 1, num_micro_batches, own)
     return [*owned, *(m for key in rest for m in _check_key(base, key, rest[key], stage))]
 
 
-def _sections(config: Config, stage: Stage) -> tuple[BackboneConfig, StageTopology]:
-    if stage is Stage.TEACHER:
-        return config.teacher, config.topology.teacher
-    return config.student, config.topology.student
-
-
-def _plain(section: BackboneConfig) -> BackboneConfig:
-    return section.model_copy(update={"deepspeed": {}})
-
-
-def _owned(fragment: Mapping[str, Any], stage: Stage, own: StageTopology) -> Iterator[Mistake]:
-    """Keys of the fragment that tsarch sets itself."""
+def _owned(stage: Stage, own: EngineSpec) -> Iterator[Mistake]:
+    """Keys of `STAGE.deepspeed` that tsarch sets itself."""
     owners = dict(_OWNED)
     if own.offload_optimizer:
         owners["zero_optimization.offload_optimizer.device"] = "topology.{stage}.offload_optimizer"
     if own.offload_parameters:
         owners["zero_optimization.offload_param.device"] = "topology.{stage}.offload_parameters"
-    for path in _paths(fragment):
+    for path in _paths(own.deepspeed):
         where = f"{stage}.deepspeed.{path}"
         if path in owners:
             key = owners[path].format(stage=stage)

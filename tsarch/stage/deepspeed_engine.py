@@ -20,10 +20,10 @@ from tsarch.checkpoint.optimizer_state import keep_parameter, restore_parameter
 from tsarch.data.partition import balance
 from tsarch.models.construction import WHOLE, Construction, full_shape
 from tsarch.parallel.groups import backend_for
+from tsarch.specs import OptimizerSpec
 from tsarch.stage.deepspeed_config import engine_config
 from tsarch.stage.engine import (
     LearningRates,
-    OptimizerSpec,
     StateDict,
     clip_gradients,
     make_optimizer,

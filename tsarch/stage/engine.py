@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,22 +18,9 @@ from tsarch.checkpoint.host_copies import Keep
 from tsarch.checkpoint.optimizer_state import keep_parameter, restore_parameter
 from tsarch.models.construction import full_shape
 from tsarch.parallel.gradient_norm import clip_by_global_norm
+from tsarch.specs import OptimizerSpec
 
 StateDict = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class OptimizerSpec:
-    """Plain numbers of an optimizer; see `OptimizerConfig` for their meaning."""
-
-    name: str
-    learning_rate: float
-    weight_decay: float
-    betas: tuple[float, float]
-    epsilon: float
-    momentum: float
-    clip_norm: float
-    head_learning_rate_factor: float = 1.0
 
 
 class Engine(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,19 +17,11 @@ from tsarch.pair.halves import StudentHalf, Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import LossParts, Message
+from tsarch.specs import DistillationSpec
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
 from tsarch.tasks.collect import WindowOutputs
 from tsarch.topology import Stage
-
-
-@dataclass(frozen=True)
-class DistillationSpec:
-    """See `DistillationConfig`."""
-
-    weight: float
-    temperature: float
-    passes: Literal["all", "fed", "alone"]
 
 
 @dataclass(frozen=True)

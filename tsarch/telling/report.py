@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tsarch.config import MODES, Config
+from tsarch.blueprint import Blueprint, resolve
+from tsarch.config import MODES
 from tsarch.config_loading import load_config
 from tsarch.tasks.registry import table_metrics
 from tsarch.telling.drawing import Series, curves_svg, save_timeline_png, timeline_svg
@@ -23,7 +24,7 @@ from tsarch.telling.run_folder import write_atomically
 from tsarch.telling.step_table import show_metric
 from tsarch.telling.timeline import MAX_LANES, Timeline, make_timeline
 from tsarch.telling.trace import read_middle
-from tsarch.topology import STAGES, Topology
+from tsarch.topology import STAGES
 
 _TRACE_BYTES = 8_000_000
 """How much of a trace the timeline is chosen from: its middle."""
@@ -46,20 +47,18 @@ def write_report(folder: Path) -> Path:
     `folder` is that of a finished run: `config.yaml`, `summary.json`, `metrics.jsonl`,
     `evaluations.jsonl` and perhaps `trace.json`.
     """
-    config = load_config(folder / "config.yaml")
+    blueprint = resolve(load_config(folder / "config.yaml"))
     summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    topology = Topology.from_config(config.topology)
-    timeline = _timeline(folder / "trace.json", config, topology)
+    timeline = _timeline(folder / "trace.json", blueprint)
     if timeline is not None:
-        title = f"{config.run.name}: {_stretch_name(timeline)}, {summary['schedule']}"
+        title = f"{blueprint.run.name}: {_stretch_name(timeline)}, {summary['schedule']}"
         save_timeline_png(timeline, title, folder / "timeline.png")
     metric_names = table_metrics(summary["task"])
     best, best_value = best_mode(summary)
     page = _environment().get_template("report.html.jinja").render(
-        name=config.run.name,
-        config=config,
+        name=blueprint.run.name,
+        blueprint=blueprint,
         summary=summary,
-        topology=topology,
         stages=[stage.value for stage in STAGES],
         verdict=verdict(summary),
         best_mode=best,
@@ -128,11 +127,11 @@ def model_name(model: Any) -> str:
     )
 
 
-def _timeline(trace: Path, config: Config, topology: Topology) -> Timeline | None:
-    if not config.run.trace:
+def _timeline(trace: Path, blueprint: Blueprint) -> Timeline | None:
+    if not blueprint.run.trace:
         return None
     events, partial = read_middle(trace, _TRACE_BYTES)
-    return make_timeline(events, topology, config.schedule.name == "joint", partial)
+    return make_timeline(events, blueprint.topology, blueprint.schedule.name == "joint", partial)
 
 
 def _stretch_name(timeline: Timeline) -> str:

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tsarch.config import Config
+from tsarch.blueprint import Blueprint
 from tsarch.config_loading import dump_config
 from tsarch.errors import UserError, one_line
 from tsarch.redaction import redact_urls
 
 
-def choose_folder(config: Config) -> Path:
+def choose_folder(blueprint: Blueprint) -> Path:
     """A folder of the run's own: never one that holds something already.
 
     `run.name` gets a number if its folder is taken; an explicit `run.folder` must be free.
@@ -25,20 +25,20 @@ def choose_folder(config: Config) -> Path:
         UserError: `run.folder` is taken or can't be made.
     """
     try:
-        return _free_folder(config)
+        return _free_folder(blueprint)
     except (OSError, RuntimeError) as error:  # a name that is too long; `~nobody`
-        raise UserError.single(f"run folder: {config.run_folder}", f"{one_line(error)}.") from None
+        raise UserError.single(f"run folder: {blueprint.folder}", f"{one_line(error)}.") from None
 
 
-def _free_folder(config: Config) -> Path:
-    folder = Path(config.run_folder).expanduser()
-    if config.run.folder is not None and _is_taken(folder):
+def _free_folder(blueprint: Blueprint) -> Path:
+    folder = Path(blueprint.folder).expanduser()
+    if blueprint.run.folder is not None and _is_taken(folder):
         raise UserError.single(
             f"run.folder: {folder}", "is not empty.", "Choose another folder or remove this one."
         )
     number = 2
     while _is_taken(folder):
-        folder = Path(f"{config.run_folder}-{number}").expanduser()
+        folder = Path(f"{blueprint.folder}-{number}").expanduser()
         number += 1
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not os.access(existing, os.W_OK):
@@ -46,7 +46,7 @@ def _free_folder(config: Config) -> Path:
     return folder.absolute()
 
 
-def resumed_folder(config: Config) -> Path:
+def resumed_folder(blueprint: Blueprint) -> Path:
     """The folder of the run that `config` started last: `run.folder`, or of the folders that its
     `run.name` got the one with the highest number.
 
@@ -54,11 +54,11 @@ def resumed_folder(config: Config) -> Path:
         UserError: there is none, or its run is complete.
     """
     try:
-        folder = Path(config.run_folder).expanduser().absolute()
+        folder = Path(blueprint.folder).expanduser().absolute()
         folder.exists()
     except (OSError, RuntimeError) as error:
-        raise UserError.single(f"run folder: {config.run_folder}", f"{one_line(error)}.") from None
-    if config.run.folder is None:
+        raise UserError.single(f"run folder: {blueprint.folder}", f"{one_line(error)}.") from None
+    if blueprint.run.folder is None:
         numbered = re.compile(rf"^{re.escape(folder.name)}(?:-(\d+))?$")
         matches = [m for p in folder.parent.glob("*") if (m := numbered.match(p.name))]
         if matches:
@@ -105,10 +105,10 @@ class RunFolder:
         """What ranks print."""
         return self.path / "logs"
 
-    def write_config(self, config: Config) -> None:
+    def write_config(self, blueprint: Blueprint) -> None:
         """`config.yaml`, in a folder that is made if it isn't there."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / "config.yaml", dump_config(config))
+        write_atomically(self.path / "config.yaml", dump_config(blueprint.config))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """`summary.json`."""

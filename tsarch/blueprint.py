@@ -1,0 +1,322 @@
+"""A run, resolved once: all that follows from the config, as frozen plain values.
+
+The config is what a user wrote; a blueprint is what it means. Whoever checks, plans, builds or
+trains takes the blueprint, or the part of it that it needs. No torch: architectures are read from
+the models' files when they are first asked for, once in a process, so that a blueprint costs
+nothing to make or to send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from tsarch.architecture import Architecture
+from tsarch.config import (
+    BackboneConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    DecodingConfig,
+    EvaluationConfig,
+    FailureConfig,
+    LearningRateConfig,
+    LoraConfig,
+    RunConfig,
+    Section,
+    StageTopology,
+    TaskConfig,
+)
+from tsarch.data.tokenizer import load_tokenizer
+from tsarch.schedule.plan import Alternation
+from tsarch.specs import (
+    BatchSpec,
+    BridgeSpec,
+    DistillationSpec,
+    EngineSpec,
+    OptimizerSpec,
+    RunnerSpec,
+    ScheduleSpec,
+)
+from tsarch.topology import Graph, Stage, Topology, stage_named
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+S = TypeVar("S", bound=Section)
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class StageBlueprint:
+    """One stage: its model, its optimizer, its ranks."""
+
+    stage: Stage
+    architecture: Architecture
+    max_tokens: int
+    """Tokens of one input."""
+    freeze: str
+    top_k: int
+    lora: LoraConfig | None
+    activation_checkpointing: bool
+    bridge: BridgeSpec | None
+    """None: it reads nothing of another stage's."""
+    optimizer: OptimizerSpec
+    engine: EngineSpec
+    replicas: int
+    threads: int | None
+    """CPU threads of a rank; None: whatever the machine has for it."""
+    cpus: float
+    """CPUs that are reserved for a rank."""
+
+
+@dataclass(frozen=True)
+class TableBlueprint:
+    """The tied table."""
+
+    stage: Stage
+    """The one whose table it starts from."""
+    architecture: Architecture
+    frozen: bool
+    project: bool
+    exchange: Literal["auto", "rows", "dense"]
+    shard_optimizer: bool
+    check_every: int
+    optimizer: OptimizerSpec
+    """Without weight decay, with a rate of its own."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(vocabulary, width)."""
+        return self.architecture.vocabulary, self.architecture.embedding_width
+
+    @property
+    def scale(self) -> float:
+        """Factor of what is compared with the table's rows to give logits: T5's tables want one
+        (`scale_decoder_outputs` in transformers)."""
+        wants_one = getattr(self.architecture.config, "scale_decoder_outputs", False)
+        return self.architecture.embedding_width**-0.5 if wants_one else 1.0
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A run. Sections of the config that one place alone uses, as they are, are handed on."""
+
+    config: Config
+    """To be written and compared with another run's, not to be looked into."""
+    run: RunConfig
+    folder: str
+    """Folder that the run writes, relative to the current folder."""
+    task: TaskConfig
+    data: DataConfig
+    batches: BatchSpec
+    tokenizer_name: str | None
+    """None: the config lacks one, which preflight tells."""
+    stages: Mapping[Stage, StageBlueprint]
+    topology: Topology
+    runner: RunnerSpec
+    table: TableBlueprint
+    schedule: ScheduleSpec
+    learning_rate: LearningRateConfig
+    distillation: DistillationSpec
+    precision: Precision
+    link_dtype: Literal["fp32", "bf16", "fp16"]
+    evaluation: EvaluationConfig
+    decoding: DecodingConfig
+    checkpoint: CheckpointConfig
+    failure: FailureConfig
+
+    @property
+    def seed(self) -> int:
+        """Seed of all that is random."""
+        return self.run.seed
+
+    @property
+    def total_cpus(self) -> float:
+        """CPUs that are reserved for all ranks."""
+        return sum(own.replicas * own.cpus for own in self.stages.values())
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, read once in a process.
+
+        Raises:
+            UserError: there is none.
+        """
+        assert self.tokenizer_name is not None, "preflight checks that there is a tokenizer"
+        return load_tokenizer(self.tokenizer_name)
+
+    def altered(self, **sections: Mapping[str, Any]) -> Blueprint:
+        """The run with other values of some keys, such as `topology={"teacher": {"replicas": 2}}`.
+        What has been read of its models stays."""
+        return resolve(_altered(self.config, sections), self)
+
+    def placed_like(self, other: Blueprint) -> Blueprint:
+        """The run on the ranks and devices of another one."""
+        placed = self.config.model_copy(update={"topology": other.config.topology})
+        return resolve(placed, self)
+
+
+def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
+    """What a config means; nothing is read. `known`: one of a like run, whose architectures serve
+    where they are the same.
+
+    Whether it can be built is another question, which `planning.preflight.check_run` answers.
+    """
+    topology, schedule, run = config.topology, config.schedule, config.run
+    is_local = topology.runner == "local"
+    stages = _stages(config, known)
+    counts = tuple(1 if is_local else own.replicas for own in stages.values())
+    return Blueprint(
+        config=config,
+        run=run,
+        folder=config.run_folder,
+        task=config.task,
+        data=config.data,
+        batches=BatchSpec(
+            config.data.batch_tokens, config.data.num_buckets, config.evaluation.batch_tokens
+        ),
+        tokenizer_name=config.tokenizer_name,
+        stages=stages,
+        topology=Topology(Graph.of(stages), counts),
+        runner=RunnerSpec(
+            name=topology.runner,
+            device=topology.device,
+            threads=topology.threads,
+            cpus_per_rank=topology.cpus_per_rank,
+            min_replicas=topology.min_replicas,
+            timeout_s=topology.timeout_s,
+            is_auto=topology.auto,
+        ),
+        table=_table(config, stages),
+        schedule=ScheduleSpec(
+            name=schedule.name,
+            alternation=Alternation(
+                schedule.alternation.teacher_steps, schedule.alternation.student_steps
+            ),
+            micro_batches=schedule.micro_batches,
+            in_flight=schedule.in_flight,
+            epochs=schedule.epochs,
+            max_steps=schedule.max_steps,
+        ),
+        learning_rate=config.learning_rate,
+        distillation=DistillationSpec(
+            config.distillation.weight,
+            config.distillation.temperature,
+            config.distillation.passes,
+        ),
+        precision=config.precision,
+        link_dtype=config.precision if config.link.dtype == "auto" else config.link.dtype,
+        evaluation=config.evaluation,
+        decoding=config.decoding,
+        checkpoint=config.checkpoint,
+        failure=config.failure,
+    )
+
+
+def _stages(config: Config, known: Blueprint | None) -> dict[Stage, StageBlueprint]:
+    teacher, student, rates = config.teacher, config.student, config.optimizer
+    layers = student.layers
+    made = {
+        Stage.TEACHER: _architecture(Stage.TEACHER, teacher, teacher, None),
+        Stage.STUDENT: _architecture(Stage.STUDENT, student, student, None)
+        if layers is None
+        else _architecture(Stage.TEACHER, teacher, student, tuple(layers)),
+    }
+    for stage, own in known.stages.items() if known is not None else ():
+        if own.architecture == made[stage]:
+            made[stage] = own.architecture
+    bridge = BridgeSpec(
+        stage=Stage.TEACHER,
+        source=made[Stage.TEACHER],
+        learned_no_teacher=student.no_teacher == "learned",
+        scale=student.bridge_scale,
+        shortcut=student.shortcut,
+        teacher_dropout=student.teacher_dropout,
+        alone_weight=student.alone_weight,
+        fed_weight=student.fed_weight,
+    )
+    parts = (
+        (Stage.TEACHER, teacher, config.topology.teacher, rates.teacher_learning_rate, None),
+        (Stage.STUDENT, student, config.topology.student, rates.student_learning_rate, bridge),
+    )
+    return {
+        stage: _stage(config, stage, made[stage], section, ranks, rate, own_bridge)
+        for stage, section, ranks, rate, own_bridge in parts
+    }
+
+
+def _architecture(
+    origin: Stage, source: BackboneConfig, own: BackboneConfig, layers: tuple[int, ...] | None
+) -> Architecture:
+    return Architecture(
+        origin, source.model, source.config, layers, own.dropout, own.attention_dropout
+    )
+
+
+def _stage(
+    config: Config,
+    stage: Stage,
+    architecture: Architecture,
+    section: BackboneConfig,
+    ranks: StageTopology,
+    learning_rate: float,
+    bridge: BridgeSpec | None,
+) -> StageBlueprint:
+    o, topology = config.optimizer, config.topology
+    return StageBlueprint(
+        stage=stage,
+        architecture=architecture,
+        max_tokens=section.max_tokens,
+        freeze=section.freeze,
+        top_k=section.top_k,
+        lora=section.lora,
+        activation_checkpointing=section.activation_checkpointing,
+        bridge=bridge,
+        optimizer=_optimizer(config, learning_rate, o.weight_decay, o.head_learning_rate_factor),
+        engine=EngineSpec(
+            ranks.zero_stage, ranks.offload_optimizer, ranks.offload_parameters, section.deepspeed
+        ),
+        replicas=ranks.replicas,
+        threads=ranks.threads or topology.threads,
+        cpus=topology.cpus_per_rank * (ranks.threads or 1),
+    )
+
+
+def _table(config: Config, stages: Mapping[Stage, StageBlueprint]) -> TableBlueprint:
+    own, stage = config.embedding, stage_named(config.embedding.init)
+    return TableBlueprint(
+        stage=stage,
+        architecture=stages[stage].architecture,
+        frozen=own.frozen,
+        project=own.project,
+        exchange=own.exchange,
+        shard_optimizer=own.shard_optimizer,
+        check_every=own.check_every,
+        optimizer=_optimizer(config, config.optimizer.embedding_learning_rate, 0.0, 1.0),
+    )
+
+
+def _optimizer(
+    config: Config, learning_rate: float, weight_decay: float, head_factor: float
+) -> OptimizerSpec:
+    o = config.optimizer
+    return OptimizerSpec(
+        name=o.name,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        betas=(o.beta1, o.beta2),
+        epsilon=o.epsilon,
+        momentum=o.momentum,
+        clip_norm=o.clip_norm,
+        head_learning_rate_factor=head_factor,
+    )
+
+
+def _altered(section: S, values: Mapping[str, Any]) -> S:
+    """A section, or the whole config, with other values of some keys."""
+    update = {
+        key: _altered(old, value) if isinstance(old := getattr(section, key), Section) else value
+        for key, value in values.items()
+    }
+    return section.model_copy(update=update)

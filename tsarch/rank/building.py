@@ -1,0 +1,142 @@
+"""From the blueprint to the parts of a rank: models, engines, the tied table and the link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tsarch.blueprint import Blueprint
+from tsarch.models.construction import num_elements
+from tsarch.parallel.link import GroupLink, Link, LoopbackLink
+from tsarch.parallel.table import Table
+from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.prepare import Prepared
+from tsarch.rank.executor import LocalStages
+from tsarch.rank.wiring import Wiring
+from tsarch.stage.build import BuiltModel, build_model
+from tsarch.stage.engine import Engine, make_optimizer
+from tsarch.stage.running import RunningStage
+from tsarch.stage.student_stage import StudentStage
+from tsarch.stage.teacher_stage import TeacherStage
+from tsarch.tasks.base import Task
+from tsarch.tasks.registry import make_task
+from tsarch.topology import Stage
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a rank is made of."""
+
+    task: Task
+    engines: Mapping[Stage, Engine]
+    """Of the stages here."""
+    stages: LocalStages
+    tied: TiedEmbedding
+    """This process's replica of the table."""
+    link: Link
+    num_parameters: Mapping[str, int]
+    """Of each stage here and of the table (`embedding`)."""
+    num_outputs: int
+    """Numbers that a head puts out a position."""
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows of the table, if every step touches them all."""
+        return len(self.tied.table) if self.task.objective.uses_table else None
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        for engine in self.engines.values():
+            engine.train(mode)
+
+
+def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Parts:
+    """Build everything that is in this process (all ranks call it: the table is broadcast)."""
+    task = make_task(blueprint.task.name, prepared.labels)
+    num_outputs = task.objective.num_outputs(len(prepared.labels))
+    models = {
+        stage: build_model(
+            blueprint, stage, num_outputs, wiring.construction, with_table=replica == 0
+        )
+        for stage, replica in wiring.stages
+    }
+    tied = _tie(blueprint, prepared, wiring, task, models)
+    sizes = {stage.value: num_elements(model.module) for stage, model in models.items()}
+    engines = {
+        stage: wiring.make_engine(stage, model.module, blueprint.stages[stage].optimizer)
+        for stage, model in models.items()
+    }
+    num_predictions = num_outputs or blueprint.table.shape[1]
+    stages = _stages(blueprint, wiring, task, engines, tied, num_predictions)
+    sizes["embedding"] = tied.table.storage.numel()
+    link = _link(blueprint, wiring)
+    return Parts(task, engines, stages, tied, link, sizes, num_predictions)
+
+
+def _tie(
+    blueprint: Blueprint,
+    prepared: Prepared,
+    wiring: Wiring,
+    task: Task,
+    models: Mapping[Stage, BuiltModel],
+) -> TiedEmbedding:
+    """This process's replica of the table; it comes from the stage that has it."""
+    own, spec = blueprint.table, blueprint.table.optimizer
+    found: Tensor | None = next((m.table for m in models.values() if m.table is not None), None)
+    table = torch.zeros(own.shape) if found is None else found
+
+    def optimizer(rows: nn.Parameter) -> torch.optim.Optimizer:
+        return make_optimizer([{"params": [rows], "weight_decay": 0.0}], spec)
+
+    trained = None
+    if not task.objective.uses_table:
+        trained = np.unique(prepared.splits["train"].token_ids)
+    tied = TiedEmbedding(
+        Table(table.to(wiring.device), trained),
+        None if own.frozen else optimizer,
+        spec.learning_rate,
+        spec.clip_norm,
+        own.exchange,
+        wiring.tied_group,
+        wiring.topology,
+        num_local_stages=len(wiring.stages),
+        shard_optimizer=own.shard_optimizer,
+    )
+    tied.broadcast(wiring.topology.rank(own.stage, 0))
+    return tied
+
+
+def _stages(
+    blueprint: Blueprint,
+    wiring: Wiring,
+    task: Task,
+    engines: Mapping[Stage, Engine],
+    tied: TiedEmbedding,
+    num_outputs: int,
+) -> LocalStages:
+    def running(stage: Stage, replica: int) -> RunningStage:
+        engine, objective = engines[stage], task.objective
+        if stage.reads == "contexts":
+            return TeacherStage(stage, engine, tied, replica, objective)
+        return StudentStage(
+            stage, engine, tied, replica, num_outputs, objective, blueprint.distillation
+        )
+
+    return {stage: running(stage, replica) for stage, replica in wiring.stages}
+
+
+def _link(blueprint: Blueprint, wiring: Wiring) -> Link:
+    dtype, group, topology = _DTYPES[blueprint.link_dtype], wiring.link_group, wiring.topology
+    if group is None:
+        return LoopbackLink(dtype)
+    # The teacher may be a whole step ahead of the student, and each step's messages go to every
+    # replica of the other stage.
+    micro_batches = blueprint.schedule.micro_batches
+    outstanding = 2 * micro_batches * max(topology.counts)
+    return GroupLink(group, wiring.device, dtype, outstanding)

@@ -1,0 +1,88 @@
+"""A rank's part in measuring a split: both models run over it, and its share of what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tsarch.blueprint import Blueprint
+from tsarch.feeds import evaluation_feed
+from tsarch.prepare import Prepared
+from tsarch.rank.building import Parts
+from tsarch.rank.executor import Executor
+from tsarch.records import Predictions, Survey, TokenizedSplit, Windows
+from tsarch.schedule.plan import forward_programs
+from tsarch.stage.student_stage import StudentStage
+from tsarch.stage.teacher_stage import TeacherStage
+from tsarch.tasks.collect import ContextOutputs
+from tsarch.topology import Stage, Topology
+
+
+class Evaluation:
+    """Runs forward only. All ranks call each method together."""
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        prepared: Prepared,
+        topology: Topology,
+        parts: Parts,
+        executor: Executor,
+    ) -> None:
+        self._blueprint = blueprint
+        self._splits = prepared.splits
+        self._topology = topology
+        self._parts = parts
+        self._executor = executor
+
+    def survey(self, split: str) -> Survey | None:
+        """Let the teacher read a whole split, before there are windows; the ranks with a teacher
+        give its predictions of their words."""
+        whole = self._splits[split]
+        nothing = np.zeros((0, 2), dtype=np.int64)
+        none = Windows(nothing, np.zeros(whole.num_contexts + 1, dtype=np.int64))
+        teacher = self._parts.stages.get(Stage.TEACHER)
+        words, predictions = [], []
+
+        def keep(own: ContextOutputs) -> None:
+            is_word = own.words >= 0
+            places = torch.from_numpy(is_word).to(own.teacher.device)
+            words.append(own.words[is_word])
+            predictions.append(own.teacher[places].float().cpu())
+
+        if teacher is not None:
+            assert isinstance(teacher, TeacherStage)
+            teacher.on_output = keep
+        self._run_forward(whole.with_windows(none))
+        if teacher is None:
+            return None
+        teacher.on_output = None
+        return Survey(np.concatenate(words), torch.cat(predictions).numpy())
+
+    def evaluate(
+        self, split: str, joint_weights: list[float], windows: Windows | None
+    ) -> Predictions | None:
+        """Predict a whole split; the ranks with a student give the predictions of their words.
+
+        `windows`: what the student reads, in place of the split's own windows.
+        """
+        whole = self._splits[split]
+        collector = self._parts.task.collector(joint_weights)
+        student = self._parts.stages.get(Stage.STUDENT)
+        if student is not None:
+            assert isinstance(student, StudentStage)
+            student.on_output = collector.add
+        self._run_forward(whole if windows is None else whole.with_windows(windows))
+        if student is None:
+            return None
+        student.on_output = None
+        return collector.result()
+
+    def _run_forward(self, split: TokenizedSplit) -> None:
+        """Run both models over a split, without updates."""
+        feed, num_batches = evaluation_feed(
+            self._blueprint, split, self._topology, self._parts.vocabulary
+        )
+        self._parts.train(False)
+        self._executor.load(forward_programs(num_batches), feed)
+        self._executor.advance(num_batches)

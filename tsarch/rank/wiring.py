@@ -1,0 +1,64 @@
+"""What differs between one process and many: engines, groups, and which stages are here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from tsarch.blueprint import Blueprint
+from tsarch.models.construction import WHOLE, Construction
+from tsarch.parallel.groups import ProcessGroup
+from tsarch.rank.activity import Activity
+from tsarch.specs import OptimizerSpec
+from tsarch.stage.engine import Engine, LocalEngine
+from tsarch.topology import STAGES, Stage, Topology
+
+
+class EngineFactory(Protocol):
+    """Makes the engine of a stage."""
+
+    def __call__(self, stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
+        """Wrap a module; on many ranks every rank of the stage calls it."""
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How the stages of a process are connected with the others and run."""
+
+    topology: Topology
+    stages: tuple[tuple[Stage, int], ...]
+    """(stage, replica) of each stage in this process."""
+    device: torch.device
+    make_engine: EngineFactory
+    link_group: ProcessGroup | None = None
+    tied_group: ProcessGroup | None = None
+    construction: Construction = WHOLE
+    """What happens to parameters while a model is built."""
+    activity: Activity = field(default_factory=Activity)
+    """Told of every instruction."""
+
+    @property
+    def ranks(self) -> list[int]:
+        """Global numbers of the stages here."""
+        return [self.topology.rank(*place) for place in self.stages]
+
+
+def local_wiring(blueprint: Blueprint) -> Wiring:
+    """All stages in this process, on one device, with a loopback link."""
+    if blueprint.runner.threads is not None:
+        torch.set_num_threads(blueprint.runner.threads)
+    # accelerate keeps its first settings for the whole process; a process may have several runs.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    mixed = "bf16" if blueprint.precision == "bf16" else "no"
+    accelerator = Accelerator(mixed_precision=mixed, cpu=blueprint.runner.device == "cpu")
+
+    def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
+        return LocalEngine(module, spec, accelerator)
+
+    places = tuple((stage, 0) for stage in STAGES)
+    return Wiring(Topology.pair(1, 1), places, accelerator.device, make_engine)

@@ -1,0 +1,101 @@
+"""Plain numbers of the parts of a run, as a blueprint has them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tsarch.architecture import Architecture
+from tsarch.schedule.plan import Alternation, ScheduleName
+from tsarch.topology import Stage
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """Plain numbers of an optimizer; see `OptimizerConfig` for their meaning."""
+
+    name: str
+    learning_rate: float
+    weight_decay: float
+    betas: tuple[float, float]
+    epsilon: float
+    momentum: float
+    clip_norm: float
+    head_learning_rate_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class BridgeSpec:
+    """How a stage is fed with another one's hidden states; see `StudentConfig`."""
+
+    stage: Stage
+    """The one that feeds it."""
+    source: Architecture
+    """That stage's."""
+    learned_no_teacher: bool
+    scale: float
+    shortcut: bool
+    teacher_dropout: float
+    alone_weight: float
+    fed_weight: float
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What DeepSpeed is to do in a stage's world; without effect in one process."""
+
+    zero_stage: int
+    offload_optimizer: bool
+    offload_parameters: bool
+    deepspeed: Mapping[str, Any]
+    """The user's own settings."""
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """Order and number of updates; see `ScheduleConfig`."""
+
+    name: ScheduleName
+    alternation: Alternation
+    micro_batches: int
+    in_flight: int
+    epochs: int
+    max_steps: int | None
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """Padded teacher tokens of a batch, in training and in evaluation."""
+
+    tokens: int
+    num_buckets: int
+    evaluation_tokens: int
+
+
+@dataclass(frozen=True)
+class DistillationSpec:
+    """See `DistillationConfig`."""
+
+    weight: float
+    temperature: float
+    passes: Literal["all", "fed", "alone"]
+
+
+@dataclass(frozen=True)
+class RunnerSpec:
+    """Where ranks run, as far as it is the same for all of them; see `TopologyConfig`."""
+
+    name: Literal["local", "processes", "ray"]
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int | None
+    cpus_per_rank: float
+    min_replicas: int | None
+    timeout_s: float
+    is_auto: bool
+    """Replicas or threads are still to be chosen."""
+
+    @property
+    def is_one_process(self) -> bool:
+        """Whether both stages share this process, without DeepSpeed."""
+        return self.name == "local"
