@@ -142,7 +142,7 @@ def _check_training(case: Case, run: ObservedRun, reference: Path, outcome: Outc
 
 
 def markdown(outcomes: Sequence[Outcome], unplugged: bool) -> str:
-    """The table of the README."""
+    """The table of the results."""
     lines = [
         "| what | detected after s | trains again after s | steps repeated | weights | said |",
         "| --- | --- | --- | --- | --- | --- |",

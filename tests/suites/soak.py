@@ -257,7 +257,7 @@ def _placement_groups(cluster: FaultCluster) -> list[str]:
 
 
 def markdown(result: Soak) -> str:
-    """The table of the README."""
+    """The table of the results."""
     down = sum(d.down_s or 0.0 for d in result.disturbances)
     repeated = sum(d.repeated_s for d in result.disturbances)
     rest = result.disturbed_s - result.undisturbed_s - down - repeated
