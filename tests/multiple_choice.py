@@ -24,8 +24,9 @@ from tsarch.data.rows import (
     no_column,
 )
 from tsarch.errors import Mistake
-from tsarch.records import Array, TokenizedSplit
+from tsarch.records import Array, FloatArray, IntArray, TokenizedSplit
 from tsarch.task_names import TASKS
+from tsarch.tasks.answers import Label
 from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.collect import Collector, WordCollector, label_probabilities
 
@@ -51,6 +52,12 @@ class Choice:
     def tags(self) -> list[str] | None:
         """The first word of a choice is labelled."""
         return None if self.answer is None else [tag for _, tag in self._tagged()]
+
+    @property
+    def firsts(self) -> IntArray:
+        """The first word of each choice."""
+        sizes = [len(self.question.split()), *(len(own.split()) + 1 for own in self.choices[:-1])]
+        return np.cumsum(sizes) + 1
 
     def _tagged(self) -> Iterable[tuple[str, str]]:
         for word in self.question.split():
@@ -138,13 +145,23 @@ class ChoiceTask(LabelTask):
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Share of the rows whose likeliest choice is the right one."""
         split.check_labels("measuring choices")
-        right = []
-        for start, stop in zip(split.sentence_offsets, split.sentence_offsets[1:]):
-            labels, scores = split.labels[start:stop], predicted[start:stop]
-            marks = labels != LABELS.index("O")
-            best = int(np.argmax(scores[marks]))
-            right.append(labels[marks][best] == LABELS.index("right"))
-        return {"accuracy": float(np.mean(right))}
+        chosen = [int(np.argmax(own)) for own in _of_choices(split, predicted)]
+        return {"accuracy": float(np.mean([c == r.answer for c, r in zip(chosen, split.rows)]))}
+
+    def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Label]]:
+        """The likeliest choice of every row."""
+        found = []
+        for row, own in zip(split.rows, _of_choices(split, scores[:, LABELS.index("right")])):
+            best = int(np.argmax(own))
+            every = dict(zip(row.choices, (own / own.sum()).tolist()))
+            found.append((Label(row.choices[best], every[row.choices[best]], every),))
+        return found
+
+
+def _of_choices(split: TokenizedSplit, scores: Array) -> list[Array]:
+    """The scores of each row's choices, from (num_words,) scores."""
+    starts = split.sentence_offsets.tolist()
+    return [scores[start + row.firsts] for start, row in zip(starts, split.rows)]
 
 
 COLUMNS, READER, TASK = ChoiceColumns, ChoiceReader, ChoiceTask

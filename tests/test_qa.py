@@ -51,6 +51,7 @@ from tsarch.rank.crew import Crew
 from tsarch.records import IGNORED, SPAN_END, SPAN_START, Predictions, TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, predict
 from tsarch.run.saved_run import evaluate_run
+from tsarch.tasks.answers import NoAnswer, SpanAnswer
 from tsarch.tasks.chinese import is_chinese
 from tsarch.tasks.qa import QaTask, word_bounds
 from tsarch.tasks.registry import make_task
@@ -458,8 +459,10 @@ def test_answers_are_pieces_of_the_passage_or_none(tmp_path):
     logits[8, 0] = logits[9, 1] = logits[half + 3, 0] = logits[half + 5, 1] = 4
     logits[half + 5, 1] = -4.5
     always, may_be_none = QaTask(["answer"]), QaTask(["answer", "no_answer"])
-    assert always.answers(split, logits) == ["in Rome", "born in 1950"]
-    assert may_be_none.answers(split, logits) == ["in Rome", ""]
+    rome, born = SpanAnswer(29, 36, "in Rome", 8.0), SpanAnswer(9, 21, "born in 1950", -0.5)
+    assert always.answers(split, logits) == [(rome,), (born,)]
+    assert may_be_none.answers(split, logits) == [(rome,), (NoAnswer(-0.5),)]
+    assert may_be_none.answers(split, np.full_like(logits, -np.inf)) == [(NoAnswer(-np.inf),)] * 2
     assert may_be_none.metrics(split, logits) == {
         "exact_match": 1.0,
         "f1": 1.0,

@@ -12,6 +12,7 @@ from tsarch.rank.crew import Crew
 from tsarch.rank.generate import chosen_contexts
 from tsarch.run.evaluate import Evaluation
 from tsarch.tasks.base import GenerativeTask, Task
+from tsarch.tasks.generative import spelled
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,9 @@ def with_texts(
     metrics = dict(evaluation.metrics)
     for mode in modes:
         tokens = crew.generate(split, mode, evaluation.joint_weight)
-        texts = tokenizer.batch_decode(
-            [tokens[context] for context in contexts], skip_special_tokens=True
-        )
+        texts = spelled([tokens[context] for context in contexts], tokenizer)
         for sample, text in zip(samples, texts, strict=True):
-            sample.generated[mode] = " ".join(text.split())
+            sample.generated[mode] = text
         references = [sample.references for sample in samples]
         scores = task.text_metrics([sample.generated[mode] for sample in samples], references)
         metrics[mode] = {**metrics[mode], **scores}

@@ -15,7 +15,7 @@ class Entity:
     stop: int
     """The word after its last."""
     text: str
-    """Its words, a space between them."""
+    """Its words, with spaces between them (`chinese.joined`)."""
     score: float
     """Mean probability of its words' tags, 0 to 1."""
 
@@ -38,9 +38,9 @@ class Relation:
     name: str
     """As the training data has it, one that means none (`Other`) too."""
     head: str
-    """Words of the first entity, a space between them."""
+    """The first entity's words, with spaces between them."""
     tail: str
-    """Words of the second."""
+    """The second's."""
     score: float
     """Probability, 0 to 1."""
     scores: dict[str, float]
@@ -65,7 +65,7 @@ class NoAnswer:
     """The passage doesn't answer the question."""
 
     score: float
-    """Log-odds of the best span against no answer."""
+    """Log-odds of the best span against no answer; −∞ where nothing was read."""
 
 
 @dataclass(frozen=True)

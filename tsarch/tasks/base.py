@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
-from tsarch.tasks.answers import Answer
+from tsarch.tasks.answers import Answer, GeneratedText
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from tsarch.losses.objective import Objective
     from tsarch.tasks.collect import Collector
 
@@ -61,8 +63,9 @@ class Task(Protocol):
         """Metrics of (num_words, …) of what the collector kept for a mode."""
 
 
-class Answering(Protocol):
-    """What every task but the generative ones does with the scores of one mode."""
+@runtime_checkable
+class AnsweringTask(Task, Protocol):
+    """A task whose answers are decoded from scores of words."""
 
     def score_collector(self, joint_weight: float) -> Collector:
         """As `Task.collector`, but keeps for each word what `answers` reads: (num_words, labels)
@@ -73,7 +76,7 @@ class Answering(Protocol):
         """Answers to every row of `split.rows`, from the (num_words, …) scores of one mode:
         entities in order, none or many; of all other tasks one answer a row.
 
-        `Task.metrics` decides by the same code. Labels aren't needed.
+        `Task.metrics` decides by the same code. Rows needn't have labels.
         """
 
 
@@ -83,6 +86,14 @@ class GenerativeTask(Task, Protocol):
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """Metrics of generated texts against one reference or more each."""
+
+    def text_answers(
+        self,
+        tokens: Sequence[Sequence[int]],
+        scores: Sequence[float],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> list[tuple[GeneratedText]]:
+        """The texts that generated tokens spell, with the scores of `Decoder.best_score`."""
 
 
 class LabelTask:
@@ -106,3 +117,9 @@ class LabelTask:
         from tsarch.tasks.collect import label_collector
 
         return label_collector(joint_weights)
+
+    def score_collector(self, joint_weight: float) -> Collector:
+        """(num_words, labels) probabilities."""
+        from tsarch.tasks.collect import probability_collector
+
+        return probability_collector(joint_weight)

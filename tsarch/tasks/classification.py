@@ -18,9 +18,10 @@ from tsarch.data.rows import (
     read_origin,
 )
 from tsarch.errors import Mistake
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import FloatArray, IntArray, TokenizedSplit
+from tsarch.tasks.answers import Label
 from tsarch.tasks.base import LabelTask, Metrics
-from tsarch.tasks.votes import row_votes
+from tsarch.tasks.votes import likeliest, row_probabilities, row_votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,15 @@ class ClassificationTask(LabelTask):
             "accuracy": float(accuracy_score(gold, guess)),
             "f1_macro": float(f1_score(gold, guess, average="macro", zero_division=0)),
         }
+
+    def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Label]]:
+        """The label of every text."""
+        votes = row_votes(split, likeliest(scores)).tolist()
+        found = []
+        for vote, own in zip(votes, row_probabilities(split, scores, self.labels), strict=True):
+            name = self.labels[vote]
+            found.append((Label(name, own[name], own),))
+        return found
 
 
 COLUMNS, READER, TASK = ClassificationColumns, ClassificationReader, ClassificationTask

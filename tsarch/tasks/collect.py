@@ -13,6 +13,7 @@ from torch import Tensor
 from tsarch.data.replica_arrays import WindowBatch
 from tsarch.losses.objective import VocabularyObjective
 from tsarch.records import FloatArray, IntArray, Predictions
+from tsarch.tasks.votes import likeliest
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,12 @@ class WordCollector:
 
 def label_collector(joint_weights: Sequence[float]) -> Collector:
     """Label ids; `joint` is the weighted mean of both probabilities."""
-    return WordCollector(joint_weights, label_probabilities, lambda scores: scores.argmax(-1))
+    return WordCollector(joint_weights, label_probabilities, likeliest)
+
+
+def probability_collector(joint_weight: float) -> Collector:
+    """Labels' probabilities, undecided; `joint` is the weighted mean of both models'."""
+    return WordCollector([joint_weight], label_probabilities, lambda scores: scores)
 
 
 def token_collector(joint_weights: Sequence[float]) -> Collector:

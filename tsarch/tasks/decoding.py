@@ -59,8 +59,16 @@ class Decoder:
     @property
     def best(self) -> list[int]:
         """The best finished text's tokens, without its end."""
+        return self._best()[1]
+
+    @property
+    def best_score(self) -> float:
+        """Its log-probability, divided by its length to the power of the length penalty."""
+        return self._best()[0]
+
+    def _best(self) -> tuple[float, list[int]]:
         assert self.is_done
-        return max(self._finished, key=lambda item: item[0])[1]
+        return max(self._finished, key=lambda item: item[0])
 
     def _allowed(self, log_probabilities: Tensor) -> Tensor:
         size = self.spec.no_repeat_ngram

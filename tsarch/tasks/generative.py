@@ -14,9 +14,12 @@ from tsarch.data.rows import Origin, Place, check_text, check_unicode, check_wor
 from tsarch.data.source_target import SourceTarget
 from tsarch.errors import Mistake
 from tsarch.records import Array, TokenizedSplit
+from tsarch.tasks.answers import GeneratedText
 from tsarch.tasks.base import Metrics, WindowChoice
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from tsarch.losses.objective import Objective
     from tsarch.tasks.collect import Collector
 
@@ -129,3 +132,19 @@ class TargetTask:
         included, each given the source and the true tokens before it."""
         split.check_labels("perplexity")
         return {"perplexity": float(np.exp(-predicted.astype(np.float64).mean()))}
+
+    def text_answers(
+        self,
+        tokens: Sequence[Sequence[int]],
+        scores: Sequence[float],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> list[tuple[GeneratedText]]:
+        """A text for every source."""
+        own = zip(spelled(tokens, tokenizer), scores, strict=True)
+        return [(GeneratedText(text, score),) for text, score in own]
+
+
+def spelled(tokens: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Texts of tokens, in one line each."""
+    texts = tokenizer.batch_decode([list(own) for own in tokens], skip_special_tokens=True)
+    return [" ".join(text.split()) for text in texts]

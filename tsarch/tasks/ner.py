@@ -21,8 +21,11 @@ from tsarch.data.rows import (
     shown,
 )
 from tsarch.errors import Mistake
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import FloatArray, IntArray, TokenizedSplit
+from tsarch.tasks.answers import Entity
 from tsarch.tasks.base import LabelTask, Metrics
+from tsarch.tasks.chinese import joined
+from tsarch.tasks.votes import likeliest
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +141,47 @@ class NerTask(LabelTask):
             "accuracy": float(accuracy_score(gold, guess)),
         }
 
+    def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Entity, ...]]:
+        """The entities of every sentence."""
+        tags = self._sentences(split, likeliest(scores))
+        best, starts = scores.max(-1), split.sentence_offsets.tolist()
+        found = []
+        for row, own, start in zip(split.rows, tags, starts):
+            found.append(
+                tuple(
+                    Entity(
+                        kind,
+                        first,
+                        stop,
+                        joined(row.words[first:stop]),
+                        float(best[start + first : start + stop].mean()),
+                    )
+                    for kind, first, stop in entities(own)
+                )
+            )
+        return found
+
     def _sentences(self, split: TokenizedSplit, label_ids: IntArray) -> list[list[str]]:
         tags = [self.labels[i] for i in label_ids.tolist()]
         bounds = split.sentence_offsets.tolist()
         return [tags[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+
+def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(type, first word, stop word) of the entities of IOB2 tags, by seqeval's strict rules: an I-
+    tag that doesn't go on with an entity of its type is outside."""
+    found: list[tuple[str, int, int]] = []
+    is_open = False
+    for word, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            found.append((tag[2:], word, word + 1))
+            is_open = True
+        elif is_open and tag == f"I-{found[-1][0]}":
+            kind, first, _ = found[-1]
+            found[-1] = (kind, first, word + 1)
+        else:
+            is_open = False
+    return found
 
 
 def iob1_to_iob2(tags: Sequence[str]) -> list[str]:

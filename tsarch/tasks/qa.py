@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -15,6 +16,7 @@ from tsarch.data.passages import Question, WordSpan
 from tsarch.data.rows import Origin, Place, check_text, check_unicode, found, from_json, no_column
 from tsarch.errors import Mistake
 from tsarch.records import Array, FloatArray, IntArray, Piece, TokenizedSplit
+from tsarch.tasks.answers import NoAnswer, SpanAnswer
 from tsarch.tasks.base import Metrics, WindowChoice
 from tsarch.tasks.chinese import is_chinese
 from tsarch.tasks.span_search import SpanWindows, best_spans, question_logits
@@ -150,7 +152,10 @@ class QaTask:
         """Exact match and F1; if the split has questions without an answer, also of both kinds
         apart, and the share of questions left without one."""
         split.check_labels("measuring answers")
-        texts = self.answers(split, predicted)
+        texts = [
+            answer.text if isinstance(answer, SpanAnswer) else ""
+            for (answer,) in self.answers(split, predicted)
+        ]
         questions: Sequence[Question] = split.rows
         scores = [
             score_answer(text, question.answers or (), is_chinese(question.passage))
@@ -166,19 +171,29 @@ class QaTask:
         metrics["no_answer_share"] = sum(not text for text in texts) / len(texts)
         return metrics
 
-    def answers(self, split: TokenizedSplit, predicted: Array) -> list[str]:
-        """Text of every question's answer, "" for none, from (num_words, 2) logits."""
-        parts = zip(split.rows, split.pieces, question_logits(split, predicted), strict=True)
-        return [self._answer(*own) for own in parts]
+    def score_collector(self, joint_weight: float) -> Collector:
+        """As `collector`: (num_words, 2) logits."""
+        return self.collector([joint_weight])
 
-    def _answer(self, question: Question, pieces: Sequence[Piece], logits: FloatArray) -> str:
+    def answers(
+        self, split: TokenizedSplit, scores: FloatArray
+    ) -> list[tuple[SpanAnswer | NoAnswer]]:
+        """The answer to every question, from (num_words, 2) logits of start and end."""
+        own = zip(split.rows, split.pieces, question_logits(split, scores), strict=True)
+        return [(self._answer(*each),) for each in own]
+
+    def _answer(
+        self, question: Question, pieces: Sequence[Piece], logits: FloatArray
+    ) -> SpanAnswer | NoAnswer:
         spans = best_spans(pieces, logits, 1)
-        if not spans or (self._may_be_none and spans[0].score <= 0):
-            return ""
-        _, piece, first, last = spans[0]
-        start = pieces[piece].first
-        bounds = question.bounds
-        return question.passage[bounds[start + first, 0] : bounds[start + last, 1]]
+        if not spans:
+            return NoAnswer(-math.inf)
+        score, piece, first, last = spans[0]
+        if self._may_be_none and score <= 0:
+            return NoAnswer(score)
+        words = question.bounds[pieces[piece].first :]
+        start, stop = int(words[first, 0]), int(words[last, 1])
+        return SpanAnswer(start, stop, question.passage[start:stop], score)
 
 
 def word_bounds(text: str) -> IntArray:

@@ -22,9 +22,11 @@ from tsarch.data.rows import (
     no_column,
 )
 from tsarch.errors import Mistake
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import FloatArray, IntArray, TokenizedSplit
+from tsarch.tasks.answers import Relation
 from tsarch.tasks.base import LabelTask, Metrics
-from tsarch.tasks.votes import row_votes
+from tsarch.tasks.chinese import joined
+from tsarch.tasks.votes import likeliest, row_probabilities, row_votes
 
 NO_RELATION = ("NA", "no_relation", "Other", "O")
 """Labels that mean "none of the relations" in the usual data sets."""
@@ -195,6 +197,17 @@ class RelationTask(LabelTask):
             "f1_micro": float(micro),
             "f1_macro": float(macro),
         }
+
+    def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Relation]]:
+        """How the entities of every row are related."""
+        votes = row_votes(split, likeliest(scores)).tolist()
+        own = zip(split.rows, votes, row_probabilities(split, scores, self.labels), strict=True)
+        return [(self._answer(*each),) for each in own]
+
+    def _answer(self, row: MarkedEntities, vote: int, scores: dict[str, float]) -> Relation:
+        name = self.labels[vote]
+        head, tail = (joined(row.tokens[start:stop]) for start, stop in (row.head, row.tail))
+        return Relation(name, head, tail, scores[name], scores)
 
 
 COLUMNS, READER, TASK = RelationColumns, RelationReader, RelationTask

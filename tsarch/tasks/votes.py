@@ -1,12 +1,29 @@
-"""The vote on the label of a row that has one."""
+"""From probabilities to labels: the likeliest of a word, and the vote on the label of a row."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import FloatArray, IntArray, TokenizedSplit
+
+
+def likeliest(probabilities: FloatArray) -> IntArray:
+    """(…, labels) → (…) label ids; of equally likely labels the first."""
+    ids: IntArray = probabilities.argmax(-1)
+    return ids
+
+
+def row_probabilities(
+    split: TokenizedSplit, probabilities: FloatArray, labels: Sequence[str]
+) -> list[dict[str, float]]:
+    """Label → mean of the (num_words, labels) probabilities at a row's places, for every row."""
+    starts = split.sentence_offsets[:-1]
+    sums = np.add.reduceat(probabilities.astype(np.float64), starts, axis=0)
+    means = sums / np.diff(split.sentence_offsets)[:, None]
+    return [dict(zip(labels, own, strict=True)) for own in means.tolist()]
 
 
 def row_votes(split: TokenizedSplit, predicted: IntArray) -> IntArray:
