@@ -1,1 +1,1 @@
-"""Ray, all of it: joining, placing ranks, watching them, saying who is to blame."""
+"""Ray, all of it: joining, tokens, placing ranks, watching nodes, going on with fewer."""

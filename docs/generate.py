@@ -258,7 +258,7 @@ def _table(files: list[Path]) -> str:
 def _docstring(path: Path) -> str:
     """The first paragraph of a file's docstring."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return _one_line(text.partition("\n\n")[0])
+    return _one_line(text.partition("\n\n")[0]).removesuffix(":")
 
 
 # ---- text

@@ -1,1 +1,1 @@
-"""A process's stages: running instructions, its part of checkpoints, what it says of itself."""
+"""Ranks and crews: running instructions, commands to ranks, diagnosing the ones that fail."""
