@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.suites.crews import Crews
-    from tsarch.config import Config
+    from tsarch.blueprint import Blueprint
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -59,9 +59,9 @@ def crews(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crews]:
 class _Lent:
     """Shared ranks for a run, which doesn't end them."""
 
-    def __init__(self, crews: Crews, config: Config) -> None:
-        self._crew = crews.get(config)
-        self.config = config
+    def __init__(self, crews: Crews, blueprint: Blueprint) -> None:
+        self._crew = crews.get(blueprint.config)
+        self.blueprint = blueprint
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._crew, name)
@@ -74,8 +74,8 @@ class _Lent:
 def lent_ranks(crews: Crews, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole runs (`run_training`) train on the shared ranks too."""
 
-    def gather(_address: str | None, config: Config, *_: Any) -> _Lent:
-        return _Lent(crews, config)
+    def gather(_address: str | None, _launch: Any, blueprint: Blueprint, *_: Any) -> _Lent:
+        return _Lent(crews, blueprint)
 
     monkeypatch.setattr("tsarch.launch.training.gather", gather)
 
