@@ -114,7 +114,13 @@ def test_heavy_libraries_stay_in_their_place(library, places):
 
 @pytest.mark.parametrize(
     "module",
-    ["tsarch.schedule.plan", "tsarch.topology", "tsarch.planning.balance", "tsarch.launch.cli"],
+    [
+        "tsarch.schedule.plan",
+        "tsarch.topology",
+        "tsarch.blueprint",
+        "tsarch.planning.balance",
+        "tsarch.launch.cli",
+    ],
 )
 def test_the_light_parts_import_no_torch_and_no_ray(module):
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'ray'}} & set(sys.modules)))"
