@@ -44,7 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _place(item: pytest.Item) -> tuple[Any, ...]:
     mark = item.get_closest_marker("replicas")
-    return (True,) if mark is None else (False, mark.args, "spoils" in mark.kwargs)
+    if mark is None:
+        return (True,)
+    return False, mark.kwargs.get("runner", ""), mark.args, "spoils" in mark.kwargs
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The equivalence test that every task has: three schedules on Ray against one process."""
+"""The equivalence test that every task has: three schedules on ranks against one process."""
 
 from __future__ import annotations
 

@@ -167,6 +167,6 @@ def _of_choices(split: TokenizedSplit, scores: Array) -> list[Array]:
 COLUMNS, READER, TASK = ChoiceColumns, ChoiceReader, ChoiceTask
 
 
-def register_on_rank(_worker: object) -> None:
-    """What the line in `tsarch/task_names.py` would do, in the process of a rank."""
+def register() -> None:
+    """What the line in `tsarch/task_names.py` would do."""
     TASKS["multiple_choice"] = __name__

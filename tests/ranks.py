@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 from collections.abc import Callable
 from typing import Any
 
+from tests.suites.forked import forked
 from tsarch.parallel.groups import Address, MeetingPoint
 
 TIMEOUT_S = 60.0
@@ -16,8 +16,7 @@ def run_ranks(
     function: Callable[..., Any], num_ranks: int, timeout_s: float = TIMEOUT_S
 ) -> list[Any]:
     """`function(rank, group)` on every rank; returns the results by rank."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.rank_imports"])  # imported once, not by every rank
+    context = forked()
     meeting_point = MeetingPoint("127.0.0.1")
     results = context.Queue()
     processes = [

@@ -340,7 +340,7 @@ def test_ranks_that_disagree_end_the_run_before_it_starts(tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.replicas(1, 1)
+@pytest.mark.replicas(1, 1, runner="ray")
 def test_ranks_that_agree_are_asked_once_and_for_the_time(tmp_path, crews, monkeypatch):
     config = tiny_config(tmp_path)
     crew = crews.get(config)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from safetensors.numpy import load_file
 
@@ -16,6 +15,7 @@ from tests.suites.crews import Crews
 from tests.suites.equivalence import Case, comparable
 from tsarch.errors import RunFailedError
 from tsarch.launch.training import run_training
+from tsarch.rank.process import RankProcess
 from tsarch.rank.rank import Rank
 from tsarch.stage.engine import spoiled_unless_finite
 from tsarch.stage.student_stage import StudentStage
@@ -116,22 +116,24 @@ def test_too_many_in_a_row_end_the_run_with_the_batch(tmp_path):
     assert [json.loads(line)["skipped"] for line in lines] == [0, 0, 2, 0, 0, 2, 2, 2]
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(3, 2, spoils=True)
 def test_all_ranks_leave_the_same_updates_out_at_every_zero_stage(tmp_path: Path, crews: Crews):
     base = tiny_config(tmp_path, schedule={"epochs": 2})
-    for number, stages in enumerate(((0, 1), (2, 3), (3, 2), (1, 0))):
+    crews.close()
+    for stages in ((0, 1), (2, 3), (3, 2), (1, 0)):
         config = comparable(base, Case("overlapped", "adamw", (3, 2), stages), 6)
-        crew = crews.get(config)
-        if number == 0:  # by value, so that actors need not import this file
-            for worker in crew._workers:
-                ray.get(worker.__ray_call__.remote(lambda _: _spoil_teacher_1()))
+        crew = crews.get(config, SpoiledProcess)
         table = StepTable(Topology.pair(3, 2))
         assert skipped(crew.train(0, 6), table) == [0, 0, 1, 2, 0, 0], stages
         stats = crew.stats()
         assert all(s.tied_max_abs_diff == 0.0 for s in stats[Stage.TEACHER])
 
 
-def _spoil_teacher_1() -> None:
-    spoil(TeacherStage, {3}, replica=1)
+class SpoiledProcess(RankProcess):
+    """A rank in whose process the second teacher's loss of step 3 is infinite."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        spoil(TeacherStage, {3}, replica=1)

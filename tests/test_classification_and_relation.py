@@ -226,7 +226,7 @@ def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path, task):
     assert all(0 <= value <= 1 for own in found.metrics.values() for value in own.values())
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "replicas"),

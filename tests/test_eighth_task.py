@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from tests.equal_losses import check_equal_losses
 from tests.helpers import read_task, tiny_config, tiny_raw, write_jsonl
-from tests.multiple_choice import register_on_rank
+from tests.multiple_choice import register
 from tests.suites.crews import Crews
 from tsarch.config import MODES, Config, DataConfig
 from tsarch.config_loading import config_schema, parse_config
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
+from tsarch.rank.process import RankProcess
 from tsarch.run.saved_run import evaluate_run
 from tsarch.task_names import TASKS
 
@@ -49,12 +49,20 @@ def choice_config(tmp_path: Path, **sections: Any) -> Config:
     )
 
 
-@pytest.mark.ray
+class ProcessThatKnowsTheTask(RankProcess):
+    """The process of a rank in which the line in `tsarch/task_names.py` stands."""
+
+    def __init__(self, *arguments: Any) -> None:
+        register()
+        super().__init__(*arguments)
+
+
+@pytest.mark.ranks
 @pytest.mark.slow
-@pytest.mark.replicas(1, 1)
+@pytest.mark.replicas(1, 1, spoils=True)
 def test_ranks_give_the_losses_of_one_process(tmp_path: Path, crews: Crews) -> None:
-    crew = crews.get(tiny_config(tmp_path))
-    ray.get([worker.__ray_call__.remote(register_on_rank) for worker in crew._workers])
+    crews.close()
+    crews.get(tiny_config(tmp_path, topology={"runner": "processes"}), ProcessThatKnowsTheTask)
     check_equal_losses(choice_config(tmp_path), (1, 1), crews)
 
 

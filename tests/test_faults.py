@@ -34,7 +34,7 @@ def train_with_faults(config: Path, run: Path, faults: list[dict[str, object]]) 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.replicas(1, 1)
+@pytest.mark.replicas(1, 1, runner="ray")
 @pytest.mark.usefixtures("lent_ranks")
 def test_a_run_comes_through_three_failures_as_if_nothing_had_been(tmp_path):
     raw = tiny_raw(

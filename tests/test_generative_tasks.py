@@ -167,7 +167,7 @@ def test_a_run_learns_and_shows_texts(tmp_path, task, model, student):
         assert again.metrics[mode] == pytest.approx(summary["after"][mode], abs=1e-9)
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "model", "replicas"),
@@ -181,14 +181,14 @@ def test_ranks_give_the_losses_of_one_process(tmp_path, crews, task, model, repl
     check_equal_losses(generative_config(tmp_path, task, model), replicas, crews, num_steps=4)
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(2, 1)
 def test_ranks_generate_what_one_process_generates(tmp_path, crews):
     sections = {"decoding": {"num_beams": 2}, "topology": {"teacher": SHARDED, "runner": "local"}}
     config = generative_config(tmp_path, "translation", "bart", **sections)
     run_training(config)
-    topology = config.topology.model_copy(update={"runner": "ray"})
+    topology = config.topology.model_copy(update={"runner": "processes"})
     one = local_crew(config)
     ranks = crews.get(config.model_copy(update={"topology": topology}))
     for crew in (one, ranks):
@@ -197,12 +197,12 @@ def test_ranks_generate_what_one_process_generates(tmp_path, crews):
         assert ranks.generate("test", mode, 0.5) == one.generate("test", mode, 0.5)
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(3, 2)
 @pytest.mark.usefixtures("lent_ranks")
-def test_the_texts_of_a_run_on_ray_are_those_of_one_process(tmp_path):
-    topology = {"teacher": THREE, "student": TWO, "cpus_per_rank": 0.25}
+def test_the_texts_of_a_run_on_ranks_are_those_of_one_process(tmp_path):
+    topology = {"runner": "processes", "teacher": THREE, "student": TWO, "cpus_per_rank": 0.25}
     sections = {"decoding": {"num_beams": 2}, "topology": topology}
     summary = run_training(generative_config(tmp_path, "translation", "gpt2", **sections))
     _, again = evaluate_run(tmp_path / "run", "test")

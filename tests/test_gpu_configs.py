@@ -74,6 +74,7 @@ def on_cpus(path: Path, folder: Path) -> Config:
     config = load_config(path)
     overrides = [
         "topology.device=cpu",
+        "topology.runner=processes",
         "topology.cpus_per_rank=0.5",
         "topology.threads=1",
         "topology.teacher.replicas=2",
@@ -94,7 +95,7 @@ def on_cpus(path: Path, folder: Path) -> Config:
     return load_config(path, overrides)
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(2, 1)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -48,7 +48,7 @@ def local_crew(config) -> LocalCrew:
     return local_crew(config)
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(2, 1)
 def test_losses_and_saved_weights_are_those_of_one_process(tmp_path, crews):

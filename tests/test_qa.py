@@ -521,14 +521,14 @@ def test_a_run_evaluates_again_from_its_folder(tmp_path):
     assert set(summary["num_cut_tokens"]) == {"train", "validation", "test"}
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(1, 2)
 def test_ranks_give_the_losses_of_one_process(tmp_path, crews):
     check_equal_losses(tiny_qa(tmp_path), (1, 2), crews)
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(3, 2)
 def test_evaluation_is_the_same_at_any_replica_count(tmp_path, crews):

@@ -1,4 +1,5 @@
-"""One process = any ranks: the same config's losses, step by step, local against Ray + DeepSpeed.
+"""One process = any ranks: the same config's losses, step by step, local against ranks with
+DeepSpeed.
 
 `make equivalence` runs every case on small models and real data (`configs/equivalence.yaml`, or
 `--config`); the tests a covering subset on tiny models. Dropout is off and arithmetic is fp32, so
@@ -32,6 +33,7 @@ from tsarch.telling.step_table import StepRecord, StepTable
 
 Schedule = Literal["sequential", "overlapped", "joint"]
 Optimizer = Literal["sgd", "adamw"]
+Runner = Literal["processes", "ray"]
 TOLERANCE: dict[Optimizer, float] = {"sgd": 1e-6, "adamw": 1e-5}
 PAIRS = ((1, 1), (2, 1), (1, 2), (3, 2), (2, 3))
 SCHEDULES: tuple[Schedule, ...] = ("sequential", "overlapped", "joint")
@@ -87,7 +89,7 @@ def covering_cases() -> list[Case]:
     return [*cases, Case("joint", "adamw", (2, 3), zero_stages[7 * 15 % 16])]
 
 
-def comparable(config: Config, case: Case, num_steps: int) -> Config:
+def comparable(config: Config, case: Case, num_steps: int, runner: Runner = "processes") -> Config:
     """`config` for a case: dropout off, fp32, CPU, a few steps."""
     quiet = {"dropout": 0.0, "attention_dropout": 0.0}
     rates = {}
@@ -96,7 +98,7 @@ def comparable(config: Config, case: Case, num_steps: int) -> Config:
         rates = dict.fromkeys(names, SGD_LEARNING_RATE)
     topology = config.topology.model_copy(
         update={
-            "runner": "ray",
+            "runner": runner,
             "device": "cpu",
             "cpus_per_rank": 0.5,
             "threads": 1,
@@ -158,13 +160,17 @@ def relative_difference(rows: Sequence[StepRecord], reference: Sequence[StepReco
 
 
 def run_cases(
-    config: Config, cases: Iterable[Case], num_steps: int, crews: Crews
+    config: Config,
+    cases: Iterable[Case],
+    num_steps: int,
+    crews: Crews,
+    runner: Runner = "processes",
 ) -> Iterator[Outcome]:
     """Compare all cases, those with the same replica counts on the same ranks."""
     references: dict[tuple[str, str], list[StepRecord]] = {}
     for case in sorted(cases, key=lambda case: case.replicas):
         started_s = time.perf_counter()
-        wanted = comparable(config, case, num_steps)
+        wanted = comparable(config, case, num_steps, runner)
         key = (case.schedule, case.optimizer)
         if key not in references:
             references[key] = local_rows(wanted, num_steps)
@@ -180,6 +186,7 @@ def main(
         "configs/equivalence.yaml"
     ),
     steps: Annotated[int, typer.Option(help="Steps of each case.")] = 10,
+    runner: Annotated[Runner, typer.Option(help="What the ranks are.")] = "processes",
     output: Annotated[Path, typer.Option(help="Folder of equivalence.json and .md.")] = Path(
         "tests/suites/results"
     ),
@@ -189,12 +196,14 @@ def main(
     A run that was ended goes on with the cases that are left.
     """
     loaded = load_config(config)
-    log = OutcomeLog(output / "equivalence.jsonl", config=loaded.model_dump(), steps=steps)
+    log = OutcomeLog(
+        output / "equivalence.jsonl", config=loaded.model_dump(), steps=[steps, runner]
+    )
     outcomes = [_outcome(row) for row in log.done]
     done = {outcome.case for outcome in outcomes}
     left = [case for case in all_cases() if case not in done]
     with tempfile.TemporaryDirectory() as logs, closing(Crews(Path(logs))) as crews:
-        for outcome in run_cases(loaded, left, steps, crews):
+        for outcome in run_cases(loaded, left, steps, crews, runner):
             outcomes.append(outcome)
             log.add(asdict(outcome))
             case = outcome.case

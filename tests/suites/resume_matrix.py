@@ -51,7 +51,7 @@ ZERO_STAGES = (0, 2, 3)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run trains: ranks on Ray, or (no replicas) one process."""
+    """Where a run trains: ranks, or (no replicas) one process."""
 
     replicas: tuple[int, int] | None
     zero_stage: int = 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
@@ -40,6 +41,7 @@ _CAUSE_TIMEOUT_S = 8.0
 """How long to look for the one to blame, when ranks have lost another one."""
 _ANSWER_TIMEOUT_S = 3.0
 _END_PATIENCE_S = 2.0
+_SPAWN = get_context("spawn")
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,10 @@ class _Question(NamedTuple):
     number: int
 
 
-def spawn(starts: Sequence[Start]) -> list[Member]:
+def spawn(
+    starts: Sequence[Start], context: SpawnContext | ForkServerContext = _SPAWN
+) -> list[Member]:
     """New processes of this one."""
-    context = get_context("spawn")
     members = []
     for start in starts:
         commands, their_commands = context.Pipe()

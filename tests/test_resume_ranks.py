@@ -1,4 +1,4 @@
-"""Checkpoints of ranks on Ray: the same ranks go on bitwise, others within the tolerances."""
+"""Checkpoints of ranks: the same ranks go on bitwise, others within the tolerances."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_suite_goes_on_where_it_was_ended(tmp_path: Path):
     assert OutcomeLog(tmp_path / "a" / "log.jsonl", steps=4).done == []
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(1, 2, 2, 1)
 def test_a_checkpoint_goes_on_in_other_places(tmp_path, crews):
@@ -82,7 +82,7 @@ def reported(reports: Iterable[list[TickReport]]) -> list[Any]:
     ]
 
 
-@pytest.mark.ray
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(2, 1)
 def test_the_same_ranks_go_on_bitwise_at_every_zero_stage(tmp_path, crews):
@@ -95,6 +95,7 @@ def test_the_same_ranks_go_on_bitwise_at_every_zero_stage(tmp_path, crews):
             schedule={"name": schedule, "epochs": 2, "micro_batches": 2},
             embedding={"shard_optimizer": shard},
             topology={
+                "runner": "processes",
                 "threads": 1,
                 "teacher": {"replicas": 2, "zero_stage": zero_stages[0]},
                 "student": {"zero_stage": zero_stages[1]},

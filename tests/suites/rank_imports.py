@@ -1,4 +1,4 @@
-"""What ranks of `tests.ranks` find imported when they start: it takes four seconds, once."""
+"""What processes find imported when they start: it takes each of them four seconds otherwise."""
 
 from __future__ import annotations
 
