@@ -9,6 +9,7 @@ import ray
 
 from tests.helpers import tiny_config
 from tests.suites.equivalence import Case, comparable, run_cases, train_rows
+from tsarch.blueprint import resolve
 from tsarch.errors import ReplicaDriftError, RunFailedError
 from tsarch.rank.api import RankApi
 
@@ -42,7 +43,7 @@ def test_drift_of_a_replica_ends_the_run_and_a_failed_rank_is_named(tmp_path, cr
         train_rows(crew, 6)
     # Of two replicas neither is in the majority: both are named.
     assert caught.value.ranks == ["teacher 0 (rank 0)", "student 0 (rank 1)"]
-    crew.build(config)
+    crew.build(resolve(config))
     pid = ray.get(crew._workers[1].__ray_call__.remote(lambda _: os.getpid()))
     os.kill(pid, 9)
     with pytest.raises(RunFailedError, match=r"student 0 \(rank 1\) on .* was killed"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import tiny_blueprint, tiny_config
+from tests.helpers import local_crew, tiny_blueprint, tiny_config
 from tests.ranks import run_ranks
 from tests.suites.equivalence import TOLERANCE, Case, comparable, relative_difference, train_rows
 from tsarch.rank.api import RankApi
@@ -42,7 +42,7 @@ def variant_config(tmp_path, schedule, optimizer, zero, teacher, student, *place
     return comparable(config, Case(schedule, optimizer, (2, 1), zero), 10)
 
 
-def local_crew(config) -> LocalCrew:
+def in_one_process(config) -> LocalCrew:
     topology = config.topology.model_copy(update={"runner": "local"})
     config = config.model_copy(update={"topology": topology})
     return local_crew(config)
@@ -54,7 +54,7 @@ def local_crew(config) -> LocalCrew:
 def test_losses_and_saved_weights_are_those_of_one_process(tmp_path, crews):
     for number, variant in enumerate(VARIANTS):
         config = variant_config(tmp_path, *variant)
-        one = local_crew(config)
+        one = in_one_process(config)
         reference = train_rows(one, 10)
         crew = crews.get(config)
         rows = train_rows(crew, 10)

@@ -18,6 +18,7 @@ from tests.suites.resume_matrix import (
     markdown,
     run_moves,
 )
+from tsarch.blueprint import resolve
 from tsarch.checkpoint.cut import Cut, Resume
 from tsarch.checkpoint.manifest import Manifest
 from tsarch.checkpoint.store import Store
@@ -114,7 +115,7 @@ def test_the_same_ranks_go_on_bitwise_at_every_zero_stage(tmp_path, crews):
         assert written is not None
         files = {name: entry for own in written for name, entry in own.files.items()}
         store.commit(Manifest(3, files))
-        crew.build(config)
+        crew.build(resolve(config))
         resume = Resume(Cut(store.url, 3), 3, same_ranks=True)
         rest = reported(crew.train(0, 6, resume))
         assert rest == [report for report in whole if report[0] >= 3], store.url
