@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ class Ranks(Crew):
     """Two ranks that note what they are told, and have it done when somebody waits for it."""
 
     def __init__(self, num_queued: int = 2) -> None:
-        super().__init__(None, Topology.pair(1, 1), Pace(num_queued, 1, 0.0))
+        super().__init__(SimpleNamespace(topology=Topology.pair(1, 1)), Pace(num_queued, 1, 0.0))
         self.done: list[str] = []
         self.most_queued = 0
         self.notices = [Draining("soon")]
