@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,13 +21,16 @@ from tests.fake_ranks import FakeRank
 from tests.helpers import ROOT, tiny_config, tiny_raw
 from tsarch.blueprint import resolve
 from tsarch.config import Config
+from tsarch.config_loading import load_config
 from tsarch.errors import RankFailedError, UserError
 from tsarch.launch.torchrun import check_number
+from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
 from tsarch.rank.api import RankApi
 from tsarch.rank.process_crew import ProcessCrew
 
 RANKS = {"runner": "processes", "device": "cpu", "threads": 1, "cpus_per_rank": 0.5}
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 
 
 @pytest.fixture
@@ -119,8 +125,8 @@ def test_there_must_be_room_and_as_many_processes_as_ranks(tmp_path):
 
 def torchrun(num_ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A run under torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(num_ranks), "-m", "tsarch.launch.torchrun", *arguments]
+    command = [*TORCHRUN, "--nproc-per-node", str(num_ranks), "-m", "tsarch.launch.torchrun"]
+    command += arguments
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
 
 
@@ -148,6 +154,16 @@ def raw_run(folder: Path, name: str, **topology: Any) -> dict[str, Any]:
     )
 
 
+@pytest.fixture(scope="module")
+def peaceful(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("processes")
+    summary = train(folder, "peaceful")
+    assert (summary["runner"], summary["restarts"], summary["steps"]) == ("processes", 0, 10)
+    assert summary["teacher"]["zero_stage"] == 0
+    return folder / "peaceful"
+
+
 def train(folder: Path, name: str, *more: str, **topology: Any) -> dict[str, Any]:
     """A whole run in a process of its own; its summary."""
     config = folder / f"{name}.yaml"
@@ -167,15 +183,57 @@ def results(run: Path) -> tuple[list[dict[str, float]], list[bytes]]:
     return losses, [p.read_bytes() for p in sorted((run / "model").glob("*.safetensors"))]
 
 
+@pytest.mark.ranks
 @pytest.mark.slow
-def test_a_run_comes_through_a_killed_rank_bitwise(tmp_path):
-    peaceful = train(tmp_path, "peaceful")
-    assert (peaceful["runner"], peaceful["restarts"]) == ("processes", 0)
-    assert peaceful["teacher"]["zero_stage"] == 0
-    fault = {"kind": "kill", "rank": 1, "step": 5, "marker": str(tmp_path / "kill")}
+def test_a_run_comes_through_a_killed_rank_bitwise(tmp_path, peaceful):
+    fault = {"kind": "kill", "rank": 1, "step": 8, "marker": str(tmp_path / "kill")}
     summary = train(tmp_path, "killed", json.dumps([fault]))
     assert summary["restarts"] == 1
     (failure,) = summary["failures"]
     assert "student 0 (rank 1) on 127.0.0.1 was killed by SIGKILL" in failure["cause"]
-    assert failure["resumed_at"] >= 3
-    assert results(tmp_path / "killed") == results(tmp_path / "peaceful")
+    assert failure["resumed_at"] >= 2
+    assert results(tmp_path / "killed") == results(peaceful)
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_the_same_under_torchrun_and_resumed_with_other_processes(tmp_path, peaceful):
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(raw_run(tmp_path, "run")), encoding="utf-8")
+    done = torchrun(2, str(config))
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "run"
+    assert json.loads((run / "summary.json").read_text())["runner"] == "processes"
+    assert results(run) == results(peaceful)
+    (run / "summary.json").unlink()
+    for checkpoint in (run / "checkpoints").iterdir():
+        if checkpoint.name != "step-3":
+            shutil.rmtree(checkpoint)
+    run_training(load_config(config), resume=True)
+    assert results(run) == results(peaceful)
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_a_run_under_torchrun_saves_when_it_is_told_to_end(tmp_path):
+    raw = raw_run(tmp_path, "run")
+    raw["schedule"]["epochs"] = 500  # longer than anybody waits
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    command = [*TORCHRUN, "--nproc-per-node", "2", "-m", "tsarch.launch.torchrun", str(config)]
+    rows = tmp_path / "run" / "metrics.jsonl"
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not rows.exists():
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        _, text = process.communicate(timeout=120)
+    assert "ended by SIGTERM, saved at step" in text
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_processes_train_as_ranks_on_ray_to_the_last_bit(tmp_path, peaceful):
+    summary = train(tmp_path, "ray", runner="ray")
+    assert summary["runner"] == "ray"
+    assert results(tmp_path / "ray") == results(peaceful)
