@@ -22,7 +22,10 @@ from tsarch.planning.memory import StageSize, States, activation_bytes, num_mome
 from tsarch.planning.memory import zero_states as states_of
 from tsarch.prepare import Prepared, prepare_data
 from tsarch.rank.local_crew import LocalCrew
+from tsarch.rank.rank import Rank
+from tsarch.rank.wiring import local_wiring
 from tsarch.stage.build import build_model, outline_model
+from tsarch.stage.engine import trained_parameters
 from tsarch.topology import STAGES, Stage
 
 PARAMETERS = 7_500_000_000
@@ -77,6 +80,21 @@ def test_parameters_are_counted_without_weights(tmp_path, sections):
         shapes = {n: (p.shape, p.requires_grad) for n, p in built.module.named_parameters()}
         assert {n: (p.shape, p.requires_grad) for n, p in outline.named_parameters()} == shapes
         assert all(p.is_meta for p in outline.parameters())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_of_a_model_with_adapters_only_what_trains_has_gradients(tmp_path, stage):
+    blueprint = tiny_blueprint(
+        tmp_path,
+        **{stage.name: {"lora": {"rank": 2}}},
+        topology={"runner": "local", "threads": 1},
+    )
+    data = prepare_data(blueprint)
+    parts = Rank(blueprint, data, local_wiring(blueprint)).parts
+    trained = sum(p.numel() for _, p in trained_parameters(parts.engines[stage].module))
+    states = rank_need(blueprint, stage, data).states
+    assert states.gradients == 4 * trained < states.weights / 5
+    assert states.weights == 4 * parts.num_parameters[stage.name]
 
 
 @pytest.fixture

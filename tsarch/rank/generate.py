@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,33 +22,18 @@ from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.rank.executor import LocalStages
+from tsarch.rank.generation_spec import GenerationSpec
 from tsarch.rank.text_batch import DONE, TextBatch
 from tsarch.records import IntArray, Texts, TokenizedSplit
 from tsarch.seeding import generator
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
-from tsarch.tasks.decoding import Decoder, DecodingSpec
+from tsarch.tasks.decoding import Decoder
 from tsarch.topology import Stage, Topology
 
 _NOTHING = Prompt(np.zeros(1, dtype=np.int64), 0)
 """Read beside the texts by every replica of a stage that has several: ZeRO 3 needs all of them to
 call the model equally often, also those that have no text left."""
-
-
-@dataclass(frozen=True)
-class GenerationSpec:
-    """What all texts of a run share."""
-
-    decoding: DecodingSpec
-    batch: int
-    """Texts at a time, over all replicas."""
-    use_cache: bool
-    student_max_tokens: int
-    teacher_width: int
-    """Of a teacher's hidden states."""
-    num_outputs: int
-    """Numbers that a head puts out a position."""
-    seed: int
 
 
 def chosen_contexts(split: TokenizedSplit, max_texts: int) -> list[int]:

@@ -14,7 +14,8 @@ from tsarch.model_folder import load_table, load_weights, save_table, save_weigh
 from tsarch.prepare import Prepared
 from tsarch.rank.building import build_parts
 from tsarch.rank.evaluation import Evaluation
-from tsarch.rank.generation import generate
+from tsarch.rank.generate import Generator, chosen_contexts
+from tsarch.rank.generation_spec import GenerationSpec
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.training import Training
 from tsarch.rank.wiring import Wiring
@@ -65,16 +66,23 @@ class Rank:
         return self._evaluation.evaluate(split, joint_weights, windows)
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
-        """See `rank.generation.generate` (all ranks call it)."""
-        return generate(
-            self._blueprint,
-            self._prepared,
-            self._wiring,
-            self.parts,
-            split,
+        """Generate the targets of a split (at most `decoding.max_texts`) as `mode` predicts them;
+        all ranks call it, those with a student give their texts."""
+        parts, end_token = self.parts, self._prepared.end_token
+        assert end_token is not None
+        parts.train(False)
+        generator = Generator(
+            parts.stages,
+            parts.link,
+            parts.tied,
+            self._wiring.tied_group,
+            self._wiring.topology,
+            GenerationSpec.of(self._blueprint, end_token, parts.num_outputs),
             mode,
             joint_weight,
         )
+        own = self._prepared.splits[split]
+        return generator.run(own, chosen_contexts(own, self._blueprint.decoding.max_texts))
 
     def check_replicas(self, step: int) -> None:
         """Every replica of the tied embedding must be bitwise equal (all ranks call it)."""
