@@ -162,7 +162,7 @@ def log_likelihood(
     """Of the last of some target tokens, as the evaluation sees it."""
     split = prepared.splits["test"]
     (prompt,) = prompts_of(split, [context])
-    frame = SourceTargetLayout(packing_spec(config), keep_last=False).frame
+    frame = SourceTargetLayout(packing_spec(resolve(config)), keep_last=False).frame
     row = SourceTargetTokens([prompt.token_ids[:-1].tolist()], tokens)
     own = pack_targets([row], frame)
     replaced = replace(prepared, splits={**prepared.splits, "test": own})

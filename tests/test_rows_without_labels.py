@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers import QUICKSTART_MODEL, packing_spec, tiny_config, write_jsonl
+from tests.helpers import QUICKSTART_MODEL, packing_spec, tiny_blueprint, write_jsonl
 from tsarch.config import DataConfig
 from tsarch.data.corpus import read_file, read_rows, read_splits
 from tsarch.data.row_tokens import RowTokenizer
@@ -115,9 +115,9 @@ def test_metrics_and_training_refuse_them(tmp_path: Path, task: str) -> None:
     refused = "needs labels, which these rows don't have"
     with pytest.raises(UserError, match=refused):
         make_task(task, labels).metrics(split, np.zeros((split.num_words, 2)))
-    config = tiny_config(tmp_path)
+    blueprint = tiny_blueprint(tmp_path)
     with pytest.raises(UserError, match=refused):
-        training_feed(config, split, batch_plan(config, split), Topology.pair(1, 1))
+        training_feed(blueprint, split, batch_plan(blueprint, split), Topology.pair(1, 1))
     partly = replace(split, labels=np.array([0] * (split.num_words - 1) + [IGNORED]))
     with pytest.raises(UserError, match=refused):
         partly.check_labels("this")
