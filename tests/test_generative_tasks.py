@@ -244,9 +244,9 @@ def test_models_that_cannot_generate_are_refused(tmp_path, model, sections, what
 
 @pytest.mark.parametrize("model", ["gpt2", "llama", "t5", "bart"])
 def test_models_that_can_generate_are_taken(tmp_path, model):
-    check_run(generative_config(tmp_path, "translation", model), own_ray=True)
+    check_run(resolve(generative_config(tmp_path, "translation", model)), own_ray=True)
     bert = {"teacher": {"config": {**BERT, "is_decoder": True}}, "student": {"layers": [0, 1]}}
-    check_run(generative_config(tmp_path, "translation", "gpt2", **bert), own_ray=True)
+    check_run(resolve(generative_config(tmp_path, "translation", "gpt2", **bert)), own_ray=True)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])

@@ -160,3 +160,16 @@ def test_splits_without_labels_have_none_to_learn(tmp_path: Path) -> None:
     corpus = read_splits(data, row_reader("classification", data, labelled=False))
     assert corpus.labels == ()
     assert corpus.notes == ()
+
+
+@pytest.mark.parametrize("task", GIVEN)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_rows_that_moved_are_still_the_same(tmp_path: Path, task: str, labelled: bool) -> None:
+    """Runs that go on compare what `repr` says of rows; where they stand may have changed."""
+    said = []
+    for name in ("a.jsonl", "b.jsonl"):
+        path = write_jsonl(tmp_path / name, [GIVEN[task] | LABELS[task]])
+        data = DataConfig()
+        said.append(repr(read_file(str(path), data, row_reader(task, data, labelled))))
+    assert said[0] == said[1]
+    assert str(tmp_path) not in said[0]
