@@ -82,6 +82,14 @@ def lent_ranks(crews: Crews, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tsarch.launch.training.gather", gather)
 
 
+@pytest.fixture
+def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain processes of runs (`topology.runner: processes`) start in half a second."""
+    from tests.suites.forked import forked
+
+    monkeypatch.setattr("tsarch.rank.process_crew._SPAWN", forked())
+
+
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """End shared ranks after the last test that wants them."""
     mark = item.get_closest_marker("replicas")

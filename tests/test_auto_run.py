@@ -1,4 +1,4 @@
-"""A run with `topology: auto` on Ray: measured, placed anew, and the same as without `auto`."""
+"""A run with `topology: auto` on ranks: measured, placed anew, and the same as without `auto`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import ray
 from tests.helpers import tiny_raw
 from tsarch.config_loading import load_config, parse_config
 from tsarch.launch.training import run_training
-
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STAGES = ("teacher", "student")
 
@@ -39,8 +37,11 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 def test_threads_of_a_cpu_and_weights_as_if_nothing_had_been_measured(tmp_path, capsys):
-    summary, config = run_auto(tmp_path, topology={"auto": True})
+    summary, config = run_auto(tmp_path, topology={"auto": True, "runner": "processes"})
     balance = summary["balance"]
     assert balance["unit"] == "threads"
     threads = [getattr(config.topology, stage).threads for stage in STAGES]
@@ -60,6 +61,8 @@ def test_threads_of_a_cpu_and_weights_as_if_nothing_had_been_measured(tmp_path, 
     assert metrics(tmp_path / "again") == metrics(tmp_path / "run")
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_replicas_of_a_teacher_that_has_most_of_the_work(tmp_path):
     """Four devices of half a core each: at least as many teachers as students."""
     raw = tiny_raw(tmp_path)

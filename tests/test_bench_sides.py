@@ -197,7 +197,7 @@ def run_script(module: str, config: Path, folder: Path, steps: int, warm_up: int
     return read_runs(output)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_trainer_runs(tmp_path):
     (run,) = run_script("benchmarks.peer_trainer", tiny_job(tmp_path), tmp_path, 2, 1)
     assert run.num_tokens > 0
@@ -205,7 +205,7 @@ def test_trainer_runs(tmp_path):
     assert 0 <= run.padded_share < 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.ranks
 def test_accelerate_runs_on_both_shares_of_a_batch(tmp_path):
     path = tiny_job(tmp_path)
@@ -215,7 +215,7 @@ def test_accelerate_runs_on_both_shares_of_a_batch(tmp_path):
     assert run.num_tokens == sum(wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.ranks
 def test_deepspeeds_pipeline_has_the_losses_of_joint(tmp_path):
     path = tiny_job(

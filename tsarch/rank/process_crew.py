@@ -83,9 +83,10 @@ class _Question(NamedTuple):
 
 
 def spawn(
-    starts: Sequence[Start], context: SpawnContext | ForkServerContext = _SPAWN
+    starts: Sequence[Start], context: SpawnContext | ForkServerContext | None = None
 ) -> list[Member]:
-    """New processes of this one."""
+    """New processes of this one; `context`: where they come from."""
+    context = context or _SPAWN
     members = []
     for start in starts:
         commands, their_commands = context.Pipe()
