@@ -250,7 +250,14 @@ def test_an_installed_package_is_found_where_the_wheel_put_it(environment, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    "runner",
+    [
+        "local",
+        pytest.param("processes", marks=pytest.mark.ranks),
+        pytest.param("ray", marks=pytest.mark.ray),
+    ],
+)
 def test_an_installed_tsarch_trains_a_config_of_the_users_own(runner, environment, tmp_path):
     config = write_config(tmp_path, runner)
     done = subprocess.run(
@@ -268,4 +275,4 @@ def test_an_installed_tsarch_trains_a_config_of_the_users_own(runner, environmen
     assert summary["steps"] > 0
     assert summary["after"]["joint"]["f1"] >= 0.0
     assert (tmp_path / "my-run" / "report.html").stat().st_size > 10_000
-    assert (tmp_path / "my-run" / "logs").exists() == (runner == "ray")
+    assert (tmp_path / "my-run" / "logs").exists() == (runner != "local")
