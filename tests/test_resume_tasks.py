@@ -16,7 +16,11 @@ from tests.test_resume import assert_same
 from tsarch.config import Config
 from tsarch.launch.training import run_training
 
-SCHEDULES = ("sequential", "overlapped", "joint")
+SCHEDULES = (
+    pytest.param("sequential", marks=pytest.mark.slow),
+    "overlapped",  # a batch is in flight
+    pytest.param("joint", marks=pytest.mark.slow),
+)
 
 
 def config_of(folder: Path, task: str, schedule: str) -> Config:
