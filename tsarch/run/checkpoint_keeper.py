@@ -20,6 +20,7 @@ from tsarch.checkpoint.store import Store
 from tsarch.config import CheckpointConfig
 from tsarch.errors import one_line
 from tsarch.rank.crew import Crew
+from tsarch.rank.pacer import CutRules
 
 
 @dataclass
@@ -195,6 +196,11 @@ class CheckpointKeeper:
                 continue  # damaged: left for a person to look at
         for step in superseded(scores, self._config.keep_last, self._config.keep_best):
             self._store.delete(step)
+
+
+def cut_rules(url: str, config: CheckpointConfig) -> CutRules:
+    """When checkpoints are due, and where they go."""
+    return CutRules(url, config.every_steps, config.every_s, config.at_epochs)
 
 
 def _write_text(text: str, path: Path) -> None:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import cast
 
 from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Resume
-from tsarch.checkpoint.driver_state import DriverState
 from tsarch.checkpoint.store import Store
 from tsarch.clock import now_s
-from tsarch.config import Mode
 from tsarch.config_loading import dump_config
+from tsarch.data.loader import BatchPlan
 from tsarch.errors import InterruptedRunError
 from tsarch.feeds import batch_plan, num_training_steps
 from tsarch.model_folder import TaskFile, replace_folder, save_description
@@ -23,17 +21,17 @@ from tsarch.planning.balance import Proposal
 from tsarch.prepare import Prepared
 from tsarch.rank.api import RankApi
 from tsarch.rank.crew import Crew, CutTaken, Draining, Event, Reports, drive
-from tsarch.rank.pacer import CutRules, Pacer, Situation, TakeCut
+from tsarch.rank.pacer import Pacer, Situation
 from tsarch.records import TickReport
 from tsarch.run.bad_batch import save_bad_batch
-from tsarch.run.checkpoint_keeper import CheckpointKeeper
+from tsarch.run.checkpoint_keeper import CheckpointKeeper, cut_rules
 from tsarch.run.evaluate import Evaluation
 from tsarch.run.examiner import Examiner
 from tsarch.run.interrupt import Interrupt
+from tsarch.run.ledger import Ledger
 from tsarch.run.number_guard import NumberGuard
 from tsarch.run.restarts import History
-from tsarch.run.resume import ResumePoint, data_fingerprint, ranks_record
-from tsarch.run.selection import Selection
+from tsarch.run.resume import ResumePoint
 from tsarch.run.summary import (
     RunSummary,
     Work,
@@ -41,10 +39,9 @@ from tsarch.run.summary import (
     stage_summary,
     tied_max_abs_diff,
 )
-from tsarch.tasks.base import Metrics
 from tsarch.tasks.registry import make_task
 from tsarch.telling.run_folder import RunFolder
-from tsarch.telling.step_table import StepTable, show_metric
+from tsarch.telling.step_table import show_metric
 from tsarch.telling.terminal import LiveNumbers, Reporter
 from tsarch.telling.trackers import Trackers
 from tsarch.topology import STAGES, Stage
@@ -75,27 +72,19 @@ class Trainer:
         self._prepared = prepared
         self._crew = crew
         self._folder = folder
-        self._trackers = trackers
         self._reporter = reporter
         self._proposal = proposal
         self._point = point
-        self._history = history or History()
-        self._data = data_fingerprint(prepared)
         self._task = make_task(blueprint.task.name, prepared.labels)
         self._examiner = Examiner(blueprint, prepared, self._task, crew)
-        self._selection = Selection(
-            self._task, blueprint.evaluation.monitor, blueprint.evaluation.patience
-        )
         plan = batch_plan(blueprint, prepared.splits["train"])
-        num_steps = num_training_steps(blueprint, plan)
-        bounds = zip(plan.epoch_starts, plan.epoch_starts[1:])
-        self._epochs = [(a, min(b, num_steps)) for a, b in bounds if a < num_steps]
-        """(first step, stop) of every epoch, up to the run's last step."""
-        self._num_steps = num_steps
-        self._steps = StepTable(crew.topology)
+        self._num_steps = num_training_steps(blueprint, plan)
+        self._epochs = _epochs(plan, self._num_steps)
+        self._ledger = Ledger(
+            blueprint, crew.topology, prepared, self._task, trackers, history or History()
+        )
         save_batch = partial(save_bad_batch, folder.bad_batches, blueprint, prepared, plan)
         self._guard = NumberGuard(blueprint.failure.max_bad_steps, save_batch, reporter.say)
-        self._before: dict[Mode, Metrics] | None = None
         self._interrupt = Interrupt(reporter.say)
         self._keeper = CheckpointKeeper(
             blueprint.checkpoint,
@@ -106,15 +95,10 @@ class Trainer:
             reporter.say,
             None if point is None else point.step,
         )
-        rules = CutRules(
-            store.url,
-            blueprint.checkpoint.every_steps,
-            blueprint.checkpoint.every_s,
-            blueprint.checkpoint.at_epochs,
-        )
-        self._pacer = Pacer(crew.pace, rules, time.monotonic())
+        self._pacer = Pacer(crew.pace, cut_rules(store.url, blueprint.checkpoint), time.monotonic())
         if point is not None:
-            self._restore(point)
+            self._ledger.restore(point)
+            self._pacer.resumed_at(point.step)
 
     def run(self) -> RunSummary:
         """Train; returns what `summary.json` holds.
@@ -125,7 +109,7 @@ class Trainer:
         """
         if self._point is None and self._blueprint.evaluation.before:
             self._reporter.say("measuring the test split before training")
-            self._before = self._test(0.5, "before")[0].metrics
+            self._ledger.before = self._test(0.5, "before")[0].metrics
         try:
             with self._interrupt, self._reporter.training(self._num_steps):
                 self._train_epochs()
@@ -143,8 +127,8 @@ class Trainer:
             resume = self._point.resume(self._blueprint)
             first = self._point.progress.epoch + self._point.progress.epoch_done
         for epoch, (start, stop) in list(enumerate(self._epochs))[first:]:
-            if self._selection.patience_is_over:
-                number = self._selection.num_worse
+            if self._ledger.selection.patience_is_over:
+                number = self._ledger.selection.num_worse
                 self._reporter.say(f"no better result in {number} validations: stop")
                 break
             self._train(epoch, start, stop, resume)
@@ -159,7 +143,7 @@ class Trainer:
                 self._end_early()
 
     def _train(self, epoch: int, start: int, stop: int, resume: Resume | None) -> None:
-        self._steps.start_span(now_s())
+        self._ledger.start_span(now_s())
         first = start if resume is None else resume.tick
         self._pacer.begin(epoch, first, stop, self._crew.begin(start, stop, resume))
         for event in drive(self._crew, self._pacer, self._look, self._keeper.begin):
@@ -201,68 +185,33 @@ class Trainer:
                 self._note(event.reports)
                 self._keeper.tend()
             case CutTaken(taken, stalls):
-                self._keeper.taken(taken.cut, stalls, self._state(taken), score)
+                self._keeper.taken(taken.cut, stalls, self._ledger.state(taken), score)
             case Draining(reason):
                 self._reporter.say(f"{reason}: saving a checkpoint")
                 self._pacer.cut_soon()
 
     def _note(self, reports: list[TickReport]) -> None:
         """Tell of the ticks, and of the steps that are complete now."""
-        epoch, totals, topology = self._pacer.epoch, self._steps.totals, self._crew.topology
-        self._trackers.ticks(reports, epoch)
-        for row in self._steps.add(reports, epoch):
-            self._trackers.step(row)
-            self._history.trained(int(row["step"] or 0))
+        totals, topology = self._ledger.totals, self._crew.topology
+        for row in self._ledger.add(reports, self._pacer.epoch):
             shares = {s.name: totals.busy_share(s, topology) for s in STAGES}
             numbers = LiveNumbers(row, totals.tokens_per_s, shares)
             self._reporter.step(numbers, totals.steps, self._num_steps)
             self._guard.check(row, totals.bad_in_a_row)
 
-    def _state(self, place: TakeCut) -> DriverState:
-        """What a checkpoint needs to know of the driver."""
-        return DriverState(
-            epoch=place.epoch,
-            tick=place.cut.step,
-            epoch_done=place.epoch_done,
-            ranks=ranks_record(self._blueprint),
-            data=self._data,
-            before=cast(dict[str, Metrics] | None, self._before),
-            best=self._selection.record(),
-            table=self._steps.state(),
-            num_rows=self._steps.totals.steps,
-            num_evaluations=self._trackers.num_evaluations,
-            wall_s=self._history.wall_s,
-            resumes=self._num_resumes,
-        )
-
-    def _restore(self, point: ResumePoint) -> None:
-        """Know what the driver knew."""
-        progress = point.progress
-        self._before = cast(dict[Mode, Metrics] | None, progress.before)
-        self._selection.restore(progress.best)
-        ranks = progress.ranks
-        replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
-        self._steps.restore(progress.table, replicas)
-        self._history.resumed(progress.wall_s)
-        self._pacer.resumed_at(point.step)
-
-    @property
-    def _num_resumes(self) -> int:
-        return 0 if self._point is None else self._point.progress.resumes + 1
-
     def _test(self, joint_weight: float, when: str) -> tuple[Evaluation, list[dict[str, str]]]:
         """Metrics of the test split, and generated texts of it."""
         evaluation, samples = self._examiner.test(joint_weight)
         texts = [sample.as_json() for sample in samples]
-        self._trackers.evaluation("test", self._steps.totals.steps, evaluation.metrics)
-        self._trackers.texts(when, texts)
+        self._ledger.trackers.evaluation("test", self._ledger.totals.steps, evaluation.metrics)
+        self._ledger.trackers.texts(when, texts)
         return evaluation, texts
 
     def _validate(self, epoch: int, step: int) -> float:
         """Measure the validation split and keep the weights if they are the best; the score."""
         evaluation = self._examiner.validate()
-        self._trackers.evaluation("validation", step, evaluation.metrics)
-        better = self._selection.offer(evaluation, epoch + 1)
+        self._ledger.trackers.evaluation("validation", step, evaluation.metrics)
+        better = self._ledger.selection.offer(evaluation, epoch + 1)
         name = self._task.main_metric
         found = evaluation.metrics.items()
         values = " · ".join(f"{mode} {show_metric(m[name])}" for mode, m in found)
@@ -270,7 +219,7 @@ class Trainer:
         self._reporter.say(f"epoch {epoch + 1}: validation {name} {values}{kept}")
         if better:
             self._keep(evaluation.joint_weight)
-        return self._selection.score(evaluation)
+        return self._ledger.selection.score(evaluation)
 
     def _keep(self, joint_weight: float) -> None:
         """Write the weights aside, then put them in the place of `model/`."""
@@ -283,11 +232,11 @@ class Trainer:
 
     def _summarize(self) -> RunSummary:
         """Measure the test split with the best weights, and put all together."""
-        stats, best = self._crew.stats(), self._selection.best
+        stats, best = self._crew.stats(), self._ledger.selection.best
         self._reporter.say(f"measuring the test split with the weights of epoch {best.epoch}")
         self._crew.ask(RankApi.load, self._folder.model)
         after, texts = self._test(best.evaluation.joint_weight, "after")
-        blueprint, topology, totals = self._blueprint, self._crew.topology, self._steps.totals
+        blueprint, topology, ledger = self._blueprint, self._crew.topology, self._ledger
         one_process = blueprint.runner.is_one_process
         teacher, student = (
             stage_summary(blueprint.stages[stage], topology, one_process, stats[stage])
@@ -303,20 +252,26 @@ class Trainer:
             embedding_parameters=stats[Stage.TEACHER][0].stage_parameters["embedding"],
             main_metric=self._task.main_metric,
             lower_is_better=self._task.lower_is_better,
-            before=self._before,
+            before=ledger.before,
             after=after.metrics,
             validation=best.evaluation.metrics,
             best_epoch=best.epoch,
             joint_weight=after.joint_weight,
-            work=Work.of(totals, topology, self._history.wall_s),
+            work=Work.of(ledger.totals, topology, ledger.history.wall_s),
             tied_max_abs_diff=tied_max_abs_diff(stats),
             peak_memory_bytes=peak_memory_bytes(stats),
             num_cut_tokens={name: split.num_cut_tokens for name, split in splits},
             balance=None if self._proposal is None else self._proposal.as_json(),
             samples=texts[:_NUM_SAMPLES],
-            bad_steps=totals.bad_steps,
+            bad_steps=ledger.totals.bad_steps,
             checkpoints=self._keeper.costs.summary(),
-            resumes=self._num_resumes,
-            restarts=len(self._history.restarts),
-            failures=self._history.as_json(),
+            resumes=ledger.num_resumes,
+            restarts=len(ledger.history.restarts),
+            failures=ledger.history.as_json(),
         )
+
+
+def _epochs(plan: BatchPlan, num_steps: int) -> list[tuple[int, int]]:
+    """(first step, stop) of every epoch, up to the run's last step."""
+    bounds = zip(plan.epoch_starts, plan.epoch_starts[1:])
+    return [(a, min(b, num_steps)) for a, b in bounds if a < num_steps]

@@ -1,0 +1,186 @@
+"""The parts of the run loop: the best weights, bad numbers, the summary, who is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tsarch.config import MODES
+from tsarch.errors import RunFailedError
+from tsarch.run.evaluate import Evaluation
+from tsarch.run.number_guard import NumberGuard
+from tsarch.run.selection import Selection
+from tsarch.run.summary import RunSummary, StageSummary, Work
+from tsarch.tasks.registry import make_task
+from tsarch.telling.step_table import Totals
+from tsarch.telling.trackers import Trackers
+from tsarch.topology import Topology
+
+KEYS = [
+    "task",
+    "schedule",
+    "runner",
+    "teacher",
+    "student",
+    "embedding_parameters",
+    "main_metric",
+    "lower_is_better",
+    "before",
+    "after",
+    "validation",
+    "best_epoch",
+    "joint_weight",
+    "steps",
+    "tokens",
+    "wall_s",
+    "train_s",
+    "pipeline_s",
+    "tokens_per_s",
+    "stage_busy_s",
+    "stage_busy_share",
+    "bubble_fraction",
+    "link_bytes_per_step",
+    "tied_bytes_per_step",
+    "link_s_per_step",
+    "link_wait_s_per_step",
+    "tied_s_per_step",
+    "tied_wait_s_per_step",
+    "tied_max_abs_diff",
+    "peak_memory_bytes",
+    "num_cut_tokens",
+    "balance",
+    "samples",
+    "bad_steps",
+    "checkpoints",
+    "resumes",
+    "restarts",
+    "failures",
+]
+"""Of `summary.json`, in their order: others read it."""
+
+
+def validation(f1: float) -> Evaluation:
+    return Evaluation({mode: {"f1": f1} for mode in MODES}, 0.5)
+
+
+def selection(patience: int | None) -> Selection:
+    return Selection(make_task("ner", ["O", "B-PER", "I-PER"]), "joint", patience)
+
+
+def test_the_first_of_the_best_is_kept_and_patience_ends():
+    own = selection(2)
+    assert own.record() is None
+    assert [own.offer(validation(f1), epoch) for epoch, f1 in enumerate((0.1, 0.3, 0.3), 1)] == [
+        True,
+        True,
+        False,
+    ]
+    assert own.best.epoch == 2
+    assert not own.patience_is_over
+    assert not own.offer(validation(0.2), 4)
+    assert own.patience_is_over
+    assert own.offer(validation(0.4), 5)
+    assert not own.patience_is_over
+
+
+def test_a_selection_goes_on_from_its_record():
+    own, again = selection(2), selection(2)
+    for epoch, f1 in enumerate((0.3, 0.1), 1):
+        own.offer(validation(f1), epoch)
+    again.restore(own.record())
+    assert again.best == own.best
+    assert (again.num_worse, own.num_worse) == (1, 1)
+    assert not again.offer(validation(0.3), 3)
+    assert again.patience_is_over
+
+
+def test_bad_numbers_are_told_once_and_end_the_run_with_the_batch(tmp_path: Path):
+    said: list[str] = []
+    saved: list[Any] = []
+
+    def save(step: int, rows: list[Any]) -> Path:
+        saved.append((step, [row["step"] for row in rows]))
+        return tmp_path / "batch"
+
+    guard = NumberGuard(2, save, said.append)
+    for step, num_bad in ((3, 1), (4, 0), (5, 1), (6, 2)):
+        guard.check({"step": step}, num_bad)
+    assert [line.partition(":")[2][:8] for line in said] == [" step 3:", " step 5:"]
+    with pytest.raises(RunFailedError, match=r"in 3 steps in a row, from step 5 on .*: 2\)"):
+        guard.check({"step": 7}, 3)
+    assert saved == [(5, [5, 6, 7])]
+
+
+def test_the_summary_has_the_keys_that_others_read():
+    stage = StageSummary("bert", 3, 1, None)
+    totals = Totals(steps=4, tokens=8, train_s=2.0, link_bytes=40)
+    metrics = {"joint": {"f1": 0.5}}
+    summary = RunSummary(
+        task="ner",
+        schedule="overlapped",
+        runner="local",
+        teacher=stage,
+        student=stage,
+        embedding_parameters=5,
+        main_metric="f1",
+        lower_is_better=False,
+        before=None,
+        after=metrics,
+        validation=metrics,
+        best_epoch=1,
+        joint_weight=0.5,
+        work=Work.of(totals, Topology.pair(1, 1), 9.0),
+        tied_max_abs_diff=0.0,
+        peak_memory_bytes={"teacher": 1, "student": 1},
+        num_cut_tokens={"test": 0},
+        balance=None,
+        samples=[],
+        bad_steps=0,
+        checkpoints={},
+        resumes=0,
+        restarts=0,
+        failures=[],
+    )
+    row = json.loads(json.dumps(summary.as_json()))
+    assert list(row) == KEYS
+    assert row["teacher"] == {
+        "model": "bert",
+        "parameters": 3,
+        "replicas": 1,
+        "zero_stage": None,
+    }
+    assert (row["tokens_per_s"], row["link_bytes_per_step"], row["wall_s"]) == (4.0, 10.0, 9.0)
+
+
+class Noting:
+    """A tracker that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: self.told.append((name, *arguments))
+
+
+def test_all_trackers_are_told_and_closed_whatever_happens():
+    both = Noting(), Noting()
+    trackers = Trackers(both)
+    with pytest.raises(ZeroDivisionError):
+        _tell(trackers)
+    assert trackers.num_evaluations == 2
+    names = ["rewind", "step", "ticks", "evaluation", "texts", "close"]
+    for one in both:
+        assert [name for name, *_ in one.told] == names
+
+
+def _tell(trackers: Trackers) -> None:
+    with trackers:
+        trackers.rewind(3, 1)
+        trackers.step({"step": 3})
+        trackers.ticks([], 0)
+        trackers.evaluation("test", 4, {})
+        trackers.texts("after", [])
+        raise ZeroDivisionError
