@@ -125,6 +125,7 @@ class BenchJob:
             balance(contexts.tolist(), lengths.tolist(), num_ranks)[rank], dtype=np.int64
         )
         student = self.config.student
+        assert student is not None, "the job has both models"
         passes = training_passes(
             self.split, own, self.config.run.seed, step, student.teacher_dropout, 0.0
         )

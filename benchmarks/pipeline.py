@@ -63,6 +63,8 @@ def time_script(script: Script, config: Path, steps: int, warm_up: int, folder: 
 def time_article_loop(config: Config, steps: int, warm_up: int, folder: Path) -> Turn:
     """One turn of the article's loop, in its own layout: 16 sentences of 128 tokens."""
     output = folder / "article.json"
+    assert config.teacher is not None
+    assert config.student is not None
     layers = ",".join(map(str, config.student.layers or []))
     arguments = ["--student-layers", layers, "--threads", "2", "--steps", str(steps)]
     arguments += ["--attention-dropout", str(config.teacher.attention_dropout)]

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.study_models import Learner, Ours, Solo
+from benchmarks.study_models import Distilled, Learner, Trained, alone
 from benchmarks.study_plan import DISTILLED, RunKey, RunResult, StudyTask
 from benchmarks.study_tasks import TASKS
-from tsarch.blueprint import Blueprint, resolve
+from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.feeds import batch_plan, num_training_steps
@@ -86,18 +86,19 @@ def first_rows(file: Path, count: int, folder: Path) -> Path:
 
 
 def make_learner(
-    blueprint: Blueprint, prepared: Prepared, key: RunKey, teacher_folder: Path | None
+    config: Config, prepared: Prepared, key: RunKey, teacher_folder: Path | None
 ) -> Learner:
     """What a run trains."""
     match key.method:
         case "teacher":
-            return Solo(blueprint, prepared, Stage.TEACHER)
+            return Trained(resolve(alone(config, Stage.TEACHER)), prepared)
         case "small":
-            return Solo(blueprint, prepared, Stage.STUDENT)
+            return Trained(resolve(alone(config, Stage.STUDENT)), prepared)
         case "distilled":
-            return Solo(blueprint, prepared, Stage.STUDENT, teacher_folder)
+            assert teacher_folder is not None
+            return Distilled(config, prepared, teacher_folder)
         case "ours":
-            return Ours(blueprint, prepared)
+            return Trained(resolve(config), prepared)
 
 
 def train(
@@ -113,12 +114,12 @@ def train(
     """
     blueprint = resolve(config)
     prepared = prepare_data(blueprint)
-    learner = make_learner(blueprint, prepared, key, teacher_folder)
+    learner = make_learner(config, prepared, key, teacher_folder)
     num_steps = num_training_steps(blueprint, batch_plan(blueprint, prepared.splits["train"]))
     started_s = time.process_time()
     learner.train(0, num_steps)
     train_s = time.process_time() - started_s
-    if isinstance(learner, Solo) and key.method == "teacher":
+    if isinstance(learner, Trained) and key.method == "teacher":
         weights.mkdir(parents=True, exist_ok=True)
         learner.keep(weights)
     validation = learner.evaluate("validation")  # before test: the weight of `joint` is chosen

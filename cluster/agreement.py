@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tsarch.errors import Mistake
-from tsarch.topology import STAGES, Stage
+from tsarch.topology import Stage
 
 if TYPE_CHECKING:
     from tsarch.planning.capacity import RankNeed
@@ -114,7 +114,7 @@ def _devices(ranks: Sequence[RankFacts]) -> Iterator[Mistake]:
         parts = "; ".join(f"{kind} on {who}" for kind, who in kinds.items())
         hint = "All ranks must compute on GPUs, or all on CPUs: set topology.device."
         yield Mistake("topology.device", f"is {parts}.", hint)
-    for stage in STAGES:
+    for stage in dict.fromkeys(own.stage for own in ranks):
         names = _grouped((own, own.facts.device_name) for own in ranks if own.stage is stage)
         if len(names) > 1 and len(kinds) == 1:
             parts = "; ".join(f"{name} on {who}" for name, who in names.items())

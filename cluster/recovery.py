@@ -10,7 +10,6 @@ from tsarch.blueprint import Blueprint
 from tsarch.cluster.fitting import Resources, num_placed
 from tsarch.cluster.placement import node_supplies, rank_demands
 from tsarch.errors import RunFailedError
-from tsarch.topology import STAGES
 
 _LOOK_S = 1.0
 
@@ -60,14 +59,12 @@ def smaller_run(blueprint: Blueprint, nodes: Sequence[Resources]) -> Blueprint |
     least = blueprint.runner.min_replicas
     if least is None:
         return None
-    teachers, students = (blueprint.topology.replicas(stage) for stage in STAGES)
-    counts = itertools.product(
-        range(min(least, teachers), teachers + 1), range(min(least, students), students + 1)
-    )
+    whole = blueprint.topology.counts
+    choices = itertools.product(*(range(min(least, count), count + 1) for count in whole))
     found = [
-        (t + s, -abs(t / s - teachers / students), smaller)
-        for t, s in counts
-        if _fits(smaller := _with_replicas(blueprint, t, s), nodes)
+        (sum(counts), -abs(counts[0] / counts[-1] - whole[0] / whole[-1]), smaller)
+        for counts in choices
+        if _fits(smaller := _with_replicas(blueprint, counts), nodes)
     ]
     return max(found, key=lambda own: own[:2])[2] if found else None
 
@@ -77,10 +74,9 @@ def _fits(blueprint: Blueprint, nodes: Sequence[Resources]) -> bool:
     return num_placed(demands, nodes) == sum(demand.num_ranks for demand in demands)
 
 
-def _with_replicas(blueprint: Blueprint, teachers: int, students: int) -> Blueprint:
-    return blueprint.altered(
-        topology={"teacher": {"replicas": teachers}, "student": {"replicas": students}}
-    )
+def _with_replicas(blueprint: Blueprint, counts: Sequence[int]) -> Blueprint:
+    stages = zip(blueprint.topology.stages, counts, strict=True)
+    return blueprint.altered(topology={s.name: {"replicas": count} for s, count in stages})
 
 
 def _counts(blueprint: Blueprint) -> str:

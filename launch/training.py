@@ -204,7 +204,7 @@ def _show(reporter: Any, blueprint: Blueprint, summary: dict[str, Any], path: An
     busy = summary["stage_busy_share"]
     reporter.say(
         f"{summary['steps']} steps in {summary['train_s']:.0f} s of training · "
-        f"{summary['tokens_per_s']:,.0f} tokens/s · busy: teacher {busy['teacher']:.0%}, "
-        f"student {busy['student']:.0%}"
+        f"{summary['tokens_per_s']:,.0f} tokens/s · busy: "
+        + ", ".join(f"{stage} {share:.0%}" for stage, share in busy.items())
     )
     reporter.say(f"weights, metrics and curves: {path}")

@@ -16,7 +16,8 @@ from tsarch.config import MODES, Config
 from tsarch.config_loading import dump_config
 from tsarch.errors import RunFailedError
 from tsarch.launch.training import run_training
-from tsarch.rank.local_crew import LocalCrew
+from tsarch.records import TickReport
+from tsarch.run.loop import Trainer
 from tsarch.run.restarts import Restart
 from tsarch.telling import report
 from tsarch.telling.report import mode_rows, model_name, show_bytes, show_count, show_seconds
@@ -201,15 +202,14 @@ def test_a_run_that_fails_keeps_its_metrics_and_has_no_report(tmp_path, monkeypa
     config = tiny_config(
         tmp_path, topology={"runner": "local"}, schedule={"epochs": 1}, evaluation={"before": False}
     )
-    train = LocalCrew.train
+    note = Trainer._note
 
-    def failing(self: LocalCrew, start: int, stop: int, *more: Any) -> Any:
-        for tick, reports in enumerate(train(self, start, stop, *more)):
-            if tick == 3:
-                raise RunFailedError("rank 1 failed")
-            yield reports
+    def failing(self: Trainer, reports: list[TickReport]) -> None:
+        if reports[0].tick == 3:
+            raise RunFailedError("rank 1 failed")
+        note(self, reports)
 
-    monkeypatch.setattr(LocalCrew, "train", failing)
+    monkeypatch.setattr(Trainer, "_note", failing)
     with pytest.raises(RunFailedError):
         run_training(config)
     files = {path.name for path in (tmp_path / "run").iterdir()}

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import study_run
 from benchmarks.study import do_runs, earlier_summaries, summaries
 from benchmarks.study_cost import InferenceCost, measure
-from benchmarks.study_models import Solo
+from benchmarks.study_models import Distilled, Trained, alone
 from benchmarks.study_plan import (
     METHODS,
     OWN_MODE,
@@ -37,6 +37,7 @@ from benchmarks.study_tasks import TASKS
 from tests.helpers import tiny_config
 from tsarch.blueprint import resolve
 from tsarch.config import MODES
+from tsarch.feeds import batch_plan
 from tsarch.prepare import prepare_data
 from tsarch.telling.run_folder import write_atomically
 from tsarch.topology import Stage
@@ -272,25 +273,25 @@ def test_every_method_trains(tmp_path):
     assert cost.alone_window_ms > 0
 
 
-def test_the_teachers_predictions_change_the_distilled_model_alone(tmp_path):
-    config = tiny_config(tmp_path)
-    prepared = prepare_data(resolve(config))
-    teacher = Solo(config, prepared, Stage.TEACHER)
-    teacher.keep(tmp_path)
-    small = Solo(config, prepared, Stage.STUDENT)
-    distilled = Solo(config, prepared, Stage.STUDENT, tmp_path)
-    (tmp_path / "small").mkdir()
-    (tmp_path / "distilled").mkdir()
-    for name, model in (("small", small), ("distilled", distilled)):
-        model.train(0, 2)
-        model.keep(tmp_path / name)
-    again = Solo(config, prepared, Stage.STUDENT)
-    again.train(0, 2)
-    (tmp_path / "again").mkdir()
-    again.keep(tmp_path / "again")
-    tables = [(tmp_path / n / "embedding.safetensors").read_bytes() for n in ("small", "again")]
-    assert tables[0] == tables[1]
-    assert tables[0] != (tmp_path / "distilled" / "embedding.safetensors").read_bytes()
+def weights_after(learner: Trained | Distilled, folder: Path) -> bytes:
+    """The table after two steps."""
+    learner.train(0, 2)
+    folder.mkdir()
+    learner.keep(folder)
+    return (folder / "embedding.safetensors").read_bytes()
+
+
+def test_a_distilled_model_learns_from_its_teachers_predictions(tmp_path):
+    tables = {}
+    for name, weight in (("first", 0.5), ("again", 0.5), ("without", 0.0)):
+        config = tiny_config(tmp_path, distillation={"weight": weight})
+        prepared = prepare_data(resolve(config))
+        teacher = tmp_path / f"{name}-teacher"
+        teacher.mkdir()
+        Trained(resolve(alone(config, Stage.TEACHER)), prepared).keep(teacher)
+        tables[name] = weights_after(Distilled(config, prepared, teacher), tmp_path / name)
+    assert tables["first"] == tables["again"]
+    assert tables["first"] != tables["without"]
 
 
 def test_models_by_themselves_ignore_what_only_ours_uses(tmp_path):
@@ -302,12 +303,19 @@ def test_models_by_themselves_ignore_what_only_ours_uses(tmp_path):
     )
     tables, sizes = [], set()
     for place, config in enumerate(configs):
-        small = Solo(config, prepare_data(resolve(config)), Stage.STUDENT)
-        small.train(0, 3)
-        folder = tmp_path / str(place)
-        folder.mkdir()
-        small.keep(folder)
-        tables.append((folder / "embedding.safetensors").read_bytes())
+        prepared = prepare_data(resolve(config))
+        small = Trained(resolve(alone(config, Stage.STUDENT)), prepared)
+        tables.append(weights_after(small, tmp_path / str(place)))
         sizes.add(small.num_parameters)
     assert tables[0] == tables[1]
     assert len(sizes) == 1
+
+
+def test_a_model_by_itself_sees_the_batches_of_the_pair(tmp_path):
+    config = tiny_config(tmp_path)
+    plans = []
+    for own in (config, alone(config, Stage.TEACHER), alone(config, Stage.STUDENT)):
+        blueprint = resolve(own)
+        plan = batch_plan(blueprint, prepare_data(blueprint).splits["train"])
+        plans.append([plan.contexts(step).tolist() for step in range(plan.num_steps)])
+    assert plans[0] == plans[1] == plans[2]

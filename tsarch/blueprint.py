@@ -23,9 +23,12 @@ from tsarch.config import (
     FailureConfig,
     LearningRateConfig,
     LoraConfig,
+    Mode,
+    Monitor,
     RunConfig,
     Section,
     StageTopology,
+    StudentConfig,
     TaskConfig,
 )
 from tsarch.data.tokenizer import load_tokenizer
@@ -133,6 +136,28 @@ class Blueprint:
         return self.run.seed
 
     @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Prediction modes that there are."""
+        return self.topology.graph.modes
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens of a window at most; without a student whole contexts are windows."""
+        students = self.topology.graph.reading("windows")
+        return self.stages[students[0]].max_tokens if students else self.batches.context_tokens
+
+    @property
+    def teacher_width(self) -> int:
+        """Of the teacher's hidden states; 0: there is no teacher."""
+        teachers = self.topology.graph.reading("contexts")
+        return self.stages[teachers[0]].architecture.hidden_width if teachers else 0
+
+    @property
+    def monitor(self) -> Monitor:
+        """What decides on the best weights: the only mode, if there is but one."""
+        return self.evaluation.monitor if len(self.modes) > 1 else self.modes[0]
+
+    @property
     def total_cpus(self) -> float:
         """CPUs that are reserved for all ranks."""
         return sum(own.replicas * own.cpus for own in self.stages.values())
@@ -174,7 +199,10 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         task=config.task,
         data=config.data,
         batches=BatchSpec(
-            config.data.batch_tokens, config.data.num_buckets, config.evaluation.batch_tokens
+            config.data.batch_tokens,
+            config.data.num_buckets,
+            config.evaluation.batch_tokens,
+            config.context_tokens,
         ),
         tokenizer_name=config.tokenizer_name,
         stages=stages,
@@ -216,19 +244,41 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
 
 def _stages(config: Config, known: Blueprint | None) -> dict[Stage, StageBlueprint]:
     teacher, student, rates = config.teacher, config.student, config.optimizer
-    layers = student.layers
-    made = {
-        Stage.TEACHER: _architecture(Stage.TEACHER, teacher, teacher, None),
-        Stage.STUDENT: _architecture(Stage.STUDENT, student, student, None)
-        if layers is None
-        else _architecture(Stage.TEACHER, teacher, student, tuple(layers)),
-    }
+    made: dict[Stage, Architecture] = {}
+    if teacher is not None:
+        made[Stage.TEACHER] = _architecture(Stage.TEACHER, teacher, teacher, None)
+    if student is not None:
+        layers = None if student.layers is None else tuple(student.layers)
+        is_cut_from_teacher = layers is not None and teacher is not None
+        origin = Stage.TEACHER if is_cut_from_teacher else Stage.STUDENT
+        source = teacher if teacher is not None and is_cut_from_teacher else student
+        made[Stage.STUDENT] = _architecture(origin, source, student, layers)
     for stage, own in known.stages.items() if known is not None else ():
-        if own.architecture == made[stage]:
+        if own.architecture == made.get(stage):
             made[stage] = own.architecture
-    bridge = BridgeSpec(
+    sections = {Stage.TEACHER: teacher, Stage.STUDENT: student}
+    ranks = {Stage.TEACHER: config.topology.teacher, Stage.STUDENT: config.topology.student}
+    peaks = {
+        Stage.TEACHER: rates.teacher_learning_rate,
+        Stage.STUDENT: rates.student_learning_rate,
+    }
+    bridges = {} if student is None else {Stage.STUDENT: _bridge(student, made.get(Stage.TEACHER))}
+    return {
+        stage: _stage(
+            config, stage, made[stage], section, ranks[stage], peaks[stage], bridges.get(stage)
+        )
+        for stage, section in sections.items()
+        if section is not None
+    }
+
+
+def _bridge(student: StudentConfig, source: Architecture | None) -> BridgeSpec | None:
+    """How a teacher of an architecture feeds the student."""
+    if source is None:
+        return None
+    return BridgeSpec(
         stage=Stage.TEACHER,
-        source=made[Stage.TEACHER],
+        source=source,
         learned_no_teacher=student.no_teacher == "learned",
         scale=student.bridge_scale,
         shortcut=student.shortcut,
@@ -236,14 +286,6 @@ def _stages(config: Config, known: Blueprint | None) -> dict[Stage, StageBluepri
         alone_weight=student.alone_weight,
         fed_weight=student.fed_weight,
     )
-    parts = (
-        (Stage.TEACHER, teacher, config.topology.teacher, rates.teacher_learning_rate, None),
-        (Stage.STUDENT, student, config.topology.student, rates.student_learning_rate, bridge),
-    )
-    return {
-        stage: _stage(config, stage, made[stage], section, ranks, rate, own_bridge)
-        for stage, section, ranks, rate, own_bridge in parts
-    }
 
 
 def _architecture(
@@ -284,7 +326,9 @@ def _stage(
 
 
 def _table(config: Config, stages: Mapping[Stage, StageBlueprint]) -> TableBlueprint:
-    own, stage = config.embedding, stage_named(config.embedding.init)
+    own = config.embedding
+    wanted = stage_named(own.init)
+    stage = wanted if wanted in stages else next(iter(stages))
     return TableBlueprint(
         stage=stage,
         architecture=stages[stage].architecture,

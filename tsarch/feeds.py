@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tsarch.blueprint import Blueprint
-from tsarch.data.feed import Feed
+from tsarch.data.feed import Feed, Passes
 from tsarch.data.loader import BatchPlan, evaluation_batches
-from tsarch.data.window_passes import evaluation_passes, training_passes
-from tsarch.records import TokenizedSplit
-from tsarch.topology import Stage, Topology
+from tsarch.data.window_passes import alone_passes, evaluation_passes, training_passes
+from tsarch.records import IntArray, TokenizedSplit
+from tsarch.topology import Topology
 
 
 def batch_plan(blueprint: Blueprint, train: TokenizedSplit) -> BatchPlan:
@@ -38,14 +38,14 @@ def training_feed(
     `vocabulary` is needed where the table is the output projection.
     """
     train.check_labels("training")
-    bridge, seed = blueprint.stages[Stage.STUDENT].bridge, blueprint.seed
-    assert bridge is not None
-    return Feed(
-        train,
-        topology,
-        blueprint.schedule.micro_batches,
-        plan.contexts,
-        lambda step, contexts: training_passes(
+    seed = blueprint.seed
+    bridges = [own.bridge for own in blueprint.stages.values() if own.bridge is not None]
+
+    def passes(step: int, contexts: IntArray) -> Passes:
+        if not bridges:
+            return alone_passes(train, contexts)
+        bridge = bridges[0]
+        return training_passes(
             train,
             contexts,
             seed,
@@ -53,7 +53,14 @@ def training_feed(
             bridge.teacher_dropout,
             bridge.alone_weight,
             bridge.fed_weight,
-        ),
+        )
+
+    return Feed(
+        train,
+        topology,
+        blueprint.schedule.micro_batches,
+        plan.contexts,
+        passes,
         send_predictions=blueprint.distillation.weight > 0,
         vocabulary=vocabulary,
     )
@@ -65,15 +72,17 @@ def evaluation_feed(
     topology: Topology,
     vocabulary: int | None = None,
 ) -> tuple[Feed, int]:
-    """Evaluation batches and their number; every window is read fed and alone."""
+    """Evaluation batches and their number; every window is read alone and, if there is a teacher,
+    fed."""
+    is_fed = bool(topology.graph.edges)
     batches = evaluation_batches(split.context_lengths, blueprint.batches.evaluation_tokens)
     feed = Feed(
         split,
         topology,
         1,
         lambda step: batches[step],
-        lambda _, contexts: evaluation_passes(split, contexts),
-        send_predictions=True,
+        lambda _, contexts: evaluation_passes(split, contexts, fed=is_fed),
+        send_predictions=is_fed,
         vocabulary=vocabulary,
     )
     return feed, len(batches)

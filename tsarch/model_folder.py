@@ -84,10 +84,13 @@ def saved_config(config: Config, folder: Path) -> Config:
     """The config changed so that models and tokenizer are built from `folder` alone."""
     sections = {}
     for stage in STAGES:
+        section = getattr(config, stage.name)
+        if section is None:
+            continue
         raw = json.loads((folder / stage.value / "config.json").read_text(encoding="utf-8"))
         fields: dict[str, object] = {"model": None, "config": raw}
         if stage is Stage.STUDENT:
             fields["layers"] = None
-        sections[stage.value] = getattr(config, stage.value).model_copy(update=fields)
+        sections[stage.name] = section.model_copy(update=fields)
     data = config.data.model_copy(update={"tokenizer": str(folder / "tokenizer")})
     return config.model_copy(update={**sections, "data": data})

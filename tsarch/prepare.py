@@ -11,7 +11,6 @@ from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import end_token
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.registry import is_generative, row_reader
-from tsarch.topology import STAGES
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,19 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
 
 def packing_spec(blueprint: Blueprint) -> PackingSpec:
     """What a run's contexts and windows depend on beside its rows."""
-    teacher, student = (blueprint.stages[stage] for stage in STAGES)
-    architecture, task = teacher.architecture, blueprint.task
-    is_seq2seq = architecture.is_seq2seq
+    graph, task = blueprint.topology.graph, blueprint.task
+    readers = [blueprint.stages[stage] for stage in graph.reading("contexts")]
+    start = None
+    if readers and readers[0].architecture.is_seq2seq:
+        start = int(readers[0].architecture.config.decoder_start_token_id)
     return PackingSpec(
         tokens=RowTokenizer(blueprint.tokenizer(), blueprint.data.cache_folder),
-        teacher_max_tokens=teacher.max_tokens,
-        student_max_tokens=student.max_tokens,
+        teacher_max_tokens=blueprint.batches.context_tokens,
+        student_max_tokens=blueprint.window_tokens,
         overlap_tokens=blueprint.data.overlap_tokens,
         seed=blueprint.seed,
         source_prefix=task.source_prefix,
         target_prefix=task.target_prefix,
         max_target_tokens=task.max_target_tokens,
-        decoder_start=int(architecture.config.decoder_start_token_id) if is_seq2seq else None,
+        decoder_start=start,
     )

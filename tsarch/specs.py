@@ -66,11 +66,13 @@ class ScheduleSpec:
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """Padded teacher tokens of a batch, in training and in evaluation."""
+    """Padded tokens of a batch's contexts, in training and in evaluation."""
 
     tokens: int
     num_buckets: int
     evaluation_tokens: int
+    context_tokens: int
+    """Of a context at most."""
 
 
 @dataclass(frozen=True)

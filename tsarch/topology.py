@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from tsarch.config import MODES, Mode
+
 Reads = Literal["contexts", "windows"]
 
 
@@ -87,6 +89,13 @@ class Graph:
         """Edges on the longest way to `stage`: how many batches it is behind in `overlapped`."""
         return max((self.depth(source) + 1 for source in self.sources(stage)), default=0)
 
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Prediction modes that these stages have."""
+        if self.edges:
+            return MODES
+        return ("teacher",) if self.reading("contexts") else ("student_alone",)
+
     def reading(self, reads: Reads) -> tuple[Stage, ...]:
         """Stages that read contexts, or windows."""
         return tuple(stage for stage in self.stages if stage.reads == reads)
@@ -107,6 +116,11 @@ class Topology:
     def pair(cls, teacher: int, student: int) -> Topology:
         """A teacher and a student of so many replicas."""
         return cls(PAIR, (teacher, student))
+
+    @classmethod
+    def alone(cls, stage: Stage, replicas: int = 1) -> Topology:
+        """One stage by itself."""
+        return cls(Graph.of([stage]), (replicas,))
 
     @property
     def stages(self) -> tuple[Stage, ...]:

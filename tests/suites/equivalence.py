@@ -107,6 +107,8 @@ def comparable(config: Config, case: Case, num_steps: int, runner: Runner = "pro
             "student": _stage(config, case, 1),
         }
     )
+    assert config.teacher is not None
+    assert config.student is not None
     return config.model_copy(
         update={
             "teacher": config.teacher.model_copy(update=quiet),

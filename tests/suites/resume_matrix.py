@@ -43,7 +43,7 @@ from tsarch.rank.crew import Crew, CutTaken, Reports
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.rank.pacer import Advance, TakeCut
 from tsarch.telling.step_table import StepRecord, StepTable
-from tsarch.topology import STAGES, Topology
+from tsarch.topology import Topology
 
 PAIRS = ((1, 1), (2, 1), (1, 2), (3, 2))
 ZERO_STAGES = (0, 2, 3)
@@ -126,7 +126,7 @@ def go_on(
 ) -> list[StepRecord]:
     """Rows of the steps that a checkpoint's run has not finished."""
     table = StepTable(crew.topology)
-    table.restore(state, {stage: source.replicas(stage) for stage in STAGES})
+    table.restore(state, source)
     table.start_span(now_s())
     resume = Resume(Cut(store.url, tick), tick, same_ranks=False)
     reports = crew.train(0, num_steps, resume)

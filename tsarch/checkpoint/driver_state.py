@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, model_validator
 
 from tsarch.errors import one_line
+from tsarch.topology import STAGES, Graph, Topology
 
 PROGRESS = "progress.json"
 CONFIG = "config.yaml"
@@ -32,8 +33,21 @@ class RanksRecord(Record):
     """The ranks that took the checkpoint."""
 
     runner: str
-    teacher_replicas: PositiveInt
-    student_replicas: PositiveInt
+    teacher_replicas: NonNegativeInt
+    student_replicas: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _there_are_some(self) -> Self:
+        if self.teacher_replicas + self.student_replicas == 0:
+            raise ValueError("no ranks took it")
+        return self
+
+    @property
+    def topology(self) -> Topology:
+        """Their stages and numbers."""
+        counts = dict(zip(STAGES, (self.teacher_replicas, self.student_replicas), strict=True))
+        there = {stage: count for stage, count in counts.items() if count}
+        return Topology(Graph.of(there), tuple(there.values()))
 
 
 class DriverState(Record):

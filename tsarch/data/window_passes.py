@@ -31,10 +31,15 @@ def training_passes(
 
 
 def evaluation_passes(
-    split: TokenizedSplit, contexts: IntArray
+    split: TokenizedSplit, contexts: IntArray, fed: bool = True
 ) -> dict[int, tuple[WindowPass, ...]]:
-    """Every window once fed by the teacher and once alone."""
-    return {window: _passes(window, True, 1.0, 1.0) for window in _windows(split, contexts)}
+    """Every window once alone and, if the student is `fed`, once with the teacher before."""
+    return {window: _passes(window, fed, 1.0, 1.0) for window in _windows(split, contexts)}
+
+
+def alone_passes(split: TokenizedSplit, contexts: IntArray) -> dict[int, tuple[WindowPass, ...]]:
+    """Every window once, of a student that nobody feeds."""
+    return evaluation_passes(split, contexts, fed=False)
 
 
 def _windows(split: TokenizedSplit, contexts: Iterable[int]) -> list[int]:

@@ -17,6 +17,7 @@ class StudentModel(nn.Module):
     """Reads `E[token] + bridge(h[position])` (design, section 1). Takes embeddings, never ids.
 
     Args:
+        teacher_width: of the hidden states that feed it; 0: nobody does, so there is no bridge.
         bridge_scale: what the bridge starts as, times the identity.
         shortcut_seed: for a second head, which reads h[position]; the prediction is the sum of
             both (of logits a product of experts, Hinton 2002): what the teacher knows needn't be
@@ -40,8 +41,10 @@ class StudentModel(nn.Module):
         width = backbone.embedding_width
         self.teacher_width = teacher_width
         self.projection = projection(table_width, width)
-        self.bridge = linear_map(teacher_width, width, bridge_scale)
-        self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
+        self.bridge = None
+        if teacher_width:
+            self.bridge = linear_map(teacher_width, width, bridge_scale)
+            self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
         self.backbone = backbone.model
         self._embedding_scale = backbone.embedding_scale
         self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
@@ -76,6 +79,9 @@ class StudentModel(nn.Module):
         options: dict[str, Any] = {} if positions is None else {"position_ids": positions}
         if cache is not None and cache.values is not None:
             options |= {"past_key_values": cache.values, "use_cache": True}
+        if self.bridge is None:
+            inputs = [self.projection(own) for own in embeds]
+            return [self._group(e, m, None, options) for e, m in zip(inputs, masks, strict=True)]
         bridged = torch.cat([self.bridge(boundary), self.no_teacher.unsqueeze(0)])
         added = None
         if self.shortcut is not None:

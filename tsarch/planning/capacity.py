@@ -279,9 +279,9 @@ class Feeding:
                 )
 
     def _pairs(self) -> tuple[tuple[Stage, str, IntArray], ...]:
-        return (
-            (Stage.TEACHER, "contexts", self.contexts),
-            (Stage.STUDENT, "windows", self.windows),
+        counts = {"contexts": self.contexts, "windows": self.windows}
+        return tuple(
+            (stage, stage.reads, counts[stage.reads]) for stage in self.blueprint.topology.stages
         )
 
     def _needed(self, stage: Stage) -> int:

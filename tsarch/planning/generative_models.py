@@ -16,6 +16,10 @@ _LEAST_SOURCE_TOKENS = 8
 def generation_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
     """Mistakes in the models of a task."""
     generative = is_generative(blueprint.task.name)
+    if generative and not blueprint.topology.graph.reading("contexts"):
+        what = f"reads targets alone, so by itself it can't learn {blueprint.task.name}."
+        yield Mistake("student", what, "Give the model as `teacher`, which reads the sources too.")
+        return
     for stage, own in blueprint.stages.items():
         if own.architecture.is_seq2seq:
             yield from _seq2seq_mistakes(blueprint, own, generative)

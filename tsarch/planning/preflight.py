@@ -10,7 +10,6 @@ from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.planning.generative_models import generation_mistakes
-from tsarch.topology import STAGES
 
 
 def check_run(blueprint: Blueprint, own_ray: bool) -> None:
@@ -214,8 +213,9 @@ def _fragments(blueprint: Blueprint) -> Iterator[Mistake]:
 
 def _tying(blueprint: Blueprint) -> Iterator[Mistake]:
     table, stages = blueprint.table, blueprint.stages
-    teacher, student = (stages[s].architecture.embedding_width for s in STAGES)
-    if teacher != student and not table.project:
+    widths = {stage: own.architecture.embedding_width for stage, own in stages.items()}
+    if len(set(widths.values())) > 1 and not table.project:
+        teacher, student = widths.values()
         yield Mistake(
             "embedding",
             f"a table of width {table.shape[1]} can't be tied to a teacher of embedding width "

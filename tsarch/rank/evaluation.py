@@ -15,7 +15,7 @@ from tsarch.schedule.plan import forward_programs
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.tasks.collect import ContextOutputs
-from tsarch.topology import Stage, Topology
+from tsarch.topology import Topology
 
 
 class Evaluation:
@@ -41,7 +41,8 @@ class Evaluation:
         whole = self._splits[split]
         nothing = np.zeros((0, 2), dtype=np.int64)
         none = Windows(nothing, np.zeros(whole.num_contexts + 1, dtype=np.int64))
-        teacher = self._parts.stages.get(Stage.TEACHER)
+        (reader,) = self._topology.graph.reading("contexts")
+        teacher = self._parts.stages.get(reader)
         words, predictions = [], []
 
         def keep(own: ContextOutputs) -> None:
@@ -62,20 +63,21 @@ class Evaluation:
     def evaluate(
         self, split: str, joint_weights: list[float], windows: Windows | None
     ) -> Predictions | None:
-        """Predict a whole split; the ranks with a student give the predictions of their words.
+        """Predict a whole split; the ranks of the last stage give the predictions of their words.
 
         `windows`: what the student reads, in place of the split's own windows.
         """
         whole = self._splits[split]
         collector = self._parts.task.collector(joint_weights)
-        student = self._parts.stages.get(Stage.STUDENT)
-        if student is not None:
-            assert isinstance(student, StudentStage)
-            student.on_output = collector.add
+        last = self._parts.stages.get(self._topology.stages[-1])
+        if isinstance(last, StudentStage):
+            last.on_output = collector.add
+        elif isinstance(last, TeacherStage):
+            last.on_output = collector.add_contexts
         self._run_forward(whole if windows is None else whole.with_windows(windows))
-        if student is None:
+        if not isinstance(last, StudentStage | TeacherStage):
             return None
-        student.on_output = None
+        last.on_output = None
         return collector.result()
 
     def _run_forward(self, split: TokenizedSplit) -> None:
@@ -84,5 +86,5 @@ class Evaluation:
             self._blueprint, split, self._topology, self._parts.vocabulary
         )
         self._parts.train(False)
-        self._executor.load(forward_programs(num_batches), feed)
+        self._executor.load(forward_programs(num_batches, self._topology.graph), feed)
         self._executor.advance(num_batches)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from tsarch.blueprint import Blueprint
 from tsarch.tasks.decoding import DecodingSpec
-from tsarch.topology import Stage
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class GenerationSpec:
             ),
             own.batch,
             own.cache,
-            blueprint.stages[Stage.STUDENT].max_tokens,
-            blueprint.stages[Stage.TEACHER].architecture.hidden_width,
+            blueprint.window_tokens,
+            blueprint.teacher_width,
             num_outputs,
             blueprint.seed,
         )

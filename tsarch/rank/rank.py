@@ -20,7 +20,6 @@ from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.training import Training
 from tsarch.rank.wiring import Wiring
 from tsarch.records import Predictions, Survey, Texts, TickReports, Windows
-from tsarch.topology import Stage
 
 
 class Rank:
@@ -94,7 +93,7 @@ class Rank:
             state = engine.state_dict()
             if state is not None:
                 save_weights(folder, stage, state)
-        if (Stage.TEACHER, 0) in self._wiring.stages:
+        if (self._wiring.topology.stages[0], 0) in self._wiring.stages:
             save_table(folder, self.parts.tied.table.values())
 
     def load(self, folder: Path) -> None:

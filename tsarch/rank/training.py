@@ -16,7 +16,6 @@ from tsarch.rank.wiring import Wiring
 from tsarch.records import TickReports
 from tsarch.schedule.plan import StepRange, resumed, training_programs
 from tsarch.seeding import torch_seed
-from tsarch.topology import STAGES, Stage
 
 
 class Training:
@@ -35,7 +34,8 @@ class Training:
         self.executor = Executor(parts.stages, parts.link, parts.tied, self._rate, wiring.activity)
         """Of all that this rank runs: nothing of training may be left when it evaluates."""
         self._tick = self._start = 0
-        self._programs: Ticks = dict.fromkeys(STAGES, ())
+        self._programs: Ticks = dict.fromkeys(wiring.topology.stages, ())
+        self._graph = wiring.topology.graph
         self._checkpoint = RankCheckpoint(
             parts.stages, parts.tied, parts.link, self.feed, wiring.topology
         )
@@ -52,6 +52,7 @@ class Training:
             schedule.alternation,
             train_embedding=not self._blueprint.table.frozen,
             in_flight=schedule.in_flight,
+            graph=self._graph,
         )
         self._parts.train(True)
         self._programs, self._start, self._tick = ticks, start, start
@@ -63,7 +64,7 @@ class Training:
                 self._seed_dropout(resume.tick)
         trace = self._blueprint.run.trace
         self.executor.load(ticks, self.feed, first_tick=self._tick, trace=trace)
-        return len(ticks[Stage.TEACHER])
+        return len(next(iter(ticks.values())))
 
     def advance(self, num_ticks: int) -> TickReports:
         """Run the next ticks of what `begin` took up.

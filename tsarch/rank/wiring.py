@@ -16,7 +16,7 @@ from tsarch.parallel.groups import ProcessGroup
 from tsarch.rank.activity import Activity
 from tsarch.specs import OptimizerSpec
 from tsarch.stage.engine import Engine, LocalEngine
-from tsarch.topology import STAGES, Stage, Topology
+from tsarch.topology import Stage, Topology
 
 
 class EngineFactory(Protocol):
@@ -60,5 +60,7 @@ def local_wiring(blueprint: Blueprint) -> Wiring:
     def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
         return LocalEngine(module, spec, accelerator)
 
-    places = tuple((stage, 0) for stage in STAGES)
-    return Wiring(Topology.pair(1, 1), places, accelerator.device, make_engine)
+    graph = blueprint.topology.graph
+    places = tuple((stage, 0) for stage in graph.stages)
+    one_each = Topology(graph, tuple(1 for _ in places))
+    return Wiring(one_each, places, accelerator.device, make_engine)

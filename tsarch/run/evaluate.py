@@ -13,7 +13,6 @@ from tsarch.blueprint import Blueprint
 from tsarch.config import MEAN_MODES, MODES, Mode, Monitor
 from tsarch.records import Array, IntArray, Predictions, Survey, TokenizedSplit, Windows
 from tsarch.tasks.base import Metrics, Task
-from tsarch.topology import Stage
 
 JOINT_WEIGHTS = [round(0.1 * i, 1) for i in range(11)]
 """Weights of the teacher that `joint` may have; the best on validation is taken."""
@@ -57,10 +56,15 @@ def predict(
     choice = task.window_choice
     if choice is None:
         return crew.evaluate(name, joint_weights)
+    graph = blueprint.topology.graph
+    if not graph.reading("contexts"):
+        return crew.evaluate(name, [], choice.tiles(split, blueprint.window_tokens))
     surveys = crew.survey(name)
     teacher = in_order(split, [s.words for s in surveys], [s.predictions for s in surveys])
-    max_tokens = blueprint.stages[Stage.STUDENT].max_tokens
-    windows = choice.windows(split, teacher, max_tokens, blueprint.evaluation.windows)
+    if not graph.reading("windows"):
+        return [Predictions(np.arange(split.num_words), teacher=teacher)]
+    count = blueprint.evaluation.windows
+    windows = choice.windows(split, teacher, blueprint.window_tokens, count)
     return [choice.complete(teacher, crew.evaluate(name, [], windows), joint_weights)]
 
 

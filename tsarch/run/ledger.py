@@ -18,7 +18,7 @@ from tsarch.run.selection import Selection
 from tsarch.tasks.base import Metrics, Task
 from tsarch.telling.step_table import StepRecord, StepTable, Totals
 from tsarch.telling.trackers import Trackers
-from tsarch.topology import Stage, Topology
+from tsarch.topology import Topology
 
 
 class Ledger:
@@ -35,7 +35,7 @@ class Ledger:
     ) -> None:
         """`history`: of the run's failures so far."""
         rules = blueprint.evaluation
-        self.selection = Selection(task, rules.monitor, rules.patience)
+        self.selection = Selection(task, blueprint.monitor, rules.patience)
         self.trackers = trackers
         self.history = history
         self.before: dict[Mode, Metrics] | None = None
@@ -85,6 +85,5 @@ class Ledger:
         self.before = cast(dict[Mode, Metrics] | None, progress.before)
         self.num_resumes = progress.resumes + 1
         self.selection.restore(progress.best)
-        replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
-        self._table.restore(progress.table, replicas)
+        self._table.restore(progress.table, progress.ranks.topology)
         self.history.resumed(progress.wall_s)

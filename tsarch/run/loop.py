@@ -44,7 +44,7 @@ from tsarch.telling.run_folder import RunFolder
 from tsarch.telling.step_table import show_metric
 from tsarch.telling.terminal import LiveNumbers, Reporter
 from tsarch.telling.trackers import Trackers
-from tsarch.topology import STAGES, Stage
+from tsarch.topology import Stage
 
 _NUM_SAMPLES = 5
 """Generated texts that the summary shows."""
@@ -194,7 +194,7 @@ class Trainer:
         """Tell of the ticks, and of the steps that are complete now."""
         totals, topology = self._ledger.totals, self._crew.topology
         for row in self._ledger.add(reports, self._pacer.epoch):
-            shares = {s.name: totals.busy_share(s, topology) for s in STAGES}
+            shares = {s.name: totals.busy_share(s, topology) for s in topology.stages}
             numbers = LiveNumbers(row, totals.tokens_per_s, shares)
             self._reporter.step(numbers, totals.steps, self._num_steps)
             self._guard.check(row, totals.bad_in_a_row)
@@ -238,18 +238,18 @@ class Trainer:
         after, texts = self._test(best.evaluation.joint_weight, "after")
         blueprint, topology, ledger = self._blueprint, self._crew.topology, self._ledger
         one_process = blueprint.runner.is_one_process
-        teacher, student = (
-            stage_summary(blueprint.stages[stage], topology, one_process, stats[stage])
-            for stage in STAGES
-        )
+        stages = {
+            stage: stage_summary(own, topology, one_process, stats[stage])
+            for stage, own in blueprint.stages.items()
+        }
         splits = self._prepared.splits.items()
         return RunSummary(
             task=blueprint.task.name,
             schedule=blueprint.schedule.name,
             runner=blueprint.runner.name,
-            teacher=teacher,
-            student=student,
-            embedding_parameters=stats[Stage.TEACHER][0].stage_parameters["embedding"],
+            teacher=stages.get(Stage.TEACHER),
+            student=stages.get(Stage.STUDENT),
+            embedding_parameters=stats[topology.stages[0]][0].stage_parameters["embedding"],
             main_metric=self._task.main_metric,
             lower_is_better=self._task.lower_is_better,
             before=ledger.before,

@@ -31,7 +31,7 @@ from tsarch.prepare import Prepared
 from tsarch.redaction import is_redacted
 from tsarch.run.checkpoint_keeper import link_or_copy
 from tsarch.telling.step_table import StepTable
-from tsarch.topology import Stage, Topology
+from tsarch.topology import Stage
 
 # Keys, or sections, that change no loss beyond the order of sums, or only what is written.
 _MAY_DIFFER = (
@@ -145,11 +145,9 @@ def _check_totals(progress: DriverState) -> None:
     Raises:
         ValueError: it can't.
     """
-    ranks = progress.ranks
-    replicas = {Stage.TEACHER: ranks.teacher_replicas, Stage.STUDENT: ranks.student_replicas}
-    table = StepTable(Topology.pair(ranks.teacher_replicas, ranks.student_replicas))
+    topology = progress.ranks.topology
     try:
-        table.restore(copy.deepcopy(progress.table), replicas)
+        StepTable(topology).restore(copy.deepcopy(progress.table), topology)
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{PROGRESS}: `table` can't be read ({one_line(error)})") from None
 

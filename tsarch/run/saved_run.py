@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tsarch.blueprint import Blueprint, resolve
-from tsarch.config import MODES, Mode
+from tsarch.config import Mode
 from tsarch.config_loading import load_config
 from tsarch.errors import UserError, one_line
 from tsarch.model_folder import load_task, saved_config
@@ -53,6 +53,10 @@ def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Bluep
         raise UserError.single(
             str(run), f"was trained for {task_file.task}, its config says {blueprint.task.name}."
         )
+    if mode is not None and mode not in blueprint.modes:
+        raise UserError.single(
+            f"--mode {mode}", f"{run} has no such mode.", f"It has {', '.join(blueprint.modes)}."
+        )
     check_run(blueprint, own_ray=False)
     prepared = prepare_data(blueprint)
     if prepared.labels != task_file.labels:
@@ -67,5 +71,5 @@ def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Bluep
     task, own = make_task(task_file.task, prepared.labels), prepared.splits[split]
     predictions = predict(blueprint, task, crew, split, own, [weight])
     evaluation = evaluate_modes(task, own, predictions, weight)
-    modes = MODES if mode is None else (mode,)
+    modes = None if mode is None else (mode,)
     return blueprint, with_texts(crew, blueprint, prepared, task, split, evaluation, modes)[0]

@@ -11,7 +11,7 @@ from tsarch.config import Mode
 from tsarch.rank.rank_stats import RankStats
 from tsarch.tasks.base import Metrics
 from tsarch.telling.step_table import Totals
-from tsarch.topology import STAGES, Stage, Topology
+from tsarch.topology import Stage, Topology
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,11 @@ class Work:
             train_s=totals.train_s,
             pipeline_s=totals.pipeline_s,
             tokens_per_s=totals.tokens_per_s,
-            stage_busy_s={s.name: totals.busy_s[s.name] / topology.replicas(s) for s in STAGES},
-            stage_busy_share={s.name: totals.busy_share(s, topology) for s in STAGES},
+            stage_busy_s={
+                s.name: totals.busy_s.get(s.name, 0.0) / topology.replicas(s)
+                for s in topology.stages
+            },
+            stage_busy_share={s.name: totals.busy_share(s, topology) for s in topology.stages},
             bubble_fraction=totals.bubble_fraction(topology),
             link_bytes_per_step=totals.link_bytes / steps,
             tied_bytes_per_step=totals.tied_bytes / steps,
@@ -79,8 +82,9 @@ class RunSummary:
     task: str
     schedule: str
     runner: str
-    teacher: StageSummary
-    student: StageSummary
+    teacher: StageSummary | None
+    """None: there is none."""
+    student: StageSummary | None
     embedding_parameters: int
     main_metric: str
     lower_is_better: bool

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tsarch.blueprint import Blueprint
-from tsarch.config import MODES, Mode
+from tsarch.config import Mode
 from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
 from tsarch.rank.generate import chosen_contexts
@@ -36,10 +36,10 @@ def with_texts(
     task: Task,
     split: str,
     evaluation: Evaluation,
-    modes: Iterable[Mode] = MODES,
+    modes: Iterable[Mode] | None = None,
 ) -> tuple[Evaluation, list[Sample]]:
-    """The evaluation with metrics of generated texts, and the texts; of tasks that generate none,
-    the evaluation as it is."""
+    """The evaluation with metrics of texts that `modes` (None: all) generate, and the texts; of
+    tasks that generate none, the evaluation as it is."""
     if not isinstance(task, GenerativeTask):
         return evaluation, []
     tokenizer = blueprint.tokenizer()
@@ -47,7 +47,7 @@ def with_texts(
     contexts = chosen_contexts(own, blueprint.decoding.max_texts)
     samples = [Sample(own.rows[c].source, own.rows[c].targets) for c in contexts]
     metrics = dict(evaluation.metrics)
-    for mode in modes:
+    for mode in blueprint.modes if modes is None else modes:
         tokens = crew.generate(split, mode, evaluation.joint_weight)
         texts = spelled([tokens[context] for context in contexts], tokenizer)
         for sample, text in zip(samples, texts, strict=True):

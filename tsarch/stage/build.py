@@ -71,8 +71,12 @@ def _complete(
     _adapt(blueprint, own, backbone)
     table, dropout = blueprint.table, own.architecture.dropout
     torch.manual_seed(torch_seed(blueprint.seed, f"{own.stage} weights"))
-    if own.bridge is None:
+    if own.stage.reads == "contexts":
         return TeacherModel(backbone, table.shape[1], num_outputs, dropout, table.scale)
+    if own.bridge is None:
+        return StudentModel(
+            backbone, table.shape[1], 0, num_outputs, dropout, table_scale=table.scale
+        )
     # A shortcut's is the feeding stage's, so that it starts as that stage's head does.
     shortcut_seed = torch_seed(blueprint.seed, f"{own.bridge.stage} weights")
     return StudentModel(

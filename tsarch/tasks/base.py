@@ -31,6 +31,9 @@ class WindowChoice(Protocol):
         """Windows of at most `max_tokens` for (num_words, outputs) of the teacher; `count`:
         `evaluation.windows`."""
 
+    def tiles(self, split: TokenizedSplit, max_tokens: int) -> Windows:
+        """Windows of at most `max_tokens` that have every word once, where no teacher chooses."""
+
     def complete(
         self,
         teacher: FloatArray,

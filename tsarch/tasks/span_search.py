@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tsarch.data.passages import window_of
+from tsarch.data.passages import strides, window_of
 from tsarch.records import Array, FloatArray, Piece, Predictions, TokenizedSplit, Windows
 
 MAX_ANSWER_WORDS = 30
@@ -85,6 +85,24 @@ class SpanWindows:
                 found = sorted(chosen[number])
                 slices += [(int(piece.places[a]), int(piece.places[b])) for a, b in found]
                 sizes.append(len(found))
+        return Windows(
+            np.array(slices, dtype=np.int64).reshape(-1, 2),
+            np.array([0, *itertools.accumulate(sizes)], dtype=np.int64),
+        )
+
+    def tiles(self, split: TokenizedSplit, max_tokens: int) -> Windows:
+        """Windows of at most `max_tokens` that have every word once, for a student that no teacher
+        tells where to look."""
+        slices: list[tuple[int, int]] = []
+        sizes: list[int] = []
+        assert split.leads is not None
+        leads = iter(np.diff(split.leads, axis=1)[:, 0].tolist())
+        for piece in itertools.chain.from_iterable(split.pieces):
+            room = max_tokens - next(leads)
+            sizes_of = np.diff(piece.places).tolist()
+            found = strides(sizes_of, room, overlap=0) if piece.num_words else []
+            slices += [(int(piece.places[a]), int(piece.places[b])) for a, b in found]
+            sizes.append(len(found))
         return Windows(
             np.array(slices, dtype=np.int64).reshape(-1, 2),
             np.array([0, *itertools.accumulate(sizes)], dtype=np.int64),

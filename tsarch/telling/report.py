@@ -16,7 +16,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tsarch.blueprint import Blueprint, resolve
-from tsarch.config import MODES
 from tsarch.config_loading import load_config
 from tsarch.tasks.registry import table_metrics
 from tsarch.telling.drawing import Series, curves_svg, save_timeline_png, timeline_svg
@@ -24,7 +23,6 @@ from tsarch.telling.run_folder import write_atomically
 from tsarch.telling.step_table import show_metric
 from tsarch.telling.timeline import MAX_LANES, Timeline, make_timeline
 from tsarch.telling.trace import read_middle
-from tsarch.topology import STAGES
 
 _TRACE_BYTES = 8_000_000
 """How much of a trace the timeline is chosen from: its middle."""
@@ -59,7 +57,7 @@ def write_report(folder: Path) -> Path:
         name=blueprint.run.name,
         blueprint=blueprint,
         summary=summary,
-        stages=[stage.value for stage in STAGES],
+        stages=[stage.name for stage in blueprint.stages],
         verdict=verdict(summary),
         best_mode=best,
         best_value=best_value,
@@ -67,7 +65,7 @@ def write_report(folder: Path) -> Path:
         samples=summary["samples"],
         metric_names=metric_names,
         mode_rows=mode_rows(summary, metric_names),
-        models={stage.value: model_name(summary[stage.value]["model"]) for stage in STAGES},
+        models={s.name: model_name(summary[s.name]["model"]) for s in blueprint.stages},
         curves=_curves(folder, summary),
         timeline=timeline,
         timeline_picture=None if timeline is None else Markup(timeline_svg(timeline)),
@@ -101,7 +99,7 @@ def best_mode(summary: Summary) -> tuple[str, float]:
 def mode_rows(summary: Summary, metric_names: Sequence[str]) -> list[ModeRow]:
     """Metrics of every mode on the test split."""
     rows = []
-    for mode in MODES:
+    for mode in summary["after"]:
         cells = []
         for name in metric_names:
             after = summary["after"][mode][name]
@@ -150,7 +148,7 @@ def _curves(folder: Path, summary: Summary) -> dict[str, Markup]:
             [e["step"] for e in evaluations if e["split"] == "validation"],
             [e["metrics"][mode][metric] for e in evaluations if e["split"] == "validation"],
         )
-        for mode in MODES
+        for mode in summary["after"]
     ]
     return {
         "Losses in training": Markup(curves_svg(_losses(rows), "loss")),

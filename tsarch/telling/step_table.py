@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from tsarch.records import LossParts, TickReport
-from tsarch.topology import STAGES, Stage, Topology
+from tsarch.topology import Stage, Topology
 
 StepRecord = dict[str, float | int | None]
 
@@ -27,7 +27,7 @@ class _Pending:
     factor: float = 0.0
     skipped: list[str] = field(default_factory=list)
     grad_norms: dict[str, float | None] = field(default_factory=dict)
-    busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in STAGES})
+    busy_s: dict[str, float] = field(default_factory=dict)
     link_bytes: int = 0
     tied_bytes: int = 0
     link_s: float = 0.0
@@ -55,15 +55,16 @@ class StepTable:
         pending = {str(step): asdict(own) for step, own in self._pending.items()}
         return {"totals": self.totals.state(), "pending": pending}
 
-    def restore(self, state: dict[str, Any], replicas: dict[Stage, int]) -> None:
-        """Go on from a `state`, of ranks of `replicas`."""
+    def restore(self, state: dict[str, Any], earlier: Topology) -> None:
+        """Go on from a `state`, of the ranks of an `earlier` topology."""
         self.totals = Totals.restored(state["totals"])
-        for stage, number in replicas.items():
+        for stage in self._topology.stages:
             # Shares of the time stay what they were, if now other ranks share it.
-            self.totals.busy_s[stage.name] *= self._topology.replicas(stage) / number
+            share = self._topology.replicas(stage) / earlier.replicas(stage)
+            self.totals.busy_s[stage.name] *= share
         for step, own in state["pending"].items():
             pending = _Pending(**{**own, "losses": LossParts(own["losses"]["means"])})
-            pending.num_reports = self._topology.replicas(Stage.TEACHER)
+            pending.num_reports = self._topology.counts[0]
             self._pending[int(step)] = pending
 
     def start_span(self, now_s: float) -> None:
@@ -101,8 +102,8 @@ class StepTable:
         row["skipped"] = len(p.skipped)
         row |= {"learning_rate_factor": p.factor, "tokens": p.num_tokens, "wall_s": wall_s}
         row["tokens_per_s"] = p.num_tokens / wall_s if wall_s > 0 else None
-        for stage in STAGES:
-            row[f"busy_{stage}_s"] = p.busy_s[stage.value] / self._topology.replicas(stage)
+        for stage in self._topology.stages:
+            row[f"busy_{stage}_s"] = p.busy_s.get(stage.name, 0.0) / self._topology.replicas(stage)
         row |= {"link_bytes": p.link_bytes, "tied_bytes": p.tied_bytes}
         row |= {"link_s": p.link_s, "link_wait_s": p.link_wait_s}
         row |= {"tied_s": p.tied_s, "tied_wait_s": p.tied_wait_s}
@@ -124,7 +125,7 @@ def _merge(pending: _Pending, report: TickReport) -> None:
             pending.skipped.append(name)
     if report.replica == 0:
         pending.grad_norms[report.stage] = report.grad_norm
-    pending.busy_s[report.stage] += report.busy_s
+    pending.busy_s[report.stage] = pending.busy_s.get(report.stage, 0.0) + report.busy_s
     pending.link_bytes += report.link_bytes
     pending.tied_bytes += report.tied_bytes
     pending.link_s += report.link_s
@@ -148,7 +149,7 @@ class Totals:
     train_s: float = 0.0
     """Seconds of training as the driver sees them: validation left out, the start of each epoch
     (telling the ranks, the first plans) included."""
-    busy_s: dict[str, float] = field(default_factory=lambda: {stage.value: 0.0 for stage in STAGES})
+    busy_s: dict[str, float] = field(default_factory=dict)
     """Seconds of work of each stage, summed over its ranks."""
     link_bytes: int = 0
     tied_bytes: int = 0
@@ -183,7 +184,7 @@ class Totals:
 
     def add(self, report: TickReport) -> None:
         """Count a tick of a rank."""
-        self.busy_s[report.stage] += report.busy_s
+        self.busy_s[report.stage] = self.busy_s.get(report.stage, 0.0) + report.busy_s
         self.link_bytes += report.link_bytes
         self.tied_bytes += report.tied_bytes
         self.link_s += report.link_s
@@ -207,7 +208,7 @@ class Totals:
     def busy_share(self, stage: Stage, topology: Topology) -> float:
         """Share of `pipeline_s` in which a rank of the stage works, averaged."""
         available_s = self.pipeline_s * topology.replicas(stage)
-        return self.busy_s[stage.value] / available_s if available_s > 0 else 0.0
+        return self.busy_s.get(stage.name, 0.0) / available_s if available_s > 0 else 0.0
 
     def bubble_fraction(self, topology: Topology) -> float:
         """Idle share of all ranks: 1 − (seconds of work) / (`pipeline_s` × ranks).

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tsarch.telling.trace import Event
-from tsarch.topology import STAGES, Stage, Topology
+from tsarch.topology import Topology
 
 Kind = Literal["forward", "backward", "step", "link", "tied", "wait"]
 
@@ -22,7 +22,7 @@ _MAX_TICKS = 4
 _INSTRUCTIONS_OF_A_LANE = 60
 
 Place = tuple[int, int]
-"""(stage's place in STAGES, replica)."""
+"""(stage's place in the topology, replica)."""
 Tick = tuple[int, int]
 """(epoch, tick): a tick's number alone comes twice where one epoch ends and the next starts."""
 
@@ -84,7 +84,7 @@ def make_timeline(
     micro_batches = any(e["args"].get("micro_batch", 0) > 0 for e in chosen)
     steps = [e["args"]["step"] for e in chosen if "step" in e["args"]]
     return Timeline(
-        tuple(f"{STAGES[stage]} {replica}" for stage, replica in lanes),
+        tuple(f"{topology.stages[stage]} {replica}" for stage, replica in lanes),
         sum(stage == 0 for stage, _ in lanes),
         tuple(_blocks(drawn, lanes, start_us, end_us, micro_batches)),
         (end_us - start_us) / 1e3,
@@ -123,13 +123,15 @@ def _num_ticks(events: Iterable[Event], num_there: int) -> int:
 
 def _lanes(topology: Topology) -> dict[Place, int]:
     """Places → lanes: the first replicas of each stage, in proportion where not all fit."""
-    teachers, students = topology.replicas(Stage.TEACHER), topology.replicas(Stage.STUDENT)
+    counts = list(topology.counts)
     if topology.num_ranks > MAX_LANES:
-        share = round(MAX_LANES * teachers / topology.num_ranks)
-        teachers = min(max(share, 1), MAX_LANES - 1, teachers)
-        students = min(MAX_LANES - teachers, students)
-    places = [(0, replica) for replica in range(teachers)]
-    places += [(1, replica) for replica in range(students)]
+        share = round(MAX_LANES * counts[0] / topology.num_ranks)
+        others = len(counts) - 1
+        counts[0] = min(max(share, 1), MAX_LANES - others, counts[0])
+        for stage in range(1, len(counts)):
+            room = MAX_LANES - sum(counts[:stage]) - (others - stage)
+            counts[stage] = min(room, counts[stage])
+    places = [(stage, r) for stage, count in enumerate(counts) for r in range(count)]
     return {place: lane for lane, place in enumerate(places)}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tsarch.records import TickReport, TraceEvent
-from tsarch.topology import STAGES, Topology, stage_named
+from tsarch.topology import Topology
 
 Event = dict[str, Any]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -55,9 +55,9 @@ class TraceWriter:
     def _rows(self, report: TickReport, epoch: int) -> Iterator[Event]:
         """Each instruction; inside it, first, its waiting for other ranks; and its messages."""
         assert self._start_s is not None
-        stage = stage_named(report.stage)
+        stage = self._topology.named(report.stage)
         own_rank = self._topology.rank(stage, report.replica)
-        place = {"pid": STAGES.index(stage), "tid": report.replica}
+        place = {"pid": self._topology.stages.index(stage), "tid": report.replica}
         beat = {"epoch": epoch, "tick": report.tick}
         for event in report.events:
             # Both ends are rounded, not the duration, so that neighbours never overlap.
@@ -152,7 +152,7 @@ def idle_share(events: Sequence[Event]) -> float:
 
 
 def _names(topology: Topology) -> Iterator[Event]:
-    for pid, stage in enumerate(STAGES):
+    for pid, stage in enumerate(topology.stages):
         yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": stage.value}}
         yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": pid}}
         for replica in range(topology.replicas(stage)):

@@ -1,0 +1,78 @@
+"""The run's configuration: one strict pydantic model a section, every field documented below it.
+
+Defaults live here only. No torch: reading a config costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from tsarch.config.base import (
+    MODES,
+    Fraction,
+    Mode,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+)
+from tsarch.config.data import Columns, DataConfig, DecodingConfig, TaskConfig
+from tsarch.config.models import (
+    BackboneConfig,
+    DistillationConfig,
+    EmbeddingConfig,
+    LoraConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from tsarch.config.root import Config
+from tsarch.config.topology import AUTO, LinkConfig, StageTopology, TopologyConfig
+from tsarch.config.training import (
+    MEAN_MODES,
+    AlternationConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    FailureConfig,
+    LearningRateConfig,
+    Monitor,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+
+__all__ = [
+    "AUTO",
+    "MEAN_MODES",
+    "MODES",
+    "AlternationConfig",
+    "BackboneConfig",
+    "CheckpointConfig",
+    "Columns",
+    "Config",
+    "DataConfig",
+    "DecodingConfig",
+    "DistillationConfig",
+    "EmbeddingConfig",
+    "EvaluationConfig",
+    "FailureConfig",
+    "Fraction",
+    "LearningRateConfig",
+    "LinkConfig",
+    "LoraConfig",
+    "Mode",
+    "Monitor",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "OptimizerConfig",
+    "PositiveFloat",
+    "PositiveInt",
+    "Probability",
+    "RunConfig",
+    "ScheduleConfig",
+    "Section",
+    "StageTopology",
+    "StudentConfig",
+    "TaskConfig",
+    "TeacherConfig",
+    "TopologyConfig",
+]

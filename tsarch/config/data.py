@@ -1,0 +1,108 @@
+"""What is learned of which data: the sections `data`, `task` and `decoding`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tsarch.config.base import MOST, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from tsarch.task_names import TASKS
+
+
+class Columns(Section):
+    """Names of the columns of a data set, where they differ from the task's own, which are the
+    defaults. Each task has its columns in its file (`COLUMNS`)."""
+
+
+class DataConfig(Section):
+    """Where the data is and how it becomes batches."""
+
+    train: str | None = None
+    """Training file (JSON Lines, CoNLL, CSV, Parquet), relative to the config file's folder."""
+    validation: str | None = None
+    """Validation file: early stopping and the weight of `joint` are chosen on it."""
+    test: str | None = None
+    """Test file: the metrics before and after training."""
+    hub: str | None = None
+    """Hub name of a data set with train, validation and test splits, in place of the files."""
+    hub_config: str | None = None
+    """Configuration name of the hub data set."""
+    format: Literal["auto", "jsonl", "conll", "csv", "parquet"] = "auto"
+    """Format of the files; `auto` goes by the file name's ending."""
+    tag_scheme: Literal["iob2", "iob1"] = "iob2"
+    """Tag scheme of the files; `iob1` is converted to IOB2 when read."""
+    columns: dict[str, str] = Field(default={})
+    """Names of the task's columns, where they differ."""
+    tokenizer: str | None = None
+    """Tokenizer (hub name, `package:`, or folder, relative to the config file's folder or the
+    current one). Default: the teacher's."""
+    cache_folder: str | None = None
+    """Folder of the tokenised data. Default: `~/.cache/tsarch`."""
+    batch_tokens: PositiveInt = 4096
+    """Padded teacher tokens of one step's global batch, over all replicas."""
+    num_buckets: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Number of length buckets; contexts of one bucket are batched together."""
+    context_tokens: Annotated[int, Field(ge=4, le=MOST)] | None = None
+    """Tokens of a context where there is no teacher to read it: batches are made of contexts all
+    the same. Default: `student.max_tokens`."""
+    overlap_tokens: NonNegativeInt = 128
+    """`qa`: tokens that neighbouring contexts of a passage longer than `teacher.max_tokens` share;
+    at most half of a context."""
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"`{name}` is no task; tasks are {', '.join(TASKS)}")
+    return name
+
+
+class TaskConfig(Section):
+    """What is learned, and how it is measured."""
+
+    name: Annotated[
+        str, AfterValidator(_known_task), Field(json_schema_extra={"enum": list(TASKS)})
+    ] = "ner"
+    """Task; decides what a row is, labels and metrics."""
+    source_prefix: str = ""
+    """Generative tasks: text put before every source, such as `Summarize: `."""
+    target_prefix: str = ""
+    """Generative tasks: text between source and target, such as `Summary:`; not generated."""
+    max_target_tokens: PositiveInt = 64
+    """Generative tasks: tokens of a target at most, its end included. A context keeps so much
+    room free of its source; what of a target is longer is cut off in training and counted."""
+
+
+class DecodingConfig(Section):
+    """How generative tasks make text of predictions, for the metrics of the test split."""
+
+    num_beams: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Hypotheses that are kept at a time; 1: the likeliest token every time."""
+    length_penalty: float = 1.0
+    """Beam search: a hypothesis' log-probability is divided by its length to this power
+    (Wu et al. 2016, "Google's Neural Machine Translation System", section 7)."""
+    sample: bool = False
+    """Draw tokens at random, with `temperature`, `top_k` and `top_p`, in place of the likeliest."""
+    temperature: PositiveFloat = 1.0
+    """Logits are divided by it before drawing."""
+    top_k: NonNegativeInt = 0
+    """Draw among so many likeliest tokens. 0: among all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw among the likeliest tokens that have this probability together (Holtzman et al. 2020,
+    "The Curious Case of Neural Text Degeneration", section 3.1)."""
+    no_repeat_ngram: NonNegativeInt = 0
+    """No group of so many tokens comes twice in a text. 0: no rule."""
+    cache: bool = True
+    """Keep keys and values of the tokens so far, in both stages; without, each token costs a pass
+    over all."""
+    batch: PositiveInt = 32
+    """Texts that all replicas together generate at a time."""
+    max_texts: PositiveInt = 200
+    """Texts of a split that are generated for its metrics, evenly spread over it; perplexity is
+    that of the whole split."""
+
+    @model_validator(mode="after")
+    def _beams_or_sampling(self) -> Self:
+        if self.sample and self.num_beams > 1:
+            raise ValueError("`sample` takes one beam: leave out one of `num_beams`, `sample`")
+        return self

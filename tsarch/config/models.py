@@ -1,0 +1,148 @@
+"""The two models and their table: sections `teacher`, `student`, `distillation`, `embedding`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from tsarch.config.base import (
+    MOST,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+)
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2021): the backbone is frozen, small matrices beside its linear
+    layers train. Head, bridge and projections train as ever, the table as `embedding.frozen` says.
+    """
+
+    rank: PositiveInt = 8
+    """Rank of the adapters."""
+    alpha: PositiveFloat = 16.0
+    """Adapters are multiplied by `alpha / rank`."""
+    dropout: Probability = 0.0
+    """Dropout probability of an adapter's input."""
+    target_modules: Annotated[list[str], Field(min_length=1)] | None = None
+    """Names of the linear layers that get adapters, such as `query`, or `attention.self.query` for
+    the end of a longer name. Default: those that `peft` has for the architecture."""
+
+
+class BackboneConfig(Section):
+    """A Hugging Face encoder: pretrained, or random from a config."""
+
+    model: str | None = None
+    """Hub name, local folder, or `package:NAME/FOLDER` inside an installed Python package."""
+    config: dict[str, Any] | None = None
+    """Hugging Face config (with `model_type`) for random weights, in place of `model`."""
+    max_tokens: Annotated[int, Field(ge=4, le=MOST)] = 512
+    """Tokens of one input, special tokens included: teacher context or student window."""
+    dropout: Probability = 0.1
+    """Dropout probability of hidden layers and of the head."""
+    attention_dropout: Probability = 0.0
+    """Dropout probability of attention weights. 0 lets PyTorch use its fast attention."""
+    freeze: Literal["none", "all_but_top_k", "all_but_head"] = "none"
+    """Which parameters stay as they are (the bridge always trains)."""
+    top_k: NonNegativeInt = 0
+    """Number of layers from the top that train under `freeze: all_but_top_k`."""
+    lora: LoraConfig | None = None
+    """Low-rank adapters in a frozen backbone, in place of `freeze`; `{}` takes the defaults."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of the backbone's layers for the backward pass and compute each layer
+    twice: about a third more compute, activation memory of one layer."""
+    deepspeed: dict[str, Any] = Field(default={})
+    """DeepSpeed settings of this stage, merged over ours; refused where another key sets the same.
+    Without effect on `topology.runner: local`."""
+
+    @field_validator("lora")
+    @classmethod
+    def _lora_or_freeze(cls, lora: LoraConfig | None, info: ValidationInfo) -> LoraConfig | None:
+        if lora is not None and info.data.get("freeze", "none") != "none":
+            raise ValueError("lora freezes the whole backbone, so `freeze` must stay `none`")
+        return lora
+
+
+class TeacherConfig(BackboneConfig):
+    """The larger model; it reads whole documents, up to `max_tokens` at a time."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give either `model` or `config`")
+        return self
+
+
+class StudentConfig(BackboneConfig):
+    """The smaller model; it reads windows of at most `max_tokens`, fed by the teacher."""
+
+    max_tokens: Annotated[int, Field(ge=4, le=MOST)] = 128
+    """Tokens of one student window."""
+    layers: list[NonNegativeInt] | None = None
+    """Layers of the teacher that start the student, in place of `model` and `config`; without a
+    teacher layers of `model`."""
+    teacher_dropout: Fraction = 0.0
+    """Probability that a window's bridge term is dropped in training, so that the student
+    learns to work alone too."""
+    alone_weight: NonNegativeFloat = 0.0
+    """Weight of a second pass over every window without the bridge term. 0: no second pass."""
+    fed_weight: PositiveFloat = 1.0
+    """Weight of passes with the bridge term. With less than `alone_weight` the student's layers and
+    head learn chiefly to work alone; bridge and shortcut, whose only gradient is that of fed
+    passes, learn as fast as ever with AdamW. `joint`: what flows to the teacher is weighed too."""
+    no_teacher: Literal["zero", "learned"] = "zero"
+    """What stands in for a dropped bridge term: nothing, or a learned vector."""
+    bridge_scale: NonNegativeFloat = 1.0
+    """What the bridge starts as: the identity (an orthogonal map, if widths differ) times this.
+    Hidden states may be several times as long as embeddings (BERTs: five times), and at 1 then
+    drown them. At 0 a fed window starts as one without the teacher."""
+    shortcut: bool = False
+    """Add what a head of its own, which starts as the teacher's, reads from the teacher's hidden
+    states to the student's prediction: its layers and head then needn't carry what the teacher
+    knows."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [n for n in ("model", "config", "layers") if getattr(self, n) is not None]
+        if len(given) != 1 and given != ["model", "layers"]:
+            raise ValueError(f"give one of `model`, `config`, `layers` (given: {given or 'none'})")
+        if self.layers is not None and (
+            not self.layers or len(set(self.layers)) < len(self.layers)
+        ):
+            raise ValueError("`layers` must name at least one layer, and each only once")
+        return self
+
+
+class DistillationConfig(Section):
+    """Temperature-scaled KL from the teacher's to the student's prediction on the window."""
+
+    weight: NonNegativeFloat = 0.0
+    """Weight of the term; 0 switches it off. (Hinton et al. 2015, section 2)."""
+    temperature: PositiveFloat = 2.0
+    """Temperature; the term is multiplied by its square to keep gradients comparable."""
+    passes: Literal["all", "fed", "alone"] = "all"
+    """Which windows the term is for: all, or only those with or without the bridge term."""
+
+
+class EmbeddingConfig(Section):
+    """The tied embedding table, replicated on every rank of both stages."""
+
+    init: Literal["teacher", "student"] = "teacher"
+    """Whose pretrained table it starts from."""
+    frozen: bool = False
+    """Keep the table as it is."""
+    project: bool = True
+    """Allow a learned projection where a stage's embedding width differs from the table's."""
+    exchange: Literal["auto", "rows", "dense"] = "auto"
+    """What ranks exchange: the gradient rows that the step touched, the whole gradient, or what is
+    less (rows, unless the step touches the whole vocabulary)."""
+    shard_optimizer: bool = False
+    """Keep the table's optimizer state sharded over all ranks of both stages; the table itself
+    stays replicated. Saves memory (AdamW: 8 bytes a value), costs an exchange of updated rows."""
+    check_every: NonNegativeInt = 50
+    """Steps between two checks that all replicas are bitwise equal. 0: only at the end."""

@@ -1,0 +1,161 @@
+"""The whole config: all sections, and what they ask of one another."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tsarch.config.base import Section
+from tsarch.config.data import DataConfig, DecodingConfig, TaskConfig
+from tsarch.config.models import DistillationConfig, EmbeddingConfig, StudentConfig, TeacherConfig
+from tsarch.config.topology import AUTO, LinkConfig, StageTopology, TopologyConfig
+from tsarch.config.training import (
+    AlternationConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    FailureConfig,
+    LearningRateConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+
+
+def _or_auto(schema: dict[str, Any]) -> None:
+    """Let the JSON Schema of the section `topology` take the word `auto` too."""
+    schema["anyOf"] = [{"$ref": schema.pop("$ref")}, {"const": AUTO, "type": "string"}]
+
+
+class Config(Section):
+    """A complete run."""
+
+    run: RunConfig = RunConfig()
+    """Name, folder, seed."""
+    task: TaskConfig = TaskConfig()
+    """The task to learn."""
+    data: DataConfig
+    """Data files and batching."""
+    teacher: TeacherConfig | None = None
+    """The teacher. Without it the student is trained by itself, on its windows."""
+    student: StudentConfig | None = None
+    """The student. Without it the teacher is trained by itself."""
+    distillation: DistillationConfig = DistillationConfig()
+    """Distillation term of the student's loss."""
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    """The tied embedding."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Order and number of updates."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer."""
+    learning_rate: LearningRateConfig = LearningRateConfig()
+    """Learning-rate schedule."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Validation and early stopping."""
+    decoding: DecodingConfig = DecodingConfig()
+    """How texts are generated."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving the run so that it can be resumed."""
+    failure: FailureConfig = FailureConfig()
+    """What the run puts up with."""
+    link: LinkConfig = LinkConfig()
+    """Boundary messages between the stages."""
+    topology: TopologyConfig = Field(default=TopologyConfig(), json_schema_extra=_or_auto)
+    """Processes and devices; `auto`: let the run choose how many."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of both stages; (master) weights and optimizer state stay fp32."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        tokens, origin = self._context
+        if self.teacher is not None and self.student is not None:
+            self._check_pair(self.teacher, self.student)
+        else:
+            self._check_alone()
+        if self.data.batch_tokens < tokens:
+            raise ValueError(
+                f"data.batch_tokens ({self.data.batch_tokens}) must be at least "
+                f"{origin} ({tokens}), the size of one context"
+            )
+        if self.evaluation.batch_tokens < tokens:
+            raise ValueError(
+                f"evaluation.batch_tokens ({self.evaluation.batch_tokens}) must be at least "
+                f"{origin} ({tokens})"
+            )
+        if self.schedule.name == "joint" and self.schedule.alternation != AlternationConfig():
+            raise ValueError(
+                "schedule.alternation must stay 1:1 with the joint schedule, which updates both "
+                "stages in one step"
+            )
+        if (self.data.train is None) == (self.data.hub is None):
+            raise ValueError("give either data.train (with validation and test) or data.hub")
+        if self.data.train is not None and None in (self.data.validation, self.data.test):
+            raise ValueError("data.train needs data.validation and data.test beside it")
+        return self
+
+    def _check_pair(self, teacher: TeacherConfig, student: StudentConfig) -> None:
+        """What a teacher and a student ask of each other."""
+        if student.max_tokens > teacher.max_tokens:
+            raise ValueError(
+                f"student.max_tokens ({student.max_tokens}) must not exceed "
+                f"teacher.max_tokens ({teacher.max_tokens}): a window is a slice of a context"
+            )
+        if student.model is not None and student.layers is not None:
+            raise ValueError(
+                "student: give one of `model`, `config`, `layers`, which are layers of the teacher"
+            )
+        if self.data.context_tokens is not None:
+            raise ValueError(
+                "data.context_tokens is for students by themselves: a context has "
+                f"teacher.max_tokens ({teacher.max_tokens})"
+            )
+
+    def _check_alone(self) -> None:
+        """What can't be asked of a model by itself."""
+        if self.teacher is None and self.student is None:
+            raise ValueError("give `teacher`, `student` or both")
+        if self.student is not None and self.student.layers and self.student.model is None:
+            raise ValueError("student.layers needs student.model where there is no teacher")
+        missing, own = ("student", "teacher") if self.student is None else ("teacher", "student")
+        modes = ("teacher",) if self.student is None else ("student_alone",)
+        # Defaults are no wish: a run's config.yaml has them too.
+        init, monitor = self.embedding.init, self.evaluation.monitor
+        wrong = {
+            "distillation.weight": self.distillation.weight > 0,
+            "schedule.alternation": self.schedule.alternation != AlternationConfig(),
+            "topology.auto": self.topology.auto,
+            f"topology.{missing}": getattr(self.topology, missing) != StageTopology(),
+            f"embedding.init: {init}": init == missing and init != EmbeddingConfig().init,
+            f"evaluation.monitor: {monitor}": monitor not in modes
+            and monitor != EvaluationConfig().monitor,
+        }
+        if given := [key for key, is_wrong in wrong.items() if is_wrong]:
+            raise ValueError(
+                f"{', '.join(given)} can't be asked of a {own} by itself: "
+                f"there is no section `{missing}`"
+            )
+
+    @property
+    def _context(self) -> tuple[int, str]:
+        """Tokens of a context, and the key that says so."""
+        if self.teacher is not None:
+            return self.teacher.max_tokens, "teacher.max_tokens"
+        if self.data.context_tokens is not None:
+            return self.data.context_tokens, "data.context_tokens"
+        return (0 if self.student is None else self.student.max_tokens), "student.max_tokens"
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of a context."""
+        return self._context[0]
+
+    @property
+    def tokenizer_name(self) -> str | None:
+        """The tokenizer: `data.tokenizer`, or that of the teacher's (or only) model."""
+        first = self.teacher or self.student
+        return self.data.tokenizer or (None if first is None else first.model)
+
+    @property
+    def run_folder(self) -> str:
+        """Folder that the run writes, relative to the current folder."""
+        return self.run.folder or f"runs/{self.run.name}"
