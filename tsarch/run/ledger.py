@@ -81,7 +81,7 @@ class Ledger:
 
     def restore(self, point: ResumePoint) -> None:
         """Know what the driver knew at a checkpoint. (`Trackers.rewind` is for who opens them.)"""
-        progress, ranks = point.progress, point.progress.ranks
+        progress = point.progress
         self.before = cast(dict[Mode, Metrics] | None, progress.before)
         self.num_resumes = progress.resumes + 1
         self.selection.restore(progress.best)
