@@ -37,7 +37,6 @@ def run_training(
             `resume`, nothing to go on with.
     """
     quieten()
-    from tsarch.planning.preflight import check_run, run_notes
     from tsarch.telling.run_folder import choose_folder, resumed_folder
     from tsarch.telling.terminal import Reporter
 
@@ -49,18 +48,7 @@ def run_training(
     store, point = _checkpoints(blueprint, path, resume, reporter)
     if point is not None and blueprint.runner.is_auto:
         blueprint = blueprint.placed_like(point.blueprint)
-    reporter.say("checking the config and the models")
-    check_run(blueprint, own_ray=is_here)
-    for note in run_notes(blueprint):
-        reporter.say(f"note: {note}")
-    reporter.say("reading and tokenising the data (cached after the first time)")
-    from tsarch.planning.capacity import check_capacity
-    from tsarch.prepare import prepare_data
-
-    prepared = prepare_data(blueprint)
-    _describe(reporter, prepared)
-    for note in check_capacity(blueprint, prepared, own_ray=is_here):
-        reporter.say(note)
+    prepared = _prepare(blueprint, is_here, reporter)
     if point is not None:
         from tsarch.run.resume import check_same_data
 
@@ -80,6 +68,30 @@ def run_training(
         reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))
     _report(reporter, path)
     return summary
+
+
+def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
+    """Check the config, the models and the memory, and read the data; `is_here`: ranks run on this
+    machine.
+
+    Raises:
+        UserError: mistakes in them.
+    """
+    from tsarch.planning.preflight import check_run, run_notes
+
+    reporter.say("checking the config and the models")
+    check_run(blueprint, own_ray=is_here)
+    for note in run_notes(blueprint):
+        reporter.say(f"note: {note}")
+    reporter.say("reading and tokenising the data (cached after the first time)")
+    from tsarch.planning.capacity import check_capacity
+    from tsarch.prepare import prepare_data
+
+    prepared = prepare_data(blueprint)
+    _describe(reporter, prepared)
+    for note in check_capacity(blueprint, prepared, own_ray=is_here):
+        reporter.say(note)
+    return prepared
 
 
 def _report(reporter: Any, path: Path) -> None:

@@ -28,6 +28,8 @@ class JsonFiles:
         self._is_traced = trace
         self._trace: TraceWriter | None = None
         self._open: dict[str, TextIO] = {}
+        for name in ("metrics.jsonl", "evaluations.jsonl"):  # empty is not missing
+            (folder / name).touch()
 
     def ticks(self, reports: Sequence[TickReport], epoch: int) -> None:
         """Every instruction, if the run is traced."""
