@@ -213,7 +213,7 @@ def test_a_run_that_fails_keeps_its_metrics_and_has_no_report(tmp_path, monkeypa
     with pytest.raises(RunFailedError):
         run_training(config)
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == {"config.yaml", "metrics.jsonl", "tensorboard"}  # nothing was evaluated
+    assert files == {"config.yaml", "metrics.jsonl", "evaluations.jsonl", "tensorboard"}
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
