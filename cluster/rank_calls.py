@@ -14,7 +14,7 @@ from tsarch.clock import now_s
 from tsarch.cluster.nodes import look_from_here
 from tsarch.cluster.watch import Watch
 from tsarch.errors import RankFailedError
-from tsarch.rank.api import MEANWHILE
+from tsarch.rank.api import MEANWHILE, ProcessApi, name_of
 from tsarch.rank.diagnosis import (
     Cause,
     End,
@@ -153,7 +153,7 @@ class Calls:
 
     def _stacks(self, rank: int) -> str:
         """Where the threads of a rank that hangs are."""
-        reference = self._workers[rank].do_meanwhile.remote("stacks", ())
+        reference = self._workers[rank].do_meanwhile.remote(name_of(ProcessApi.stacks), ())
         done, _ = ray.wait([reference], timeout=_ANSWER_TIMEOUT_S)
         try:
             return str(ray.get(done[0])) if done else ""

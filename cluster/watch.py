@@ -19,6 +19,7 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
+from tsarch.rank.api import ProcessApi, name_of
 from tsarch.rank.hangs import Finding, find_hang
 from tsarch.rank.status import BUILDING, Status
 
@@ -118,7 +119,7 @@ class Watch:
     def _ask(self, patience_s: float) -> None:
         for rank, worker in enumerate(self._workers):
             if rank not in self._asked:
-                self._asked[rank] = worker.do_meanwhile.remote("status", ())
+                self._asked[rank] = worker.do_meanwhile.remote(name_of(ProcessApi.status), ())
         references = list(self._asked.values())
         ray.wait(references, num_returns=len(references), timeout=patience_s)
         for rank, reference in list(self._asked.items()):

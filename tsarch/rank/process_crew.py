@@ -264,7 +264,7 @@ class ProcessCrew(Crew):
 
     def _stacks(self, line: Line) -> str:
         """Where the threads of a rank that hangs are."""
-        number = line.ask("stacks", ())
+        number = line.ask(name_of(ProcessApi.stacks), ())
         given_up_s = time.monotonic() + _ANSWER_TIMEOUT_S
         while time.monotonic() < given_up_s:
             line.read()

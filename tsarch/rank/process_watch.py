@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from tsarch.rank.api import ProcessApi, name_of
 from tsarch.rank.hangs import Finding, find_hang
 from tsarch.rank.lines import Line
 from tsarch.rank.status import BUILDING, Status
@@ -60,7 +61,7 @@ class ProcessWatch:
             if isinstance(status, Status):
                 self.statuses[rank] = status
                 self._heard_s[rank] = time.monotonic()
-        self._asked[rank] = line.ask("status", ())
+        self._asked[rank] = line.ask(name_of(ProcessApi.status), ())
 
     def _look(self) -> Finding | None:
         """What is wrong with processes that still are; the crew sees to those that are gone."""
