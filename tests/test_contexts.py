@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import QUICKSTART_MODEL, ROOT, packing_spec
 from tsarch.data import row_tokens
+from tsarch.data.cache import stored_arrays
 from tsarch.data.layouts import TaggedWordsLayout
 from tsarch.data.packing import Sentence, pack
 from tsarch.data.row_tokens import RowTokenizer
@@ -305,6 +306,17 @@ def test_a_damaged_cache_is_made_anew(tmp_path, monkeypatch, damage):
         assert same(first, tokenized([[["a", "cats"]]], tiny_tokenizer(), tmp_path))
     assert counter.num_rows == 2
     assert file.read_bytes() == whole
+
+
+def test_a_cache_file_that_is_pickled_is_not_read(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "harmed",))
+
+    path = tmp_path / "x.npz"
+    np.savez(path, values=np.array([Harm()], dtype=object))
+    assert stored_arrays(path) is None
+    assert not (tmp_path / "harmed").exists()
 
 
 def test_many_rows_are_tokenised_in_batches(tmp_path):
