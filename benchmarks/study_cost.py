@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,10 +24,9 @@ from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.data.partition import context_tokens, context_windows
-from tsarch.models.student_model import StudentModel
+from tsarch.pair.pair import Window
 from tsarch.prepare import prepare_data
-from tsarch.stage.build import build_model
-from tsarch.topology import Stage
+from tsarch.stage.build import build_pair
 
 SERVED = (1, 4, 16, 64)
 """Windows or queries that one context may serve."""
@@ -76,32 +76,22 @@ def measure(config: Config, num_contexts: int = 24) -> InferenceCost:
     prepared = prepare_data(blueprint)
     split = prepared.splits["test"]
     num_documents = len({row.origin.doc_id for row in split.rows})
-    teacher = build_model(blueprint, Stage.TEACHER, len(prepared.labels))
-    student = build_model(blueprint, Stage.STUDENT, len(prepared.labels)).module
-    assert teacher.table is not None
-    assert isinstance(student, StudentModel)
-    table = teacher.table
-    encoder = teacher.module.eval()
-    student.eval()
+    pair = build_pair(blueprint, len(prepared.labels))
     drawn = np.random.default_rng(0).permutation(split.num_contexts)[:num_contexts]
     times: dict[str, list[float]] = {"context": [], "fed": [], "alone": []}
     lengths: dict[str, list[int]] = {"context": [], "window": []}
-    with torch.inference_mode():
-        for context in drawn.tolist():
-            ids = torch.from_numpy(split.token_ids[context_tokens(split, context)])
-            hidden = encoder(table[ids].unsqueeze(0), torch.ones(1, len(ids)))[0][0]
-            times["context"].append(_teacher_ms(encoder, table, ids))
-            lengths["context"].append(len(ids))
-            first = int(split.context_offsets[context])
-            for window in context_windows(split, context):
-                start, stop = (split.windows[window] - first).tolist()
-                own, rows = ids[start:stop], hidden[start:stop]
-                fed = torch.arange(stop - start).unsqueeze(0)
-                times["fed"].append(_student_ms(student, table, own, rows, fed))
-                times["alone"].append(
-                    _student_ms(student, table, own, rows[:1], torch.full_like(fed, -1))
-                )
-                lengths["window"].append(stop - start)
+    for context in drawn.tolist():
+        ids = split.token_ids[context_tokens(split, context)]
+        (states,) = pair.encode([ids])
+        times["context"].append(_best_ms(partial(pair.encode, [ids])))
+        lengths["context"].append(len(ids))
+        first = int(split.context_offsets[context])
+        for number in context_windows(split, context):
+            start, stop = (split.windows[number] - first).tolist()
+            fed = Window(ids[start:stop], states.hidden[start:stop])
+            times["fed"].append(_best_ms(partial(pair.read, [fed])))
+            times["alone"].append(_best_ms(partial(pair.read, [Window(ids[start:stop])])))
+            lengths["window"].append(stop - start)
     return InferenceCost(
         context_tokens=statistics.mean(lengths["context"]),
         window_tokens=statistics.mean(lengths["window"]),
@@ -115,22 +105,6 @@ def measure(config: Config, num_contexts: int = 24) -> InferenceCost:
 
 def _mean(values: Sequence[float]) -> float:
     return statistics.mean(values)
-
-
-def _teacher_ms(encoder: torch.nn.Module, table: torch.Tensor, ids: torch.Tensor) -> float:
-    mask = torch.ones(1, len(ids))
-    return _best_ms(lambda: encoder(table[ids].unsqueeze(0), mask))
-
-
-def _student_ms(
-    student: StudentModel,
-    table: torch.Tensor,
-    ids: torch.Tensor,
-    rows: torch.Tensor,
-    places: torch.Tensor,
-) -> float:
-    mask = torch.ones(1, len(ids))
-    return _best_ms(lambda: student([table[ids].unsqueeze(0)], [mask], rows, [places]))
 
 
 def _best_ms(call: Callable[[], object], repeats: int = 3) -> float:

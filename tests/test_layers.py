@@ -91,6 +91,15 @@ def test_no_cycles():
     assert set(TopologicalSorter(graph).static_order()) == set(graph)  # raises on a cycle
 
 
+def test_a_pair_only_computes():
+    """Nothing of training is in its room: no engine, optimizer, feed, link or loss."""
+    machinery = ("tsarch.stage", "tsarch.losses", "tsarch.data.feed", "tsarch.parallel.link")
+    machinery += ("tsarch.parallel.tied_embedding", "tsarch.parallel.groups", "torch.optim")
+    for name in FILES:
+        if name.startswith("tsarch.pair."):
+            assert not [m for m in imports_of(name) if m.startswith(machinery)], name
+
+
 @pytest.mark.parametrize(
     ("library", "places"),
     [

@@ -54,6 +54,16 @@ class Pair:
             assert isinstance(student, StudentModel)
             self._student = StudentHalf(Plain(student, device, dtype), student.teacher_width)
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether it can `encode`."""
+        return self._teacher is not None
+
+    @property
+    def has_student(self) -> bool:
+        """Whether it can `read`."""
+        return self._student is not None
+
     def encode(self, contexts: Sequence[IntArray], starts: IntArray | None = None) -> list[States]:
         """The teacher's states of each context of (tokens,) token ids, without padding.
 

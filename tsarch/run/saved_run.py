@@ -10,13 +10,15 @@ from tsarch.blueprint import Blueprint, resolve
 from tsarch.config import Mode
 from tsarch.config_loading import load_config
 from tsarch.errors import UserError, one_line
-from tsarch.model_folder import load_task, saved_config
+from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, saved_config
+from tsarch.pair.pair import Pair
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_data
 from tsarch.rank.api import RankApi
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
 from tsarch.run.texts import with_texts
+from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
 
 
@@ -32,12 +34,11 @@ def _told(model: Path) -> Iterator[None]:
         raise UserError.single(str(model), f"can't be read: {one_line(error)}.", hint) from None
 
 
-def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Blueprint, Evaluation]:
-    """Metrics of a run's best weights on one of its splits; texts are only generated as `mode`
-    predicts them, if it is given.
+def open_run(run: Path) -> tuple[Blueprint, TaskFile]:
+    """A finished run, built from its own folder alone.
 
     Raises:
-        UserError: the folder is not a complete run, or its data has changed its labels.
+        UserError: the folder is not a complete run.
     """
     model = run / "model"
     for needed in (run / "config.yaml", model / "task.json", model / "embedding.safetensors"):
@@ -53,6 +54,36 @@ def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Bluep
         raise UserError.single(
             str(run), f"was trained for {task_file.task}, its config says {blueprint.task.name}."
         )
+    return blueprint, task_file
+
+
+def saved_pair(run: Path) -> Pair:
+    """The pair of a run's best weights.
+
+    Raises:
+        UserError: the folder is not a complete run, or its files are damaged.
+    """
+    blueprint, task_file = open_run(run)
+    check_run(blueprint, own_ray=False)
+    objective = make_task(task_file.task, task_file.labels).objective
+    with _told(run / "model"):
+        return build_pair(
+            blueprint,
+            objective.num_outputs(len(task_file.labels)),
+            {stage: load_weights(run / "model", stage) for stage in blueprint.stages},
+            load_table(run / "model"),
+        )
+
+
+def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Blueprint, Evaluation]:
+    """Metrics of a run's best weights on one of its splits; texts are only generated as `mode`
+    predicts them, if it is given.
+
+    Raises:
+        UserError: the folder is not a complete run, or its data has changed its labels.
+    """
+    model = run / "model"
+    blueprint, task_file = open_run(run)
     if mode is not None and mode not in blueprint.modes:
         raise UserError.single(
             f"--mode {mode}", f"{run} has no such mode.", f"It has {', '.join(blueprint.modes)}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from tsarch.models.skeleton import make_skeleton
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.models.weight_files import check_safetensors, open_checkpoint
+from tsarch.pair.pair import Pair
 from tsarch.seeding import torch_seed
 from tsarch.topology import Stage
 
@@ -54,6 +56,23 @@ def build_model(
         module = _complete(blueprint, own, backbone, num_outputs)
     construction.settle(list(module.parameters()))
     return BuiltModel(module, backbone.table)
+
+
+def build_pair(
+    blueprint: Blueprint,
+    num_outputs: int | None,
+    weights: Mapping[Stage, Mapping[str, Tensor]] | None = None,
+    table: Tensor | None = None,
+) -> Pair:
+    """The pair, or the one model that there is, on the CPU in fp32: as training starts, or with
+    saved `weights` and `table`."""
+    models = {stage: build_model(blueprint, stage, num_outputs) for stage in blueprint.stages}
+    for stage, state in ({} if weights is None else weights).items():
+        models[stage].module.load_state_dict(state)
+    if table is None:
+        table = next(model.table for model in models.values() if model.table is not None)
+    modules = {stage.reads: model.module for stage, model in models.items()}
+    return Pair(table, modules.get("contexts"), modules.get("windows"))
 
 
 def outline_model(blueprint: Blueprint, stage: Stage, num_outputs: int | None) -> nn.Module:

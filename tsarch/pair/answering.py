@@ -1,0 +1,151 @@
+"""A pair answers the rows of a split: contexts are read once, windows fed from them or alone, and
+the scores of a mode are decoded to the task's answers. Labels are not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsarch.config import Mode
+from tsarch.data.loader import evaluation_batches
+from tsarch.data.partition import context_tokens, context_windows
+from tsarch.data.replica_arrays import WindowBatch
+from tsarch.pair.halves import States
+from tsarch.pair.pair import Pair, Window
+from tsarch.records import IGNORED, FloatArray, IntArray, Predictions, TokenizedSplit
+from tsarch.tasks.answers import Answer
+from tsarch.tasks.base import AnsweringTask
+from tsarch.tasks.collect import Collector, ContextOutputs, WindowOutputs
+
+
+class Answering:
+    """Answers of a pair.
+
+    Args:
+        window_tokens: of a window at most, where the task chooses windows.
+        num_windows: windows a row, where the task chooses windows.
+        joint_weight: weight of the teacher in `joint`.
+        batch_tokens: padded tokens of the contexts that are read at a time.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        task: AnsweringTask,
+        window_tokens: int,
+        num_windows: int = 2,
+        joint_weight: float = 0.5,
+        batch_tokens: int = 4096,
+    ) -> None:
+        self._pair = pair
+        self._task = task
+        self._window_tokens = window_tokens
+        self._num_windows = num_windows
+        self._joint_weight = joint_weight
+        self._batch_tokens = batch_tokens
+
+    def answers(self, split: TokenizedSplit, mode: Mode) -> list[tuple[Answer, ...]]:
+        """Answers to every row of `split.rows` (see `AnsweringTask.answers`)."""
+        return self._task.answers(split, self.scores(split, mode))
+
+    def scores(self, split: TokenizedSplit, mode: Mode) -> FloatArray:
+        """(num_words, …) of a mode, as `AnsweringTask.score_collector` keeps them."""
+        found = self._predictions(split)
+        said = getattr(found, mode)
+        assert said is not None, f"this pair has no mode {mode}"
+        scores: FloatArray = said[0] if mode == "joint" else said
+        return scores
+
+    def _predictions(self, split: TokenizedSplit) -> Predictions:
+        choice = self._task.window_choice
+        if choice is None or not self._pair.has_student:
+            return self._read(split, self._task.score_collector(self._joint_weight))
+        if not self._pair.has_teacher:
+            tiles = split.with_windows(choice.tiles(split, self._window_tokens))
+            return self._read(tiles, self._task.score_collector(self._joint_weight))
+        collector = self._task.score_collector(self._joint_weight)
+        for own, states in self._contexts(split):
+            self._collect_contexts(collector, split, own, states)
+        teacher = collector.result().teacher
+        assert teacher is not None
+        windows = choice.windows(split, teacher, self._window_tokens, self._num_windows)
+        collector = self._task.score_collector(self._joint_weight)
+        chosen = self._read(split.with_windows(windows), collector)
+        return choice.complete(teacher, [chosen], [self._joint_weight])
+
+    def _read(self, split: TokenizedSplit, collector: Collector) -> Predictions:
+        """Read all contexts and their windows."""
+        if self._pair.has_teacher:
+            for own, states in self._contexts(split):
+                if self._pair.has_student:
+                    self._collect_windows(collector, split, own, states)
+                else:
+                    self._collect_contexts(collector, split, own, states)
+        else:
+            for batch in evaluation_batches(split.context_lengths, self._batch_tokens):
+                self._collect_windows(collector, split, batch.tolist(), None)
+        return collector.result()
+
+    def _contexts(self, split: TokenizedSplit) -> Iterator[tuple[list[int], list[States]]]:
+        """Contexts, some at a time, with their states."""
+        for batch in evaluation_batches(split.context_lengths, self._batch_tokens):
+            own = batch.tolist()
+            yield own, self._pair.encode([split.token_ids[context_tokens(split, c)] for c in own])
+
+    def _collect_contexts(
+        self, collector: Collector, split: TokenizedSplit, own: list[int], states: list[States]
+    ) -> None:
+        for context, read in zip(own, states, strict=True):
+            words = split.words[context_tokens(split, context)]
+            labels = torch.full((1, len(words)), IGNORED)
+            predictions = read.predictions.unsqueeze(0)
+            collector.add_contexts(
+                ContextOutputs(words[None], labels, predictions, self._pair.table.storage)
+            )
+
+    def _collect_windows(
+        self,
+        collector: Collector,
+        split: TokenizedSplit,
+        own: list[int],
+        states: list[States] | None,
+    ) -> None:
+        """Let the student read all windows of some contexts, alone and, with `states`, fed."""
+        windows, places, predictions = [], [], []
+        for place, context in enumerate(own):
+            first = int(split.context_offsets[context])
+            for number in context_windows(split, context):
+                at = split.window_places(number)
+                places.append(at)
+                read = None if states is None else states[place]
+                inside = torch.from_numpy(at - first)
+                hidden = None if read is None else read.hidden[inside]
+                windows.append(Window(split.token_ids[at], hidden))
+                predictions.append(None if read is None else read.predictions[inside])
+        if not windows:
+            return
+        for is_fed in (True, False) if states is not None else (False,):
+            read_now = windows if is_fed else [Window(w.token_ids) for w in windows]
+            found = self._pair.read(read_now)
+            for at, said, teacher in zip(places, found, predictions, strict=True):
+                collector.add(self._outputs(split.words[at], said, teacher, is_fed))
+
+    def _outputs(
+        self, words: IntArray, student: Tensor, teacher: Tensor | None, is_fed: bool
+    ) -> WindowOutputs:
+        """One window of (tokens,) words as a collector takes it."""
+        rows = np.zeros((1, len(words)), dtype=np.int64)
+        one = np.ones(1, dtype=np.int64)
+        batch = WindowBatch(
+            rows, rows + 1, words[None], rows, rows, one * int(is_fed), one * 0, one.astype("f4")
+        )
+        return WindowOutputs(
+            batch,
+            torch.full((1, len(words)), IGNORED),
+            student.unsqueeze(0),
+            None if teacher is None else teacher.unsqueeze(0),
+            self._pair.table.storage,
+        )
