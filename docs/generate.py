@@ -90,10 +90,12 @@ def _section(section: type[Section], prefix: str) -> Iterator[str]:
             yield f'<a id="{key}"></a>`{key}` <small>{" · ".join(facts)}</small>'
             yield f":   {_one_line(field.description)}\n"
         else:
-            text = field.description if prefix else nested.__doc__
+            texts = [] if prefix else [nested.__doc__ or ""]
+            if prefix or field.default is None:
+                texts.append(field.description or "")
             inner += [
                 f"{'#' * (3 + key.count('.'))} `{key}` {{ #{key} }}\n",
-                f"{_one_line(text)}\n",
+                f"{_one_line(' '.join(texts))}\n",
                 *_section(nested, f"{key}."),
                 *(_columns() if key == "data" else ()),
             ]
