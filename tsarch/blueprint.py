@@ -188,13 +188,11 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
 
     Whether it can be built is another question, which `planning.preflight.check_run` answers.
     """
-    topology, schedule, run = config.topology, config.schedule, config.run
-    is_local = topology.runner == "local"
-    stages = _stages(config, known)
-    counts = tuple(1 if is_local else own.replicas for own in stages.values())
+    stages, runner = _stages(config, known), _runner(config)
+    counts = tuple(1 if runner.is_one_process else own.replicas for own in stages.values())
     return Blueprint(
         config=config,
-        run=run,
+        run=config.run,
         folder=config.run_folder,
         task=config.task,
         data=config.data,
@@ -207,26 +205,9 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         tokenizer_name=config.tokenizer_name,
         stages=stages,
         topology=Topology(Graph.of(stages), counts),
-        runner=RunnerSpec(
-            name=topology.runner,
-            device=topology.device,
-            threads=topology.threads,
-            cpus_per_rank=topology.cpus_per_rank,
-            min_replicas=topology.min_replicas,
-            timeout_s=topology.timeout_s,
-            is_auto=topology.auto,
-        ),
+        runner=runner,
         table=_table(config, stages),
-        schedule=ScheduleSpec(
-            name=schedule.name,
-            alternation=Alternation(
-                schedule.alternation.teacher_steps, schedule.alternation.student_steps
-            ),
-            micro_batches=schedule.micro_batches,
-            in_flight=schedule.in_flight,
-            epochs=schedule.epochs,
-            max_steps=schedule.max_steps,
-        ),
+        schedule=_schedule(config),
         learning_rate=config.learning_rate,
         distillation=DistillationSpec(
             config.distillation.weight,
@@ -239,6 +220,31 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         decoding=config.decoding,
         checkpoint=config.checkpoint,
         failure=config.failure,
+    )
+
+
+def _runner(config: Config) -> RunnerSpec:
+    own = config.topology
+    return RunnerSpec(
+        name=own.runner,
+        device=own.device,
+        threads=own.threads,
+        cpus_per_rank=own.cpus_per_rank,
+        min_replicas=own.min_replicas,
+        timeout_s=own.timeout_s,
+        is_auto=own.auto,
+    )
+
+
+def _schedule(config: Config) -> ScheduleSpec:
+    own = config.schedule
+    return ScheduleSpec(
+        name=own.name,
+        alternation=Alternation(own.alternation.teacher_steps, own.alternation.student_steps),
+        micro_batches=own.micro_batches,
+        in_flight=own.in_flight,
+        epochs=own.epochs,
+        max_steps=own.max_steps,
     )
 
 

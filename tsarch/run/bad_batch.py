@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tsarch.blueprint import Blueprint
 from tsarch.data.loader import BatchPlan
 from tsarch.data.partition import context_tokens
 from tsarch.prepare import Prepared
-from tsarch.records import IntArray
+from tsarch.records import IntArray, TokenizedSplit
 from tsarch.telling.step_table import StepRecord
 
 
@@ -53,6 +54,16 @@ def save_bad_batch(
             for context, own in zip(contexts.tolist(), tokens, strict=True)
         ],
     }
+    save_file(_arrays(split, contexts, tokens), folder / f"step-{step}.safetensors")
+    path = folder / f"step-{step}.json"
+    path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _arrays(
+    split: TokenizedSplit, contexts: IntArray, tokens: Sequence[IntArray]
+) -> dict[str, IntArray]:
+    """All numbers of some contexts; `tokens`: the tokens of each."""
     flat = np.concatenate(tokens)
     arrays = {
         "contexts": contexts,
@@ -61,12 +72,7 @@ def save_bad_batch(
         "words": split.words[flat],
         "labels": _labels(split.words[flat], split.labels),
     }
-    save_file(
-        {k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / f"step-{step}.safetensors"
-    )
-    path = folder / f"step-{step}.json"
-    path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    return path
+    return {name: np.ascontiguousarray(values) for name, values in arrays.items()}
 
 
 def _labels(words: IntArray, labels: IntArray) -> IntArray:
