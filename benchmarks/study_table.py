@@ -190,46 +190,6 @@ def markdown(summaries: Mapping[str, TaskSummary]) -> str:
 
 def _section(name: str, summary: TaskSummary) -> list[str]:
     metrics = table_metrics(name)
-    head = [
-        "",
-        *(f"{metric}" for metric in metrics),
-        "parameters",
-        "training, CPU s",
-        "seeds",
-        "rates",
-    ]
-    rows = [
-        [
-            line.name,
-            *(line.metrics[metric].text() for metric in metrics),
-            f"{line.parameters / 1e6:.1f} M",
-            f"{line.train_s.mean:,.0f}",
-            str(len(line.seeds)),
-            ", ".join(f"{rate:g}" for rate in line.rates),
-        ]
-        for line in summary.lines
-    ]
-    cost = summary.cost
-    served = [
-        [
-            "fed student: context read once, kept",
-            *(f"{cost.fed_ms(count):.1f}" for count in SERVED),
-        ],
-        ["teacher reads the context again", *(f"{cost.teacher_context_ms:.1f}" for _ in SERVED)],
-        [
-            "teacher, all windows in one reading",
-            *(f"{cost.teacher_context_ms / count:.1f}" for count in SERVED),
-        ],
-        ["student alone", *(f"{cost.alone_window_ms:.1f}" for _ in SERVED)],
-    ]
-    document = ", ".join(
-        f"{label} {cost.document_ms(mode):.0f}"
-        for label, mode in (
-            ("teacher", "teacher"),
-            ("teacher and fed student", "student"),
-            ("student alone", "student_alone"),
-        )
-    )
     shares = {metric: gap_recovered(summary, metric) for metric in metrics}
     recovered = ", ".join(
         f"{metric} – (the teacher isn't better)" if share is None else f"{metric} {share:.0%}"
@@ -247,7 +207,7 @@ def _section(name: str, summary: TaskSummary) -> list[str]:
     return [
         f"## {name}",
         "",
-        *_table(head, rows),
+        *_lines(summary, metrics),
         "",
         f"Test split, mean (least–most) over seeds, {summary.steps} steps. Of the gap between the "
         f"small model alone and the teacher alone the fed student recovers: {recovered}.",
@@ -259,6 +219,47 @@ def _section(name: str, summary: TaskSummary) -> list[str]:
         "Learning rates tried (of the student where there is one), "
         f"{summary.main_metric} on validation (ours: mean of {' and '.join(MEAN_MODES)}): {tried}.",
         "",
+        *_costs(summary.cost),
+        "",
+    ]
+
+
+def _lines(summary: TaskSummary, metrics: Sequence[str]) -> list[str]:
+    """The table of all methods."""
+    head = ["", *metrics, "parameters", "training, CPU s", "seeds", "rates"]
+    rows = [
+        [
+            line.name,
+            *(line.metrics[metric].text() for metric in metrics),
+            f"{line.parameters / 1e6:.1f} M",
+            f"{line.train_s.mean:,.0f}",
+            str(len(line.seeds)),
+            ", ".join(f"{rate:g}" for rate in line.rates),
+        ]
+        for line in summary.lines
+    ]
+    return _table(head, rows)
+
+
+def _costs(cost: InferenceCost) -> list[str]:
+    """What answering costs: a window, and a document."""
+    reading_ms = cost.teacher_context_ms
+    served = [
+        [
+            "fed student: context read once, kept",
+            *(f"{cost.fed_ms(count):.1f}" for count in SERVED),
+        ],
+        ["teacher reads the context again", *(f"{reading_ms:.1f}" for _ in SERVED)],
+        ["teacher, all windows in one reading", *(f"{reading_ms / n:.1f}" for n in SERVED)],
+        ["student alone", *(f"{cost.alone_window_ms:.1f}" for _ in SERVED)],
+    ]
+    named = {
+        "teacher": "teacher",
+        "teacher and fed student": "student",
+        "student alone": "student_alone",
+    }
+    document = ", ".join(f"{label} {cost.document_ms(mode):.0f}" for label, mode in named.items())
+    return [
         "CPU ms a window (one thread, one window a call; "
         f"{cost.window_tokens:.0f} tokens in contexts of {cost.context_tokens:.0f}), where one "
         "context serves so many windows:",
@@ -267,7 +268,6 @@ def _section(name: str, summary: TaskSummary) -> list[str]:
         "",
         f"CPU ms a document ({cost.windows_per_document:.1f} windows in "
         f"{cost.contexts_per_document:.1f} contexts): {document}.",
-        "",
     ]
 
 

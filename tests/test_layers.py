@@ -91,6 +91,16 @@ def test_no_cycles():
     assert set(TopologicalSorter(graph).static_order()) == set(graph)  # raises on a cycle
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_files_and_functions_are_short(name):
+    text = FILES[name].read_text()
+    assert text.count("\n") <= 400, "two jobs?"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 50, node.name
+
+
 def test_a_pair_only_computes():
     """Nothing of training is in its room: no engine, optimizer, feed, link or loss."""
     machinery = ("tsarch.stage", "tsarch.losses", "tsarch.data.feed", "tsarch.parallel.link")
