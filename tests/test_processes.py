@@ -186,7 +186,8 @@ def results(run: Path) -> tuple[list[dict[str, float]], list[bytes]]:
 @pytest.mark.ranks
 @pytest.mark.slow
 def test_a_run_comes_through_a_killed_rank_bitwise(tmp_path, peaceful):
-    fault = {"kind": "kill", "rank": 1, "step": 8, "marker": str(tmp_path / "kill")}
+    fault = {"kind": "kill", "rank": 1, "step": 8, "instruction": "Forward"}
+    fault["marker"] = str(tmp_path / "kill")
     summary = train(tmp_path, "killed", json.dumps([fault]))
     assert summary["restarts"] == 1
     (failure,) = summary["failures"]
@@ -223,12 +224,16 @@ def test_a_run_under_torchrun_saves_when_it_is_told_to_end(tmp_path):
     command = [*TORCHRUN, "--nproc-per-node", "2", "-m", "tsarch.launch.torchrun", str(config)]
     rows = tmp_path / "run" / "metrics.jsonl"
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not rows.exists():
+        while process.poll() is None and not _has_some(rows):
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         _, text = process.communicate(timeout=120)
     assert "ended by SIGTERM, saved at step" in text
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def _has_some(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 @pytest.mark.ray
