@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from benchmarks.null_worker import NullWorker
-from tests.helpers import QUICKSTART_MODEL, tiny_config
+from tests.helpers import QUICKSTART_MODEL, tiny_blueprint, tiny_config
 from tsarch.blueprint import resolve
 from tsarch.cluster import probe
 from tsarch.cluster.agreement import (
@@ -273,18 +273,20 @@ class TestTheDriver:
         monkeypatch.setattr(probe.ray.util, "get_node_ip_address", lambda: "10.0.0.1")
 
     def test_asks_for_the_run_folder_and_checkpoints_elsewhere(self, tmp_path):
-        config = tiny_config(tmp_path, checkpoint={"folder": str(tmp_path / "elsewhere" / "c")})
+        blueprint = tiny_blueprint(
+            tmp_path, checkpoint={"folder": str(tmp_path / "elsewhere" / "c")}
+        )
         logs, told = tmp_path / "run" / "logs", Told()
-        check_ranks(told, config, logs, None)
+        check_ranks(told, blueprint, logs, None)
         (request,) = told.requests
         asked = {str(Path(mark).parent) for mark in request.marks}
         assert asked == {str(logs), str(tmp_path / "elsewhere" / "c")}
         assert not list(logs.iterdir()), "the marks go"
-        assert str(config.data.train) in request.names
+        assert str(blueprint.data.train) in request.names
 
     def test_does_not_look_into_object_stores(self, tmp_path):
-        config = tiny_config(tmp_path, checkpoint={"folder": "memory://bucket/run"})
-        check_ranks(told := Told(), config, tmp_path / "logs", None)
+        blueprint = tiny_blueprint(tmp_path, checkpoint={"folder": "memory://bucket/run"})
+        check_ranks(told := Told(), blueprint, tmp_path / "logs", None)
         assert len(told.requests[0].marks) == 1
 
     def test_names_a_node_that_does_not_share_its_folder_and_leaves_no_run(self, tmp_path):
@@ -292,7 +294,7 @@ class TestTheDriver:
         logs.mkdir(parents=True)
         (logs / "rank-0.log").touch()
         with pytest.raises(UserError, match=r"not the driver's folder on node 10.0.0.2 \(rank 1\)"):
-            check_ranks(Told(seen=False), tiny_config(tmp_path), logs, None)
+            check_ranks(Told(seen=False), tiny_blueprint(tmp_path), logs, None)
         assert not logs.parent.exists()
 
     def test_keeps_what_the_folder_held(self, tmp_path):
@@ -300,13 +302,13 @@ class TestTheDriver:
         logs.mkdir(parents=True)
         (logs / "rank-0.log").write_text("of the run that is resumed")
         with pytest.raises(UserError, match=r"node 10\.0\.0\.2 [+]30\.0 s"):
-            check_ranks(Told(clock_s=30.0), tiny_config(tmp_path), logs, None)
+            check_ranks(Told(clock_s=30.0), tiny_blueprint(tmp_path), logs, None)
         assert [path.name for path in logs.iterdir()] == ["rank-0.log"]
 
     def test_says_where_it_can_not_write(self, tmp_path):
         (tmp_path / "file").touch()
         with pytest.raises(UserError, match="can't be written"):
-            check_ranks(Told(), tiny_config(tmp_path), tmp_path / "file" / "logs", None)
+            check_ranks(Told(), tiny_blueprint(tmp_path), tmp_path / "file" / "logs", None)
 
 
 class LyingWorker(NullWorker):
@@ -351,5 +353,5 @@ def test_ranks_that_agree_are_asked_once_and_for_the_time(tmp_path, crews, monke
         return RayCrew.ask(crew, method, *arguments)
 
     monkeypatch.setattr(crew, "ask", ask)
-    check_ranks(crew, config, tmp_path / "logs", LITTLE)
+    check_ranks(crew, resolve(config), tmp_path / "logs", LITTLE)
     assert asked == {"probe": 1, "wall_clock": 1}
