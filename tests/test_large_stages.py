@@ -59,10 +59,10 @@ def test_losses_and_saved_weights_are_those_of_one_process(tmp_path, crews):
         crew = crews.get(config)
         rows = train_rows(crew, 10)
         assert relative_difference(rows, reference) <= TOLERANCE[variant[1]], variant
-        folders = [tmp_path / f"{name}-{number}" for name in ("ray", "local")]
+        folders = [tmp_path / f"{name}-{number}" for name in ("ranks", "local")]
         for folder, own in zip(folders, (crew, one), strict=True):
             folder.mkdir()
-            own.save(folder)
+            own.ask(RankApi.save, folder)
         for file in ("teacher", "student", "embedding"):
             many, single = (load_file(f / f"{file}.safetensors") for f in folders)
             assert set(many) == set(single)
