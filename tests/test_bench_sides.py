@@ -180,7 +180,7 @@ def test_a_rank_may_have_no_context(tmp_path):
 def test_local_measures_the_steps_that_it_was_told_to(tmp_path):
     job = BenchJob.load(tiny_job(tmp_path))
     config = local_config(job.config)
-    run = time_crew(local_crew(config), "local", job, config, range(1, 3), True)
+    run = time_crew(local_crew(config), "local", job, range(1, 3), True)
     wanted = [int(job.split.context_lengths[job.plan.contexts(step)].sum()) for step in (1, 2)]
     assert run.num_tokens == sum(wanted)
     assert run.num_steps == len(run.losses) == 2
@@ -229,7 +229,7 @@ def test_deepspeeds_pipeline_has_the_losses_of_joint(tmp_path):
     job = BenchJob.load(path)
     config = with_schedule(local_config(job.config), "joint")
     crew = local_crew(config)
-    ours = time_crew(crew, "joint", job, config, range(6), one_process=True)
+    ours = time_crew(crew, "joint", job, range(6), one_process=True)
     assert run.losses == pytest.approx(ours.losses, rel=1e-5)
     same = ("num_tokens", "teacher_positions", "student_positions")
     assert [getattr(run, name) for name in same] == [getattr(ours, name) for name in same]

@@ -165,5 +165,7 @@ def test_only_overlapped_has_a_batch_in_flight_between_ticks(name, micro_batches
         assert left[Stage.STUDENT] == programs[Stage.STUDENT][done:]
         expected = ()
         if name == "overlapped" and 0 < done <= 4:
-            expected = tuple(SendHidden(10 + done - 1, m) for m in range(micro_batches))
+            expected = tuple(
+                SendHidden(10 + done - 1, m, Stage.STUDENT) for m in range(micro_batches)
+            )
         assert in_flight == expected

@@ -85,7 +85,7 @@ def check_one_step(config) -> set[str]:
     """A step must be the gradient of both losses in one graph; returns what it moved."""
     rank = build(config)
     before, wanted = weights(rank), whole_gradient(rank)
-    rank.begin(0, 1)
+    rank.begin(0, 1, None)
     rank.advance(1)
     after = weights(rank)
     for name, gradient in wanted.items():
@@ -123,7 +123,7 @@ def test_the_student_teaches_the_teacher_only_in_joint(tmp_path):
     for name in ("joint", "overlapped"):
         rank = build(joint_config(tmp_path, name=name))
         before = weights(rank)
-        rank.begin(0, 1)
+        rank.begin(0, 1, None)
         rank.advance(2)
         after = weights(rank)
         steps[name] = {n: after[n] - before[n] for n in before if n.startswith("teacher.backbone")}

@@ -5,13 +5,13 @@ dies, the process ends. (No torch here: a process starts with it.)"""
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def _do(process: Answering, name: str, arguments: tuple[Any, ...]) -> Answer:
 def _portable(end: End) -> End:
     """An end that can be sent: not every error of a library can."""
     try:
-        pickle.loads(pickle.dumps(end))
+        ForkingPickler.loads(ForkingPickler.dumps(end))  # as a connection does it
     except Exception:
         return End(end.kind, RuntimeError(f"{type(end.error).__name__}: {end.error}"))
     return end
