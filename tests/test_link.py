@@ -23,7 +23,7 @@ def test_loopback_keeps_order_and_pairs():
     back = Message(0, 0, 1, 0, 2, 3)
     assert not link.is_ready(back)
     for message, value in ((first, 1.0), (second, 0.0)):
-        out = torch.full((message.rows, message.width), 7.0)
+        out = torch.full((message.num_states, message.width), 7.0)
         link.receive(message, out)
         assert torch.equal(out, torch.full_like(out, value))
     assert link.bytes_sent == 36
@@ -40,8 +40,8 @@ def test_rows_travel_in_the_links_dtype():
 
 
 def _rows(message: Message, dtype: torch.dtype) -> torch.Tensor:
-    size = message.rows * message.width
-    values = torch.arange(size).view(message.rows, message.width) + 100 * message.source
+    size = message.num_states * message.width
+    values = torch.arange(size).view(message.num_states, message.width) + 100 * message.source
     return values.to(dtype)
 
 

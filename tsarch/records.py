@@ -266,9 +266,10 @@ class Message:
     """Rank (of both stages together) that sends."""
     target: int
     """Rank that receives."""
-    rows: int
+    num_states: int
     width: int
+    """Numbers of each."""
 
     def nbytes(self, dtype: torch.dtype) -> int:
-        """Bytes of the rows."""
-        return self.rows * self.width * dtype.itemsize
+        """Bytes of the states."""
+        return self.num_states * self.width * dtype.itemsize

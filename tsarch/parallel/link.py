@@ -1,7 +1,7 @@
 """The link: boundary tensors between replicas of the two stages.
 
 A message is one (step, micro_batch) from one rank to one other: a header that names it, then the
-rows. Hidden states go from teacher to student ranks, in `joint` their gradients back. Messages of
+states. Hidden states go from teacher to student ranks, in `joint` their gradients back. Messages of
 a pair of ranks in one direction arrive in the order of sending.
 """
 
@@ -25,9 +25,9 @@ class Link(Protocol):
     wait_s: float
     """Seconds spent waiting for other ranks so far."""
 
-    def send(self, message: Message, rows: Tensor) -> None:
-        """Copy `rows` (message.rows, message.width) in the link's dtype and start sending; returns
-        before they have arrived."""
+    def send(self, message: Message, states: Tensor) -> None:
+        """Copy `states` (num_states, width) in the link's dtype and start sending; returns before
+        they have arrived."""
 
     def expect(self, message: Message) -> None:
         """Start receiving a message that a later `receive` will wait for."""
@@ -36,7 +36,7 @@ class Link(Protocol):
         """Whether `receive` may be called now."""
 
     def receive(self, message: Message, out: Tensor) -> None:
-        """Wait for an expected message and copy its rows to `out` (message.rows, message.width)."""
+        """Wait for an expected message and copy its states to `out` (num_states, width)."""
 
     def flush(self) -> None:
         """Wait until all that was sent has left."""
@@ -51,9 +51,9 @@ class LoopbackLink:
         self._dtype = dtype
         self._queues: dict[tuple[int, int], deque[tuple[Message, Tensor]]] = {}
 
-    def send(self, message: Message, rows: Tensor) -> None:
-        """Put the rows in the queue."""
-        copy = rows.detach().to(self._dtype)
+    def send(self, message: Message, states: Tensor) -> None:
+        """Put the states in the queue."""
+        copy = states.detach().to(self._dtype)
         self.bytes_sent += copy.nbytes
         self._queue(message).append((message, copy))
 
@@ -65,10 +65,10 @@ class LoopbackLink:
         return bool(self._queue(message))
 
     def receive(self, message: Message, out: Tensor) -> None:
-        """Take the rows out of the queue."""
-        sent, rows = self._queue(message).popleft()
+        """Take the states out of the queue."""
+        sent, states = self._queue(message).popleft()
         assert sent == message, f"expected {message}, got {sent}"
-        out.copy_(rows)
+        out.copy_(states)
 
     def flush(self) -> None:
         """Nothing is under way."""
@@ -91,7 +91,7 @@ class GroupLink:
     the first steps a message allocates nothing.
 
     Args:
-        dtype: of the rows as they travel.
+        dtype: of the states as they travel.
         max_outstanding: messages that may be under way from this rank; `send` then waits for the
             oldest. At least as many as the schedule sends before the other side must receive.
     """
@@ -118,14 +118,14 @@ class GroupLink:
         """Buffers allocated so far."""
         return self._buffers.num_allocated
 
-    def send(self, message: Message, rows: Tensor) -> None:
-        """Copy header and rows to one buffer and start sending it."""
+    def send(self, message: Message, states: Tensor) -> None:
+        """Copy header and states to one buffer and start sending it."""
         while len(self._sending) >= self._max_outstanding:
             self._finish_oldest_send()
         size = _HEADER_BYTES + message.nbytes(self._dtype)
         buffer = self._buffers.take(size)
         buffer[:_HEADER_BYTES].view(torch.int64).copy_(_header(message, self._dtype))
-        self._rows(buffer, message).copy_(rows.detach())
+        self._states(buffer, message).copy_(states.detach())
         work = self._group.send([buffer[:size]], message.target, 0)
         self.bytes_sent += size
         self._sending.append((work, buffer))
@@ -154,7 +154,7 @@ class GroupLink:
                 f"rank {message.target} expected {message}, but a message with the header "
                 f"{header.tolist()} came: the ranks don't run the same plan"
             )
-        out.copy_(self._rows(buffer, message))
+        out.copy_(self._states(buffer, message))
         self._buffers.give_back(buffer)
 
     def flush(self) -> None:
@@ -162,10 +162,10 @@ class GroupLink:
         while self._sending:
             self._finish_oldest_send()
 
-    def _rows(self, buffer: Tensor, message: Message) -> Tensor:
+    def _states(self, buffer: Tensor, message: Message) -> Tensor:
         end = _HEADER_BYTES + message.nbytes(self._dtype)
-        rows = buffer[_HEADER_BYTES:end].view(self._dtype)
-        return rows.view(message.rows, message.width)
+        states = buffer[_HEADER_BYTES:end].view(self._dtype)
+        return states.view(message.num_states, message.width)
 
     def _finish_oldest_send(self) -> None:
         work, buffer = self._sending.popleft()
@@ -202,5 +202,5 @@ class _BufferPool:
 
 def _header(message: Message, dtype: torch.dtype) -> Tensor:
     m = message
-    values = [_MAGIC, m.step, m.micro_batch, m.source, m.target, m.rows, m.width]
+    values = [_MAGIC, m.step, m.micro_batch, m.source, m.target, m.num_states, m.width]
     return torch.tensor([*values, _DTYPE_CODES[dtype]], dtype=torch.int64)

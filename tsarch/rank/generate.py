@@ -151,7 +151,7 @@ class Generator:
             assert student is not None
             message = route.message(self._num_rounds, 0, width)
             dtype, device = student.engine.compute_dtype, student.engine.device
-            states = torch.empty(message.rows, message.width, dtype=dtype, device=device)
+            states = torch.empty(message.num_states, message.width, dtype=dtype, device=device)
             self._link.receive(message, states)
             texts = dict.fromkeys(route.places.tolist())
             sizes = [batch.num_states(text, is_first) for text in texts]

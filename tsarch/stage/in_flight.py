@@ -36,7 +36,7 @@ def keep_states(feed: Feed, rank: int, sent: Sent, sends: Sequence[SendHidden], 
         states += [own for _, own in messages]
     if states:
         keep("places", torch.from_numpy(np.concatenate(places)))
-        keep("rows", torch.cat(states))
+        keep("states", torch.cat(states))
 
 
 def saved_messages(
@@ -44,7 +44,7 @@ def saved_messages(
 ) -> list[tuple[Message, Tensor]]:
     """The messages of `send` from `rank` again, of states that any ranks have kept."""
     places = np.concatenate([share["places"].numpy() for share in saved if "places" in share])
-    states = torch.cat([share["rows"] for share in saved if "rows" in share])
+    states = torch.cat([share["states"] for share in saved if "states" in share])
     order = np.argsort(places, kind="stable")
     messages = []
     for route in feed.routes_from(send.step, send.micro_batch, rank, send.peer):

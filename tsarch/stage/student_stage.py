@@ -26,12 +26,12 @@ from tsarch.topology import Stage
 
 @dataclass(frozen=True)
 class _Boundary:
-    """What came from the teachers for a micro-batch, and a spare row."""
+    """What came from the teachers for a micro-batch, and a spare state."""
 
     hidden: Tensor
-    """(rows + 1, teacher_width); a leaf whose gradient goes back, in `joint`."""
+    """(states + 1, teacher_width); a leaf whose gradient goes back, in `joint`."""
     predictions: Tensor | None
-    """(rows + 1, outputs), where they came along."""
+    """(states + 1, outputs), where they came along."""
 
 
 class StudentStage:
@@ -81,11 +81,11 @@ class StudentStage:
         `requires_grad`: `backward` will make their gradient, for `send`.
         """
         messages = self.expected(feed, step, micro_batch, peer)
-        states = self._room(feed, sum(message.rows for message in messages))
+        states = self._room(feed, sum(message.num_states for message in messages))
         start = 0
         for message in messages:
-            link.receive(message, states[start : start + message.rows])
-            start += message.rows
+            link.receive(message, states[start : start + message.num_states])
+            start += message.num_states
         hidden, predictions = states[:, : self.half.teacher_width], None
         if feed.send_predictions:
             predictions = states[:, self.half.teacher_width :]
@@ -143,8 +143,8 @@ class StudentStage:
         start = 0
         for route in feed.routes_to(step, micro_batch, self._rank(feed), peer):
             back = route.message_back(step, micro_batch, self.half.teacher_width)
-            link.send(back, grad[start : start + back.rows])
-            start += back.rows
+            link.send(back, grad[start : start + back.num_states])
+            start += back.num_states
 
     def _rank(self, feed: Feed) -> int:
         return feed.topology.rank(self.stage, self.replica)
@@ -154,7 +154,7 @@ class StudentStage:
         return self.half.teacher_width + (self._num_outputs if feed.send_predictions else 0)
 
     def _room(self, feed: Feed, num_states: int) -> Tensor:
-        """Zeros for so many states, and a row more, so that an idle replica's indices point
+        """Zeros for so many states, and one more, so that an idle replica's indices point
         somewhere; nothing reads it."""
         dtype, device = self.engine.compute_dtype, self.engine.device
         return torch.zeros(num_states + 1, self._width(feed), dtype=dtype, device=device)

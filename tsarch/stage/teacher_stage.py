@@ -135,10 +135,10 @@ class TeacherStage:
         if under_way.grad is None:
             under_way.grad = torch.zeros_like(under_way.hidden)
         for message in self.expected(feed, step, micro_batch, peer):
-            rows = under_way.grad.new_empty(message.rows, message.width)
-            link.receive(message, rows)
-            own = torch.from_numpy(under_way.batch.outgoing[message.source]).to(rows.device)
-            under_way.grad.index_add_(0, own, rows)
+            grads = under_way.grad.new_empty(message.num_states, message.width)
+            link.receive(message, grads)
+            own = torch.from_numpy(under_way.batch.outgoing[message.source]).to(grads.device)
+            under_way.grad.index_add_(0, own, grads)
 
     def backward(self, step: int, micro_batch: int, last: bool) -> None:
         """Back-propagate a micro-batch's loss, and the students' through the hidden states.
