@@ -204,7 +204,7 @@ def check_against_one_process(job: Job, ranks: list[dict[str, Any]]) -> None:
     assert found.keys() == wanted.keys()
     dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
     assert all(torch.equal(found[name], tensor.to(dtype)) for name, tensor in wanted.items())
-    initial = job.config.embedding.init == job.stage.name
+    initial = job.blueprint.table.stage is job.stage
     assert [rank["table"] is not None for rank in ranks] == [initial] + [False] * (len(ranks) - 1)
     if initial:
         assert np.array_equal(ranks[0]["table"], built.table.numpy())
