@@ -28,6 +28,7 @@ from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
 from tsarch.rank.api import RankApi
 from tsarch.rank.process_crew import ProcessCrew
+from tsarch.rank.status import BUILDING
 
 RANKS = {"runner": "processes", "device": "cpu", "threads": 1, "cpus_per_rank": 0.5}
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
@@ -75,6 +76,9 @@ def test_a_slow_answer_and_a_quick_question_keep_apart(fake_crew):
 )
 def test_a_rank_that_fails_is_named_with_its_log(fake_crew, fault, said):
     pids = fake_crew.ask(RankApi.stats)
+    said_so_far = fake_crew._watch.statuses  # of a rank that starts it is patient
+    while len(said_so_far) < 3 or any(s.command in BUILDING for s in said_so_far.values()):
+        time.sleep(0.1)
     fake_crew.ask(RankApi.load, Path("2") / fault)
     with pytest.raises(RankFailedError, match=said) as caught:
         list(fake_crew.train(0, 9))
