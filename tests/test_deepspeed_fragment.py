@@ -142,6 +142,7 @@ def test_a_config_without_fragments_imports_no_deepspeed():
     code = (
         "import sys, tempfile, pathlib\n"
         "from tests.helpers import tiny_config\n"
+        "from tsarch.blueprint import resolve\n"
         "from tsarch.planning.preflight import check_run\n"
         "config = tiny_config(pathlib.Path(tempfile.mkdtemp()))\n"
         "check_run(resolve(config), own_ray=False)\n"

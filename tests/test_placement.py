@@ -24,7 +24,6 @@ from tsarch.cluster import placement
 from tsarch.cluster.fitting import Demand, NodeSupply, num_placed, refusal, table
 from tsarch.cluster.joining import join_ray
 from tsarch.cluster.placement import node_supplies, place
-from tsarch.config import Config
 from tsarch.errors import UserError
 
 GRACE_S = 3.0
@@ -136,7 +135,7 @@ def cluster() -> Iterator[TestCluster]:
 def joined(cluster: TestCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCluster]:
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-    join_ray(Config.model_fields["topology"].default, cluster.address, print)
+    join_ray(2.0, cluster.address, print)
     wait_for_free(3)  # what the test before gave back
     yield cluster
     ray.shutdown()

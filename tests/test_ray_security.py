@@ -22,12 +22,11 @@ from tests.ray_clusters import TestCluster, ray_cluster
 from tsarch.cluster import authentication, joining
 from tsarch.cluster.authentication import Token, find_token, wants_token
 from tsarch.cluster.joining import is_loopback, join_ray
-from tsarch.config import TopologyConfig
 from tsarch.errors import UserError
 from tsarch.parallel.groups import MeetingPoint
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-SMALL = TopologyConfig(cpus_per_rank=0.1, device="cpu")
+NUM_CPUS = 0.2
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +82,7 @@ def test_what_is_no_ray_is_told_at_once(monkeypatch, answers):
             threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
         monkeypatch.setattr(joining.ray, "init", unwanted)
         with pytest.raises(UserError, match="no Ray's head answers there"):
-            join_ray(SMALL, f"127.0.0.1:{port}", print)
+            join_ray(NUM_CPUS, f"127.0.0.1:{port}", print)
 
 
 def unwanted(**options: Any) -> None:
@@ -107,7 +106,7 @@ def warnings(monkeypatch: pytest.MonkeyPatch, asks: bool, host: str) -> list[str
     monkeypatch.setattr(joining, "_find", lambda address: address)
     monkeypatch.setattr(joining, "enter", lambda address, target: asks)
     monkeypatch.setattr(joining.ray, "init", lambda **options: None)
-    join_ray(SMALL, f"{host}:6379", said.append)
+    join_ray(NUM_CPUS, f"{host}:6379", said.append)
     return said
 
 
@@ -174,7 +173,7 @@ class TestAClusterThatAsksForAToken:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(joining.ray, "init", unwanted)
             with pytest.raises(UserError) as caught:
-                join_ray(SMALL, cluster.address, print)
+                join_ray(NUM_CPUS, cluster.address, print)
         assert not ray.is_initialized()
         (mistake,) = caught.value.mistakes
         assert mistake.where == f"--address {cluster.address}"
@@ -208,7 +207,7 @@ class TestAClusterThatAsksForAToken:
             path.parent.mkdir()
             path.write_text(token)
         said: list[str] = []
-        join_ray(SMALL, closed.address, said.append)
+        join_ray(NUM_CPUS, closed.address, said.append)
         try:
             assert ray.get(ray.remote(num_cpus=0)(lambda: 1).remote()) == 1
         finally:
@@ -216,13 +215,13 @@ class TestAClusterThatAsksForAToken:
         assert said == []
 
     def test_own_rays_and_clusters_take_turns_in_a_process(self, closed, monkeypatch):
-        join_ray(SMALL, None, print)
+        join_ray(NUM_CPUS, None, print)
         ray.shutdown()
         assert self.refused(closed) == "this Ray cluster asks for a token, and none is here."
         monkeypatch.setenv("RAY_AUTH_TOKEN", closed.environment["RAY_AUTH_TOKEN"])
-        join_ray(SMALL, closed.address, print)
+        join_ray(NUM_CPUS, closed.address, print)
         ray.shutdown()
-        join_ray(SMALL, None, print)
+        join_ray(NUM_CPUS, None, print)
         gcs = ray.get_runtime_context().gcs_address
         assert wants_token(gcs, closed.environment["RAY_AUTH_TOKEN"])
         ray.shutdown()
@@ -233,6 +232,6 @@ class TestAClusterThatAsksForAToken:
 def test_an_open_cluster_is_joined_without_one(monkeypatch):
     with ray_cluster([{"num_cpus": 1}], closed=False) as cluster:
         monkeypatch.setenv("RAY_AUTH_MODE", "token")  # as on the hosts of cluster/*.yaml
-        join_ray(SMALL, cluster.address, print)
+        join_ray(NUM_CPUS, cluster.address, print)
         ray.shutdown()
         assert not wants_token(cluster.address, None)
