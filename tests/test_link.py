@@ -69,7 +69,7 @@ def _two_to_two(rank, group):
         for own in outgoing:
             link.send(own[place], _rows(own[place], torch.bfloat16))
         for own in incoming:
-            out = torch.empty(own[place].rows, 4)
+            out = torch.empty(own[place].num_states, 4)
             link.receive(own[place], out)
             assert torch.equal(out, _rows(own[place], torch.bfloat16).float())
         num_buffers.append(link.num_buffers)
