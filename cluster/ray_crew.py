@@ -21,8 +21,8 @@ from tsarch.cluster.rank_calls import Calls
 from tsarch.cluster.recovery import settle
 from tsarch.cluster.watch import Watch
 from tsarch.cluster.worker import WATCH, Worker
-from tsarch.rank.api import Meeting, ProcessApi, name_of
-from tsarch.rank.crew import Crew, Draining, Pending
+from tsarch.rank.api import name_of
+from tsarch.rank.crew import CrewOfProcesses, Draining, Pending
 from tsarch.rank.pacer import Pace
 from tsarch.rank.status import log_file, note_file
 from tsarch.rank.supply import Supply
@@ -47,7 +47,7 @@ def pace_of(num_ranks: int) -> Pace:
     return Pace(2, MAX_TICKS, max(_TARGET_S, _TARGET_PER_RANK_S * num_ranks))
 
 
-class RayCrew(Crew):
+class RayCrew(CrewOfProcesses):
     """All ranks of a run on a Ray cluster."""
 
     def __init__(
@@ -115,17 +115,6 @@ class RayCrew(Crew):
             crew.close()
             raise
         return crew
-
-    def join(self) -> None:
-        """Let the ranks form their process groups."""
-        offers = self.ask(ProcessApi.offer_addresses)
-        addresses = {name: place for own in offers for name, place in own.items()}
-        self.ask(ProcessApi.join, Meeting(addresses))
-
-    def build(self, blueprint: Blueprint) -> None:
-        """Build models and engines on all ranks; again, for another blueprint, if wanted."""
-        self.blueprint = blueprint
-        self.ask(ProcessApi.build, blueprint)
 
     def submit(
         self,

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Mode
-from tsarch.rank.api import RankApi
+from tsarch.rank.api import Meeting, ProcessApi, RankApi
 from tsarch.rank.pacer import Advance, Pace, Pacer, Situation, Stop, TakeCut
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.supply import Supply
@@ -215,6 +215,39 @@ class Crew(ABC):
             s: [own for own in stats if s.value in own.stage_parameters]
             for s in self.topology.graph.stages
         }
+
+
+class CrewOfProcesses(Crew):
+    """Ranks in processes of their own, which have to meet and to build before they are ranks."""
+
+    @abstractmethod
+    def submit(
+        self,
+        method: Callable[Concatenate[ProcessApi, P], A],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> Pending[A]:
+        """See `Crew`."""
+
+    def ask(
+        self,
+        method: Callable[Concatenate[ProcessApi, P], A],
+        *arguments: P.args,
+        **keywords: P.kwargs,
+    ) -> list[A]:
+        """See `Crew`."""
+        return self.collect(self.submit(method, *arguments, **keywords))
+
+    def join(self) -> None:
+        """Let the ranks form their process groups."""
+        offers = self.ask(ProcessApi.offer_addresses)
+        addresses = {name: place for own in offers for name, place in own.items()}
+        self.ask(ProcessApi.join, Meeting(addresses))
+
+    def build(self, blueprint: Blueprint) -> None:
+        """Build models and engines on all ranks; again, for another blueprint, if wanted."""
+        self.blueprint = blueprint
+        self.ask(ProcessApi.build, blueprint)
 
 
 def drive(

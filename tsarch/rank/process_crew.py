@@ -18,8 +18,8 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 from tsarch.blueprint import Blueprint
 from tsarch.clock import now_s
 from tsarch.errors import RankFailedError
-from tsarch.rank.api import MEANWHILE, Meeting, ProcessApi, name_of
-from tsarch.rank.crew import Crew, Pending
+from tsarch.rank.api import MEANWHILE, ProcessApi, name_of
+from tsarch.rank.crew import CrewOfProcesses, Pending
 from tsarch.rank.diagnosis import Cause, End, Kind, Scene, find_cause, tell
 from tsarch.rank.lines import Line
 from tsarch.rank.pacer import Pace
@@ -100,7 +100,7 @@ def spawn(
     return members
 
 
-class ProcessCrew(Crew):
+class ProcessCrew(CrewOfProcesses):
     """All ranks of a run on this host."""
 
     def __init__(self, blueprint: Blueprint, members: Sequence[Member], log_folder: Path) -> None:
@@ -147,17 +147,6 @@ class ProcessCrew(Crew):
             raise
         return crew
 
-    def join(self) -> None:
-        """Let the ranks form their process groups."""
-        offers = self.ask(ProcessApi.offer_addresses)
-        addresses = {name: place for own in offers for name, place in own.items()}
-        self.ask(ProcessApi.join, Meeting(addresses))
-
-    def build(self, blueprint: Blueprint) -> None:
-        """Build models and engines on all ranks; again, for another blueprint, if wanted."""
-        self.blueprint = blueprint
-        self.ask(ProcessApi.build, blueprint)
-
     def submit(
         self,
         method: Callable[Concatenate[ProcessApi, P], A],
@@ -169,15 +158,6 @@ class ProcessCrew(Crew):
         name = name_of(method)
         lines = [m.watch if name in MEANWHILE else m.commands for m in self._members]
         return Pending([_Question(line, line.ask(name, arguments)) for line in lines])
-
-    def ask(
-        self,
-        method: Callable[Concatenate[ProcessApi, P], A],
-        *arguments: P.args,
-        **keywords: P.kwargs,
-    ) -> list[A]:
-        """See `Crew`."""
-        return self.collect(self.submit(method, *arguments, **keywords))
 
     def collect(self, pending: Pending[A]) -> list[A]:
         """See `Crew`."""
