@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tests.helpers import local_crew, tiny_config
+from tests.generative_configs import generative_config
+from tests.helpers import local_crew, tiny_config, write_jsonl
 from tests.suites.crews import Crews
 from tests.suites.equivalence import Case, comparable
+from tsarch.config import Config
 from tsarch.errors import RunFailedError
 from tsarch.launch.training import run_training
 from tsarch.rank.process import RankProcess
@@ -114,6 +116,70 @@ def test_too_many_in_a_row_end_the_run_with_the_batch(tmp_path):
     assert len(arrays["token_ids"]) == sum(len(c["tokens"]) for c in batch["contexts"])
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["skipped"] for line in lines] == [0, 0, 2, 0, 0, 2, 2, 2]
+
+
+PLACES = {
+    "context": "Ida paints in Riga and in Turin .",
+    "question": "Where does Ida paint ?",
+    "answers": {"text": ["Riga"], "answer_start": [14]},
+}
+ONE_WORD_TASKS: dict[str, dict[str, Any]] = {
+    "qa": PLACES,
+    "classification": {"text": "Ida paints in Riga .", "label": "art"},
+    "relation": {
+        "tokens": ["Ida", "paints", "in", "Riga"],
+        "head": [0, 1],
+        "tail": [3, 4],
+        "relation": "works_in",
+    },
+}
+
+
+def saved_labels(config: Config) -> list[list[str]]:
+    """Labels of each context of the batch that ended a run."""
+    undo = spoil(TeacherStage, {0})
+    try:
+        with pytest.raises(RunFailedError, match="The batch of step 0: ") as caught:
+            run_training(config)
+    finally:
+        undo()
+    path = Path(str(caught.value).rpartition("The batch of step 0: ")[2])
+    batch = json.loads(path.read_text())
+    assert batch["contexts"]
+    return [own["labels"] for own in batch["contexts"]]
+
+
+ENDS_AT_ONCE: dict[str, Any] = {
+    "topology": {"runner": "local", "threads": 1},
+    "evaluation": {"before": False},
+    "failure": {"max_bad_steps": 0},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("qa", {("", "", "", "start+end", "", "", "", "")}),
+        ("classification", {("art",) * 5}),
+        ("relation", {("works_in",)}),
+    ],
+)
+def test_the_batch_is_saved_with_the_labels_of_its_task(tmp_path, task, labels):
+    rows = [{**ONE_WORD_TASKS[task], "id": str(number)} for number in range(8)]
+    if task == "classification":
+        rows[-1] = {**rows[-1], "label": "craft"}
+    file = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    data = dict.fromkeys(("train", "validation", "test"), file)
+    config = tiny_config(tmp_path, task={"name": task}, data=data, **ENDS_AT_ONCE)
+    found = saved_labels(config)
+    assert set(map(tuple, found)) & labels
+
+
+def test_the_batch_of_a_generative_run_is_saved_with_its_targets(tmp_path):
+    config = generative_config(tmp_path, "translation", "llama", **ENDS_AT_ONCE)
+    for labels in saved_labels(config):
+        assert labels[-1] == "<end>"
+        assert set("".join(labels[:-1])) <= set("Ġabdeghilmnorstuvw")
 
 
 @pytest.mark.ranks

@@ -14,6 +14,7 @@ from tsarch.data.loader import BatchPlan
 from tsarch.data.partition import context_tokens
 from tsarch.prepare import Prepared
 from tsarch.records import IntArray, TokenizedSplit
+from tsarch.tasks.registry import make_task
 from tsarch.telling.step_table import StepRecord
 
 
@@ -37,6 +38,7 @@ def save_bad_batch(
     contexts = plan.contexts(step)
     tokens = [context_tokens(split, context) for context in contexts.tolist()]
     tokenizer = blueprint.tokenizer()
+    task = make_task(blueprint.task.name, prepared.labels)
     folder.mkdir(parents=True, exist_ok=True)
     place = plan.position(step)
     description = {
@@ -49,7 +51,9 @@ def save_bad_batch(
             {
                 "context": context,
                 "tokens": tokenizer.convert_ids_to_tokens(split.token_ids[own].tolist()),
-                "labels": [prepared.labels[i] for i in _labels(split.words[own], split.labels)],
+                "labels": task.label_texts(
+                    _labels(split.words[own], split.labels).tolist(), tokenizer
+                ),
             }
             for context, own in zip(contexts.tolist(), tokens, strict=True)
         ],

@@ -65,6 +65,11 @@ class Task(Protocol):
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Metrics of (num_words, …) of what the collector kept for a mode."""
 
+    def label_texts(
+        self, label_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    ) -> list[str]:
+        """What label ids of a split mean, for people."""
+
 
 @runtime_checkable
 class AnsweringTask(Task, Protocol):
@@ -114,6 +119,12 @@ class LabelTask:
         from tsarch.losses.objective import LabelObjective
 
         return LabelObjective()
+
+    def label_texts(
+        self, label_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    ) -> list[str]:
+        """The labels' names."""
+        return [self.labels[label] for label in label_ids]
 
     def collector(self, joint_weights: Sequence[float]) -> Collector:
         """Label ids."""

@@ -127,6 +127,13 @@ class TargetTask:
 
         return token_collector(joint_weights)
 
+    def label_texts(
+        self, label_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    ) -> list[str]:
+        """The tokens."""
+        tokens: list[str] = tokenizer.convert_ids_to_tokens(list(label_ids))
+        return tokens
+
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Perplexity: exp of the mean negative log-likelihood of the targets' tokens, their ends
         included, each given the source and the true tokens before it."""

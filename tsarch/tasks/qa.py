@@ -15,7 +15,15 @@ from tsarch.data.layouts import Layout, PackingSpec, QuestionLayout
 from tsarch.data.passages import Question, WordSpan
 from tsarch.data.rows import Origin, Place, check_text, check_unicode, found, from_json, no_column
 from tsarch.errors import Mistake
-from tsarch.records import Array, FloatArray, IntArray, Piece, TokenizedSplit
+from tsarch.records import (
+    SPAN_END,
+    SPAN_START,
+    Array,
+    FloatArray,
+    IntArray,
+    Piece,
+    TokenizedSplit,
+)
 from tsarch.tasks.answers import NoAnswer, SpanAnswer
 from tsarch.tasks.base import Metrics, WindowChoice
 from tsarch.tasks.chinese import is_chinese
@@ -24,6 +32,7 @@ from tsarch.tasks.squad import Score, score_answer
 
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer
+    from transformers import PreTrainedTokenizerBase
 
     from tsarch.losses.objective import Objective
     from tsarch.tasks.collect import Collector
@@ -147,6 +156,13 @@ class QaTask:
         from tsarch.tasks.collect import span_collector
 
         return span_collector()
+
+    def label_texts(
+        self, label_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    ) -> list[str]:
+        """Of the words: `start` and `end` of the answer, `start+end` of an answer of one word."""
+        bits = ((SPAN_START, "start"), (SPAN_END, "end"))
+        return ["+".join(name for bit, name in bits if label & bit) for label in label_ids]
 
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Exact match and F1; if the split has questions without an answer, also of both kinds
