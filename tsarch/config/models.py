@@ -84,8 +84,8 @@ class StudentConfig(BackboneConfig):
     max_tokens: Annotated[int, Field(ge=4, le=MOST)] = 128
     """Tokens of one student window."""
     layers: list[NonNegativeInt] | None = None
-    """Layers of the teacher that start the student, in place of `model` and `config`; without a
-    teacher layers of `model`."""
+    """Layers of the teacher that start the student, counted from 0 and in this order, in place of
+    `model` and `config`; without a teacher layers of `model`."""
     teacher_dropout: Fraction = 0.0
     """Probability that a window's bridge term is dropped in training, so that the student
     learns to work alone too."""

@@ -150,7 +150,8 @@ class FailureConfig(Section):
     """Steps in a row with a loss or gradient that is not finite, and so without an update, after
     which one more ends the run."""
     max_restarts: NonNegativeInt = 3
-    """How often a run on Ray starts again from its last checkpoint after a rank or node failed."""
+    """How often a run on ranks (`ray`, `processes`) starts again from its last checkpoint after a
+    rank or node failed."""
     hang_timeout_s: PositiveFloat = 300.0
     """Seconds without an instruction done on any rank, or without an answer from one, after which
     the run counts as hanging. More than the longest single instruction takes."""

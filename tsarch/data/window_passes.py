@@ -18,7 +18,7 @@ def training_passes(
     alone_weight: float,
     fed_weight: float = 1.0,
 ) -> dict[int, tuple[WindowPass, ...]]:
-    """Passes of every window of a training batch (design, section 1: `teacher_dropout`).
+    """Passes of every window of a training batch (`student.teacher_dropout`).
 
     A pure function of (seed, step): the same draws at any number of replicas.
     """

@@ -134,7 +134,7 @@ def cut_out_table(encoder: PreTrainedModel) -> Backbone:
 
 
 def freeze_backbone(model: PreTrainedModel, freeze: str, top_k: int) -> None:
-    """Stop gradients of the backbone's parameters (design, section 1; article 3.2 step 3)."""
+    """Stop gradients of the backbone's parameters."""
     if freeze == "none":
         return
     model.requires_grad_(False)

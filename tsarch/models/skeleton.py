@@ -1,4 +1,5 @@
-"""Encoders on the meta device: every module and shape, no values, next to no memory."""
+"""Encoders on the meta device, whole or cut down to some of their layers: every module and shape,
+no values, next to no memory."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tsarch.models.heads import linear_map, make_head, projection
 
 
 class StudentModel(nn.Module):
-    """Reads `E[token] + bridge(h[position])` (design, section 1). Takes embeddings, never ids.
+    """Reads `E[token] + bridge(h[position])`. Takes embeddings, never ids.
 
     Args:
         teacher_width: of the hidden states that feed it; 0: nobody does, so there is no bridge.
