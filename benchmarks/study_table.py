@@ -189,7 +189,7 @@ def markdown(summaries: Mapping[str, TaskSummary]) -> str:
 
 
 def _section(name: str, summary: TaskSummary) -> list[str]:
-    metrics = table_metrics(name)
+    metrics = [own for own in table_metrics(name) if own in summary.lines[0].metrics]
     shares = {metric: gap_recovered(summary, metric) for metric in metrics}
     recovered = ", ".join(
         f"{metric} – (the teacher isn't better)" if share is None else f"{metric} {share:.0%}"

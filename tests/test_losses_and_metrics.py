@@ -74,6 +74,17 @@ def test_metrics_are_seqevals_strict_ones():
     ours = NerTask(LABELS).metrics(split_of(gold), ids(guess))
     wanted = (report["precision"], report["recall"], report["f1-score"])
     assert (ours["precision"], ours["recall"], ours["f1"]) == wanted
+    lenient = classification_report(gold, guess, output_dict=True, zero_division=0)["micro avg"]
+    assert ours["f1_conlleval"] == lenient["f1-score"] != ours["f1"]
+
+
+def test_an_entity_that_begins_with_an_i_tag_counts_for_conlleval_alone():
+    gold = [["B-PER", "I-PER", "O", "B-LOC"]]
+    metrics = NerTask(LABELS).metrics(split_of(gold), ids([["I-PER", "I-PER", "O", "B-LOC"]]))
+    assert metrics["f1"] == pytest.approx(2 / 3)  # one of one found, of two
+    assert metrics["f1_conlleval"] == 1.0
+    whole = NerTask(LABELS).metrics(split_of(gold), ids(gold))
+    assert whole["f1"] == whole["f1_conlleval"] == 1.0
 
 
 def test_the_joint_weight_is_the_best_on_validation():

@@ -71,7 +71,7 @@ def read(folder: Path) -> Page:
 
 
 def metrics(value: float) -> dict[str, dict[str, float]]:
-    names = ("precision", "recall", "f1", "accuracy")
+    names = ("precision", "recall", "f1", "f1_conlleval", "accuracy")
     return {mode: dict.fromkeys(names, value + i / 100) for i, mode in enumerate(MODES)}
 
 

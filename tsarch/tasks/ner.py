@@ -1,4 +1,4 @@
-"""Named entities: word-level IOB2 tags, scored by entity with seqeval in strict mode."""
+"""Named entities: word-level IOB2 tags, scored by entity with seqeval: strict, and as conlleval."""
 
 from __future__ import annotations
 
@@ -121,12 +121,18 @@ class NerTask(LabelTask):
     """Entities as tags of words; an entity counts if its type and both its ends are right."""
 
     main_metric = "f1"
-    table_metrics: tuple[str, ...] = ("precision", "recall", "f1")
+    table_metrics: tuple[str, ...] = ("precision", "recall", "f1", "f1_conlleval")
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
-        """Strict entity precision, recall and F1 (micro), and accuracy over words."""
+        """Strict entity precision, recall and F1 (micro), F1 by the rules of the script conlleval,
+        and accuracy over words.
+
+        Both F1 differ where predicted tags aren't IOB2: an I- tag that no entity of its type comes
+        before is no entity to the strict one, and the start of one to conlleval, which is seqeval's
+        default and in most published figures.
+        """
         split.check_labels("measuring tags")
-        from seqeval.metrics import accuracy_score
+        from seqeval.metrics import accuracy_score, f1_score
         from seqeval.metrics.v1 import precision_recall_fscore_support  # seqeval's strict mode
         from seqeval.scheme import IOB2
 
@@ -138,6 +144,7 @@ class NerTask(LabelTask):
             "precision": float(precision),
             "recall": float(recall),
             "f1": float(f1),
+            "f1_conlleval": float(f1_score(gold, guess, average="micro", zero_division=0)),
             "accuracy": float(accuracy_score(gold, guess)),
         }
 
