@@ -51,7 +51,14 @@ OURS_ALONE: Mapping[str, tuple[str, ...]] = {
         "bridge_scale",
         "shortcut",
     ),
-    "distillation": ("weight", "temperature", "passes"),
+    "distillation": (
+        "weight",
+        "temperature",
+        "passes",
+        "divergence",
+        "hidden_weight",
+        "hidden_loss",
+    ),
     "schedule": ("name",),
     "evaluation": ("monitor",),
 }

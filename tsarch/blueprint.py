@@ -23,6 +23,7 @@ from tsarch.config import (
     FailureConfig,
     LearningRateConfig,
     LoraConfig,
+    LossConfig,
     Mode,
     Monitor,
     RunConfig,
@@ -123,6 +124,7 @@ class Blueprint:
     schedule: ScheduleSpec
     learning_rate: LearningRateConfig
     distillation: DistillationSpec
+    loss: LossConfig
     precision: Precision
     link_dtype: Literal["fp32", "bf16", "fp16"]
     evaluation: EvaluationConfig
@@ -213,7 +215,11 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
             config.distillation.weight,
             config.distillation.temperature,
             config.distillation.passes,
+            config.distillation.divergence,
+            config.distillation.hidden_weight,
+            config.distillation.hidden_loss,
         ),
+        loss=config.loss,
         precision=config.precision,
         link_dtype=config.precision if config.link.dtype == "auto" else config.link.dtype,
         evaluation=config.evaluation,

@@ -63,6 +63,7 @@ def training_feed(
         passes,
         send_predictions=blueprint.distillation.weight > 0,
         vocabulary=vocabulary,
+        send_all=blueprint.distillation.hidden_weight > 0,
     )
 
 

@@ -9,8 +9,9 @@ from tsarch.data.corpus import read_splits
 from tsarch.data.layouts import PackingSpec
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import end_token
-from tsarch.records import TokenizedSplit
-from tsarch.tasks.registry import is_generative, row_reader
+from tsarch.records import IGNORED, TokenizedSplit
+from tsarch.tasks.label_weights import check_loss, label_weights, told
+from tsarch.tasks.registry import is_generative, make_task, row_reader
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Prepared:
     """Remarks on the data for the user."""
     end_token: int | None = None
     """Token that ends the texts of a generative task."""
+    label_weights: tuple[float, ...] | None = None
+    """How much each label counts in the loss; None: all the same."""
 
 
 def prepare_data(blueprint: Blueprint) -> Prepared:
@@ -32,13 +35,17 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     Raises:
         UserError: the data holds mistakes; all of them are named.
     """
+    check_loss(blueprint.loss, make_task(blueprint.task.name, ()), blueprint.task.name)
     reader = row_reader(blueprint.task.name, blueprint.data)
     corpus = read_splits(blueprint.data, reader)
     spec = packing_spec(blueprint)
     layout = reader.layout(spec, corpus.labels)
     splits = {split: layout.pack(rows) for split, rows in corpus.rows.items()}
     end = end_token(spec.tokens.tokenizer) if is_generative(blueprint.task.name) else None
-    return Prepared(splits, corpus.labels, corpus.notes, end)
+    found = splits["train"].labels
+    weights = label_weights(blueprint.loss, corpus.labels, found[found != IGNORED])
+    notes = corpus.notes if weights is None else (*corpus.notes, told(weights, corpus.labels))
+    return Prepared(splits, corpus.labels, notes, end, weights)
 
 
 def packing_spec(blueprint: Blueprint) -> PackingSpec:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tsarch.architecture import Architecture
+from tsarch.config.base import Divergence, HiddenLoss
 from tsarch.schedule.plan import Alternation, ScheduleName
 from tsarch.topology import Stage
 
@@ -82,6 +83,9 @@ class DistillationSpec:
     weight: float
     temperature: float
     passes: Literal["all", "fed", "alone"]
+    divergence: Divergence
+    hidden_weight: float
+    hidden_loss: HiddenLoss
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from tsarch.config.models import (
     DistillationConfig,
     EmbeddingConfig,
     LoraConfig,
+    LossConfig,
     StudentConfig,
     TeacherConfig,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "LearningRateConfig",
     "LinkConfig",
     "LoraConfig",
+    "LossConfig",
     "Mode",
     "Monitor",
     "NonNegativeFloat",

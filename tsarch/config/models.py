@@ -1,4 +1,5 @@
-"""The two models and their table: sections `teacher`, `student`, `distillation`, `embedding`."""
+"""The two models, their losses and their table: sections `teacher`, `student`, `loss`,
+`distillation`, `embedding`."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tsarch.config.base import (
     MOST,
+    Divergence,
     Fraction,
+    HiddenLoss,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -119,14 +122,43 @@ class StudentConfig(BackboneConfig):
 
 
 class DistillationConfig(Section):
-    """Temperature-scaled KL from the teacher's to the student's prediction on the window."""
+    """Drawing the student to the teacher: to its predictions on the window, at a temperature, and
+    to its hidden states."""
 
     weight: NonNegativeFloat = 0.0
     """Weight of the term; 0 switches it off. (Hinton et al. 2015, section 2)."""
     temperature: PositiveFloat = 2.0
     """Temperature; the term is multiplied by its square to keep gradients comparable."""
     passes: Literal["all", "fed", "alone"] = "all"
-    """Which windows the term is for: all, or only those with or without the bridge term."""
+    """Which windows the terms are for: all, or only those with or without the bridge term."""
+    divergence: Divergence = "kl"
+    """What is between the two predictions: `kl`, KL(teacher ‖ student); `reverse_kl`, KL(student ‖
+    teacher) (Gu et al. 2024); `jensen_shannon` (Agarwal et al. 2024)."""
+    hidden_weight: NonNegativeFloat = 0.0
+    """Weight of a term that draws the student's last hidden states, through a linear map, to the
+    teacher's at the labelled positions; 0 switches it off. A fed window reads those very states:
+    with `passes: alone` the term is for windows that don't."""
+    hidden_loss: HiddenLoss = "cosine"
+    """Between hidden states: 1 − cosine (Sanh et al. 2019), or the mean squared difference (Jiao et
+    al. 2020)."""
+
+
+class LossConfig(Section):
+    """Losses of labels, where some are much rarer than others (`ner`, `classification`,
+    `relation`)."""
+
+    label_weights: (
+        Literal["balanced", "balanced_sqrt"]
+        | Annotated[dict[str, PositiveFloat], Field(min_length=1)]
+        | None
+    ) = None
+    """Weight of every label in the loss. `balanced`: in inverse proportion to how often train has
+    the label, 1 on average over its positions (as scikit-learn's); `balanced_sqrt`: the root of
+    that, milder; or label → weight, 1 for those not named (`ner`: `O`, a tag, or an entity type
+    for both its tags). Losses stay means over labelled positions. Default: all count the same."""
+    focal_gamma: NonNegativeFloat = 0.0
+    """γ of the focal loss (Lin et al. 2017): a position counts by (1 − p)^γ, p being what its label
+    is given already. 0: all count the same."""
 
 
 class EmbeddingConfig(Section):

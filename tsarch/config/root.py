@@ -8,7 +8,13 @@ from pydantic import Field, model_validator
 
 from tsarch.config.base import Section
 from tsarch.config.data import DataConfig, DecodingConfig, TaskConfig
-from tsarch.config.models import DistillationConfig, EmbeddingConfig, StudentConfig, TeacherConfig
+from tsarch.config.models import (
+    DistillationConfig,
+    EmbeddingConfig,
+    LossConfig,
+    StudentConfig,
+    TeacherConfig,
+)
 from tsarch.config.topology import AUTO, LinkConfig, StageTopology, TopologyConfig
 from tsarch.config.training import (
     AlternationConfig,
@@ -40,8 +46,10 @@ class Config(Section):
     """The teacher. Without it the student is trained by itself, on its windows."""
     student: StudentConfig | None = None
     """The student. Without it the teacher is trained by itself."""
+    loss: LossConfig = LossConfig()
+    """Losses of rare labels."""
     distillation: DistillationConfig = DistillationConfig()
-    """Distillation term of the student's loss."""
+    """Distillation terms of the student's loss."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """The tied embedding."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -122,6 +130,7 @@ class Config(Section):
         init, monitor = self.embedding.init, self.evaluation.monitor
         wrong = {
             "distillation.weight": self.distillation.weight > 0,
+            "distillation.hidden_weight": self.distillation.hidden_weight > 0,
             "schedule.alternation": self.schedule.alternation != AlternationConfig(),
             "topology.auto": self.topology.auto,
             f"topology.{missing}": getattr(self.topology, missing) != StageTopology(),

@@ -24,6 +24,8 @@ class Feed:
         passes_of: (step, contexts) → the passes over each window.
         send_predictions: whether a teacher's predictions travel with its hidden states.
         vocabulary: rows of the table, if every step touches them all.
+        send_all: whether states travel for windows too that no fed pass reads, as they do where
+            predictions travel.
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class Feed:
         passes_of: Callable[[int, IntArray], Passes],
         send_predictions: bool,
         vocabulary: int | None = None,
+        send_all: bool = False,
     ) -> None:
         self.split = split
         self.send_predictions = send_predictions
+        self._send_all = send_all or send_predictions
         self.topology = topology
         self._vocabulary = vocabulary
         self._num_micro_batches = num_micro_batches
@@ -104,6 +108,6 @@ class Feed:
             self.topology,
             self._num_micro_batches,
             passes,
-            self.send_predictions,
+            self._send_all,
             self._vocabulary,
         )

@@ -92,8 +92,8 @@ def plan_step(
     """Share a global batch out over micro-batches and the replicas of all stages.
 
     `passes` gives each window's passes, the same in every stage that reads windows; states travel
-    for windows with a fed pass, or for all (`send_all`, when the teacher's predictions are needed
-    too). `vocabulary`: rows of the table, if the step touches them all.
+    for windows with a fed pass, or for all (`send_all`, when the teacher's predictions or states
+    are learned from). `vocabulary`: rows of the table, if the step touches them all.
     """
     lengths = split.context_lengths
     readers = topology.graph.reading("contexts")

@@ -7,13 +7,15 @@ the tied table is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tsarch.losses.token import cross_entropy, distillation
+from tsarch.config.base import Divergence
+from tsarch.losses.token import cross_entropy, distillation, weighted_cross_entropy
 from tsarch.records import IGNORED
 
 _CHUNK_ELEMENTS = 1 << 25
@@ -36,7 +38,13 @@ class Objective(Protocol):
         0 where `labels` is `IGNORED`."""
 
     def divergences(
-        self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, table: Tensor
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        temperature: float,
+        table: Tensor,
+        kind: Divergence = "kl",
     ) -> Tensor:
         """Distillation (`losses.token.distillation`) from the teacher's to the student's
         predictions, of shapes as in `losses` → (batch, tokens) fp64."""
@@ -46,24 +54,39 @@ class Objective(Protocol):
 
 
 class LabelObjective:
-    """A label for every labelled position: predictions are logits of the labels."""
+    """A label for every labelled position: predictions are logits of the labels.
+
+    Args:
+        weights: of the labels in the loss; None: all count the same.
+        focal_gamma: how much less a position counts whose label is likely already; 0: not at all.
+    """
 
     uses_table = False
     per_sequence = False
+
+    def __init__(self, weights: Sequence[float] | None = None, focal_gamma: float = 0.0) -> None:
+        self._weights = None if weights is None else torch.tensor(weights)
+        self._focal_gamma = focal_gamma
 
     def num_outputs(self, num_labels: int) -> int | None:
         """One a label."""
         return num_labels
 
     def losses(self, predictions: Tensor, labels: Tensor, table: Tensor) -> Tensor:
-        """Cross-entropy."""
-        return cross_entropy(predictions, labels)
+        """Cross-entropy, weighted."""
+        return weighted_cross_entropy(predictions, labels, self._weights, self._focal_gamma)
 
     def divergences(
-        self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, table: Tensor
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        temperature: float,
+        table: Tensor,
+        kind: Divergence = "kl",
     ) -> Tensor:
-        """KL between the labels' distributions."""
-        return distillation(student, teacher, labels, temperature)
+        """Between the labels' distributions."""
+        return distillation(student, teacher, labels, temperature, kind)
 
     def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """As they are."""
@@ -94,16 +117,22 @@ class VocabularyObjective:
         return _scattered(chosen, [predictions[chosen], labels[chosen]], chunk, table)
 
     def divergences(
-        self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, table: Tensor
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        temperature: float,
+        table: Tensor,
+        kind: Divergence = "kl",
     ) -> Tensor:
-        """KL between the vocabulary's distributions; the teacher's is seen through the table as it
+        """Between the vocabulary's distributions; the teacher's is seen through the table as it
         is here and now."""
         chosen = labels != IGNORED
 
         def chunk(own: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
             with torch.no_grad():
                 teacher_logits = token_logits(other, table)
-            return distillation(token_logits(own, table), teacher_logits, tokens, temperature)
+            return distillation(token_logits(own, table), teacher_logits, tokens, temperature, kind)
 
         return _scattered(chosen, [student[chosen], teacher[chosen], labels[chosen]], chunk, table)
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tsarch.config.base import Divergence
+from tsarch.losses.token import divergence
 from tsarch.records import SPAN_END, SPAN_START
 
 _NEVER = -1e4
@@ -41,18 +43,25 @@ class SpanObjective:
         return _at_first((_log_total(scores) - chosen).mean(-1).float(), labels)
 
     def divergences(
-        self, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, table: Tensor
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        temperature: float,
+        table: Tensor,
+        kind: Divergence = "kl",
     ) -> Tensor:
-        """Mean over start and end of T²·KL between the distributions over the window's words and
-        "not here"; `teacher` is as `sent` made it, and what it gives to words outside is not here.
+        """Mean over start and end of T²·`divergence` between the distributions over the window's
+        words and "not here"; `teacher` is as `sent` made it, and what it gives to words outside is
+        not here.
         """
         inside = _scores(teacher, labels)
         outside = (1 - inside.exp().sum(1, keepdim=True)).clamp(min=_LEAST).log()
         none = torch.zeros_like(outside)
         log_teacher = _log_softened(torch.cat([outside, inside], 1), temperature)
         log_student = _log_softened(torch.cat([none, _scores(student, labels)], 1), temperature)
-        divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
-        return _at_first(divergence.mean(-1) * temperature**2, labels)
+        values = divergence(log_student, log_teacher, kind, dim=1)
+        return _at_first(values.mean(-1) * temperature**2, labels)
 
     def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """Log-probabilities over the whole context, which a window alone can't tell."""

@@ -23,6 +23,8 @@ class StudentModel(nn.Module):
             both (of logits a product of experts, Hinton 2002): what the teacher knows needn't be
             carried through the layers and the first head, which so stay free for windows without
             it. None: no second head.
+        maps_hidden: whether training wants the hidden states too, in the teacher's width (through a
+            linear map, which nothing else reads).
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class StudentModel(nn.Module):
         bridge_scale: float = 1.0,
         table_scale: float = 1.0,
         shortcut_seed: int | None = None,
+        maps_hidden: bool = False,
     ) -> None:
         super().__init__()
         width = backbone.embedding_width
@@ -55,6 +58,9 @@ class StudentModel(nn.Module):
                 self.shortcut = make_head(
                     teacher_width, num_outputs, table_width, dropout, table_scale, maps=True
                 )
+        self.hidden_map = None
+        if maps_hidden:
+            self.hidden_map = linear_map(backbone.hidden_width, teacher_width)
 
     def forward(
         self,
@@ -65,7 +71,8 @@ class StudentModel(nn.Module):
         positions: Tensor | None = None,
         cache: DecodingCache | None = None,
     ) -> list[Tensor]:
-        """Predictions (windows, tokens, outputs) of each group of windows.
+        """Predictions (windows, tokens, outputs) of each group of windows; while it trains with a
+        `hidden_map`, also the mapped hidden states (windows, tokens, teacher_width) of each.
 
         Args:
             embeds: per group (windows, tokens, table_width).
@@ -81,13 +88,14 @@ class StudentModel(nn.Module):
             options |= {"past_key_values": cache.values, "use_cache": True}
         if self.bridge is None:
             inputs = [self.projection(own) for own in embeds]
-            return [self._group(e, m, None, options) for e, m in zip(inputs, masks, strict=True)]
+            found = [self._group(e, m, None, options) for e, m in zip(inputs, masks, strict=True)]
+            return [predictions for predictions, _ in found]
         bridged = torch.cat([self.bridge(boundary), self.no_teacher.unsqueeze(0)])
         added = None
         if self.shortcut is not None:
             added = self.shortcut(boundary)
             added = torch.cat([added, added.new_zeros(1, added.shape[1])])
-        return [
+        found = [
             self._group(
                 self.projection(e) + bridged[place],
                 mask,
@@ -96,12 +104,18 @@ class StudentModel(nn.Module):
             )
             for e, mask, place in zip(embeds, masks, places, strict=True)
         ]
+        predictions = [own for own, _ in found]
+        if self.hidden_map is None or not self.training:
+            return predictions
+        return predictions + [self.hidden_map(hidden) for _, hidden in found]
 
     def _group(
         self, embeds: Tensor, mask: Tensor, added: Tensor | None, options: dict[str, Any]
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """Predictions and hidden states."""
         if self._embedding_scale != 1.0:
             embeds = embeds * self._embedding_scale
         output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
-        predictions: Tensor = self.head(output.last_hidden_state)
-        return predictions if added is None else predictions + added
+        hidden: Tensor = output.last_hidden_state
+        predictions: Tensor = self.head(hidden)
+        return predictions if added is None else predictions + added, hidden

@@ -150,7 +150,8 @@ class StudentHalf:
         boundary: Tensor,
         fed_by: Sequence[IntArray],
     ) -> list[Tensor]:
-        """(windows, tokens, outputs) predictions of each batch of windows.
+        """(windows, tokens, outputs) predictions of each batch of windows, and what else the module
+        gives while it trains (`StudentModel.forward`).
 
         Args:
             boundary: (states, teacher_width) hidden states, at least one row (which nobody need

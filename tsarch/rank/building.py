@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.blueprint import Blueprint
+from tsarch.losses.objective import LabelObjective, Objective
 from tsarch.models.construction import num_elements
 from tsarch.parallel.link import GroupLink, Link, LoopbackLink
 from tsarch.parallel.table import Table
@@ -73,7 +74,7 @@ def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Par
         for stage, model in models.items()
     }
     num_predictions = num_outputs or blueprint.table.shape[1]
-    stages = _stages(blueprint, wiring, task, engines, tied, num_predictions)
+    stages = _stages(blueprint, prepared, wiring, task, engines, tied, num_predictions)
     sizes["embedding"] = tied.table.storage.numel()
     link = _link(blueprint, wiring)
     return Parts(task, engines, stages, tied, link, sizes, num_predictions)
@@ -112,8 +113,17 @@ def _tie(
     return tied
 
 
+def objective_of(blueprint: Blueprint, prepared: Prepared, task: Task) -> Objective:
+    """What is trained: the task's objective, with the weights that rare labels have."""
+    weights, focal_gamma = prepared.label_weights, blueprint.loss.focal_gamma
+    if weights is None and focal_gamma == 0.0:
+        return task.objective
+    return LabelObjective(weights, focal_gamma)
+
+
 def _stages(
     blueprint: Blueprint,
+    prepared: Prepared,
     wiring: Wiring,
     task: Task,
     engines: Mapping[Stage, Engine],
@@ -121,7 +131,7 @@ def _stages(
     num_outputs: int,
 ) -> LocalStages:
     def running(stage: Stage, replica: int) -> RunningStage:
-        engine, objective = engines[stage], task.objective
+        engine, objective = engines[stage], objective_of(blueprint, prepared, task)
         if stage.reads == "contexts":
             return TeacherStage(stage, engine, tied, replica, objective)
         return StudentStage(

@@ -108,6 +108,7 @@ def _complete(
         bridge_scale=own.bridge.scale,
         table_scale=table.scale,
         shortcut_seed=shortcut_seed if own.bridge.shortcut else None,
+        maps_hidden=blueprint.distillation.hidden_weight > 0,
     )
 
 

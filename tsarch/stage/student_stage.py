@@ -11,12 +11,13 @@ from torch import Tensor
 
 from tsarch.data.feed import Feed
 from tsarch.data.replica_arrays import WindowBatch
+from tsarch.losses.hidden import hidden_distance
 from tsarch.losses.objective import Objective
 from tsarch.models.student_model import StudentModel
 from tsarch.pair.halves import StudentHalf, Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import LossParts, Message
+from tsarch.records import IGNORED, LossParts, Message
 from tsarch.specs import DistillationSpec
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
@@ -101,24 +102,29 @@ class StudentStage:
         if boundary is None:  # nobody feeds this stage
             boundary = _Boundary(self._room(feed, 0)[:, : self.half.teacher_width], None)
         with torch.set_grad_enabled(update):
-            predictions = self.half.read(
+            found = self.half.read(
                 touched,
                 [Tokens(own.rows, own.mask) for own in batches],
                 boundary.hidden,
                 [own.boundary for own in batches],
             )
+            predictions, hidden = found[: len(batches)], found[len(batches) :]
             outputs = [
                 WindowOutputs(
                     batch,
                     torch.from_numpy(feed.labels(batch.words)).to(own.device),
                     own,
-                    self._teacher_view(batch, boundary.predictions),
+                    self._at(batch, boundary.predictions),
                     touched.leaf,
                 )
                 for batch, own in zip(batches, predictions, strict=True)
             ]
             num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
             loss, parts = self._loss(num_terms, outputs)
+            if hidden:
+                states = [self._at(batch, boundary.hidden.detach()) for batch in batches]
+                term, part = self._hidden_term(num_terms, outputs, hidden, states)
+                loss, parts = loss + term, parts + part
         if update:
             self._losses[step, micro_batch] = loss
         if not boundary.hidden.requires_grad:
@@ -159,18 +165,18 @@ class StudentStage:
         dtype, device = self.engine.compute_dtype, self.engine.device
         return torch.zeros(num_states + 1, self._width(feed), dtype=dtype, device=device)
 
-    def _teacher_view(self, batch: WindowBatch, predictions: Tensor | None) -> Tensor | None:
-        """The teacher's predictions at the batch's positions (also of passes that were not fed)."""
-        if predictions is None:
+    def _at(self, batch: WindowBatch, states: Tensor | None) -> Tensor | None:
+        """What came from the teacher at the batch's positions (also of passes not fed)."""
+        if states is None:
             return None
         places = torch.from_numpy(batch.arrived).to(self.engine.device)
-        return predictions[places.clamp(min=0)]
+        return states[places.clamp(min=0)]
 
     def _loss(self, num_terms: int, outputs: list[WindowOutputs]) -> tuple[Tensor, LossParts]:
         """Σ weight · (loss + λ·KD) / terms of the global batch, and its parts."""
         total = torch.zeros((), device=self.engine.device)
         name = self.stage.name
-        alone, taught = f"{name}_alone", f"distillation{name.removeprefix('student')}"
+        alone, taught = f"{name}_alone", self._part("distillation")
         sums = {name: 0.0, alone: 0.0, taught: 0.0}
         for output in outputs:
             weight = torch.from_numpy(output.batch.weight).to(total.device).unsqueeze(1)
@@ -192,9 +198,45 @@ class StudentStage:
         assert output.teacher is not None
         spec = self._distillation
         divergence = self._objective.divergences(
-            output.student, output.teacher, output.labels, spec.temperature, output.table
+            output.student,
+            output.teacher,
+            output.labels,
+            spec.temperature,
+            output.table,
+            spec.divergence,
         )
-        if spec.passes != "all":
-            fed = torch.from_numpy(output.batch.fed).to(divergence.device).unsqueeze(1)
-            divergence = divergence * (fed if spec.passes == "fed" else 1 - fed)
-        return divergence
+        return divergence * self._is_taught(output.batch)
+
+    def _hidden_term(
+        self,
+        num_terms: int,
+        outputs: list[WindowOutputs],
+        hidden: list[Tensor],
+        states: list[Tensor | None],
+    ) -> tuple[Tensor, LossParts]:
+        """μ · Σ weight · distance of hidden states / terms of the global batch, and its part."""
+        total = torch.zeros((), device=self.engine.device)
+        unweighted = 0.0
+        for output, own, teacher in zip(outputs, hidden, states, strict=True):
+            assert teacher is not None
+            distances = hidden_distance(own, teacher, self._distillation.hidden_loss)
+            chosen = (output.labels != IGNORED).double()
+            if self._objective.per_sequence:  # a mean over the words of each
+                chosen = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
+            weight = torch.from_numpy(output.batch.weight).to(total.device).unsqueeze(1)
+            taught = distances * chosen * self._is_taught(output.batch) * weight
+            total = total + taught.sum().float()
+            unweighted += float(taught.detach().sum())
+        part = LossParts({self._part("hidden"): unweighted / num_terms})
+        return self._distillation.hidden_weight * total / num_terms, part
+
+    def _is_taught(self, batch: WindowBatch) -> Tensor:
+        """(windows, 1) 1 for the passes that distillation is for."""
+        fed = torch.from_numpy(batch.fed).to(self.engine.device).unsqueeze(1)
+        if self._distillation.passes == "all":
+            return torch.ones_like(fed)
+        return fed if self._distillation.passes == "fed" else 1 - fed
+
+    def _part(self, name: str) -> str:
+        """Name of a part of the loss that other stages have too."""
+        return name + self.stage.name.removeprefix("student")
