@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.helpers import WIKIGOLD, write_jsonl
 from tsarch.config import DataConfig
 from tsarch.data.conll import read_conll
 from tsarch.data.corpus import Corpus, read_splits
-from tsarch.errors import UserError
+from tsarch.errors import Mistake, UserError
 from tsarch.tasks.ner import NerReader, TaggedSentence, iob1_to_iob2
 
 SPLITS = ("train", "validation", "test")
@@ -287,12 +288,51 @@ def test_labels_are_looked_for_in_the_sound_rows_of_a_broken_split(tmp_path):
     ]
 
 
-def test_a_long_list_of_mistakes_is_cut(tmp_path):
+def test_many_mistakes_of_one_kind_in_a_file_are_one_message(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text("oops\n" * 70, encoding="utf-8")
+    (found,) = mistakes(config(tmp_path, train=str(path)))
+    assert found.startswith(f"{path}:1: is not JSON")
+    assert found.endswith("(69 more like it, such as line 2 and line 3.)")
+
+
+def test_the_wrong_tag_scheme_is_one_message_with_the_values_of_others(tmp_path):
+    words = ["Ann", "saw", "Rome"]
+    tags = [["I-PER", "O", "I-LOC"], ["I-ORG", "O", "O"]]
+    rows = [{"tokens": words, "tags": tags[n % 2]} for n in range(60)]
+    path = write_jsonl(tmp_path / "train.jsonl", rows)
+    first, *others = mistakes(config(tmp_path, train=str(path)))
+    assert first == (
+        f"{path}:1: tag 1 is `I-PER` after `O`, which IOB2 doesn't allow. If the file is IOB1, set "
+        "`data.tag_scheme: iob1`. (59 more like it, such as line 2 (`I-ORG`) and line 3.)"
+    )
+    assert all("not in train" in other or "no sound row" in other for other in others)
+
+
+def test_a_few_mistakes_of_one_kind_are_shown_one_by_one(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text("oops\n" * 3 + json.dumps(GOOD) + "\n", encoding="utf-8")
     found = mistakes(config(tmp_path, train=str(path)))
-    assert len(found) == 51
-    assert found[-1] == "…: and 20 more mistakes."
+    assert [text.partition(": ")[0] for text in found[:3]] == [f"{path}:{n}" for n in (1, 2, 3)]
+
+
+def test_mistakes_of_several_files_and_of_no_file_are_not_one():
+    lines = [Mistake(f"{name}:{n}", "is odd.") for name in ("a1", "a2") for n in range(5)]
+    keys = [Mistake(f"key.{n}", f"is {n}.") for n in range(5)]
+    error = UserError([*lines, *keys])
+    found = [str(mistake) for mistake in error.mistakes]
+    assert found[:2] == [
+        f"{name}:0: is odd. (4 more like it, such as line 1 and line 2.)" for name in ("a1", "a2")
+    ]
+    assert found[2:] == [str(key) for key in keys]
+
+
+def test_a_long_list_of_mistakes_is_cut():
+    error = UserError(Mistake(f"key.{n}", "is odd.") for n in range(70))
+    assert len(error.mistakes) == 51
+    assert str(error.mistakes[-1]) == "…: and 20 more mistakes."
+    again = pickle.loads(pickle.dumps(error))
+    assert again.mistakes == error.mistakes
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tsarch.redaction import redact
@@ -17,6 +17,13 @@ _LOST_PEER = re.compile(
 )
 _MOST_CHARACTERS = 10_000
 """Of a library's error, looked at."""
+_MOST_SHOWN = 50
+"""Mistakes that are shown."""
+_FEW_ALIKE = 3
+"""Mistakes of one kind that are shown one by one."""
+_LINE = re.compile(r"(?<=:)(row )?\d+$")
+_NUMBER = re.compile(r"\d+")
+_VALUE = re.compile(r"`[^`]*`|(?<!\w)'[^']*'|\"[^\"]*\"")
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,13 @@ class Mistake:
 
 
 class UserError(ValueError):
-    """Input that the user has to change; carries every mistake that was found, without secrets."""
+    """Input that the user has to change; carries the mistakes that were found, without secrets:
+    many of one kind in a file as one, and at most 50."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = tuple(
-            Mistake(redact(m.where), redact(m.what), redact(m.hint)) for m in mistakes
+            Mistake(redact(m.where), redact(m.what), redact(m.hint))
+            for m in _shortened(list(mistakes))
         )
         assert self.mistakes, "a UserError names at least one mistake"
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
@@ -48,6 +57,45 @@ class UserError(ValueError):
     def single(cls, where: str, what: str, hint: str = "") -> UserError:
         """A `UserError` of one mistake."""
         return cls([Mistake(where, what, hint)])
+
+
+def _shortened(mistakes: Sequence[Mistake]) -> list[Mistake]:
+    """The mistakes in order, those that are alike as one, and the number of those beyond 50."""
+    alike: dict[tuple[str, str, str], list[Mistake]] = {}
+    for mistake in mistakes:
+        alike.setdefault(_kind(mistake), []).append(mistake)
+    kept: list[Mistake] = []
+    for mistake in mistakes:
+        group = alike[_kind(mistake)]
+        if len(group) <= _FEW_ALIKE:
+            kept.append(mistake)
+        elif mistake is group[0]:
+            kept.append(_as_one(group))
+    if len(kept) <= _MOST_SHOWN + 1:
+        return kept
+    return [*kept[:_MOST_SHOWN], Mistake("…", f"and {len(kept) - _MOST_SHOWN} more mistakes.")]
+
+
+def _kind(mistake: Mistake) -> tuple[str, str, str]:
+    """What is the same in mistakes of one kind in a file: all but line, numbers and values."""
+    place = _LINE.sub("#", mistake.where)
+    if place == mistake.where:  # no line of a file: alone
+        return mistake.where, mistake.what, mistake.hint
+    what, hint = (_NUMBER.sub("#", _VALUE.sub("#", text)) for text in (mistake.what, mistake.hint))
+    return place, what, hint
+
+
+def _as_one(group: Sequence[Mistake]) -> Mistake:
+    """The first mistake of a kind, lines and values of the next two, and how many there are."""
+    first, examples = group[0], []
+    for mistake in group[1:_FEW_ALIKE]:
+        pairs = zip(_VALUE.findall(mistake.what), _VALUE.findall(first.what))
+        values = " ".join(own for own, other in pairs if own != other)
+        place = mistake.where.rpartition(":")[2]
+        place = f"line {place}" if place.isdecimal() else place
+        examples.append(f"{place} ({values})" if values else place)
+    others = f"({len(group) - 1:,} more like it, such as {' and '.join(examples)}.)"
+    return Mistake(first.where, first.what, f"{first.hint} {others}".strip())
 
 
 def one_line(error: BaseException) -> str:

@@ -19,7 +19,6 @@ from tsarch.data.sources import Found, file_rows, hub_rows, load_hub
 from tsarch.errors import Mistake, UserError
 
 SPLITS = ("train", "validation", "test")
-_MAX_SHOWN = 50
 _MAX_DIGITS = 100  # Python refuses to read numbers of thousands
 
 
@@ -38,7 +37,7 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
     """Read, check and order the three splits.
 
     Raises:
-        UserError: names every mistake with file and line, at most 50 of them.
+        UserError: names the mistakes with file and line.
     """
     mistakes: list[Mistake] = []
     sets = {} if data.hub is None else load_hub(data)
@@ -55,7 +54,7 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
             sound = not mistakes
     notes = _check_names(rows, reader, mistakes, sound)
     if mistakes:
-        raise UserError(_shortened(mistakes))
+        raise UserError(mistakes)
     labels = reader.labels(sorted(_names(rows["train"], reader)))
     return Corpus({split: tuple(_in_order(rows[split])) for split in SPLITS}, labels, notes)
 
@@ -64,7 +63,7 @@ def read_file(path: str, data: DataConfig, reader: RowReader[RowT]) -> tuple[Row
     """Read, check and order the rows of one file, in the formats and with the columns of `data`.
 
     Raises:
-        UserError: names every mistake with file and line, at most 50 of them.
+        UserError: names the mistakes with file and line.
     """
     mistakes: list[Mistake] = []
     found = file_rows(path, "input", data, reader, mistakes)
@@ -77,7 +76,7 @@ def read_rows(
     """Check and order rows that are at hand, column → value; `source` names them in messages.
 
     Raises:
-        UserError: names every mistake with the row's number, at most 50 of them.
+        UserError: names the mistakes with the row's number.
     """
     mistakes: list[Mistake] = []
     found = ((Place(source, n, unit="row "), dict(own)) for n, own in enumerate(raw, 1))
@@ -91,7 +90,7 @@ def _sound(rows: list[RowT], mistakes: list[Mistake]) -> tuple[RowT, ...]:
         UserError: there are mistakes.
     """
     if mistakes:
-        raise UserError(_shortened(mistakes))
+        raise UserError(mistakes)
     return tuple(_in_order(rows))
 
 
@@ -201,10 +200,3 @@ def _number(sent_id: Any) -> float | None:
     if isinstance(sent_id, str) and sent_id.strip().isdecimal():
         return int(sent_id) if len(sent_id) <= _MAX_DIGITS else None
     return sent_id if isinstance(sent_id, (int, float)) else None
-
-
-def _shortened(mistakes: list[Mistake]) -> list[Mistake]:
-    if len(mistakes) <= _MAX_SHOWN:
-        return mistakes
-    more = Mistake("…", f"and {len(mistakes) - _MAX_SHOWN} more mistakes.")
-    return [*mistakes[:_MAX_SHOWN], more]
