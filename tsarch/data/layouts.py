@@ -197,7 +197,10 @@ def _frame(spec: PackingSpec, keep_last: bool) -> TargetFrame:
     separator = end_token(tokenizer)
 
     def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        if not text:
+            return []
+        own = spec.tokens.after_space(text)
+        return list(tokenizer(own, add_special_tokens=False)["input_ids"])
 
     if spec.decoder_start is not None:
         start, suffix = spec.decoder_start, after

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PACKAGE = "package:"
+_PROBE = "to"
+"""A word that tokenizers of any language can spell."""
 
 
 def resolve_model_path(name: str) -> str:
@@ -66,23 +68,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def _from_pretrained(path: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if tokenizer.is_fast and '"add_prefix_space": false' in _pre_tokenizer(tokenizer):
-        # Byte-level BPE such as RoBERTa's: words come one by one, but stand after a space.
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=False, add_prefix_space=True
-        )
-    return tokenizer
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def _settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What decides the ids of a text: everything but truncation, padding and special tokens."""
     settings: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     return {k: settings[k] for k in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
-
-
-def _pre_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    return json.dumps(_settings(tokenizer)["pre_tokenizer"])
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -108,10 +100,27 @@ def tokenizers_differ(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) ->
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Tokens that the tokenizer puts before and after a text."""
-    encoded = tokenizer(["a"], is_split_into_words=True)
+    encoded = tokenizer("a")
     ids = list(encoded["input_ids"])
-    places = [place for place, word in enumerate(encoded.word_ids()) if word is not None]
+    places = [place for place, owner in enumerate(encoded.sequence_ids()) if owner is not None]
     return ids[: places[0]], ids[places[-1] + 1 :]
+
+
+def word_lead(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a text must begin with so that its first word gets the tokens that it has inside one:
+    a space for byte-level BPE and others that take the space before a word as a part of it, else
+    nothing.
+
+    The tokenizer's own answer, not its switch `add_prefix_space`, which many classes ignore.
+    """
+    return " " if _says_twice(tokenizer, " ") and not _says_twice(tokenizer, "") else ""
+
+
+def _says_twice(tokenizer: PreTrainedTokenizerBase, lead: str) -> bool:
+    """Whether a word that stands twice in a text gets the same tokens twice."""
+    ids = list(tokenizer(f"{lead}{_PROBE} {_PROBE}", add_special_tokens=False)["input_ids"])
+    half = len(ids) // 2
+    return len(ids) > 0 and ids[:half] == ids[half:]
 
 
 def label_token(tokenizer: PreTrainedTokenizerBase) -> int:
