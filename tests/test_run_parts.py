@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tsarch.config import MODES
 from tsarch.errors import RunFailedError
@@ -16,6 +18,7 @@ from tsarch.run.selection import Selection
 from tsarch.run.summary import RunSummary, StageSummary, Work
 from tsarch.tasks.registry import make_task
 from tsarch.telling.step_table import Totals
+from tsarch.telling.terminal import LiveNumbers, RecentLosses, Reporter
 from tsarch.telling.trackers import Trackers
 from tsarch.topology import Topology
 
@@ -112,6 +115,25 @@ def test_bad_numbers_are_told_once_and_end_the_run_with_the_batch(tmp_path: Path
     with pytest.raises(RunFailedError, match=r"in 3 steps in a row, from step 5 on .*: 2\)"):
         guard.check({"step": 7}, 3)
     assert saved == [(5, [5, 6, 7])]
+
+
+def test_the_terminal_shows_the_mean_loss_of_recent_steps():
+    recent = RecentLosses()
+    for step in range(60):
+        recent.add({"loss_teacher": float(step % 2), "loss_student": None if step < 59 else 3.0})
+    assert recent.text() == "loss (50-step mean) teacher 0.500 student 3.000"
+    out = io.StringIO()
+    reporter = Reporter(Console(file=out, width=200))
+    with reporter.training(2):
+        for step, loss in enumerate((1.0, 0.0), 1):
+            row = {"loss_teacher": loss}
+            reporter._last_line_s = 0.0
+            reporter.step(LiveNumbers(row, 9.0, {"teacher": 0.5}), step, 2)
+    said = [line.partition("step ")[2].split(" · ")[:2] for line in out.getvalue().splitlines()]
+    assert said == [
+        ["1/2", "loss (1-step mean) teacher 1.000"],
+        ["2/2", "loss (2-step mean) teacher 0.500"],
+    ]
 
 
 def test_the_summary_has_the_keys_that_others_read():

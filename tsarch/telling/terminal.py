@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +27,7 @@ from tsarch.redaction import redact
 from tsarch.telling.step_table import StepRecord, show_metric
 
 _LINE_EVERY_S = 15.0
+_RECENT_STEPS = 50
 _FILE_WIDTH = 132
 """Characters of a line in a file or pipe, which has no width of its own: the widest table fits."""
 _SAMPLE_CHARACTERS = 240
@@ -39,17 +42,31 @@ class LiveNumbers:
     tokens_per_s: float
     busy_share: dict[str, float]
 
-    def text(self) -> str:
+    def text(self, losses: str) -> str:
         """One line."""
-        losses = " ".join(
-            f"{name} {self.row[key]:.3f}"
-            for name, key in (("teacher", "loss_teacher"), ("student", "loss_student"))
-            if self.row.get(key) is not None
-        )
         busy = " ".join(
             f"{stage[0].upper()} {share:.0%}" for stage, share in self.busy_share.items()
         )
-        return f"loss {losses} · {self.tokens_per_s:,.0f} tokens/s · busy {busy}"
+        return f"{losses} · {self.tokens_per_s:,.0f} tokens/s · busy {busy}"
+
+
+class RecentLosses:
+    """Means of the losses of the last 50 steps: one batch's own goes up and down with its texts."""
+
+    def __init__(self) -> None:
+        self._rows: deque[StepRecord] = deque(maxlen=_RECENT_STEPS)
+
+    def add(self, row: StepRecord) -> None:
+        """One more step."""
+        self._rows.append(row)
+
+    def text(self) -> str:
+        """The means, of those that were finite, and of how many steps they are."""
+        means = []
+        for stage in ("teacher", "student"):
+            values = [v for row in self._rows if (v := row.get(f"loss_{stage}")) is not None]
+            means += [f"{stage} {fmean(values):.3f}"] if values else []
+        return f"loss ({len(self._rows)}-step mean) {' '.join(means)}"
 
 
 class Reporter:
@@ -61,6 +78,7 @@ class Reporter:
             self.console.width = _FILE_WIDTH
         self._bar: Progress | None = None
         self._task: Any = None
+        self._losses = RecentLosses()
         self._last_line_s = 0.0
         self._started_s = time.time()
 
@@ -73,6 +91,7 @@ class Reporter:
     @contextmanager
     def training(self, num_steps: int) -> Iterator[None]:
         """Show the bar while training lasts."""
+        self._losses = RecentLosses()
         self._bar = Progress(
             TextColumn("[bold]step"),
             MofNCompleteColumn(),
@@ -92,14 +111,16 @@ class Reporter:
     def step(self, numbers: LiveNumbers, num_done: int, num_steps: int) -> None:
         """A step is done."""
         assert self._bar is not None
-        self._bar.update(self._task, completed=num_done, numbers=numbers.text())
+        self._losses.add(numbers.row)
+        text = numbers.text(self._losses.text())
+        self._bar.update(self._task, completed=num_done, numbers=text)
         now_s = time.time()
         if self.console.is_terminal or now_s - self._last_line_s < _LINE_EVERY_S:
             return
         self._last_line_s = now_s
         left = self._bar.tasks[0].time_remaining
         eta = "" if left is None else f" · {left:.0f} s left"
-        self.say(f"step {num_done}/{num_steps} · {numbers.text()}{eta}")
+        self.say(f"step {num_done}/{num_steps} · {text}{eta}")
 
     def sample(self, texts: dict[str, str]) -> None:
         """One generated text of every mode, below its source and reference."""
