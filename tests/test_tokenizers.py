@@ -15,24 +15,6 @@ from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import load_tokenizer, word_lead
 
 WORDS = ["They", "walk", "to", "the", "mill", ",", "to", "the", "mill", "(?)", "don", "'t", "1950"]
-    "They",
-    "walk",
-    "to",
-    "the",
-    "mill",
-    ",",
-    "to",
-    "the",
-    "mill",
-    "and",
-    "don",
-    "'t",
-    "turn",
-    ";",
-    "1950",
-    "(?)",
-    "to-day",
-]
 
 
 @pytest.fixture(scope="module")
