@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
-from ray.exceptions import RayError
 
-from tsarch.cluster.authentication import enter, loopback_only, private_ray
+from tsarch.cluster.authentication import enter, loopback_only
+from tsarch.cluster.own_ray import QUIET, joining_environment, start_ray
 from tsarch.errors import UserError, one_line
 
 _CONNECT_TIMEOUT_S = 5.0
-_OBJECT_STORE_BYTES = 256 * 2**20
-_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 def join_ray(num_cpus: float, address: str | None, say: Callable[[str], None]) -> None:
@@ -27,24 +23,13 @@ def join_ray(num_cpus: float, address: str | None, say: Callable[[str], None]) -
     with so many CPUs or as many as the machine has, if that is more.
 
     Raises:
-        UserError: there is no cluster at the address, or it asks for a token that isn't here.
+        UserError: there is no cluster at the address, or it asks for a token that isn't here; no
+            Ray starts.
     """
     if address is None:
-        _start_own(num_cpus)
+        start_ray(num_cpus)
     else:
         _join_cluster(address, say)
-
-
-def _start_own(num_cpus: float) -> None:
-    """On loopback, with a token of its own, without a dashboard."""
-    with private_ray():
-        ray.init(
-            address="local",
-            num_cpus=max(math.ceil(num_cpus), len(os.sched_getaffinity(0))),
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **_QUIET,
-        )
 
 
 def _join_cluster(address: str, say: Callable[[str], None]) -> None:
@@ -57,14 +42,16 @@ def _join_cluster(address: str, say: Callable[[str], None]) -> None:
                 "the network may run any code on its hosts. Start it with authentication on "
                 "(docs/security.md)"
             )
-        with loopback_only() if loopback else nullcontext():
-            ray.init(address=target, **_QUIET)
+        with joining_environment(), loopback_only() if loopback else nullcontext():
+            ray.init(address=target, **QUIET)
     except UserError:
         raise
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        raise UserError.single(
-            f"--address {address}", f"no Ray cluster can be joined: {one_line(error)}"
-        ) from None
+    except Exception as error:  # Ray raises what it likes
+        named = os.environ.get("RAY_ADDRESS") == address
+        where = f"RAY_ADDRESS: {address}" if named else f"--address {address}"
+        what = f"no Ray cluster can be joined: {one_line(error).rstrip('.')}."
+        hint = "`--address local` starts a Ray for this run alone."
+        raise UserError.single(where, what, hint) from None
 
 
 def _find(address: str) -> str:

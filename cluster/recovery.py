@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from tsarch.blueprint import Blueprint
 from tsarch.cluster.fitting import Resources, num_placed
 from tsarch.cluster.placement import node_supplies, rank_demands
-from tsarch.errors import RunFailedError
+from tsarch.errors import NoPlaceError
 
 _LOOK_S = 1.0
 
@@ -23,7 +23,7 @@ def settle(blueprint: Blueprint, avoid: frozenset[str], say: Callable[[str], Non
         avoid: ids of nodes that nothing may be placed on.
 
     Raises:
-        RunFailedError: not even `topology.min_replicas` find a place.
+        NoPlaceError: not even `topology.min_replicas` find a place.
     """
     wait_s = blueprint.failure.node_wait_s
     started_s = time.monotonic()
@@ -43,10 +43,10 @@ def settle(blueprint: Blueprint, avoid: frozenset[str], say: Callable[[str], Non
     if smaller is None:
         least = blueprint.runner.min_replicas
         allowed = "fewer replicas aren't allowed" if least is None else f"not even {least} fit"
-        raise RunFailedError(
+        raise NoPlaceError(
             f"no node came back within {wait_s:.0f} s, and the rest has no place for "
             f"{_counts(blueprint)} replicas; "
-            f"{allowed} (topology.min_replicas). Go on with --resume when there is place."
+            f"{allowed} (topology.min_replicas)."
         )
     say(f"going on with {_counts(smaller)} replicas")
     return smaller

@@ -17,6 +17,7 @@ from rich.console import Console
 from tsarch.config import Config
 from tsarch.config_loading import config_schema, load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
+from tsarch.launchers import describe, forget_launchers
 from tsarch.redaction import redact
 
 app = typer.Typer(
@@ -59,7 +60,10 @@ def train(
     ] = [],  # noqa: B006 - typer reads the default, nobody changes it
     address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster to join (`auto` or HOST:PORT). Default: a local Ray."),
+        typer.Option(
+            help="Ray cluster to join (`auto` or HOST:PORT). Default: that of RAY_ADDRESS, else "
+            "`local`: a Ray for this run alone."
+        ),
     ] = None,
     trace: Annotated[
         bool,
@@ -81,6 +85,9 @@ def load_run(config: Path, overrides: list[str], trace: bool, resume: bool) -> C
         overrides = [*overrides, "run.trace=true"]
     if resume and config.is_dir():
         overrides = [*overrides, f"run.folder={json.dumps(str(config))}"]
+        if not (config / "config.yaml").is_file():
+            what = "nothing to resume: there is no config.yaml, which a run writes as it starts."
+            raise UserError.single(f"--resume: {config}", what, "Start without --resume.")
         config = config / "config.yaml"
     return load_config(config, overrides)
 
@@ -112,7 +119,10 @@ def schema(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+    """Run the command line, in an environment without launchers' variables."""
+    note = describe(forget_launchers())
+    if note is not None:
+        typer.echo(f"note: {note}", err=True)
     run_command(app, arguments)
 
 

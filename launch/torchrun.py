@@ -24,6 +24,7 @@ import typer
 
 from tsarch.errors import UserError
 from tsarch.launch.cli import run_command
+from tsarch.launchers import forget_launchers
 
 if TYPE_CHECKING:
     from tsarch.blueprint import Blueprint
@@ -192,6 +193,7 @@ def train(
 
     place = Place.from_environment()
     store = place.store()
+    forget_launchers()
     if place.rank > 0:
         serve_driver(place, store)
     found = Found(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ def run_training(
     """Train a run, or go on with the one that `config` started; returns its summary.
 
     Args:
-        address: Ray cluster to join, with `topology.runner: ray`; None: start one here.
+        address: Ray cluster to join, with `topology.runner: ray`; see `cluster_address`.
         launch: finds the ranks of `topology.runner: processes`; None: start them here.
 
     Raises:
@@ -40,7 +41,7 @@ def run_training(
     from tsarch.telling.run_folder import choose_folder, resumed_folder
     from tsarch.telling.terminal import Reporter
 
-    address = address or os.environ.get("RAY_ADDRESS")  # set inside a Ray job
+    address = cluster_address(address)
     reporter = Reporter()
     blueprint = resolve(config)
     is_here = address is None or blueprint.runner.name == "processes"
@@ -58,7 +59,7 @@ def run_training(
     if blueprint.runner.is_auto:
         blueprint, proposal = _balance(blueprint, prepared, here, path, reporter)
     summary = train(
-        Job(blueprint, prepared, here, path, reporter, store, proposal), point
+        Job(blueprint, prepared, here, path, reporter, store, proposal, address), point
     ).as_json()
     _show(reporter, blueprint, summary, path)
     if proposal is not None:
@@ -68,6 +69,27 @@ def run_training(
         reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))
     _report(reporter, path)
     return summary
+
+
+def cluster_address(given: str | None) -> str | None:
+    """The Ray to join: the one that is `given`, or that `RAY_ADDRESS` names, as inside a Ray job.
+    None: one for this run alone (`local`).
+
+    Raises:
+        UserError: it is no address of a Ray.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    address = given or named or "local"
+    if address == "local":
+        return None
+    if address == "auto" or re.fullmatch(r"[^/]+:\d+", address):
+        return address
+    where = f"--address {given}" if given else f"RAY_ADDRESS: {named}"
+    what = "is no address of a Ray to join: that is `auto` or HOST:PORT."
+    if not given and "://" in address:
+        what = "is where jobs are submitted, no Ray that a run can join."
+    hint = "`--address local` starts a Ray for this run alone."
+    raise UserError.single(where, what, hint)
 
 
 def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:

@@ -30,6 +30,7 @@ LAYERS = [
         "tsarch.task_names",
         "tsarch.topology",
         "tsarch.clock",
+        "tsarch.launchers",
     ],
     ["tsarch.schedule"],
     ["tsarch.records", "tsarch.seeding"],

@@ -7,16 +7,18 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from tests.helpers import tiny_blueprint
 from tsarch.checkpoint.cut import Cut
+from tsarch.checkpoint.store import Store
 from tsarch.cluster.nodes import end_processes
 from tsarch.cluster.rank_calls import end_of
 from tsarch.cluster.recovery import smaller_run
-from tsarch.errors import RankFailedError, ReplicaDriftError, UserError
+from tsarch.errors import RankFailedError, ReplicaDriftError, RunFailedError, UserError
 from tsarch.rank.activity import IDLE, Activity, read_note
 from tsarch.rank.diagnosis import (
     End,
@@ -35,8 +37,11 @@ from tsarch.rank.status import (
     read_log,
     started_line,
 )
+from tsarch.run.advice import how_to_go_on
 from tsarch.run.restarts import History
+from tsarch.run.supervision import Job, train
 from tsarch.schedule.instruction import Backward, FinishTiedExchange
+from tsarch.telling.terminal import Reporter
 from tsarch.topology import Topology
 
 STATUS = Status(12, "advance", "Backward(step=3)", False, 0.5, 10**9, 4 * 10**9, 8 * 10**9, 2)
@@ -220,6 +225,77 @@ def test_a_run_remembers_what_failures_cost(monkeypatch):
         "down_s": 8.0,
         "repeated_s": 3.0,
     }
+
+
+BROKEN = "student 0 (rank 1) on 127.0.0.1 failed: AssertionError: rank (0) != 3\nIt was at join."
+
+
+@pytest.mark.parametrize(
+    ("causes", "repeats"),
+    [
+        ([BROKEN], False),
+        ([BROKEN, BROKEN], True),
+        ([BROKEN, BROKEN.replace("student 0 (rank 1)", "teacher 2 (rank 2)")], True),
+        ([BROKEN, BROKEN.replace("Assertion", "Memory")], False),
+        ([BROKEN, None, BROKEN], False),
+        ([None, BROKEN, BROKEN], False),
+        ([None, BROKEN, BROKEN, BROKEN], True),
+    ],
+)
+def test_a_failure_that_comes_again_before_the_first_step_is_known(causes, repeats):
+    history = History()
+    for cause in causes:  # None: a step
+        if cause is None:
+            history.trained(3)
+        else:
+            history.failed(cause, 0.0)
+    assert history.repeats is repeats
+
+
+@pytest.fixture
+def failing_job(tmp_path):
+    """A run whose ranks fail as they start, and the causes still to come."""
+    causes: list[str] = []
+
+    def gather(*_: Any) -> Any:
+        raise RankFailedError(causes.pop(0), 0.0)
+
+    store, reporter = Store(str(tmp_path / "run" / "checkpoints")), Reporter()
+    blueprint = tiny_blueprint(tmp_path, failure={"max_restarts": 3})
+    run = Job(blueprint, None, gather, tmp_path / "run", reporter, store, None)  # type: ignore[arg-type]
+    return run, causes
+
+
+def test_a_fault_that_comes_again_before_the_first_step_is_not_restarted(failing_job):
+    job, causes = failing_job
+    causes += [BROKEN] * 4
+    with pytest.raises(RunFailedError, match="the same before the first step, twice") as caught:
+        train(job, None)
+    assert len(causes) == 2
+    assert "It has no checkpoint to go on from" in str(caught.value)
+    assert "--resume" not in str(caught.value)
+
+
+def test_other_faults_are_restarted_as_often_as_allowed(failing_job):
+    job, causes = failing_job
+    causes += [f"student 0 (rank 1) on h failed: {kind}" for kind in "abcd"]
+    with pytest.raises(RunFailedError, match="ended after 3 restarts") as caught:
+        train(job, None)
+    assert not causes
+    assert "--resume" not in str(caught.value)
+
+
+def test_the_way_on_that_is_advised_works_where_it_is_said(tmp_path):
+    folder = tmp_path / "my run"
+    store = Store(str(folder / "checkpoints"))
+    assert "no checkpoint" in how_to_go_on(folder, store, None)
+    writing = store.place(3)
+    Path(writing).mkdir(parents=True)
+    (Path(writing) / "manifest.json").write_text("{}", encoding="utf-8")
+    assert "no checkpoint" in how_to_go_on(folder, store, None)
+    (folder / "config.yaml").write_text("a: 1", encoding="utf-8")
+    assert how_to_go_on(folder, store, None) == f"Go on with: tsarch train '{folder}' --resume"
+    assert how_to_go_on(folder, store, "auto").endswith(" --resume --address auto")
 
 
 def test_the_error_crosses_processes():

@@ -130,6 +130,10 @@ class RunFailedError(RuntimeError):
     """A run that ended because a rank failed; the message names the rank and the cause."""
 
 
+class NoPlaceError(RuntimeError):
+    """A run that finds no place for its ranks after it has lost nodes."""
+
+
 class RankFailedError(RunFailedError):
     """A rank or node that failed on Ray: what a run can start again after."""
 

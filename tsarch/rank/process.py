@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.blueprint import Blueprint
+from tsarch.launchers import forget_launchers
 from tsarch.rank.activity import Activity
 from tsarch.rank.api import MEANWHILE, Meeting
 from tsarch.rank.status import Status, note_file, own_status, started_line
@@ -70,6 +71,7 @@ class RankProcess(Answering):
     ) -> None:
         """`host`: address of this host that the other ranks reach."""
         write_output_to(log_file)
+        forget_launchers()
         os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

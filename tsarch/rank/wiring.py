@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from tsarch.blueprint import Blueprint
+from tsarch.launchers import without_launchers
 from tsarch.models.construction import WHOLE, Construction
 from tsarch.parallel.groups import ProcessGroup
 from tsarch.rank.activity import Activity
@@ -55,7 +56,8 @@ def local_wiring(blueprint: Blueprint) -> Wiring:
     # accelerate keeps its first settings for the whole process; a process may have several runs.
     AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if blueprint.precision == "bf16" else "no"
-    accelerator = Accelerator(mixed_precision=mixed, cpu=blueprint.runner.device == "cpu")
+    with without_launchers():
+        accelerator = Accelerator(mixed_precision=mixed, cpu=blueprint.runner.device == "cpu")
 
     def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
         return LocalEngine(module, spec, accelerator)

@@ -167,11 +167,7 @@ class Trainer:
         assert self._interrupt.signal is not None
         number = self._interrupt.signal
         saved = f"saved at step {self._keeper.last}" if self._keeper.last else "NOT saved"
-        raise InterruptedRunError(
-            number,
-            f"ended by {number.name}, {saved}. "
-            f"Go on with: tsarch train {self._folder.path} --resume",
-        )
+        raise InterruptedRunError(number, f"ended by {number.name}, {saved}.")
 
     def _look(self) -> Situation:
         """What the pacer is to know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +28,13 @@ class Restart:
     """Seconds of training until it was where it had been."""
 
 
+def _gist(cause: str) -> str:
+    """A failure's first line without the rank it names first, and without numbers (of processes,
+    seconds, bytes)."""
+    line = re.sub(r"\w+ \d+ \(rank \d+\)", "a rank", cause.splitlines()[0])
+    return re.sub(r"\d+", "#", line)
+
+
 class History:
     """All failures of a run in this process."""
 
@@ -35,6 +43,8 @@ class History:
         self.restarts: list[Restart] = []
         self._next_step = 0
         self._back_s = 0.0
+        self._has_trained = False
+        self._in_vain: list[str] = []
 
     @property
     def wall_s(self) -> float:
@@ -47,10 +57,13 @@ class History:
 
     def failed(self, cause: str, noticed_s: float) -> None:
         """A failure was noticed, at `noticed_s` of `now_s`."""
+        self._in_vain = [] if self._has_trained else [*self._in_vain, _gist(cause)]
+        self._has_trained = False
         self.restarts.append(Restart(redact(cause.splitlines()[0]), noticed_s, self._next_step))
 
     def trained(self, step: int) -> None:
         """A step was done."""
+        self._has_trained = True
         self._next_step = step + 1
         if not self.restarts:
             return
@@ -60,6 +73,12 @@ class History:
             last.resumed_at, last.down_s = step, self._back_s - last.noticed_s
         elif step < last.failed_at:
             last.repeated_s = now_s() - self._back_s
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the last two failures are alike, and neither came after a step: a third attempt
+        would fail so too."""
+        return len(self._in_vain) > 1 and self._in_vain[-1] == self._in_vain[-2]
 
     def as_json(self) -> list[dict[str, Any]]:
         """For `summary.json`."""

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tsarch.blueprint import Blueprint
-from tsarch.errors import RankFailedError, RunFailedError, UserError
+from tsarch.errors import (
+    InterruptedRunError,
+    NoPlaceError,
+    RankFailedError,
+    RunFailedError,
+    UserError,
+)
 
 if TYPE_CHECKING:
     from tsarch.checkpoint.store import Store
@@ -55,6 +61,15 @@ class Job:
     reporter: Reporter
     store: Store
     proposal: Proposal | None
+    address: str | None = None
+    """Ray cluster that it joins."""
+
+    @property
+    def how_to_go_on(self) -> str:
+        """For messages of its end."""
+        from tsarch.run.advice import how_to_go_on
+
+        return how_to_go_on(self.path, self.store, self.address)
 
 
 def train(job: Job, point: ResumePoint | None) -> RunSummary:
@@ -63,6 +78,7 @@ def train(job: Job, point: ResumePoint | None) -> RunSummary:
     Raises:
         RunFailedError: failed more than `failure.max_restarts` times, or in a way that would only
             repeat.
+        InterruptedRunError: it was told to end.
     """
     from tsarch.run.restarts import History
 
@@ -73,8 +89,14 @@ def train(job: Job, point: ResumePoint | None) -> RunSummary:
             return _attempt(job, point, history, lost)
         except RankFailedError as failure:
             history.failed(str(failure), failure.noticed_s)
+            if history.repeats and not failure.lost_nodes:
+                again = "the same before the first step, twice: once more would end so too."
+                raise RunFailedError(f"{failure}\n{again} {job.how_to_go_on}") from None
             lost |= failure.lost_nodes
             point = _next_point(job, failure, len(history.restarts))
+        except InterruptedRunError as error:
+            message = f"{error} {job.how_to_go_on}"
+            raise InterruptedRunError(error.signal_number, message) from None
 
 
 def _attempt(
@@ -88,9 +110,9 @@ def _attempt(
     logs = job.path / "logs"
     try:
         crew = job.gather(job.blueprint, job.prepared, logs, job.reporter, restarted, avoid)
-    except UserError as error:
+    except (UserError, NoPlaceError) as error:
         if restarted:  # it was right before: the cluster has changed
-            raise RunFailedError(f"can't start again: {error}") from None
+            raise RunFailedError(f"can't start again: {error} {job.how_to_go_on}") from None
         raise
     try:
         folder = RunFolder(job.path)
@@ -122,10 +144,8 @@ def _next_point(job: Job, failure: RankFailedError, num_failures: int) -> Resume
 
     allowed = job.blueprint.failure.max_restarts
     if num_failures > allowed:
-        again = f"tsarch train {job.path} --resume"
-        raise RunFailedError(
-            f"{failure}\nended after {allowed} restarts (failure.max_restarts). Go on with: {again}"
-        ) from None
+        ended = f"ended after {allowed} restarts (failure.max_restarts)."
+        raise RunFailedError(f"{failure}\n{ended} {job.how_to_go_on}") from None
     job.reporter.say(f"warning: {failure}")
     job.store.sweep()
     try:
