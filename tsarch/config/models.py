@@ -47,7 +47,9 @@ class BackboneConfig(Section):
     max_tokens: Annotated[int, Field(ge=4, le=MOST)] = 512
     """Tokens of one input, special tokens included: teacher context or student window."""
     dropout: Probability = 0.1
-    """Dropout probability of hidden layers and of the head."""
+    """Dropout probability of hidden layers and of the head. Other noise of an architecture
+    (`activation_dropout`, a router's jitter) keeps its own value up to this one, so 0 means none.
+    No layer is ever dropped as a whole (`layerdrop`)."""
     attention_dropout: Probability = 0.0
     """Dropout probability of attention weights. 0 lets PyTorch use its fast attention."""
     freeze: Literal["none", "all_but_top_k", "all_but_head"] = "none"

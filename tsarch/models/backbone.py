@@ -11,18 +11,14 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from tsarch.models.construction import WHOLE, Construction
+from tsarch.models.dropout import set_dropout
 from tsarch.models.loading import check_weights, load_weights
 from tsarch.models.random_weights import SeedOf, claim, fill_table, fill_with_random
 from tsarch.models.skeleton import HollowEmbedding, layer_stack, make_skeleton
 from tsarch.models.weight_files import open_checkpoint
 
-_HIDDEN_DROPOUT = (
-    *("hidden_dropout_prob", "dropout", "hidden_dropout", "mlp_dropout"),
-    *("resid_pdrop", "embd_pdrop", "dropout_rate"),
-)
 _MOST = {"layer": 1000, "expert": 1000, "block": 1000, "label": 100_000}
 """Part of a number's name → the most that it may be."""
-_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
 
 @dataclass
@@ -83,14 +79,6 @@ def _check_sizes(config: PretrainedConfig) -> None:
         value = getattr(config, name, None)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {reprlib.repr(value)}, not a whole number above 0")
-
-
-def set_dropout(config: PretrainedConfig, dropout: float, attention_dropout: float) -> None:
-    """Set the dropout probabilities under whichever names the architecture has."""
-    for names, value in ((_HIDDEN_DROPOUT, dropout), (_ATTENTION_DROPOUT, attention_dropout)):
-        for name in names:
-            if hasattr(config, name):
-                setattr(config, name, value)
 
 
 def build_backbone(
