@@ -14,6 +14,7 @@ import numpy as np
 
 from tsarch.config import Columns, DataConfig
 from tsarch.data.layouts import Layout, PackingSpec, TaggedWordsLayout
+from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import (
     Origin,
     Place,
@@ -81,7 +82,7 @@ class ChoiceColumns(Columns):
     """Column with the number of the right one, from 0."""
 
 
-class ChoiceReader:
+class ChoiceReader(PlainSplits):
     """Every row is a document of its own."""
 
     optional = ()

@@ -44,7 +44,7 @@ def mistake(folder: Path, task: str, row: dict[str, object]) -> str:
     with pytest.raises(UserError) as caught:
         read(folder, task, [GOOD[task], row])
     texts = [str(own) for own in caught.value.mistakes]
-    assert texts == 3 * texts[:1], "the same in every split"
+    assert len(texts) == 1, "once for the file that is every split"
     where, _, what = texts[0].partition(":2: ")
     assert where == str(folder / "rows.jsonl")
     return what

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.helpers import WIKIGOLD, write_jsonl
 from tsarch.config import DataConfig
-from tsarch.data.conll import read_conll
 from tsarch.data.corpus import Corpus, read_splits
+from tsarch.data.formats.conll import read_conll
 from tsarch.errors import Mistake, UserError
 from tsarch.tasks.ner import NerReader, TaggedSentence, iob1_to_iob2
 
@@ -159,13 +159,14 @@ def test_conll_documents_comments_and_odd_characters():
         "a\u2028b NN I-NP O\n\u00a0 NN I-NP O"
     )
     found = list(read_conll(text))
-    assert [(s.line, s.document, s.tokens, s.tags) for s in found] == [
+    assert [(s.line, s.document, s.column(0), [w[-1] for w in s.words]) for s in found] == [
         (4, "1", ["EU", "says"], ["B-ORG", "O"]),
         (7, "1", ["#", "5", "#"], ["O", "O", "O"]),
         (13, "2", ["a\u2028b", "\u00a0"], ["O", "O"]),
     ]
     (only,) = read_conll("New York\tB-LOC\n#tag\tO\n")
-    assert (only.document, only.tokens, only.tags) == (None, ["New York", "#tag"], ["B-LOC", "O"])
+    assert only.document is None
+    assert only.words == [["New York", "B-LOC"], ["#tag", "O"]]
 
 
 def test_conll_corpus_names_the_line_of_the_word(tmp_path):
@@ -271,9 +272,13 @@ def test_lines_that_are_not_utf8_hide_no_other_mistake(tmp_path, name, content, 
     path = tmp_path / name
     path.write_bytes(content)
     found = mistakes(config(tmp_path, train=str(path)))
-    assert found[:2] == [f"{path}:{number}: is not UTF-8 text." for number in bad]
-    assert found[2].startswith(f"{path}:{other}: ")
-    assert all("in no sound row of train" in text for text in found[3:])
+    first, second = bad
+    assert found[0].startswith(
+        f"{path}:{first}: is not UTF-8 text, nor are lines {second}. "
+        "Name its encoding: with `data.encoding: cp1252` it says '"
+    )
+    assert found[1].startswith(f"{path}:{other}: ")
+    assert all("in no sound row of train" in text for text in found[2:])
 
 
 def test_labels_are_looked_for_in_the_sound_rows_of_a_broken_split(tmp_path):
@@ -290,7 +295,7 @@ def test_labels_are_looked_for_in_the_sound_rows_of_a_broken_split(tmp_path):
 
 def test_many_mistakes_of_one_kind_in_a_file_are_one_message(tmp_path):
     path = tmp_path / "train.jsonl"
-    path.write_text("oops\n" * 70, encoding="utf-8")
+    path.write_text("oops\n" * 70 + json.dumps(GOOD), encoding="utf-8")
     (found,) = mistakes(config(tmp_path, train=str(path)))
     assert found.startswith(f"{path}:1: is not JSON")
     assert found.endswith("(69 more like it, such as line 2 and line 3.)")
@@ -335,6 +340,19 @@ def test_a_long_list_of_mistakes_is_cut():
     assert again.mistakes == error.mistakes
 
 
+def test_what_is_wrong_with_every_row_of_several_files_is_said_once(tmp_path):
+    for split in SPLITS:
+        rows = [{"words": ["a"], "tags": ["O"]}] * 4
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in SPLITS}
+    (only,) = mistakes(config(tmp_path, **files))
+    assert only == (
+        f"{files['train']}:1: has no column `tokens`. The same is wrong in all the 4 rows that "
+        "were looked at. Columns: words, tags. Set data.columns if names differ. So it is with "
+        f"{files['validation']}, {files['test']}."
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
@@ -344,18 +362,18 @@ def test_a_long_list_of_mistakes_is_cut():
         ("x.conll", b" \n\n", "data.train: FILE: is empty."),
         ("x.conll", b"# text = nothing more\n", "data.train: FILE: has no rows."),
         ("x.csv", b"tokens,tags\n", "data.train: FILE: has no rows."),
-        ("x.jsonl", b'{"tokens": 1}\n{"t\xe9"}', "FILE:2: is not UTF-8 text."),
-        ("x.csv", b"tokens,tags\n\xe9,O\n", "FILE:2: is not UTF-8 text."),
+        ("x.jsonl", b'{"tokens": 1}\n{"t\xe9"}', "FILE:1: `tokens` is 1, not a list"),
+        ("x.csv", b"tokens,tags\n\xe9,O\n", "FILE:2: is not UTF-8 text. Name its"),
         ("x.doc", b"x", "FILE: has an ending that names no known format. Set data.format"),
         ("x.parquet", b"PAR1 no PAR1", "FILE: can't be read as parquet: "),
-        ("x.csv", b"tokens;tags\na;O\n", "FILE: has no column `tokens`. Columns: tokens;tags."),
+        ("x.csv", b"tokens:tags\na:O\n", "FILE: has no column `tokens` and no column `tags`. Col"),
         (
             "x.csv",
             b'tokens,tags\n"a\nb",O\n\na b,O O,O\n',
             "FILE:5: has 3 cells, the header has 2.",
         ),
         ("x.csv", b'tokens,tags\n"a\nb",O\n\na b,O\n', "FILE:5: has 2 tokens but 1 tags."),
-        ("x.csv", b"tokens,tags\n['a'],O\n", "FILE:2: `tokens` is \"['a']\", not a list"),
+        ("x.csv", b"tokens,tags\n['a,O\n", 'FILE:2: `tokens` is "[\'a", not a list'),
         ("x.csv", b"tokens,tags\na\n", "FILE:2: has 1 tokens but 0 tags."),
     ],
 )
@@ -384,8 +402,7 @@ def test_two_empty_files_and_a_missing_name_are_all_named(tmp_path):
     empty.write_text("")
     found = mistakes(DataConfig(train=str(empty), validation=str(empty)))
     assert found == [
-        f"data.train: {empty}: is empty.",
-        f"data.validation: {empty}: is empty.",
+        f"data.train: {empty}: is empty. So it is with data.validation: {empty}.",
         "data.test: is missing.",
     ]
 

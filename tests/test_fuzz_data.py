@@ -33,6 +33,10 @@ FOLDERS = {
     "summarization": "scitldr",
     "dialogue": "sgd",
 }
+WHOLE_FILE = (
+    "is empty|has no rows|has no column|can't be read|has tags in columns|is no text|is an object"
+    "|numbers only for words|one word in each"
+)
 DEEP = "[" * 900 + "]" * 900
 ODD = [
     *(None, True, False, 0, 1, -1, 7, 10**400, 1.5, float("nan"), float("inf"), "", " ", "7", "O"),
@@ -111,8 +115,8 @@ def check_places(error: UserError, base: Path, kind: str) -> None:
         if mistake.where == "…":
             continue
         assert str(base) in mistake.where, mistake
-        whole_file = re.search("is empty|has no rows|has no column|can't be read", mistake.what)
-        place = r":row \d+$" if kind == "parquet" else r":\d+$"
+        whole_file = re.search(WHOLE_FILE, mistake.what)
+        place = r":row \d+$" if kind == "parquet" else r":(item )?\d+$"
         assert whole_file or re.search(place, mistake.where), mistake
 
 

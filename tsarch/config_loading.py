@@ -194,7 +194,10 @@ def config_schema() -> str:
     schema = Config.model_json_schema()
     sections = {task: columns_of(task) for task in TASKS}
     for columns in sections.values():
-        schema["$defs"][columns.__name__] = columns.model_json_schema()
+        own = columns.model_json_schema()
+        for column in own["properties"].values():
+            column["type"] = ["string", "integer"]
+        schema["$defs"][columns.__name__] = own
     refs = [{"$ref": f"#/$defs/{columns.__name__}"} for columns in sections.values()]
     place = schema["$defs"]["DataConfig"]["properties"]["columns"]
     kept = {name: place[name] for name in ("default", "description")}

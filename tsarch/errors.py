@@ -21,7 +21,7 @@ _MOST_SHOWN = 50
 """Mistakes that are shown."""
 _FEW_ALIKE = 3
 """Mistakes of one kind that are shown one by one."""
-_LINE = re.compile(r"(?<=:)(row )?\d+$")
+_LINE = re.compile(r"(?<=:)(row |item )?\d+$")
 _NUMBER = re.compile(r"\d+")
 _VALUE = re.compile(r"`[^`]*`|(?<!\w)'[^']*'|\"[^\"]*\"")
 

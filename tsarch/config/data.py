@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import codecs
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tsarch.config.base import MOST, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from tsarch.task_names import TASKS
@@ -15,11 +16,26 @@ class Columns(Section):
     defaults. Each task has its columns in its file (`COLUMNS`)."""
 
 
+def _known_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+        "".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError(f"`{name}` is no encoding of texts; try utf-8, latin-1, cp1252") from None
+    return name
+
+
+def _column_name(name: Any) -> Any:
+    """Columns may be numbered."""
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
 class DataConfig(Section):
     """Where the data is and how it becomes batches."""
 
     train: str | None = None
-    """Training file (JSON Lines, CoNLL, CSV, Parquet), relative to the config file's folder."""
+    """Training file (JSON, CoNLL, CSV, Parquet and others, see Data formats), relative to the
+    config file's folder."""
     validation: str | None = None
     """Validation file: early stopping and the weight of `joint` are chosen on it."""
     test: str | None = None
@@ -28,12 +44,23 @@ class DataConfig(Section):
     """Hub name of a data set with train, validation and test splits, in place of the files."""
     hub_config: str | None = None
     """Configuration name of the hub data set."""
-    format: Literal["auto", "jsonl", "conll", "csv", "parquet"] = "auto"
-    """Format of the files; `auto` goes by the file name's ending."""
+    format: Literal["auto", "jsonl", "json", "conll", "csv", "parquet"] = "auto"
+    """Format of the files; `auto` goes by the file name's ending and what the file begins with."""
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    """Encoding of text files, such as `latin-1`. Default: UTF-8, or what a byte order mark says."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """Character between the columns of CSV and CoNLL files. Default: told from the file."""
+    quoting: Literal["auto", "csv", "none"] = "auto"
+    """CSV: `csv`: cells may stand between quotation marks; `none`: a quotation mark is a character
+    like others; `auto`: `csv`, but for tab-separated files what fits the file."""
     tag_scheme: Literal["iob2", "iob1"] = "iob2"
     """Tag scheme of the files; `iob1` is converted to IOB2 when read."""
-    columns: dict[str, str] = Field(default={})
-    """Names of the task's columns, where they differ."""
+    odd_words: Literal["refuse", "keep"] = "refuse"
+    """`ner`: files whose words are all numbers, or whose sentences all have one word, are refused,
+    since mostly another column is meant; `keep`: they are meant."""
+    columns: dict[str, Annotated[str, BeforeValidator(_column_name)]] = Field(default={})
+    """Names of the task's columns, where they differ; numbers, from 1, in files without names
+    (CoNLL, CSV without a header line)."""
     tokenizer: str | None = None
     """Tokenizer (hub name, `package:`, or folder, relative to the config file's folder or the
     current one). Default: the teacher's."""

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from tsarch.config import DataConfig
+from tsarch.data.formats.findings import Findings, Found
+from tsarch.data.formats.tables import hub_rows, load_hub
+from tsarch.data.mistakes import in_order, of_several_files, of_whole_file
 from tsarch.data.row_reader import RowReader, RowT
 from tsarch.data.rows import Origin, Place, shown
-from tsarch.data.sources import Found, file_rows, hub_rows, load_hub
+from tsarch.data.sources import file_rows
 from tsarch.errors import Mistake, UserError
 
 SPLITS = ("train", "validation", "test")
@@ -39,24 +42,26 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
     Raises:
         UserError: names the mistakes with file and line.
     """
-    mistakes: list[Mistake] = []
+    findings = Findings()
     sets = {} if data.hub is None else load_hub(data)
     rows: dict[str, list[RowT]] = {}
     for split in SPLITS:
+        findings.split = split
         if data.hub is not None:
             source, found = f"data.hub: {data.hub} ({split})", hub_rows(data, reader, split, sets)
         else:
             path = getattr(data, split)
             source = f"data.{split}: {path}"
-            found = file_rows(path, f"data.{split}", data, reader, mistakes)
-        rows[split] = _checked(found, reader, source, mistakes)
+            found = file_rows(path, f"data.{split}", data, reader, findings)
+        rows[split] = _checked(found, reader, source, findings)
         if split == "train":
-            sound = not mistakes
-    notes = _check_names(rows, reader, mistakes, sound)
-    if mistakes:
-        raise UserError(mistakes)
+            sound = not findings.mistakes
+    notes = _check_names(rows, reader, findings.mistakes, sound)
+    if findings.mistakes:
+        raise UserError(of_several_files(findings.mistakes))
     labels = reader.labels(sorted(_names(rows["train"], reader)))
-    return Corpus({split: tuple(_in_order(rows[split])) for split in SPLITS}, labels, notes)
+    ordered = {split: tuple(_in_order(rows[split])) for split in SPLITS}
+    return Corpus(ordered, labels, (*findings.notes, *notes))
 
 
 def read_file(path: str, data: DataConfig, reader: RowReader[RowT]) -> tuple[RowT, ...]:
@@ -65,9 +70,9 @@ def read_file(path: str, data: DataConfig, reader: RowReader[RowT]) -> tuple[Row
     Raises:
         UserError: names the mistakes with file and line.
     """
-    mistakes: list[Mistake] = []
-    found = file_rows(path, "input", data, reader, mistakes)
-    return _sound(_checked(found, reader, f"input: {path}", mistakes), mistakes)
+    findings = Findings()
+    found = file_rows(path, "input", data, reader, findings)
+    return _sound(_checked(found, reader, f"input: {path}", findings), findings)
 
 
 def read_rows(
@@ -78,45 +83,58 @@ def read_rows(
     Raises:
         UserError: names the mistakes with the row's number.
     """
-    mistakes: list[Mistake] = []
+    findings = Findings()
     found = ((Place(source, n, unit="row "), dict(own)) for n, own in enumerate(raw, 1))
-    return _sound(_checked(found, reader, source, mistakes), mistakes)
+    return _sound(_checked(found, reader, source, findings), findings)
 
 
-def _sound(rows: list[RowT], mistakes: list[Mistake]) -> tuple[RowT, ...]:
+def _sound(rows: list[RowT], findings: Findings) -> tuple[RowT, ...]:
     """The rows in order.
 
     Raises:
         UserError: there are mistakes.
     """
-    if mistakes:
-        raise UserError(mistakes)
+    if findings.mistakes:
+        raise UserError(of_several_files(findings.mistakes))
     return tuple(_in_order(rows))
 
 
-def _checked(
-    found: Found, reader: RowReader[RowT], source: str, mistakes: list[Mistake]
-) -> list[RowT]:
-    """The sound rows of a split; what is wrong with the others goes to `mistakes`, in order."""
-    num_before = len(mistakes)
+def _checked(found: Found, reader: RowReader[RowT], source: str, findings: Findings) -> list[RowT]:
+    """The sound rows of a split; what is wrong with the others goes to the mistakes, in order."""
+    before, findings.mistakes = findings.mistakes, []
+    try:
+        rows = _read(found, reader, source, findings)
+    except UserError as error:
+        findings.mistakes += error.mistakes
+        rows = []
+    failed = not rows and bool(findings.mistakes)
+    own = in_order(findings.mistakes)
+    findings.mistakes = before + (of_whole_file(own, findings.guess()) if failed else own)
+    findings.guess = lambda: None
+    return rows
+
+
+def _read(found: Found, reader: RowReader[RowT], source: str, findings: Findings) -> list[RowT]:
+    """The sound rows of a split.
+
+    Raises:
+        UserError: the source can't be read any further.
+    """
     rows: list[RowT] = []
     names: set[str] = set()
     seen: dict[tuple[str, ...], Place] = {}
-    try:
-        for place, raw in found:
-            names.update(raw)
-            row, wrong = reader.read(place, raw)
-            if row is not None:
-                wrong += _check_twice(row.origin, seen)
-                rows.append(row)
-            mistakes += wrong
-    except UserError as error:
-        mistakes += error.mistakes
-        return rows
-    if not rows and len(mistakes) == num_before:
-        mistakes.append(Mistake(source, "has no rows."))
+    for place, raw in found:
+        names.update(raw)
+        row, wrong = reader.read(place, raw)
+        if row is not None:
+            wrong += _check_twice(row.origin, seen)
+            rows.append(row)
+        findings.mistakes += wrong
+    if not rows and not findings.mistakes:
+        findings.mistake(source, "has no rows.")
     elif rows:
-        mistakes += _check_renamed(reader, names, source)
+        rows = reader.complete(rows, source, findings)
+        findings.mistakes += _check_renamed(reader, names, source)
     return rows
 
 

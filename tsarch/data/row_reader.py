@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from tsarch.config import Columns
+from tsarch.data.formats.findings import Findings
 from tsarch.data.layouts import Layout, PackingSpec
 from tsarch.data.rows import Place, Row
 from tsarch.errors import Mistake
@@ -43,6 +44,10 @@ class RowReader(Protocol[RowT]):
     def read(self, place: Place, raw: dict[str, Any]) -> tuple[RowT | None, list[Mistake]]:
         """A sound row, or None, and what is wrong with it."""
 
+    def complete(self, rows: list[RowT], source: str, findings: Findings) -> list[RowT]:
+        """The sound rows of a split, once what only all of them together tell is known; more
+        mistakes, with their places, go to the findings."""
+
     def label_names(self, row: RowT) -> Iterable[tuple[str, str]]:
         """(name, place) of what the training split has to have for this row to be learned."""
 
@@ -51,3 +56,11 @@ class RowReader(Protocol[RowT]):
 
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[RowT]:
         """What makes contexts and windows of the rows."""
+
+
+class PlainSplits:
+    """The part of a `RowReader` whose rows say all by themselves."""
+
+    def complete(self, rows: list[RowT], source: str, findings: Findings) -> list[RowT]:
+        """As they are."""
+        return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -75,6 +76,13 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
+def is_absent(value: Any) -> bool:
+    """Whether a cell of an optional column says nothing: it isn't there, empty or no number."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def from_json(value: Any) -> Any:
     """A cell that is a JSON text, as it is in CSV, read; everything else as it is."""
     if not isinstance(value, str):
@@ -128,5 +136,6 @@ def check_unicode(place: Place, *texts: str) -> Mistake | None:
 
 def read_origin(place: Place, raw: dict[str, Any], columns: DocumentColumns) -> Origin:
     """Document and sentence of a row that may be part of a document."""
-    doc_id = raw.get(columns.doc_id)
-    return Origin(place, str(place if doc_id is None else doc_id), raw.get(columns.sent_id))
+    doc_id, sent_id = raw.get(columns.doc_id), raw.get(columns.sent_id)
+    doc_id = str(place if is_absent(doc_id) else doc_id)
+    return Origin(place, doc_id, None if is_absent(sent_id) else sent_id)

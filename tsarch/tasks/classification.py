@@ -8,6 +8,7 @@ from typing import Any
 
 from tsarch.config import DataConfig
 from tsarch.data.layouts import LabelledWordsLayout, Layout, PackingSpec
+from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import (
     DocumentColumns,
     Origin,
@@ -52,7 +53,7 @@ class ClassificationColumns(DocumentColumns):
     """Column with the label (a string, or a class number that the set names)."""
 
 
-class ClassificationReader:
+class ClassificationReader(PlainSplits):
     """One `text` a row with its `label`; rows of a `doc_id` are the sentences of a document."""
 
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:

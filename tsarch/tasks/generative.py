@@ -10,6 +10,7 @@ import numpy as np
 
 from tsarch.config import Columns
 from tsarch.data.layouts import Layout, PackingSpec, SourceTargetLayout
+from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import Origin, Place, check_text, check_unicode, check_words, found, from_json
 from tsarch.data.source_target import SourceTarget
 from tsarch.errors import Mistake
@@ -32,7 +33,7 @@ class SourceTargetColumns(Columns):
     text is compared with each. Absent: the target alone."""
 
 
-class SourceTargetReader(ABC):
+class SourceTargetReader(PlainSplits, ABC):
     """One source and one target a row: the part of a `RowReader` that is the same for all."""
 
     columns: SourceTargetColumns

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tsarch.config import DataConfig
+from tsarch.data.formats.findings import Findings
 from tsarch.data.layouts import Layout, PackingSpec, TaggedWordsLayout
 from tsarch.data.rows import (
     DocumentColumns,
@@ -26,6 +28,8 @@ from tsarch.tasks.answers import Entity
 from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.chinese import joined
 from tsarch.tasks.votes import likeliest
+
+_NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class NerReader:
         self.columns = NerColumns(**data.columns)
         self._labelled = labelled
         self._tag_scheme = data.tag_scheme
+        self._keeps_odd_words = data.odd_words == "keep"
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -101,6 +106,14 @@ class NerReader:
         if self._tag_scheme == "iob1":
             tags = iob1_to_iob2(tags)
         return TaggedSentence(origin, words, tags), _check_tags(place, tags)
+
+    def complete(
+        self, rows: list[TaggedSentence], source: str, findings: Findings
+    ) -> list[TaggedSentence]:
+        """Words must be words."""
+        if not self._keeps_odd_words:
+            findings.mistakes += _check_odd_words(rows, source, self._labelled)
+        return rows
 
     def label_names(self, row: TaggedSentence) -> Iterable[tuple[str, str]]:
         """Entity types."""
@@ -202,6 +215,23 @@ def iob1_to_iob2(tags: Sequence[str]) -> list[str]:
             result.append(tag)
         previous = tag
     return result
+
+
+def _check_odd_words(rows: Sequence[TaggedSentence], source: str, labelled: bool) -> list[Mistake]:
+    """A split whose words are hardly words: mostly another column is meant."""
+    hint = "If they are meant, set data.odd_words: keep. If not, say which column has the words: "
+    hint += "data.columns.tokens"
+    if len(rows) < 2:
+        return []
+    if all(_NUMBER.fullmatch(word) for row in rows for word in row.words):
+        first = " ".join(rows[0].words[:5])
+        return [
+            Mistake(source, f"has numbers only for words, such as `{shown(first)}`.", f"{hint}.")
+        ]
+    if labelled and all(len(row.words) == 1 for row in rows):
+        what = f"has one word in each of its {len(rows):,} sentences."
+        return [Mistake(source, what, f"{hint}, and which the sentence: data.columns.sent_id.")]
+    return []
 
 
 def _check_tags(place: Place, tags: Sequence[str]) -> list[Mistake]:

@@ -13,6 +13,7 @@ import numpy as np
 from tsarch.config import Columns, DataConfig
 from tsarch.data.layouts import Layout, PackingSpec, QuestionLayout
 from tsarch.data.passages import Question, WordSpan
+from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import Origin, Place, check_text, check_unicode, found, from_json, no_column
 from tsarch.errors import Mistake
 from tsarch.records import (
@@ -54,7 +55,7 @@ class QaColumns(Columns):
     passage has no answer."""
 
 
-class QaReader:
+class QaReader(PlainSplits):
     """`id`, `context`, `question`, `answers` {`text`, `answer_start`}: SQuAD's rows."""
 
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tsarch.config import Columns, DataConfig
 from tsarch.data.layouts import LabelledWordsLayout, Layout, PackingSpec
+from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import (
     Origin,
     Place,
@@ -73,7 +74,7 @@ class RelationColumns(Columns):
     """Column with the relation's name; `NA`, `no_relation`, `Other`: none."""
 
 
-class RelationReader:
+class RelationReader(PlainSplits):
     """`tokens` with the spans [start, end) of `head` and `tail`, and the `relation` of the two.
 
     Every row is a context of its own, whatever its `doc_id`: rows with other marks in the same

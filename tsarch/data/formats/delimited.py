@@ -1,0 +1,219 @@
+"""CSV, TSV and the like: with a header line, or with columns that the config numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tsarch.config import DataConfig
+from tsarch.data.formats.findings import Findings, Found
+from tsarch.data.row_reader import RowReader
+from tsarch.data.rows import Place, from_json, no_column, shown
+from tsarch.errors import Mistake, UserError
+
+_DELIMITERS = (",", "\t", ";", "|")
+_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "`|`"}
+_NUMBER = re.compile(r"[1-9]\d{0,3}")
+_PROPER = re.compile(r'"(?:[^"]|"")*"')
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the cells of a file are told apart."""
+
+    delimiter: str
+    quoted: bool
+
+    def lines(self, path: str, text: str) -> Iterator[tuple[int, list[str]]]:
+        """(line where it starts, cells) of each row; a quoted cell may have several lines.
+
+        Raises:
+            UserError: quotation marks don't fit.
+        """
+        csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # at first it is 131,072
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+        lines = io.StringIO(text, newline="")
+        reader = csv.reader(lines, delimiter=self.delimiter, quoting=quoting, strict=True)
+        ended = 0
+        try:
+            for cells in reader:
+                start, ended = ended + 1, reader.line_num
+                if len(cells) > 1 or "".join(cells).strip():
+                    yield start, cells
+        except csv.Error as error:
+            hint = 'If `"` is an ordinary character in this file, set data.quoting: none.'
+            raise UserError.single(f"{path}:{ended + 1}", f"is not CSV: {error}.", hint) from None
+
+
+def delimited_rows(
+    path: str, text: str, data: DataConfig, reader: RowReader[Any], findings: Findings
+) -> Found:
+    """Rows of a file; lists in cells are JSON, or words separated by spaces.
+
+    Raises:
+        UserError: columns can't be told apart, or aren't there.
+    """
+    numbers = [name for name in reader.needed if _NUMBER.fullmatch(name)]
+    numbered = bool(numbers)
+    if 0 < len(numbers) < len(reader.needed):
+        others = ", ".join(f"`{name}`" for name in reader.needed if name not in numbers)
+        what = f"is read with columns that are numbers and others that are names: {others}."
+        raise UserError.single(path, what, "Number all columns of a file without a header line.")
+    form = _form(path, text, data, reader, numbered, findings)
+    lines = form.lines(path, text)
+    first = next(lines, None)
+    if first is None:
+        return
+    header = first[1]
+    if numbered:
+        header = _numbers(path, header, reader)
+        lines = itertools.chain([first], lines)
+    names = _wanted(path, header, reader, form)
+    yield from _cells(path, lines, len(header), names, reader, findings)
+
+
+def _cells(
+    path: str,
+    lines: Iterator[tuple[int, list[str]]],
+    width: int,
+    names: dict[str, int],
+    reader: RowReader[Any],
+    findings: Findings,
+) -> Found:
+    for number, cells in lines:
+        if len(cells) > width and any(cell.strip() for cell in cells[width:]):
+            what = f"has {len(cells)} cells, the header has {width}."
+            hint = "Cells with the delimiter in them stand between quotation marks."
+            findings.mistake(f"{path}:{number}", what, hint)
+            continue
+        row: dict[str, Any] = {
+            name: cells[place] if place < len(cells) else "" for name, place in names.items()
+        }
+        for name in reader.optional:
+            if not str(row.get(name, "")).strip():
+                row.pop(name, None)  # an empty cell says nothing
+        for name in reader.word_lists:
+            row[name] = unpacked(row[name])
+        yield Place(path, number), row
+
+
+def _form(
+    path: str,
+    text: str,
+    data: DataConfig,
+    reader: RowReader[Any],
+    numbered: bool,
+    findings: Findings,
+) -> _Form:
+    """The delimiter and whether cells are quoted: as the config says, or as the file shows."""
+    usual = "\t" if path.lower().removesuffix(".gz").endswith((".tsv", ".tab", ".txt")) else ","
+    delimiter = data.delimiter
+    if delimiter is None:
+        delimiter = _delimiter(text, usual, reader, numbered)
+        if delimiter != usual:
+            findings.note(f"cells are separated by {_NAMES[delimiter]}")
+    if data.quoting != "auto":
+        return _Form(delimiter, quoted=data.quoting == "csv")
+    quoted = delimiter != "\t" or _is_quoted(path, text, delimiter)
+    return _Form(delimiter, quoted)
+
+
+def _delimiter(text: str, usual: str, reader: RowReader[Any], numbered: bool) -> str:
+    """That by which the first line has the columns that are needed."""
+    first = text.lstrip("\n").split("\n", 1)[0].rstrip("\r")
+    for delimiter in dict.fromkeys((usual, *_DELIMITERS)):
+        cells = next(csv.reader([first], delimiter=delimiter), [])
+        if numbered and len(cells) >= max(map(int, reader.needed)):
+            return delimiter
+        if not numbered and set(reader.needed) <= set(cells):
+            return delimiter
+    return usual
+
+
+def _is_quoted(path: str, text: str, delimiter: str) -> bool:
+    """Whether quotation marks of a tab-separated file enclose cells, or are characters of them."""
+    if '"' not in text:
+        return False
+    rows = [line.rstrip("\r").split(delimiter) for line in text.split("\n") if line.strip()]
+    cells = [cell for row in rows for cell in row if '"' in cell]
+    if len({len(row) for row in rows}) == 1:
+        proper = all(_PROPER.fullmatch(cell) for cell in cells)
+        return proper and (any('""' in cell for cell in cells) or '"' in rows[0][0])
+    try:
+        widths = {len(own) for _, own in _Form(delimiter, True).lines(path, text)}
+    except UserError:
+        return False
+    return len(widths) == 1
+
+
+def _numbers(path: str, first: Sequence[str], reader: RowReader[Any]) -> list[str]:
+    """Names of the columns of a file without a header line: their numbers.
+
+    Raises:
+        UserError: the first line is a header.
+    """
+    own = {own.lower() for own in type(reader.columns).model_fields}
+    wanted = [int(name) - 1 for name in (*reader.needed, *reader.optional) if name.isdecimal()]
+    cells = [first[place].strip().lower() for place in wanted if place < len(first)]
+    if found := [cell for cell in cells if cell in own]:
+        what = f"has a header line, to judge by `{found[0]}`, but data.columns has numbers."
+        hint = f"Name the columns by it: {shown(', '.join(first))}."
+        raise UserError.single(f"{path}:1", what, hint)
+    return [str(number) for number in range(1, len(first) + 1)]
+
+
+def _wanted(
+    path: str, header: Sequence[str], reader: RowReader[Any], form: _Form
+) -> dict[str, int]:
+    """Column that is read → its place.
+
+    Raises:
+        UserError: a column is missing, or there are two of its name.
+    """
+    names = {name: list(header).index(name) for name in header}
+    missing = [name for name in reader.needed if name not in names]
+    if missing:
+        raise UserError([_no_column(path, missing, header, form)])
+    wanted = [name for name in (*reader.needed, *reader.optional) if name in names]
+    for name in wanted:
+        if header.count(name) > 1:
+            raise UserError.single(path, f"has {header.count(name)} columns `{name}`.")
+    return {name: names[name] for name in dict.fromkeys(wanted)}
+
+
+def _no_column(path: str, missing: Sequence[str], header: Sequence[str], form: _Form) -> Mistake:
+    """Columns that aren't there, and why it may be so."""
+    if missing[0].isdecimal():
+        what = f"has {len(header)} columns, but data.columns names column {missing[-1]}."
+        return Mistake(path, what, f"They are separated by {_NAMES.get(form.delimiter, 'others')}.")
+    plain = no_column(path, "` and no column `".join(missing), header)
+    hint = f"{plain.hint} If line 1 is no header, number them: data.columns.{missing[0]}=1."
+    if len(header) == 1:
+        hint += ' If another character separates cells, name it: data.delimiter=";".'
+    return Mistake(path, plain.what, hint)
+
+
+def unpacked(cell: Any) -> Any:
+    """A list that stands in a cell."""
+    if not isinstance(cell, str):
+        return cell
+    if not cell.lstrip().startswith(('["', "['", "[]")):
+        return [word for word in cell.split(" ") if word]
+    value = from_json(cell)
+    return value if not isinstance(value, str) else _python_list(cell)
+
+
+def _python_list(cell: str) -> Any:
+    """A list as Python prints it."""
+    import ast
+
+    try:
+        value = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return cell
+    return value if isinstance(value, list) else cell

@@ -1,0 +1,116 @@
+"""Parquet files and hub data sets, through `datasets`."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsarch.config import DataConfig
+from tsarch.data.cache import cache_root
+from tsarch.data.formats.findings import Found
+from tsarch.data.row_reader import RowReader
+from tsarch.data.rows import Place, no_column
+from tsarch.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_HUB_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
+
+
+def parquet_rows(path: str, data: DataConfig, reader: RowReader[Any]) -> Found:
+    """Rows of a Parquet file.
+
+    Raises:
+        UserError: it can't be read, or a column is missing.
+    """
+    from datasets import load_dataset
+
+    cache = str(cache_root(data.cache_folder))
+    try:
+        # Escaped: `datasets` would take `*` and `[1]` in a name for a pattern of several files.
+        table = load_dataset(
+            "parquet", data_files=glob.escape(path), split="train", cache_dir=cache
+        )
+    except Exception as error:  # whatever Arrow raises, as it is or wrapped
+        reason = one_line(error.__cause__ or error)
+        raise UserError.single(path, f"can't be read as parquet: {reason}") from None
+    yield from table_rows(table, path, reader)
+
+
+def load_hub(data: DataConfig) -> dict[str, Dataset]:
+    """All splits of the hub data set, or of a local folder in its place."""
+    from datasets import load_dataset
+
+    assert data.hub is not None
+    folder = Path(data.hub).expanduser()
+    name = str(folder) if folder.is_dir() else data.hub
+    cache = str(cache_root(data.cache_folder))
+    try:
+        sets: dict[str, Dataset] = load_dataset(name, data.hub_config, cache_dir=cache)
+    except Exception as error:  # the hub client, the builders and Arrow raise what they like
+        reason = one_line(error.__cause__ or error)
+        raise UserError.single(f"data.hub: {data.hub}", f"can't be loaded: {reason}") from None
+    return sets
+
+
+def hub_split(split: str, sets: dict[str, Dataset]) -> str | None:
+    """The name that a hub data set has for a split; None: it has no such split."""
+    return next((name for name in _HUB_NAMES[split] if name in sets), None)
+
+
+def hub_rows(
+    data: DataConfig, reader: RowReader[Any], split: str, sets: dict[str, Dataset]
+) -> Found:
+    """Rows of a split of a hub data set.
+
+    Raises:
+        UserError: it isn't there, or a column is missing.
+    """
+    name = hub_split(split, sets)
+    if name is None:
+        hint = f"Its splits: {', '.join(sets)}."
+        raise UserError.single(f"data.hub: {data.hub}", f"has no split `{split}`.", hint)
+    yield from table_rows(sets[name], f"{data.hub} ({name})", reader)
+
+
+def table_rows(table: Dataset, source: str, reader: RowReader[Any]) -> Found:
+    """Rows of a table; class numbers become the names that the table has for them.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    from datasets import ClassLabel
+
+    values = table.select_columns(_wanted(reader, table.column_names, source)).to_dict()
+    column = reader.label_column
+    feature = table.features.get(column)
+    item = getattr(feature, "feature", feature)
+    if isinstance(item, ClassLabel) and column in values:
+        names = dict(enumerate(item.names))
+        values[column] = [_named(label, names) for label in values[column]]
+    for number, row in enumerate(zip(*values.values()), 1):
+        yield Place(source, number, unit="row "), dict(zip(values, row))
+
+
+def _named(label: Any, names: dict[int, str]) -> Any:
+    """A class number, or a list of them, as names; what is none as it is."""
+    if isinstance(label, list):
+        return [names.get(own, own) for own in label]
+    return names.get(label, label)
+
+
+def _wanted(reader: RowReader[Any], names: Sequence[str], source: str) -> list[str]:
+    """The columns of a table that are read.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    needed = reader.needed
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise UserError([no_column(source, "` and no column `".join(missing), names)])
+    optional = [name for name in reader.optional if name in names]
+    return list(dict.fromkeys((*needed, *optional)))
