@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tsarch.config import Config
+from tsarch.config import Config, Mode
 from tsarch.config_loading import config_schema, load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
 from tsarch.launchers import describe, forget_launchers
@@ -97,11 +97,22 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     split: Annotated[Split, typer.Option(help="Split to measure.")] = Split.TEST,
     mode: Annotated[ModeName | None, typer.Option(help="One mode only. Default: all.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="File to measure on, in place of the run's own.")
+    ] = None,
+    overrides: Annotated[
+        list[str],
+        typer.Option("--set", help="Change a key: --set data.columns.tokens=words."),
+    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
+    output: Annotated[
+        Path | None, typer.Option(help="JSON file to write the metrics to, and of which data.")
+    ] = None,
 ) -> None:
-    """Measure a run's best weights again, from its folder alone."""
+    """Measure a run's best weights again, from its folder and the data alone."""
     from tsarch.launch.evaluation import show_evaluation
 
-    show_evaluation(run, split.value, None if mode is None else mode.value)
+    chosen: Mode | None = None if mode is None else mode.value
+    show_evaluation(run, split.value, chosen, overrides, data, output)
 
 
 @app.command()

@@ -129,7 +129,7 @@ def test_a_run_with_adapters_is_read_back_from_its_folder(tmp_path):
     crew.ask(RankApi.save, tmp_path / "before")
     summary = run_training(config)
     run = tmp_path / "run"
-    _, again = evaluate_run(run, "test")
+    again = evaluate_run(run, "test").evaluation
     assert again.metrics == summary["after"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["loss_teacher"] < rows[0]["loss_teacher"]

@@ -77,7 +77,7 @@ def test_a_new_task_trains_and_evaluates_like_any_other(tmp_path: Path) -> None:
     assert summary["after"]["teacher"]["accuracy"] > max(
         0.8, summary["before"]["teacher"]["accuracy"]
     )
-    _, again = evaluate_run(tmp_path / "run", "test")
+    again = evaluate_run(tmp_path / "run", "test").evaluation
     for mode in MODES:
         assert again.metrics[mode] == pytest.approx(summary["after"][mode], abs=1e-9)
 

@@ -162,7 +162,7 @@ def test_a_run_learns_and_shows_texts(tmp_path, task, model, student):
     texts = [json.loads(line) for line in (tmp_path / "run" / "texts.jsonl").open()]
     assert [row["when"] for row in texts] == ["before"] * 8 + ["after"] * 8
     assert "Texts of the test split" in (tmp_path / "run" / "report.html").read_text()
-    _, again = evaluate_run(tmp_path / "run", "test")
+    again = evaluate_run(tmp_path / "run", "test").evaluation
     for mode in MODES:
         assert again.metrics[mode] == pytest.approx(summary["after"][mode], abs=1e-9)
 
@@ -205,7 +205,7 @@ def test_the_texts_of_a_run_on_ranks_are_those_of_one_process(tmp_path):
     topology = {"runner": "processes", "teacher": THREE, "student": TWO, "cpus_per_rank": 0.25}
     sections = {"decoding": {"num_beams": 2}, "topology": topology}
     summary = run_training(generative_config(tmp_path, "translation", "gpt2", **sections))
-    _, again = evaluate_run(tmp_path / "run", "test")
+    again = evaluate_run(tmp_path / "run", "test").evaluation
     for mode in MODES:
         for name, value in summary["after"][mode].items():
             assert math.isclose(again.metrics[mode][name], value, rel_tol=1e-5), (mode, name)

@@ -111,7 +111,7 @@ def test_it_trains_measures_and_saves(tmp_path: Path, crews: Crews, path: Path) 
         summary = trainer.run().as_json()
     assert (summary["steps"], summary["bad_steps"]) == (NUM_STEPS, 0)
     assert summary["checkpoints"]["failed"] == 0 < summary["checkpoints"]["count"]
-    _, again = evaluate_run(tmp_path / "run", "test")
+    again = evaluate_run(tmp_path / "run", "test").evaluation
     metrics = table_metrics(config.task.name)
     for found in (summary["before"], summary["after"], again.metrics):
         assert all(math.isfinite(found[mode][metric]) for mode in MODES for metric in metrics)

@@ -73,7 +73,7 @@ def test_a_run_writes_all_its_files_and_evaluates_again(tmp_path, capsys):
     assert losses(folder)[-1] < losses(folder)[0]
     weights = load_file(folder / "model" / "teacher.safetensors")
     assert any(name.startswith("head.") for name in weights)
-    _, again = evaluate_run(folder, "test")
+    again = evaluate_run(folder, "test").evaluation
     assert again.metrics == summary["after"]
     out = capsys.readouterr().out
     assert "student_alone" in out

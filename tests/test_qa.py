@@ -516,7 +516,7 @@ def test_a_run_evaluates_again_from_its_folder(tmp_path):
         schedule={"max_steps": 3},
     )
     summary = run_training(config)
-    _, again = evaluate_run(tmp_path / "run", "test")
+    again = evaluate_run(tmp_path / "run", "test").evaluation
     assert again.metrics == summary["after"]
     assert set(summary["num_cut_tokens"]) == {"train", "validation", "test"}
 

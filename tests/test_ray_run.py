@@ -56,7 +56,7 @@ def test_its_files(run):
 
 def test_one_process_evaluates_it_again(run):
     folder, summary = run
-    _, again = evaluate_run(folder, "test")
+    again = evaluate_run(folder, "test").evaluation
     for mode, metrics in summary["after"].items():
         for name, value in metrics.items():
             assert math.isclose(again.metrics[mode][name], value, abs_tol=1e-12), (mode, name)

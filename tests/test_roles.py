@@ -167,7 +167,7 @@ def test_one_model_by_itself_trains_resumes_and_evaluates_again(tmp_path, stage,
     assert (folder / "report.html").is_file()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert all(row[f"loss_{stage}"] > 0 and f"loss_{other}" not in row for row in rows)
-    _, again = evaluate_run(folder, "test")
+    again = evaluate_run(folder, "test").evaluation
     assert again.metrics == summary["after"]
     with pytest.raises(UserError, match="has no such mode"):
         evaluate_run(folder, "test", "joint")

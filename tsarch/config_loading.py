@@ -100,10 +100,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), base: Path | None = None
+) -> Config:
     """Read the YAML file `path`, apply `a.b=c` overrides and validate the whole.
 
-    Data paths become absolute (they are relative to the file's folder).
+    Data paths become absolute; they are relative to `base` (None: the file's folder).
 
     Raises:
         UserError: the file can't be read, or holds mistakes; all of them are named.
@@ -113,7 +115,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     mistakes = [m for m in (_override(raw, text) for text in overrides) if m is not None]
     if mistakes:
         raise UserError(mistakes)
-    return parse_config(raw, str(path), base=file.resolve().parent)
+    return parse_config(raw, str(path), base=base or file.resolve().parent)
 
 
 def parse_config(raw: dict[str, Any], source: str, base: Path | None = None) -> Config:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -27,6 +28,8 @@ class TaskFile:
     labels: tuple[str, ...]
     joint_weight: float
     """Weight of the teacher's probabilities in `joint`, chosen on validation."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Split → digest of the data that the run had."""
 
 
 def save_weights(folder: Path, stage: Stage, state: dict[str, Tensor]) -> None:
@@ -67,7 +70,12 @@ def save_task(folder: Path, task: TaskFile) -> None:
 def load_task(folder: Path) -> TaskFile:
     """Read `task.json`."""
     raw = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-    return TaskFile(str(raw["task"]), tuple(map(str, raw["labels"])), float(raw["joint_weight"]))
+    return TaskFile(
+        str(raw["task"]),
+        tuple(map(str, raw["labels"])),
+        float(raw["joint_weight"]),
+        {str(split): str(digest) for split, digest in raw.get("data", {}).items()},
+    )
 
 
 def replace_folder(new: Path, old: Path) -> None:

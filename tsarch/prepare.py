@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from tsarch.blueprint import Blueprint
-from tsarch.data.corpus import read_splits
+from tsarch.data.corpus import read_split, read_splits
 from tsarch.data.layouts import PackingSpec
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import end_token
@@ -28,6 +30,11 @@ class Prepared:
     label_weights: tuple[float, ...] | None = None
     """How much each label counts in the loss; None: all the same."""
 
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Split → what tells its data from another's."""
+        return {name: split_digest(split) for name, split in self.splits.items()}
+
 
 def prepare_data(blueprint: Blueprint) -> Prepared:
     """Read and tokenise the data sets; cached, so that other ranks and runs read the result.
@@ -46,6 +53,32 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     weights = label_weights(blueprint.loss, corpus.labels, found[found != IGNORED])
     notes = corpus.notes if weights is None else (*corpus.notes, told(weights, corpus.labels))
     return Prepared(splits, corpus.labels, notes, end, weights)
+
+
+def prepare_split(blueprint: Blueprint, split: str, labels: tuple[str, ...]) -> Prepared:
+    """One split alone, for a trained model that knows `labels`. It stands for the training split
+    too, whose batches a rank lays out when it is built; nothing is trained.
+
+    Raises:
+        UserError: the data holds mistakes; all of them are named.
+    """
+    reader = row_reader(blueprint.task.name, blueprint.data)
+    rows, notes = read_split(split, blueprint.data, reader, labels)
+    spec = packing_spec(blueprint)
+    own = reader.layout(spec, labels).pack(rows)
+    end = end_token(spec.tokens.tokenizer) if is_generative(blueprint.task.name) else None
+    return Prepared({"train": own, split: own}, labels, notes, end)
+
+
+def split_digest(split: TokenizedSplit) -> str:
+    """A hash of a split's rows and of which of them are a document, however they are tokenised and
+    wherever they lie."""
+    digest = hashlib.sha256()
+    documents: dict[str, int] = {}
+    for row in split.rows:
+        number = documents.setdefault(row.origin.doc_id, len(documents))
+        digest.update(f"{number} {row!r}\n".encode())
+    return digest.hexdigest()
 
 
 def packing_spec(blueprint: Blueprint) -> PackingSpec:

@@ -47,13 +47,8 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
     rows: dict[str, list[RowT]] = {}
     for split in SPLITS:
         findings.split = split
-        if data.hub is not None:
-            source, found = f"data.hub: {data.hub} ({split})", hub_rows(data, reader, split, sets)
-        else:
-            path = getattr(data, split)
-            source = f"data.{split}: {path}"
-            found = file_rows(path, f"data.{split}", data, reader, findings)
-        rows[split] = _checked(found, reader, source, findings)
+        found = _split_rows(split, data, reader, sets, findings)
+        rows[split] = _checked(found, reader, source_of(split, data), findings)
         if split == "train":
             sound = not findings.mistakes
     notes = _check_names(rows, reader, findings.mistakes, sound)
@@ -62,6 +57,46 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
     labels = reader.labels(sorted(_names(rows["train"], reader)))
     ordered = {split: tuple(_in_order(rows[split])) for split in SPLITS}
     return Corpus(ordered, labels, (*findings.notes, *notes))
+
+
+def read_split(
+    split: str, data: DataConfig, reader: RowReader[RowT], labels: Sequence[str]
+) -> tuple[tuple[RowT, ...], tuple[str, ...]]:
+    """Read, check and order one split for a model that knows `labels`; its rows, and remarks.
+
+    Raises:
+        UserError: names the mistakes with file and line.
+    """
+    findings = Findings()
+    findings.split = split
+    sets = {} if data.hub is None else load_hub(data)
+    found = _split_rows(split, data, reader, sets, findings)
+    rows = _checked(found, reader, source_of(split, data), findings)
+    for name, place in _names(rows, reader).items():
+        if not set(reader.labels([name])) <= set(labels):
+            what = f"label `{shown(name)}` is not among those that the run was trained with:"
+            findings.mistakes.append(Mistake(place, what, f"{shown(', '.join(labels))}."))
+    return _sound(rows, findings), tuple(findings.notes)
+
+
+def source_of(split: str, data: DataConfig) -> str:
+    """What the rows of a split are read from, for messages."""
+    if data.hub is not None:
+        return f"data.hub: {data.hub} ({split})"
+    return f"data.{split}: {getattr(data, split)}"
+
+
+def _split_rows(
+    split: str,
+    data: DataConfig,
+    reader: RowReader[RowT],
+    sets: dict[str, Any],
+    findings: Findings,
+) -> Found:
+    """Raw rows of a split; `sets`: those of `data.hub`."""
+    if data.hub is not None:
+        return hub_rows(data, reader, split, sets)
+    return file_rows(getattr(data, split), f"data.{split}", data, reader, findings)
 
 
 def read_file(path: str, data: DataConfig, reader: RowReader[RowT]) -> tuple[RowT, ...]:

@@ -222,7 +222,9 @@ class Trainer:
         aside = self._folder.path / "model.new"
         aside.mkdir(exist_ok=True)
         self._crew.ask(RankApi.save, aside)
-        task = TaskFile(self._blueprint.task.name, self._prepared.labels, joint_weight)
+        prepared = self._prepared
+        name = self._blueprint.task.name
+        task = TaskFile(name, prepared.labels, joint_weight, prepared.digests)
         save_description(aside, self._blueprint, task)
         replace_folder(aside, self._folder.model)
 

@@ -2,24 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tsarch.blueprint import Blueprint, resolve
 from tsarch.config import Mode
 from tsarch.config_loading import load_config
-from tsarch.errors import UserError, one_line
+from tsarch.data.corpus import source_of
+from tsarch.errors import Mistake, UserError, one_line
 from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, saved_config
 from tsarch.pair.pair import Pair
 from tsarch.planning.preflight import check_run
-from tsarch.prepare import prepare_data
+from tsarch.prepare import prepare_split
 from tsarch.rank.api import RankApi
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
 from tsarch.run.texts import with_texts
 from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
+
+_OPEN = (
+    *("data.", "task.", "evaluation.", "decoding.", "precision", "topology.device"),
+    *("topology.threads", "teacher.max_tokens", "student.max_tokens"),
+)
+"""Beginnings of the keys that a trained model leaves open."""
+
+
+@dataclass(frozen=True)
+class SavedEvaluation:
+    """What a finished run's best weights are worth on a split."""
+
+    blueprint: Blueprint
+    evaluation: Evaluation
+    source: str
+    """Where the rows come from."""
+    digest: str
+    """Of the rows."""
+    own_digest: str | None
+    """Of those that the run had in this split; None: its folder doesn't say."""
+    remarks: tuple[str, ...] = ()
+    """On how the rows were read."""
+
+    @property
+    def is_own(self) -> bool | None:
+        """Whether it is the data that the run had; None: nobody knows."""
+        return None if self.own_digest is None else self.digest == self.own_digest
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the metrics must know of the data."""
+        return self.remarks if self._note is None else (self._note, *self.remarks)
+
+    @property
+    def _note(self) -> str | None:
+        if self.is_own:
+            return None
+        if self.is_own is None:
+            return f"whether {self.source} is the run's own data isn't known: an older run"
+        return (
+            f"{self.source} is not the data that the run had: its rows differ. The metrics are not "
+            "those of the run's summary"
+        )
+
+    def as_json(self, split: str, mode: Mode | None) -> dict[str, Any]:
+        """For a file: of all modes, or of one."""
+        metrics = self.evaluation.metrics.items()
+        return {
+            "split": split,
+            "data": {
+                "source": self.source,
+                "digest": self.digest,
+                "run_digest": self.own_digest,
+                "is_run_data": self.is_own,
+                "notes": self.notes,
+            },
+            "joint_weight": self.evaluation.joint_weight,
+            "metrics": {own: values for own, values in metrics if mode in (None, own)},
+        }
 
 
 @contextmanager
@@ -34,11 +97,18 @@ def _told(model: Path) -> Iterator[None]:
         raise UserError.single(str(model), f"can't be read: {one_line(error)}.", hint) from None
 
 
-def open_run(run: Path) -> tuple[Blueprint, TaskFile]:
+def open_run(
+    run: Path, overrides: Sequence[str] = (), data: Mapping[str, str | None] | None = None
+) -> tuple[Blueprint, TaskFile]:
     """A finished run, built from its own folder alone.
 
+    Args:
+        overrides: `key=value` of keys that a trained model leaves open; data files are relative to
+            the current folder.
+        data: keys of the section `data`, with their values.
+
     Raises:
-        UserError: the folder is not a complete run.
+        UserError: the folder is not a complete run, or an override is a mistake.
     """
     model = run / "model"
     for needed in (run / "config.yaml", model / "task.json", model / "embedding.safetensors"):
@@ -46,7 +116,10 @@ def open_run(run: Path) -> tuple[Blueprint, TaskFile]:
             raise UserError.single(
                 str(run), f"is not a finished run ({needed.relative_to(run)} is missing)."
             )
-    config = load_config(run / "config.yaml")
+    _check_open(overrides)
+    config = load_config(run / "config.yaml", overrides, base=Path.cwd())
+    if data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update=data)})
     with _told(model):
         task_file = load_task(model)
         blueprint = resolve(saved_config(config, model))
@@ -55,6 +128,25 @@ def open_run(run: Path) -> tuple[Blueprint, TaskFile]:
             str(run), f"was trained for {task_file.task}, its config says {blueprint.task.name}."
         )
     return blueprint, task_file
+
+
+def _check_open(overrides: Sequence[str]) -> None:
+    """Whether a trained model leaves the keys open.
+
+    Raises:
+        UserError: it doesn't; names all.
+    """
+    mistakes = [
+        Mistake(
+            f"--set {text}",
+            "can't be changed any more: the run was trained with what it had.",
+            f"Of a trained run can be set: {', '.join(f'{key}*' for key in _OPEN)}.",
+        )
+        for text in overrides
+        if not text.strip().startswith(_OPEN) or text.strip().startswith("data.tokenizer")
+    ]
+    if mistakes:
+        raise UserError(mistakes)
 
 
 def saved_pair(run: Path) -> Pair:
@@ -75,26 +167,33 @@ def saved_pair(run: Path) -> Pair:
         )
 
 
-def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Blueprint, Evaluation]:
-    """Metrics of a run's best weights on one of its splits; texts are only generated as `mode`
-    predicts them, if it is given.
+def evaluate_run(
+    run: Path,
+    split: str,
+    mode: Mode | None = None,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+) -> SavedEvaluation:
+    """Metrics of a run's best weights on a split; texts are only generated as `mode` predicts them,
+    if it is given.
+
+    Args:
+        overrides: see `open_run`.
+        data: file in place of the run's own; no other file is read.
 
     Raises:
-        UserError: the folder is not a complete run, or its data has changed its labels.
+        UserError: the folder is not a complete run, or the data holds mistakes.
     """
     model = run / "model"
-    blueprint, task_file = open_run(run)
+    file = None if data is None else {"hub": None, split: str(Path(data).expanduser().absolute())}
+    blueprint, task_file = open_run(run, overrides, file)
     if mode is not None and mode not in blueprint.modes:
         raise UserError.single(
             f"--mode {mode}", f"{run} has no such mode.", f"It has {', '.join(blueprint.modes)}."
         )
+    _check_there(blueprint, split)
     check_run(blueprint, own_ray=False)
-    prepared = prepare_data(blueprint)
-    if prepared.labels != task_file.labels:
-        raise UserError.single(
-            str(run),
-            f"was trained with the labels {task_file.labels}, the data has {prepared.labels}.",
-        )
+    prepared = prepare_split(blueprint, split, task_file.labels)
     with _told(model):
         crew = LocalCrew(blueprint, prepared)
         crew.ask(RankApi.load, model)
@@ -103,4 +202,19 @@ def evaluate_run(run: Path, split: str, mode: Mode | None = None) -> tuple[Bluep
     predictions = predict(blueprint, task, crew, split, own, [weight])
     evaluation = evaluate_modes(task, own, predictions, weight)
     modes = None if mode is None else (mode,)
-    return blueprint, with_texts(crew, blueprint, prepared, task, split, evaluation, modes)[0]
+    evaluation = with_texts(crew, blueprint, prepared, task, split, evaluation, modes)[0]
+    source, digest = source_of(split, blueprint.data), prepared.digests[split]
+    own_digest = task_file.data.get(split)
+    return SavedEvaluation(blueprint, evaluation, source, digest, own_digest, prepared.notes)
+
+
+def _check_there(blueprint: Blueprint, split: str) -> None:
+    """Whether the file of a split is still where the run had it.
+
+    Raises:
+        UserError: it isn't.
+    """
+    path = getattr(blueprint.data, split)
+    if blueprint.data.hub is None and (path is None or not os.path.exists(path)):
+        hint = f"Give its place now, or another file: --data FILE (or --set data.{split}=FILE)."
+        raise UserError.single(source_of(split, blueprint.data), "is not there.", hint)
