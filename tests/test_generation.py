@@ -28,6 +28,9 @@ from tsarch.topology import Stage
 WIDE = {
     "gpt2": {"initializer_range": 0.4},
     "llama": {"initializer_range": 0.4},
+    "mistral": {"initializer_range": 0.4},
+    "mamba": {"initializer_range": 0.4},
+    "lfm2": {"initializer_range": 0.4},
     "t5": {},
     "bart": {"init_std": 0.4},
 }
@@ -56,12 +59,10 @@ def reference(config: Config, model: str) -> Any:
     assert config.teacher.config is not None
     hf_config = transformers.AutoConfig.for_model(**config.teacher.config)
     kind = {
-        "gpt2": transformers.GPT2LMHeadModel,
-        "llama": transformers.LlamaForCausalLM,
-        "t5": transformers.T5ForConditionalGeneration,
-        "bart": transformers.BartForConditionalGeneration,
-    }[model]
-    hf = kind(hf_config).eval()
+        "t5": transformers.AutoModelForSeq2SeqLM,
+        "bart": transformers.AutoModelForSeq2SeqLM,
+    }.get(model, transformers.AutoModelForCausalLM)
+    hf = kind.from_config(hf_config).eval()
     base = hf if model == "t5" else hf.base_model
     missing = base.load_state_dict(built.module.backbone.state_dict(), strict=False)
     assert not missing.unexpected_keys
@@ -74,7 +75,7 @@ def reference(config: Config, model: str) -> Any:
     return hf
 
 
-@pytest.mark.parametrize("model", ["gpt2", "llama", "t5", "bart"])
+@pytest.mark.parametrize("model", ["gpt2", "llama", "mistral", "mamba", "lfm2", "t5", "bart"])
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_the_teacher_generates_what_transformers_generates(tmp_path, model, num_beams):
     config = config_of(tmp_path, model, num_beams=num_beams, length_penalty=0.8)

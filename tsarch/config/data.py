@@ -120,8 +120,8 @@ class DecodingConfig(Section):
     no_repeat_ngram: NonNegativeInt = 0
     """No group of so many tokens comes twice in a text. 0: no rule."""
     cache: bool = True
-    """Keep keys and values of the tokens so far, in both stages; without, each token costs a pass
-    over all."""
+    """Keep keys and values of the tokens so far, in both stages; without, and for a model whose
+    layers keep other things (Mamba's kin), each token costs a pass over all."""
     batch: PositiveInt = 32
     """Texts that all replicas together generate at a time."""
     max_texts: PositiveInt = 200

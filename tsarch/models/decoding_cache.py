@@ -1,11 +1,16 @@
-"""Keys and values of the tokens so far, of one model and a batch of texts that are generated."""
+"""What a model keeps of the tokens so far, for a batch of texts that are generated."""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers (`layer_types` of a config) that keep keys and values and nothing else."""
 
 
 @dataclass
@@ -28,6 +33,41 @@ class DecodingCache:
             self.source_mask = self.source_mask[parents]
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How a model reads a text on from where it was."""
+
+    keeps_values: bool
+    """Whether keys and values are all that its layers need of earlier tokens. The state of a
+    recurrent layer can't be taken back to where a window begins."""
+    takes_positions: bool
+    first_position: int
+    """Number of a text's first place; RoBERTa's kin count from the row after padding's."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Decoding:
+        """That of a causal model, or of the decoder of a sequence-to-sequence one."""
+        arguments = inspect.signature(model.forward).parameters
+        kinds = getattr(model.config, "layer_types", None) or ()
+        return cls(
+            "past_key_values" in arguments
+            and not getattr(model, "_is_stateful", False)
+            and _ATTENTION.issuperset(kinds),
+            "position_ids" in arguments,
+            _first_position(model),
+        )
+
+    def options(self, positions: Tensor | None, cache: DecodingCache | None) -> dict[str, Any]:
+        """Arguments of the model: (batch, tokens) places in the text, where they aren't 0, 1, 2, …,
+        and what it has kept."""
+        options: dict[str, Any] = {}
+        if positions is not None and self.takes_positions:
+            options["position_ids"] = positions + self.first_position
+        if cache is not None and cache.values is not None:
+            options |= {"past_key_values": cache.values, "use_cache": True}
+        return options
+
+
 def kept_values(is_seq2seq: bool) -> Any:
     """An empty cache of keys and values, of self-attention and, for sequence-to-sequence models, of
     the attention to the source."""
@@ -36,3 +76,10 @@ def kept_values(is_seq2seq: bool) -> Any:
     if is_seq2seq:
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
     return DynamicCache()
+
+
+def _first_position(model: PreTrainedModel) -> int:
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone
-from tsarch.models.decoding_cache import DecodingCache
+from tsarch.models.decoding_cache import Decoding, DecodingCache
 from tsarch.models.heads import linear_map, make_head, projection
 
 
@@ -49,6 +49,7 @@ class StudentModel(nn.Module):
             self.bridge = linear_map(teacher_width, width, bridge_scale)
             self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
         self.backbone = backbone.model
+        self.decoding = Decoding.of(backbone.model)
         self._embedding_scale = backbone.embedding_scale
         self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
         self.shortcut = None
@@ -83,9 +84,7 @@ class StudentModel(nn.Module):
                 0, 1, 2, …
             cache: keys and values of the one group's earlier tokens, which its mask covers too.
         """
-        options: dict[str, Any] = {} if positions is None else {"position_ids": positions}
-        if cache is not None and cache.values is not None:
-            options |= {"past_key_values": cache.values, "use_cache": True}
+        options = self.decoding.options(positions, cache)
         if self.bridge is None:
             inputs = [self.projection(own) for own in embeds]
             found = [self._group(e, m, None, options) for e, m in zip(inputs, masks, strict=True)]

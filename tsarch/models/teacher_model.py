@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone
-from tsarch.models.decoding_cache import DecodingCache
+from tsarch.models.decoding_cache import Decoding, DecodingCache
 from tsarch.models.heads import make_head, projection
 
 
@@ -32,6 +32,7 @@ class TeacherModel(nn.Module):
         self._embedding_scale = backbone.embedding_scale
         self.hidden_width = backbone.hidden_width
         self.is_seq2seq = bool(backbone.model.config.is_encoder_decoder)
+        self.decoding = Decoding.of(backbone.model)
 
     def forward(
         self,
@@ -56,9 +57,7 @@ class TeacherModel(nn.Module):
         if self.is_seq2seq:
             hidden = self._decoded(embeds, mask, starts, cache)
         else:
-            options: dict[str, Any] = {} if positions is None else {"position_ids": positions}
-            if cache is not None and cache.values is not None:
-                options |= {"past_key_values": cache.values, "use_cache": True}
+            options = self.decoding.options(positions, cache)
             output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
             hidden = output.last_hidden_state
         return hidden, self.head(hidden)

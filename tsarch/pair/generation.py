@@ -31,14 +31,21 @@ class Prompt:
 
 def _padded(
     half: TeacherHalf | StudentHalf, table: TableLookup, sequences: Sequence[IntArray]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(texts, longest, table_width) embeddings, padded on the right, (texts, longest) mask and
-    places."""
+) -> tuple[Tensor, Tensor]:
+    """(texts, longest, table_width) embeddings, padded on the right, and (texts, longest) mask."""
     tokens = Tokens.padded(sequences)
     embeds = half.embed(table, tokens.places)
-    masks = torch.from_numpy(tokens.mask).to(embeds.device)
-    places = torch.arange(masks.shape[1], device=embeds.device).expand_as(masks)
-    return embeds, masks, places
+    return embeds, torch.from_numpy(tokens.mask).to(embeds.device)
+
+
+def _ending_together(inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Texts padded on the right → (texts, longest, width) inputs padded on the left, (texts,
+    longest) mask and positions (0 at padding)."""
+    slots = torch.arange(mask.shape[1], device=mask.device)
+    places = slots - (mask.shape[1] - mask.sum(1, keepdim=True))
+    rows = torch.arange(len(mask), device=mask.device).unsqueeze(1)
+    # Negative places are those of padding, from the right end.
+    return inputs[rows, places], mask[rows, places], places.clamp(min=0)
 
 
 class TeacherGeneration:
@@ -47,7 +54,8 @@ class TeacherGeneration:
     def __init__(self, half: TeacherHalf, table: TableLookup, use_cache: bool) -> None:
         self._half = half
         self._table = table
-        self._cache = DecodingCache(kept_values(half.is_seq2seq) if use_cache else None)
+        keeps = use_cache and half.keeps_values
+        self._cache = DecodingCache(kept_values(half.is_seq2seq) if keeps else None)
         self._texts = GrowingTexts(self._read, self._cache)
         self._lengths = np.empty(0, dtype=np.int64)
 
@@ -55,19 +63,21 @@ class TeacherGeneration:
         """Per text (window_tokens, width + outputs): what the student needs of the prompt."""
         sequences = [prompt.token_ids for prompt in prompts]
         self._lengths = np.array([len(own) for own in sequences])
-        embeds, masks, places = _padded(self._half, self._table, sequences)
+        embeds, masks = _padded(self._half, self._table, sequences)
         if self._half.is_seq2seq:
             starts = torch.from_numpy(self._lengths - 1).to(embeds.device)
             read = self._half.read_on(embeds, masks, starts, None, self._cache)
             rows = torch.cat([read.hidden, read.predictions], -1)
             first = embeds[torch.arange(len(prompts)), starts].unsqueeze(1)
             self._lengths = np.ones_like(self._lengths)  # the decoder reads the target alone
-            self._texts.adopt(first, masks[:, :1] | 1, places[:, :1])
+            self._texts.adopt(first, masks[:, :1] | 1)
+            ends = [len(own) for own in sequences]
         else:
-            rows = self._texts.feed(embeds, masks, places)
+            rows = self._texts.feed(*_ending_together(embeds, masks))
+            ends = [rows.shape[1]] * len(prompts)
         return [
-            own[prompt.window_start : len(prompt.token_ids)]
-            for own, prompt in zip(rows, prompts, strict=True)
+            own[end - len(prompt.token_ids) + prompt.window_start : end]
+            for own, end, prompt in zip(rows, ends, prompts, strict=True)
         ]
 
     def step(self, parents: IntArray, tokens: IntArray) -> Tensor:
@@ -81,7 +91,7 @@ class TeacherGeneration:
         return self._texts.feed(embeds, torch.ones_like(positions), positions)[:, 0]
 
     def _read(
-        self, inputs: Tensor, mask: Tensor, positions: Tensor, cache: DecodingCache
+        self, inputs: Tensor, mask: Tensor, positions: Tensor | None, cache: DecodingCache
     ) -> Tensor:
         read = self._half.read_on(inputs, mask, None, positions, cache)
         return torch.cat([read.hidden, read.predictions.to(read.hidden.dtype)], dim=-1)
@@ -100,9 +110,8 @@ class StudentGeneration:
         self._table = table
         self._width = half.teacher_width
         self._max_tokens = max_tokens
-        self._texts = GrowingTexts(
-            self._read, DecodingCache(kept_values(is_seq2seq=False) if use_cache else None)
-        )
+        values = kept_values(is_seq2seq=False) if use_cache and half.keeps_values else None
+        self._texts = GrowingTexts(self._read, DecodingCache(values))
         self._lengths = np.empty(0, dtype=np.int64)
 
     def start(self, prompts: Sequence[Prompt], hidden: Sequence[Tensor] | None) -> Tensor:
@@ -110,15 +119,14 @@ class StudentGeneration:
         fed → (texts, outputs) predictions of the first tokens."""
         windows = [prompt.token_ids[prompt.window_start :] for prompt in prompts]
         self._lengths = np.array([len(own) for own in windows])
-        embeds, masks, places = _padded(self._half, self._table, windows)
+        embeds, masks = _padded(self._half, self._table, windows)
         bridge = None
         if hidden is not None:
             bridge = embeds.new_zeros(*masks.shape, self._width)
             for row, own in enumerate(hidden):
                 bridge[row, : len(own)] = own
-        predictions = self._texts.feed(self._inputs(embeds, bridge), masks, places)
-        last = torch.from_numpy(self._lengths - 1).to(embeds.device)
-        return predictions[torch.arange(len(prompts), device=embeds.device), last]
+        inputs = self._inputs(embeds, bridge)
+        return self._texts.feed(*_ending_together(inputs, masks))[:, -1]
 
     def step(self, parents: IntArray, tokens: IntArray, hidden: Tensor | None) -> Tensor:
         """Go on with texts `parents` and their next tokens (texts,), with the teacher's (texts,
@@ -143,7 +151,7 @@ class StudentGeneration:
         return torch.cat([embeds, bridge, flag], dim=-1)
 
     def _read(
-        self, inputs: Tensor, mask: Tensor, positions: Tensor, cache: DecodingCache
+        self, inputs: Tensor, mask: Tensor, positions: Tensor | None, cache: DecodingCache
     ) -> Tensor:
         width = inputs.shape[2] - self._width - 1
         embeds, bridge, flag = torch.split(inputs, [width, self._width, 1], dim=-1)

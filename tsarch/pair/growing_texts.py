@@ -9,17 +9,18 @@ from torch import Tensor
 
 from tsarch.models.decoding_cache import DecodingCache
 
-Read = Callable[[Tensor, Tensor, Tensor, DecodingCache], Tensor]
+Read = Callable[[Tensor, Tensor, Tensor | None, DecodingCache], Tensor]
 """(texts, tokens, width) inputs, (texts, slots) mask, (texts, tokens) positions, cache →
-(texts, tokens, …)."""
+(texts, tokens, …). Without a cache the tokens are whole texts, as in training, and positions None.
+"""
 
 
 class GrowingTexts:
     """A batch of growing texts as one model sees them.
 
-    Every token has a slot; slots of padding, and of tokens that were forgotten, are masked. If
-    `cache` keeps no values, all slots are read again for every token: the same result, for tests
-    and where a cache takes more than it saves.
+    Every token has a slot. All texts end in the same slot: what is masked (padding, and tokens that
+    were forgotten) stands before a text's own, so that distances between slots are those between
+    tokens. If `cache` keeps no values, whole texts are read again for every token.
     """
 
     def __init__(self, read: Read, cache: DecodingCache) -> None:
@@ -27,24 +28,26 @@ class GrowingTexts:
         self._cache = cache
         self._inputs: Tensor | None = None
         self._mask: Tensor | None = None
-        self._positions: Tensor | None = None
 
-    def adopt(self, inputs: Tensor, mask: Tensor, positions: Tensor) -> None:
+    def adopt(self, inputs: Tensor, mask: Tensor) -> None:
         """Take the next tokens of every text as read."""
         self._mask = _joined(self._mask, mask)
-        self._positions = _joined(self._positions, positions)
         if self._cache.values is None:
             self._inputs = _joined(self._inputs, inputs)
 
     def feed(self, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Read the next tokens (texts, tokens, width) of every text; (texts, tokens, …) of them."""
-        self.adopt(inputs, mask, positions)
+        self.adopt(inputs, mask)
         assert self._mask is not None
-        assert self._positions is not None
         if self._inputs is None:
             return self._read(inputs, self._mask, positions, self._cache)
-        every = self._read(self._inputs, self._mask, self._positions, self._cache)
-        return every[:, -inputs.shape[1] :]
+        slots = _own_slots(self._mask)
+        every = torch.arange(len(slots), device=slots.device).unsqueeze(1)
+        lengths = self._mask.sum(1, keepdim=True)
+        inside = (torch.arange(slots.shape[1], device=slots.device) < lengths).to(self._mask.dtype)
+        read = self._read(self._inputs[every, slots], inside, None, self._cache)
+        places = (self._mask.cumsum(1) - 1).clamp(min=0)
+        return read[every, places[:, -inputs.shape[1] :]]
 
     def forget(self, texts: Tensor) -> None:
         """Mask all tokens so far of some texts (texts,) bool: a new window begins."""
@@ -54,11 +57,17 @@ class GrowingTexts:
     def reorder(self, parents: Tensor) -> None:
         """Go on with the texts `parents` (new_texts,), in their order."""
         assert self._mask is not None
-        assert self._positions is not None
-        self._mask, self._positions = self._mask[parents], self._positions[parents]
+        self._mask = self._mask[parents]
         self._cache.reorder(parents)
         if self._inputs is not None:
             self._inputs = self._inputs[parents]
+
+
+def _own_slots(mask: Tensor) -> Tensor:
+    """(texts, slots) mask → (texts, longest) slots of each text's tokens in their order, others
+    after them."""
+    longest = int(mask.sum(1).max())
+    return torch.argsort((mask == 0).to(torch.int8), dim=1, stable=True)[:, :longest]
 
 
 def _joined(before: Tensor | None, after: Tensor) -> Tensor:

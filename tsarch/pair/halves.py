@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.models.decoding_cache import DecodingCache
+from tsarch.models.student_model import StudentModel
+from tsarch.models.teacher_model import TeacherModel
 from tsarch.parallel.table import Table
 from tsarch.records import IntArray
 
@@ -95,11 +97,12 @@ class States:
 
 
 class TeacherHalf:
-    """Reads contexts."""
+    """Reads contexts, with a module that is `runs`'s."""
 
-    def __init__(self, runs: Runs, is_seq2seq: bool = False) -> None:
+    def __init__(self, runs: Runs, module: TeacherModel) -> None:
         self.runs = runs
-        self.is_seq2seq = is_seq2seq
+        self.is_seq2seq = module.is_seq2seq
+        self.keeps_values = module.decoding.keeps_values
 
     def embed(self, table: Lookup, places: IntArray) -> Tensor:
         """(…) places → (…, table_width) embeddings as the module takes them."""
@@ -133,11 +136,12 @@ class TeacherHalf:
 
 
 class StudentHalf:
-    """Reads windows, with a teacher's hidden states or without."""
+    """Reads windows, with a teacher's hidden states or without, with a module that is `runs`'s."""
 
-    def __init__(self, runs: Runs, teacher_width: int) -> None:
+    def __init__(self, runs: Runs, module: StudentModel) -> None:
         self.runs = runs
-        self.teacher_width = teacher_width
+        self.teacher_width = module.teacher_width
+        self.keeps_values = module.decoding.keeps_values
 
     def embed(self, table: Lookup, places: IntArray) -> Tensor:
         """(…) places → (…, table_width) embeddings as the module takes them."""
@@ -171,7 +175,7 @@ class StudentHalf:
         mask: Tensor,
         boundary: Tensor,
         fed_by: Tensor,
-        positions: Tensor,
+        positions: Tensor | None,
         cache: DecodingCache,
     ) -> Tensor:
         """The next tokens of texts that grow → (texts, tokens, outputs); as `read`, on embeddings

@@ -49,10 +49,10 @@ class Pair:
         self._teacher, self._student = None, None
         if teacher is not None:
             assert isinstance(teacher, TeacherModel)
-            self._teacher = TeacherHalf(Plain(teacher, device, dtype), teacher.is_seq2seq)
+            self._teacher = TeacherHalf(Plain(teacher, device, dtype), teacher)
         if student is not None:
             assert isinstance(student, StudentModel)
-            self._student = StudentHalf(Plain(student, device, dtype), student.teacher_width)
+            self._student = StudentHalf(Plain(student, device, dtype), student)
 
     @property
     def has_teacher(self) -> bool:

@@ -52,7 +52,7 @@ class StudentStage:
         self.engine = engine
         self.replica = replica
         assert isinstance(engine.module, StudentModel)
-        self.half = StudentHalf(engine, engine.module.teacher_width)
+        self.half = StudentHalf(engine, engine.module)
         self.on_output: Callable[[WindowOutputs], None] | None = None
         """Called with every batch's predictions while evaluating."""
         self.rows = StepRows(tied)

@@ -53,7 +53,7 @@ class TeacherStage:
         self.replica = replica
         module = engine.module
         assert isinstance(module, TeacherModel)
-        self.half = TeacherHalf(engine, module.is_seq2seq)
+        self.half = TeacherHalf(engine, module)
         self._hidden_width = module.hidden_width
         self.on_output: Callable[[ContextOutputs], None] | None = None
         """Called with every batch's predictions while a teacher alone is evaluated."""
