@@ -25,6 +25,7 @@ from tests.helpers import (
     write_jsonl,
 )
 from tests.suites.equivalence import Case, comparable
+from tests.tokenizer_kinds import KINDS, fast
 from tsarch.blueprint import resolve
 from tsarch.config import Config, DataConfig
 from tsarch.data.corpus import Corpus
@@ -32,6 +33,7 @@ from tsarch.data.feed import Feed
 from tsarch.data.layouts import QuestionLayout
 from tsarch.data.passages import (
     Limits,
+    PairTypes,
     PassageTokens,
     Question,
     Specials,
@@ -41,6 +43,7 @@ from tsarch.data.passages import (
     strides,
 )
 from tsarch.data.row_tokens import RowTokenizer
+from tsarch.data.text_places import parts_of
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.data.window_passes import evaluation_passes
 from tsarch.errors import UserError
@@ -53,7 +56,7 @@ from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, predict
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.answers import NoAnswer, SpanAnswer
 from tsarch.tasks.chinese import is_chinese
-from tsarch.tasks.qa import QaTask, word_bounds
+from tsarch.tasks.qa import QaTask
 from tsarch.tasks.registry import make_task
 from tsarch.tasks.span_search import MAX_ANSWER_WORDS, SpanWindows, best_spans, question_logits
 from tsarch.tasks.squad import normalized, score_answer
@@ -76,25 +79,12 @@ def read(folder: Path, rows: list[dict[str, object]]) -> Corpus[Question]:
     return read_task("qa", DataConfig(train=path, validation=path, test=path))
 
 
-def test_words_are_exact_pieces_of_the_passage(tmp_path):
+def test_answers_are_characters_of_the_passage(tmp_path):
     corpus = read(tmp_path, [GOOD])
     question = corpus.rows["train"][0]
-    words = question.passage_words
-    assert words == ["Ann", "Lee", ",", "born", "in", "1950", ",", "sings", "in", "Rome", "."]
-    assert question.spans == ((9, 9), (8, 9))
-    assert question.words == ["Where", "does", "she", "sing", "?"]
+    assert question.spans == ((32, 36), (29, 36))
+    assert (question.question, question.passage) == (GOOD["question"], CONTEXT)
     assert corpus.labels == ("answer",)
-
-
-def test_chinese_characters_are_words_of_their_own():
-    text = "公元前4713年,Rome 為"
-    words = [text[a:b] for a, b in word_bounds(text)]
-    assert words == ["公", "元", "前", "4713", "年", ",", "Rome", "為"]
-
-
-def test_an_answer_inside_a_word_counts_as_the_word(tmp_path):
-    row = GOOD | {"answers": {"text": ["95"], "answer_start": [18]}}
-    assert read(tmp_path, [row]).rows["train"][0].spans == ((5, 5),)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +162,12 @@ def test_strides_cover_every_word_and_overlap(sizes, room, overlap):
         assert sum(sizes[c:b]) <= overlap
 
 
+def passage_tokens(question: list[int], words: list[list[int]]) -> PassageTokens:
+    """A passage whose word n is the character n."""
+    places = np.arange(len(words))
+    return PassageTokens(question, words, np.stack([places, places + 1], axis=1))
+
+
 @st.composite
 def packed(draw) -> tuple[TokenizedSplit, list[tuple[PassageTokens, list[WordSpan]]], Limits]:
     """A few random questions, packed; their tokens and answers."""
@@ -187,7 +183,7 @@ def packed(draw) -> tuple[TokenizedSplit, list[tuple[PassageTokens, list[WordSpa
         for _ in range(draw(st.integers(0, 2))):
             first = int(rng.integers(len(words)))
             spans.append((first, min(first + int(rng.integers(4)), len(words) - 1)))
-        rows.append((PassageTokens(question, words), spans))
+        rows.append((passage_tokens(question, words), spans))
     tokens, answers = zip(*rows, strict=True)
     return pack_passages(tokens, answers, Specials([1], [2], [3]), limits, 0), rows, limits
 
@@ -210,7 +206,10 @@ def test_contexts_and_windows_fit_and_hold_what_they_should(made):
             assert piece.places[-1] == stop - 1
             assert (split.words[piece.places[:-1]] >= 0).all()
             assert (split.words[start:stop] >= 0).sum() == piece.num_words
-            seen |= set(range(piece.first, piece.first + piece.num_words))
+            assert len(piece.bounds) == piece.num_words
+            here = range(piece.bounds[0, 0], piece.bounds[-1, 1])
+            assert len(here) == piece.num_words
+            seen |= set(here)
             windows = range(*split.window_offsets[context : context + 2])
             assert len(windows) <= 2
             for window in windows:
@@ -221,8 +220,8 @@ def test_contexts_and_windows_fit_and_hold_what_they_should(made):
                 words = split.words[places]
                 codes = split.labels[words[words >= 0]]
                 learned = bool((codes & SPAN_START).any() and (codes & SPAN_END).any())
-                first = int(np.searchsorted(piece.places, split.windows[window, 0])) + piece.first
-                last = int(np.searchsorted(piece.places, split.windows[window, 1])) + piece.first
+                first = int(np.searchsorted(piece.places, split.windows[window, 0])) + here.start
+                last = int(np.searchsorted(piece.places, split.windows[window, 1])) + here.start
                 touched = any(a < last and b >= first for a, b in answers)
                 assert learned or not touched, "a window shows its answer whole, or none at all"
             context += 1
@@ -233,8 +232,8 @@ def test_contexts_and_windows_fit_and_hold_what_they_should(made):
 
 def test_the_hard_negative_shares_the_questions_rare_words():
     words = [[token] for token in [*range(10, 40), 77, *range(41, 60)]]
-    common = [PassageTokens([5], [[10]])] * 8
-    row = PassageTokens([10, 77], words)
+    common = [passage_tokens([5], [[10]])] * 8
+    row = passage_tokens([10, 77], words)
     split = pack_passages(
         [row, *common],
         [[(45, 45)], *[[]] * 8],
@@ -249,7 +248,7 @@ def test_the_hard_negative_shares_the_questions_rare_words():
 
 
 def test_what_is_cut_is_counted():
-    row = PassageTokens(list(range(30)), [[5] * 40, [6]])
+    row = passage_tokens(list(range(30)), [[5] * 40, [6]])
     split = pack_passages([row], [[]], Specials([1], [2], [3]), Limits(23, 40, 0), 0)
     assert split.num_cut_tokens == (30 - 10) + (40 - 10)
     with pytest.raises(UserError, match="leave 7 tokens"):
@@ -259,7 +258,52 @@ def test_what_is_cut_is_counted():
 def test_special_tokens_of_a_pair():
     tokenizer = load_tokenizer(QUICKSTART_MODEL)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    assert pair_specials(tokenizer) == Specials([cls], [sep], [sep])
+    types = PairTypes([0], 0, [0], 1, [1])
+    assert pair_specials(tokenizer) == (Specials([cls], [sep], [sep]), types)
+
+
+PASSAGES = {
+    "They don't walk to the mill (1950); nobody knew why!": ["don't", "mill", "195", "why", "n't"],
+    "磨坊在河邊，已經不轉動了。娜迪亞的船賣了。": ["河", "娜迪亞", "已經不轉動了"],
+    "낡은 방앗간은 강가에 있고 배는 서울에서 팔렸다.": ["서울", "방앗간", "강가에 있고"],
+    "เรือของนาเดียถูกขายไป": ["นาเดีย"],
+    "The caf\u00e9 \U0001f6a4 is\n\n  open\t here\u200b .": ["caf\u00e9", "\U0001f6a4", "open"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("passage", "wanted"), PASSAGES.items())
+def test_a_passage_has_the_tokens_that_its_tokenizer_gives_it(tmp_path, kind, passage, wanted):
+    """With every answer the fewest tokens that have it, and each context the text's own tokens."""
+    tokenizer = fast(KINDS[kind]())
+    answers = {"text": wanted, "answer_start": [passage.index(own) for own in wanted]}
+    row = GOOD | {"context": passage, "answers": answers, "question": "Who walks, and why?"}
+    layout = QuestionLayout(packing_spec(RowTokenizer(tokenizer, None, keep=False), 300, 280))
+    split = layout.pack(read(tmp_path, [row]).rows["test"])
+    (start, stop), (piece,) = split.leads[0], split.pieces[0]
+    tokens = tokenizer(passage, return_offsets_mapping=True, add_special_tokens=False)
+    assert split.token_ids[stop : piece.places[-1]].tolist() == tokens["input_ids"]
+    question = tokenizer(row["question"], add_special_tokens=False)["input_ids"]
+    assert split.token_ids[start:stop].tolist()[-len(question) :] == question
+    for own in wanted:
+        first = passage.index(own)
+        last = first + len(own)
+        touched = [(a, b) for a, b in tokens["offset_mapping"] if a < last and b > first]
+        spelt = passage[min(a for a, _ in touched) : max(b for _, b in touched)].strip()
+        part = parts_of(next(iter(RowTokenizer(tokenizer, None, keep=False).placed([passage]))))
+        a, b = part.covering(first, last)
+        logits = np.full((split.num_words, 2), -5, dtype=np.float32)
+        logits[a, 0] = logits[b, 1] = 4
+        ((answer,),) = QaTask(["answer"]).answers(split, logits)
+        assert answer.text == spelt == passage[answer.start : answer.stop]
+        assert own in answer.text
+
+
+def test_an_answer_that_no_token_stands_for_is_told(tmp_path):
+    passage = "\u200b the mill"
+    row = GOOD | {"context": passage, "answers": {"text": ["\u200b"], "answer_start": [0]}}
+    with pytest.raises(UserError, match=r"rows.jsonl:1.*no token for the answer"):
+        small_split(tmp_path, [row])
 
 
 @given(packed(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))

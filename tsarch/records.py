@@ -39,10 +39,10 @@ class Windows:
 class Piece:
     """A passage that is read in several contexts, or the whole of it: the part in one context."""
 
-    first: int
-    """First word of the passage that is here."""
     places: IntArray
     """(words + 1,) where each word starts in the split's `token_ids`, and where the last ends."""
+    bounds: IntArray
+    """(words, 2) characters [start, stop) of each word in the passage."""
 
     @property
     def num_words(self) -> int:
@@ -83,6 +83,8 @@ class TokenizedSplit:
     """The rows that the sentences are, of the task's own type."""
     pieces: tuple[tuple[Piece, ...], ...] = ()
     """Of rows with a passage: its parts, one a context, in order of the contexts."""
+    token_types: IntArray | None = None
+    """(num_tokens,) type of each token, for models that tell two texts apart by it; None: all 0."""
 
     def window_places(self, window: int) -> IntArray:
         """(num_tokens,) places in `token_ids` of a window's tokens, its context's lead first."""

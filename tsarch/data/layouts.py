@@ -7,6 +7,7 @@ names its layout (`RowReader.layout`); its rows have what the layout asks for.
 from __future__ import annotations
 
 import itertools
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -16,9 +17,9 @@ from tsarch.data.passages import (
     Limits,
     PassageTokens,
     Question,
+    WordSpan,
     pack_passages,
     pair_specials,
-    split_row,
 )
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.rows import Row
@@ -28,7 +29,9 @@ from tsarch.data.source_target import (
     TargetFrame,
     pack_targets,
 )
+from tsarch.data.text_places import Parts, parts_of
 from tsarch.data.tokenizer import end_token, label_token, special_tokens
+from tsarch.errors import UserError
 from tsarch.records import IGNORED, TokenizedSplit
 
 RowT_contra = TypeVar("RowT_contra", bound=Row, contravariant=True)
@@ -142,23 +145,42 @@ class QuestionLayout:
         self._spec = spec
 
     def pack(self, rows: Sequence[Question]) -> TokenizedSplit:
-        """Contexts and windows."""
+        """Contexts and windows.
+
+        Raises:
+            UserError: the tokenizer has no token for an answer.
+        """
         spec = self._spec
+        questions = spec.tokens.placed([row.question for row in rows])
+        placed = list(spec.tokens.placed([row.passage for row in rows]))
+        passages = [parts_of(own) for own in placed]
+        specials, types = pair_specials(spec.tokens.tokenizer)
         packed = pack_passages(
-            self._tokens(rows),
-            [row.spans for row in rows],
-            pair_specials(spec.tokens.tokenizer),
+            [
+                PassageTokens(question.token_ids, parts.tokens(own.token_ids), parts.bounds)
+                for question, own, parts in zip(questions, placed, passages, strict=True)
+            ],
+            [_answer_words(row, parts) for row, parts in zip(rows, passages, strict=True)],
+            specials,
             Limits(spec.teacher_max_tokens, spec.student_max_tokens, spec.overlap_tokens),
             spec.seed,
+            types,
         )
         return replace(packed, rows=tuple(rows))
 
-    def _tokens(self, rows: Sequence[Question]) -> list[PassageTokens]:
-        token_ids, starts = self._spec.tokens.words(
-            [[*row.words, *row.passage_words] for row in rows]
-        )
-        own = zip(token_ids, starts, rows, strict=True)
-        return [split_row(ids, places, len(row.words)) for ids, places, row in own]
+
+def _answer_words(row: Question, parts: Parts) -> list[WordSpan] | None:
+    """First and last word of each answer: the fewest tokens that have all of it."""
+    if row.spans is None:
+        return None
+    found = []
+    for answer, span in zip(row.answers or (), row.spans, strict=True):
+        own = parts.covering(*span)
+        if own is None:
+            what = f"the tokenizer has no token for the answer {reprlib.repr(answer)}."
+            raise UserError.single(str(row.origin.place), what)
+        found.append(own)
+    return found
 
 
 class SourceTargetLayout:

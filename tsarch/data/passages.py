@@ -28,6 +28,8 @@ _LEAST_ROOM = 8
 """Tokens that contexts and windows must have for a question and its passage."""
 
 
+CharSpan = tuple[int, int]
+"""Characters [start, stop) of an answer."""
 WordSpan = tuple[int, int]
 """First and last word of an answer."""
 
@@ -37,20 +39,12 @@ class Question:
     """A question and the passage that may answer it."""
 
     origin: Origin = field(repr=False)
-    words: list[str]
-    """Of the question."""
+    question: str
     passage: str
-    bounds: IntArray
-    """(num_words, 2) characters [start, stop) of each of the passage's words."""
     answers: tuple[str, ...] | None
     """Right answers; none: it has none; None: not known."""
-    spans: tuple[WordSpan, ...] | None
-    """Words of each answer; the first answer is the one that is learned."""
-
-    @property
-    def passage_words(self) -> list[str]:
-        """The passage's words."""
-        return [self.passage[start:stop] for start, stop in self.bounds.tolist()]
+    spans: tuple[CharSpan, ...] | None
+    """Where each answer stands in the passage; the first answer is the one that is learned."""
 
 
 @dataclass(frozen=True)
@@ -73,28 +67,42 @@ class Specials:
 
 
 @dataclass(frozen=True)
+class PairTypes:
+    """Types of the tokens of a pair of texts (BERT's segments, `token_type_ids`)."""
+
+    before: list[int]
+    question: int
+    between: list[int]
+    passage: int
+    after: list[int]
+
+
+@dataclass(frozen=True)
 class PassageTokens:
-    """A tokenised row: the question, and the tokens of each of the passage's words."""
+    """A tokenised row. Words of a passage are its `Parts`: mostly a token each."""
 
     question: list[int]
     words: list[list[int]]
+    """Tokens of each of the passage's words."""
+    bounds: IntArray
+    """(words, 2) characters [start, stop) of each in the passage."""
 
 
-def pair_specials(tokenizer: PreTrainedTokenizerBase) -> Specials:
-    """What the tokenizer puts around and between two texts."""
-    encoded = tokenizer(["a"], ["a"], is_split_into_words=True)
+def pair_specials(tokenizer: PreTrainedTokenizerBase) -> tuple[Specials, PairTypes | None]:
+    """What the tokenizer puts around and between two texts, and the types that it gives to their
+    tokens, if it gives them any."""
+    encoded = tokenizer("a", "a")
     ids, owners = list(encoded["input_ids"]), encoded.sequence_ids()
     first = [place for place, owner in enumerate(owners) if owner == 0]
     second = [place for place, owner in enumerate(owners) if owner == 1]
-    return Specials(ids[: first[0]], ids[first[-1] + 1 : second[0]], ids[second[-1] + 1 :])
-
-
-def split_row(token_ids: list[int], starts: list[int], num_question_words: int) -> PassageTokens:
-    """Part a row's tokens into question and passage; `starts`: per token its word, or −1."""
-    begins = [*(place for place, word in enumerate(starts) if word >= 0), len(starts)]
-    words = [token_ids[start:stop] for start, stop in itertools.pairwise(begins)]
-    question = itertools.chain.from_iterable(words[:num_question_words])
-    return PassageTokens(list(question), words[num_question_words:])
+    before, after = slice(first[0]), slice(second[-1] + 1, None)
+    between = slice(first[-1] + 1, second[0])
+    specials = Specials(ids[before], ids[between], ids[after])
+    types = encoded.get("token_type_ids")
+    if types is None or not any(types):
+        return specials, None
+    parts = types[before], types[first[0]], types[between], types[second[0]], types[after]
+    return specials, PairTypes(*parts)
 
 
 def pack_passages(
@@ -103,9 +111,10 @@ def pack_passages(
     specials: Specials,
     limits: Limits,
     seed: int,
+    types: PairTypes | None = None,
 ) -> TokenizedSplit:
     """Every question and its passage to one context, or to several that overlap; `spans` are the
-    answers of each, the first of them learned; None: labels are `IGNORED`.
+    answers of each, as words, the first of them learned; None: labels are `IGNORED`.
 
     Labels are bits of `losses.spans`. The windows are those of training: one around the answer, at
     a random place of it, and one hard negative without any (`_negative`). A question longer than
@@ -122,7 +131,7 @@ def pack_passages(
     if room < _LEAST_ROOM:
         what = f"leave {room} tokens for a question and its passage."
         raise UserError.single("teacher.max_tokens and student.max_tokens", what)
-    packer = _Packer(specials, limits, room, _rarity(rows))
+    packer = _Packer(specials, limits, room, _rarity(rows), types)
     for number, (row, answers) in enumerate(zip(rows, spans, strict=True)):
         packer.add(row, answers, generator(seed, "windows", number))
     return packer.split()
@@ -148,7 +157,9 @@ class _Packer:
     room: int
     """Tokens that a question and its passage have in every context and window."""
     rarity: Mapping[int, float]
+    types: PairTypes | None
     token_ids: list[int] = field(default_factory=list)
+    token_types: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     context_offsets: list[int] = field(default_factory=lambda: [0])
@@ -171,7 +182,9 @@ class _Packer:
         for first, stop in strides([len(word) for word in words], room, self.limits.overlap):
             spans = [(a - first, b - first) for a, b in answers or ()]
             learned = None if answers is None else spans[:1]
-            piece = self._add_context(lead, first, words[first:stop], learned)
+            bounds = row.bounds[first:stop]
+            piece = self._add_context(lead, bounds, words[first:stop], learned)
+            self._add_types(len(question), int(piece.places[-1] - piece.places[0]))
             inside = [(max(a, 0), min(b, stop - first - 1)) for a, b in spans]
             here = [(a, b) for a, b in inside if a <= b]
             is_whole = bool(spans) and inside[0] == spans[0]
@@ -195,6 +208,7 @@ class _Packer:
             num_cut_tokens=self.num_cut_tokens,
             leads=_array(self.leads).reshape(-1, 2),
             pieces=tuple(self.pieces),
+            token_types=None if self.types is None else _array(self.token_types),
         )
 
     def _cut(self, tokens: list[int], limit: int) -> list[int]:
@@ -204,7 +218,7 @@ class _Packer:
     def _add_context(
         self,
         lead: list[int],
-        first: int,
+        bounds: IntArray,
         words: Sequence[list[int]],
         learned: Sequence[WordSpan] | None,
     ) -> Piece:
@@ -224,7 +238,15 @@ class _Packer:
         self.token_ids += self.specials.after
         self.words += [-1] * len(self.specials.after)
         self.context_offsets.append(len(self.token_ids))
-        return Piece(first, _array(places))
+        return Piece(_array(places), bounds)
+
+    def _add_types(self, num_question: int, num_passage: int) -> None:
+        """Types of the context that was added last."""
+        if self.types is None:
+            return
+        own = self.types
+        self.token_types += [*own.before, *[own.question] * num_question, *own.between]
+        self.token_types += [*[own.passage] * num_passage, *own.after]
 
     def _add_windows(
         self,

@@ -31,6 +31,8 @@ class ContextBatch:
     """(batch, context_tokens) word that starts at a token, −1 elsewhere."""
     outgoing: dict[int, IntArray]
     """Rank that receives → (states,) flat positions (batch × context_tokens) to send it."""
+    types: IntArray | None = None
+    """(batch, context_tokens) `TokenizedSplit.token_types`, 0 at padding; None: all 0."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class WindowBatch:
     """(windows,) 1 if the pass is the extra one without the teacher."""
     weight: np.ndarray[tuple[int], np.dtype[np.float32]]
     """(windows,) weight of the pass in the loss."""
+    types: IntArray | None = None
+    """(windows, tokens) `TokenizedSplit.token_types`, 0 at padding; None: all 0."""
 
 
 def context_batch(
@@ -65,7 +69,8 @@ def context_batch(
 ) -> ContextBatch:
     """Arrays of a replica of a stage that reads contexts; `routes`: those that start there."""
     contexts = micro_batch.contexts[stage][replica]
-    rows, mask, words = _pad(split, step, [context_tokens(split, c) for c in contexts])
+    slices = [context_tokens(split, c) for c in contexts]
+    rows, mask, words = _pad(split, step, slices)
     firsts = np.zeros(split.num_contexts, dtype=np.int64)
     for place, context in enumerate(contexts):
         firsts[context] = place * rows.shape[1] - split.context_offsets[context]
@@ -73,7 +78,7 @@ def context_batch(
     for route in routes:
         owners = np.searchsorted(split.context_offsets, route.places, side="right") - 1
         outgoing[route.target] = route.places + firsts[owners]
-    return ContextBatch(rows, mask, words, outgoing)
+    return ContextBatch(rows, mask, words, outgoing, _types(split, slices, rows.shape))
 
 
 def window_batches(
@@ -156,6 +161,7 @@ def _batch(
         fed,
         np.resize([int(p.second) for p in passes] or [0], num),
         np.resize(np.array([p.weight for p in passes] or [0.0], dtype=np.float32), num),
+        _types(split, slices, rows.shape),
     )
 
 
@@ -173,3 +179,15 @@ def _pad(
         words[place, : len(tokens)] = split.words[tokens]
     mask[:, 0] = 1
     return rows, mask, words
+
+
+def _types(
+    split: TokenizedSplit, slices: Sequence[IntArray], shape: tuple[int, ...]
+) -> IntArray | None:
+    """Types of the tokens of `slices`, padded to a shape."""
+    if split.token_types is None:
+        return None
+    types = np.zeros(shape, dtype=np.int64)
+    for place, tokens in enumerate(slices):
+        types[place, : len(tokens)] = split.token_types[tokens]
+    return types

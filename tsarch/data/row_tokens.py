@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsarch.data.cache import Arrays, cache_root, store_arrays, stored_arrays
+from tsarch.data.text_places import PlacedTokens
 from tsarch.data.tokenizer import tokenizer_digest, word_lead
 from tsarch.records import Array, IntArray
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "5"
 """Part of the cache's key: a new value whenever what is stored changes."""
+_PLACES = "starts", "stops"
 _BATCH = 1000
 """Rows that the tokenizer takes at a time."""
 
@@ -74,6 +76,16 @@ class RowTokenizer:
         found = self._found("texts", texts, self._tokenize_texts)
         return TokenLists(found["token_ids"], found["offsets"])
 
+    def placed(self, texts: Sequence[str]) -> Iterator[PlacedTokens]:
+        """Tokens of texts as the tokenizer gives them, and where they stand. A text that has none
+        gets the unknown one."""
+        if not texts:
+            return
+        found = self._found("placed", texts, self._tokenize_placed)
+        own = (TokenLists(found[name], found["offsets"]) for name in ("token_ids", *_PLACES))
+        for text, ids, starts, stops in zip(texts, *own, strict=True):
+            yield PlacedTokens(text, ids, starts, stops)
+
     def after_space(self, text: str) -> str:
         """A text as it stands after a space, where the tokenizer sees a difference."""
         return text if text.startswith(" ") else self._lead + text
@@ -109,6 +121,17 @@ class RowTokenizer:
     def _tokenize_texts(self, texts: Sequence[str]) -> Arrays:
         ids = [own for own, _ in self._encoded([self.after_space(text) for text in texts])]
         return {"token_ids": _flat(ids), "sizes": _sizes(ids)}
+
+    def _tokenize_placed(self, texts: Sequence[str]) -> Arrays:
+        unknown = self.tokenizer.unk_token_id or 0
+        token_ids: list[list[int]] = []
+        offsets: list[tuple[int, int]] = []
+        for text, (ids, own) in zip(texts, self._encoded(texts), strict=True):
+            token_ids.append(ids or [unknown])
+            offsets += [_without_spaces(text, *each) for each in own or [(0, len(text))]]
+        starts, stops = np.array(offsets, dtype=np.int32).reshape(-1, 2).T
+        sizes = _sizes(token_ids)
+        return {"token_ids": _flat(token_ids), "starts": starts, "stops": stops, "sizes": sizes}
 
     def _encoded(self, texts: Sequence[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
         """Tokens of each text, and the characters [start, stop) of each token."""
@@ -170,6 +193,13 @@ def _flat(lists: Sequence[Sequence[int]]) -> Array:
 
 def _sizes(lists: Iterable[Sequence[int]]) -> IntArray:
     return np.array([len(own) for own in lists], dtype=np.int64)
+
+
+def _without_spaces(text: str, start: int, stop: int) -> tuple[int, int]:
+    """A span without the spaces at its ends; where it has nothing else, no character."""
+    own = text[start:stop]
+    start = stop - len(own.lstrip())
+    return start, start + len(own.strip())
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from tsarch.config import Columns, DataConfig
 from tsarch.data.layouts import Layout, PackingSpec, QuestionLayout
-from tsarch.data.passages import Question, WordSpan
+from tsarch.data.passages import CharSpan, Question
 from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import Origin, Place, check_text, check_unicode, found, from_json, no_column
 from tsarch.errors import Mistake
@@ -21,7 +18,6 @@ from tsarch.records import (
     SPAN_START,
     Array,
     FloatArray,
-    IntArray,
     Piece,
     TokenizedSplit,
 )
@@ -32,7 +28,6 @@ from tsarch.tasks.span_search import SpanWindows, best_spans, question_logits
 from tsarch.tasks.squad import Score, score_answer
 
 if TYPE_CHECKING:
-    from tokenizers.pre_tokenizers import PreTokenizer
     from transformers import PreTrainedTokenizerBase
 
     from tsarch.losses.objective import Objective
@@ -102,15 +97,13 @@ class QaReader(PlainSplits):
         )
         if mistakes := found(check_unicode(place, own_id, passage, question)):
             return None, mistakes
-        bounds = word_bounds(passage)
-        spans = [_span(place, passage, bounds, *answer, mistakes) for answer in answers]
+        spans = [_span(place, passage, *answer, mistakes) for answer in answers]
         if mistakes:
             return None, mistakes
         return Question(
             Origin(place, own_id, unique_id=own_id),
-            [question[start:stop] for start, stop in word_bounds(question)],
+            question,
             passage,
-            bounds,
             tuple(text for text, _ in answers) if self._labelled else None,
             tuple(span for span in spans if span is not None) if self._labelled else None,
         ), []
@@ -208,26 +201,9 @@ class QaTask:
         score, piece, first, last = spans[0]
         if self._may_be_none and score <= 0:
             return NoAnswer(score)
-        words = question.bounds[pieces[piece].first :]
-        start, stop = int(words[first, 0]), int(words[last, 1])
+        bounds = pieces[piece].bounds
+        start, stop = int(bounds[first, 0]), int(bounds[last, 1])
         return SpanAnswer(start, stop, question.passage[start:stop], score)
-
-
-def word_bounds(text: str) -> IntArray:
-    """(words, 2) characters [start, stop) of a text's words: runs between spaces, cut at
-    punctuation; a Chinese character is a word."""
-    bounds = [bounds for _, bounds in _splitter().pre_tokenize_str(text)]
-    return np.array(bounds, dtype=np.int64).reshape(-1, 2)
-
-
-@lru_cache(maxsize=1)
-def _splitter() -> PreTokenizer:
-    from tokenizers import Regex
-    from tokenizers.pre_tokenizers import BertPreTokenizer, Sequence, Split
-
-    chinese = Split(Regex(r"\p{Han}"), "isolated")
-    splitter: PreTokenizer = Sequence([chinese, BertPreTokenizer()])
-    return splitter
 
 
 def _means(scores: Sequence[Score], prefix: str) -> Metrics:
@@ -271,9 +247,9 @@ def _answers(
 
 
 def _span(
-    place: Place, text: str, words: IntArray, answer: str, start: int, mistakes: list[Mistake]
-) -> WordSpan | None:
-    """First and last word of an answer; a word that it has only a part of counts as a whole."""
+    place: Place, text: str, answer: str, start: int, mistakes: list[Mistake]
+) -> CharSpan | None:
+    """Characters of an answer."""
     stop = start + len(answer)
     if not answer.strip():
         mistakes.append(Mistake(str(place), "has an empty answer."))
@@ -285,12 +261,7 @@ def _span(
         what = f"answer {shown} is not at answer_start {start} of the passage."
         mistakes.append(Mistake(str(place), what, hint))
         return None
-    inside = np.flatnonzero((words[:, 0] < stop) & (words[:, 1] > start))
-    if not len(inside):
-        what = f"answer {reprlib.repr(answer)} at {start} has no word of the passage."
-        mistakes.append(Mistake(str(place), what))
-        return None
-    return int(inside[0]), int(inside[-1])
+    return start, stop
 
 
 COLUMNS, READER, TASK = QaColumns, QaReader, QaTask

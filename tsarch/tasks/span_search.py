@@ -12,7 +12,8 @@ from tsarch.data.passages import strides, window_of
 from tsarch.records import Array, FloatArray, Piece, Predictions, TokenizedSplit, Windows
 
 MAX_ANSWER_WORDS = 30
-"""Longest answer that is predicted, as in the script of Devlin et al. 2019."""
+"""Longest answer that is predicted, as in the script of Devlin et al. 2019, where a word is a token
+too."""
 _NUM_BEST = 20
 """Best spans of a context that windows are put around."""
 
