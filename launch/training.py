@@ -108,8 +108,9 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
     reporter.say("reading and tokenising the data (cached after the first time)")
     from tsarch.planning.capacity import check_capacity
     from tsarch.prepare import prepare_data
+    from tsarch.run.self_score import with_notes
 
-    prepared = prepare_data(blueprint)
+    prepared = with_notes(blueprint, prepare_data(blueprint))
     _describe(reporter, prepared)
     for note in check_capacity(blueprint, prepared, own_ray=is_here):
         reporter.say(note)

@@ -6,7 +6,7 @@ A row has a `question`, `choices` (a list of strings) and `answer`, the number o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +127,10 @@ class ChoiceReader(PlainSplits):
         """Always the same."""
         return LABELS
 
+    def nothing_to_learn(self, names: Sequence[str]) -> str:
+        """Every row has a choice that is right."""
+        return ""
+
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[Choice]:
         """A label a word."""
         return TaggedWordsLayout(spec, labels)
@@ -136,6 +140,7 @@ class ChoiceTask(LabelTask):
     """The likeliest choice, scored by accuracy."""
 
     main_metric = "accuracy"
+    full_marks: Mapping[str, float] = {"accuracy": 1.0}
     table_metrics: tuple[str, ...] = ("accuracy",)
 
     def collector(self, joint_weights: Sequence[float]) -> Collector:
@@ -148,6 +153,14 @@ class ChoiceTask(LabelTask):
         split.check_labels("measuring choices")
         chosen = [int(np.argmax(own)) for own in _of_choices(split, predicted)]
         return {"accuracy": float(np.mean([c == r.answer for c, r in zip(chosen, split.rows)]))}
+
+    def perfect(self, split: TokenizedSplit) -> Array:
+        """Certain of the right ones."""
+        return (split.labels == LABELS.index("right")).astype(np.float32)
+
+    def lacks(self, split: TokenizedSplit) -> str:
+        """Nothing: every row has a choice that is right."""
+        return ""
 
     def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Label]]:
         """The likeliest choice of every row."""

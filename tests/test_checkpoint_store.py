@@ -151,7 +151,7 @@ def test_the_newest_and_the_best_are_kept(scores, keep_last, keep_best):
     kept = set(scores) - set(deleted)
     assert set(sorted(scores)[-keep_last:]) <= kept
     validated = {step: score for step, score in scores.items() if score is not None}
-    best = sorted(validated, key=lambda step: (-validated[step], step))[:keep_best]
+    best = sorted(validated, key=lambda step: (-validated[step], -step))[:keep_best]
     assert set(best) <= kept
     assert len(kept) <= keep_last + keep_best
 

@@ -30,6 +30,10 @@ GOOD = {
     "classification": {"text": "a b  c", "label": "x"},
     "relation": {"tokens": ["a", "b", "c", "d"], "head": [2, 4], "tail": [0, 1], "relation": "r"},
 }
+OTHER = {
+    "classification": {"text": "d", "label": "y"},
+    "relation": GOOD["relation"] | {"relation": "s"},
+}
 DATA = {"classification": "csabstruct", "relation": "semeval"}
 
 
@@ -51,24 +55,26 @@ def mistake(folder: Path, task: str, row: dict[str, object]) -> str:
 
 
 def test_a_text_is_its_words_and_one_label(tmp_path):
-    corpus = read(tmp_path, "classification", [GOOD["classification"]])
-    assert corpus.labels == ("x",)
+    corpus = read(tmp_path, "classification", [GOOD["classification"], OTHER["classification"]])
+    assert corpus.labels == ("x", "y")
     row = corpus.rows["train"][0]
     assert (row.words, row.label, row.focus) == (["a", "b", "c"], "x", None)
 
 
 def test_both_entities_are_marked_and_the_label_stands_before_the_first(tmp_path):
-    row = read(tmp_path, "relation", [GOOD["relation"]]).rows["train"][0]
+    other = OTHER["relation"]
+    row = read(tmp_path, "relation", [GOOD["relation"], other]).rows["train"][0]
     assert row.words == ["#", "a", "#", "b", "@", "c", "d", "@"]
     assert (row.label, row.focus) == ("r", 0)
-    shared = read(tmp_path, "relation", [GOOD["relation"] | {"doc_id": "d"}] * 2).rows["train"]
+    same = [row | {"doc_id": "d"} for row in (GOOD["relation"], other)]
+    shared = read(tmp_path, "relation", same).rows["train"]
     assert len({row.origin.doc_id for row in shared}) == 2, "a context of its own"
     later = {**GOOD["relation"], "head": [1, 2], "tail": [3, 4]}
-    row = read(tmp_path, "relation", [later]).rows["train"][0]
+    row = read(tmp_path, "relation", [later, other]).rows["train"][0]
     assert row.words == ["a", "@", "b", "@", "c", "#", "d", "#"]
     assert row.focus == 1
     nested = {**GOOD["relation"], "head": [1, 2], "tail": [1, 3]}
-    row = read(tmp_path, "relation", [nested]).rows["train"][0]
+    row = read(tmp_path, "relation", [nested, other]).rows["train"][0]
     assert row.words == ["a", "@", "#", "b", "@", "c", "#", "d"]
 
 
@@ -89,10 +95,12 @@ def test_mistakes_name_their_line(tmp_path, task, change, what):
 
 
 def test_labels_that_train_does_not_have_are_named_with_their_line(tmp_path):
-    train = str(write_jsonl(tmp_path / "train.jsonl", [GOOD["classification"]]))
-    other = [GOOD["classification"], {"text": "d", "label": "y"}]
+    train = str(
+        write_jsonl(tmp_path / "train.jsonl", [GOOD["classification"], OTHER["classification"]])
+    )
+    other = [GOOD["classification"], {"text": "d", "label": "z"}]
     test = str(write_jsonl(tmp_path / "test.jsonl", other))
-    with pytest.raises(UserError, match=r"test.jsonl:2.*label `y` is in test but not in train"):
+    with pytest.raises(UserError, match=r"test.jsonl:2.*label `z` is in test but not in train"):
         read_task("classification", DataConfig(train=train, validation=train, test=test))
 
 

@@ -98,6 +98,8 @@ def made_up(folder: Path, num_steps: int = 3, **changes: Any) -> Config:
         "after": metrics(0.5),
         "validation": metrics(0.5),
         "best_epoch": 2,
+        "selected_by": "joint",
+        "notes": ["the test split has <one> label only"],
         "joint_weight": 0.4,
         "steps": num_steps,
         "tokens": 3000,

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -35,6 +36,7 @@ KEYS = [
     "after",
     "validation",
     "best_epoch",
+    "selected_by",
     "joint_weight",
     "steps",
     "tokens",
@@ -54,6 +56,7 @@ KEYS = [
     "tied_max_abs_diff",
     "peak_memory_bytes",
     "num_cut_tokens",
+    "notes",
     "balance",
     "samples",
     "bad_steps",
@@ -73,20 +76,38 @@ def selection(patience: int | None) -> Selection:
     return Selection(make_task("ner", ["O", "B-PER", "I-PER"]), "joint", patience)
 
 
-def test_the_first_of_the_best_is_kept_and_patience_ends():
+def test_the_last_of_the_best_is_kept_and_patience_counts_what_is_no_better():
     own = selection(2)
     assert own.record() is None
     assert [own.offer(validation(f1), epoch) for epoch, f1 in enumerate((0.1, 0.3, 0.3), 1)] == [
-        True,
-        True,
-        False,
+        "best so far",
+        "best so far",
+        "as good as epoch 2, and later",
     ]
-    assert own.best.epoch == 2
+    assert own.best.epoch == 3
     assert not own.patience_is_over
     assert not own.offer(validation(0.2), 4)
+    assert own.best.epoch == 3
     assert own.patience_is_over
     assert own.offer(validation(0.4), 5)
     assert not own.patience_is_over
+
+
+def test_a_score_that_is_no_number_is_not_kept():
+    own = selection(None)
+    offered = [own.offer(validation(f1), epoch) for epoch, f1 in enumerate((0.1, np.nan, 0.1), 1)]
+    assert [bool(reason) for reason in offered] == [True, False, True]
+    worst = selection(None)
+    assert worst.offer(validation(np.nan), 1)
+    assert worst.offer(validation(0.0), 2) == "best so far"
+
+
+def test_where_validation_cannot_tell_the_last_weights_are_kept_and_patience_does_not_end():
+    own = Selection(make_task("ner", ["O", "B-PER", "I-PER"]), "joint", 1, can_tell=False)
+    for epoch in (1, 2, 3):
+        assert own.offer(validation(0.0), epoch) == "the validation split can't tell"
+        assert own.best.epoch == epoch
+        assert not own.patience_is_over
 
 
 def test_a_selection_goes_on_from_its_record():
@@ -96,7 +117,7 @@ def test_a_selection_goes_on_from_its_record():
     again.restore(own.record())
     assert again.best == own.best
     assert (again.num_worse, own.num_worse) == (1, 1)
-    assert not again.offer(validation(0.3), 3)
+    assert again.offer(validation(0.3), 3) == "as good as epoch 1, and later"
     assert again.patience_is_over
 
 
@@ -153,11 +174,13 @@ def test_the_summary_has_the_keys_that_others_read():
         after=metrics,
         validation=metrics,
         best_epoch=1,
+        selected_by="joint",
         joint_weight=0.5,
         work=Work.of(totals, Topology.pair(1, 1), 9.0),
         tied_max_abs_diff=0.0,
         peak_memory_bytes={"teacher": 1, "student": 1},
         num_cut_tokens={"test": 0},
+        notes=[],
         balance=None,
         samples=[],
         bad_steps=0,

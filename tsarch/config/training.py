@@ -117,7 +117,8 @@ class EvaluationConfig(Section):
     """Mode whose main metric on validation decides which weights are best; `mean`: the mean of
     `joint`'s and `student_alone`'s, so of the answers with the teacher and without it."""
     patience: PositiveInt | None = None
-    """Stop after so many validations without a better result. Default: never stop early."""
+    """Stop after so many validations without a better result; of equal ones the later weights are
+    kept. Default: never stop early."""
     before: bool = True
     """Also measure the test split before training."""
     windows: PositiveInt = 2

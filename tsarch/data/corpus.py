@@ -8,7 +8,7 @@ mean says the task's `RowReader`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -22,6 +22,8 @@ from tsarch.data.sources import file_rows
 from tsarch.errors import Mistake, UserError
 
 SPLITS = ("train", "validation", "test")
+_FEW_ABSENT = 5
+_CHECK = "Are its labels in another column (data.columns), or is it a part of the data only?"
 _MAX_DIGITS = 100  # Python refuses to read numbers of thousands
 
 
@@ -51,12 +53,17 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
         rows[split] = _checked(found, reader, source_of(split, data), findings)
         if split == "train":
             sound = not findings.mistakes
-    notes = _check_names(rows, reader, findings.mistakes, sound)
+    names = sorted(_names(rows["train"], reader))
+    notes: tuple[str, ...] = ()
+    if sound and (nothing := reader.nothing_to_learn(names)):
+        what = f"{nothing}: there is nothing to learn."
+        findings.mistakes.append(Mistake(source_of("train", data), what, _CHECK))
+    else:
+        notes = _check_names(rows, reader, findings.mistakes, sound)
     if findings.mistakes:
         raise UserError(of_several_files(findings.mistakes))
-    labels = reader.labels(sorted(_names(rows["train"], reader)))
     ordered = {split: tuple(_in_order(rows[split])) for split in SPLITS}
-    return Corpus(ordered, labels, (*findings.notes, *notes))
+    return Corpus(ordered, reader.labels(names), (*findings.notes, *notes))
 
 
 def read_split(
@@ -226,12 +233,16 @@ def _check_names(
             what = f"label `{shown(name)}` is in {' and '.join(where)} but {missing}"
             hint = f"(labels of train: {shown(', '.join(sorted(known)) or 'none')})."
             mistakes.append(Mistake(found[where[0]][name], what, hint))
-    return tuple(
-        f"label {shown(name)} is not in the {split} split"
-        for split in evaluated
-        for name in known
-        if name not in found[split]
-    )
+    return tuple(itertools.chain(*(_absent(split, known, found[split]) for split in evaluated)))
+
+
+def _absent(split: str, known: Iterable[str], found: Container[str]) -> list[str]:
+    """Notes on the labels that an evaluated split lacks: one each, or one if they are many."""
+    absent = [name for name in known if name not in found]
+    if len(absent) <= _FEW_ABSENT:
+        return [f"label {shown(name)} is not in the {split} split" for name in absent]
+    some = shown(", ".join(absent[:_FEW_ABSENT]))
+    return [f"{len(absent)} labels are not in the {split} split: {some}, …"]
 
 
 def _in_order(rows: Sequence[RowT]) -> list[RowT]:

@@ -54,6 +54,10 @@ class RowReader(Protocol[RowT]):
     def labels(self, names: Iterable[str]) -> tuple[str, ...]:
         """Label ids in order, from the names of the training split."""
 
+    def nothing_to_learn(self, names: Sequence[str]) -> str:
+        """Why nothing can be learned of a training split with these names, in words behind its
+        name; empty: something can."""
+
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[RowT]:
         """What makes contexts and windows of the rows."""
 

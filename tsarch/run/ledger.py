@@ -15,6 +15,7 @@ from tsarch.records import TickReport
 from tsarch.run.restarts import History
 from tsarch.run.resume import ResumePoint, data_fingerprint, ranks_record
 from tsarch.run.selection import Selection
+from tsarch.run.self_score import can_tell
 from tsarch.tasks.base import Metrics, Task
 from tsarch.telling.step_table import StepRecord, StepTable, Totals
 from tsarch.telling.trackers import Trackers
@@ -35,7 +36,8 @@ class Ledger:
     ) -> None:
         """`history`: of the run's failures so far."""
         rules = blueprint.evaluation
-        self.selection = Selection(task, blueprint.monitor, rules.patience)
+        tells = can_tell(task, prepared.splits["validation"])
+        self.selection = Selection(task, blueprint.monitor, rules.patience, tells)
         self.trackers = trackers
         self.history = history
         self.before: dict[Mode, Metrics] | None = None

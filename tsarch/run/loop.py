@@ -204,16 +204,16 @@ class Trainer:
         return evaluation, texts
 
     def _validate(self, epoch: int, step: int) -> float:
-        """Measure the validation split and keep the weights if they are the best; the score."""
+        """Measure the validation split and keep the weights if they are to be kept; the score."""
         evaluation = self._examiner.validate()
         self._ledger.trackers.evaluation("validation", step, evaluation.metrics)
-        better = self._ledger.selection.offer(evaluation, epoch + 1)
+        reason = self._ledger.selection.offer(evaluation, epoch + 1)
         name = self._task.main_metric
         found = evaluation.metrics.items()
         values = " · ".join(f"{mode} {show_metric(m[name])}" for mode, m in found)
-        kept = " (best so far: kept)" if better else ""
+        kept = f" ({reason}: kept)" if reason else ""
         self._reporter.say(f"epoch {epoch + 1}: validation {name} {values}{kept}")
-        if better:
+        if reason:
             self._keep(evaluation.joint_weight)
         return self._ledger.selection.score(evaluation)
 
@@ -254,11 +254,13 @@ class Trainer:
             after=after.metrics,
             validation=best.evaluation.metrics,
             best_epoch=best.epoch,
+            selected_by=blueprint.monitor if ledger.selection.can_tell else None,
             joint_weight=after.joint_weight,
             work=Work.of(ledger.totals, topology, ledger.history.wall_s),
             tied_max_abs_diff=tied_max_abs_diff(stats),
             peak_memory_bytes=peak_memory_bytes(stats),
             num_cut_tokens={name: split.num_cut_tokens for name, split in splits},
+            notes=list(self._prepared.notes),
             balance=None if self._proposal is None else self._proposal.as_json(),
             samples=texts[:_NUM_SAMPLES],
             bad_steps=ledger.totals.bad_steps,

@@ -1,7 +1,12 @@
-"""Which weights are the best, and when to look for better ones no more."""
+"""Which weights are the best, and when to look for better ones no more.
+
+Of equally good weights the later are kept: they have learned more, and a score that doesn't differ
+says nothing for the earlier.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,18 +29,23 @@ class Best:
 class Selection:
     """Compares validations."""
 
-    def __init__(self, task: Task, monitor: Monitor, patience: int | None) -> None:
-        """`patience`: validations without a better result after which training ends."""
+    def __init__(
+        self, task: Task, monitor: Monitor, patience: int | None, can_tell: bool = True
+    ) -> None:
+        """`patience`: validations without a better result after which training ends. `can_tell`:
+        whether scores of the validation split can differ; if not, the last weights are kept, and
+        patience doesn't end."""
+        self.can_tell = can_tell
         self._task = task
         self._monitor: Monitor = monitor
         self._patience = patience
         self._best: Best | None = None
         self.num_worse = 0
-        """Validations since the best."""
+        """Validations since one was better than all before."""
 
     @property
     def best(self) -> Best:
-        """The best so far; there must have been a validation."""
+        """The best so far, of equal ones the last; there must have been a validation."""
         assert self._best is not None
         return self._best
 
@@ -48,14 +58,19 @@ class Selection:
         """What decides, as `evaluation.monitor` says; higher is better."""
         return selection_score(self._task, evaluation.metrics, self._monitor)
 
-    def offer(self, evaluation: Evaluation, epoch: int) -> bool:
-        """Whether this validation is better than all before."""
-        own = self.score(evaluation)
-        if self._best is not None and own <= self._best.score:
+    def offer(self, evaluation: Evaluation, epoch: int) -> str:
+        """Why the weights of this validation are to be kept; empty: they aren't."""
+        best, own = self._best, self.score(evaluation)
+        if not self.can_tell:
+            reason = "the validation split can't tell"
+        elif best is None or own > best.score or math.isnan(best.score):
+            reason, self.num_worse = "best so far", 0
+        else:
+            reason = f"as good as epoch {best.epoch}, and later" if own == best.score else ""
             self.num_worse += 1
-            return False
-        self._best, self.num_worse = Best(evaluation, own, epoch), 0
-        return True
+        if reason:
+            self._best = Best(evaluation, own, epoch)
+        return reason
 
     def record(self) -> BestRecord | None:
         """For a checkpoint."""

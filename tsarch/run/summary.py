@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tsarch.blueprint import StageBlueprint
-from tsarch.config import Mode
+from tsarch.config import Mode, Monitor
 from tsarch.rank.rank_stats import RankStats
 from tsarch.tasks.base import Metrics
 from tsarch.telling.step_table import Totals
@@ -95,13 +95,17 @@ class RunSummary:
     validation: dict[Mode, Metrics]
     """Metrics of the validation split with the best weights."""
     best_epoch: int
-    """From 1."""
+    """From 1; of equally good ones the last."""
+    selected_by: Monitor | None
+    """Mode that chose it on validation; None: scores there can't differ, so it is the last."""
     joint_weight: float
     work: Work
     """Its fields are keys of their own."""
     tied_max_abs_diff: float
     peak_memory_bytes: dict[str, int]
     num_cut_tokens: dict[str, int]
+    notes: list[str]
+    """Remarks on the data."""
     balance: dict[str, Any] | None
     """What `topology: auto` measured and chose."""
     samples: list[dict[str, str]]

@@ -5,7 +5,7 @@ Tasks' files import no torch before they compute, since the config looks at thei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
@@ -48,6 +48,8 @@ class Task(Protocol):
 
     main_metric: str
     """Metric that decides which weights are best."""
+    full_marks: Mapping[str, float]
+    """Metrics of what is right everywhere."""
     lower_is_better: bool
     """Whether the best `main_metric` is the lowest."""
     table_metrics: tuple[str, ...]
@@ -64,6 +66,13 @@ class Task(Protocol):
 
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Metrics of (num_words, …) of what the collector kept for a mode."""
+
+    def perfect(self, split: TokenizedSplit) -> Array:
+        """(num_words, …) what the collector would keep of a model that is always right."""
+
+    def lacks(self, split: TokenizedSplit) -> str:
+        """What a split doesn't have that its scores need to mean something, in words behind "the
+        split"; empty: nothing."""
 
     def label_texts(
         self, label_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
@@ -131,6 +140,10 @@ class LabelTask:
         from tsarch.tasks.collect import label_collector
 
         return label_collector(joint_weights)
+
+    def perfect(self, split: TokenizedSplit) -> Array:
+        """The labels."""
+        return split.labels
 
     def score_collector(self, joint_weight: float) -> Collector:
         """(num_words, labels) probabilities."""

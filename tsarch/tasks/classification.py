@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,13 @@ from tsarch.data.rows import (
     check_unicode,
     found,
     read_origin,
+    shown,
 )
 from tsarch.errors import Mistake
 from tsarch.records import FloatArray, IntArray, TokenizedSplit
 from tsarch.tasks.answers import Label
 from tsarch.tasks.base import LabelTask, Metrics
-from tsarch.tasks.votes import likeliest, row_probabilities, row_votes
+from tsarch.tasks.votes import likeliest, only_one, row_probabilities, row_votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,10 @@ class ClassificationReader(PlainSplits):
         """The labels of the training split."""
         return tuple(names)
 
+    def nothing_to_learn(self, names: Sequence[str]) -> str:
+        """One label only."""
+        return f"has one label only, `{shown(names[0])}`" if len(names) == 1 else ""
+
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[LabelledText]:
         """A label a row."""
         return LabelledWordsLayout(spec, labels)
@@ -112,6 +117,7 @@ class ClassificationTask(LabelTask):
     averaged over the labels."""
 
     main_metric = "f1_macro"
+    full_marks: Mapping[str, float] = {"accuracy": 1.0, "f1_macro": 1.0}
     table_metrics: tuple[str, ...] = ("accuracy", "f1_macro")
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
@@ -124,6 +130,10 @@ class ClassificationTask(LabelTask):
             "accuracy": float(accuracy_score(gold, guess)),
             "f1_macro": float(f1_score(gold, guess, average="macro", zero_division=0)),
         }
+
+    def lacks(self, split: TokenizedSplit) -> str:
+        """A second label."""
+        return only_one(split, self.labels, "label")
 
     def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Label]]:
         """The label of every text."""

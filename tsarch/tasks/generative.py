@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +100,10 @@ class SourceTargetReader(PlainSplits, ABC):
         """None."""
         return ()
 
+    def nothing_to_learn(self, names: Sequence[str]) -> str:
+        """Every row has a target."""
+        return ""
+
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[SourceTarget]:
         """A source and a target a row."""
         return SourceTargetLayout(spec, self.keep_last)
@@ -110,6 +114,7 @@ class TargetTask:
 
     main_metric = "perplexity"
     lower_is_better = True
+    full_marks: Mapping[str, float] = {"perplexity": 1.0}
     window_choice: WindowChoice | None = None
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -140,6 +145,14 @@ class TargetTask:
         included, each given the source and the true tokens before it."""
         split.check_labels("perplexity")
         return {"perplexity": float(np.exp(-predicted.astype(np.float64).mean()))}
+
+    def perfect(self, split: TokenizedSplit) -> Array:
+        """Log-probabilities of what is certain."""
+        return np.zeros(split.num_words, dtype=np.float32)
+
+    def lacks(self, split: TokenizedSplit) -> str:
+        """Nothing: every row has a target."""
+        return ""
 
     def text_answers(
         self,

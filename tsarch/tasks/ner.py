@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,6 +125,10 @@ class NerReader:
         """`O`, then B- and I- of every entity type."""
         return ("O", *(f"{prefix}-{name}" for name in names for prefix in "BI"))
 
+    def nothing_to_learn(self, names: Sequence[str]) -> str:
+        """No entity."""
+        return "" if names or not self._labelled else "has no entity"
+
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[TaggedSentence]:
         """A label a word."""
         return TaggedWordsLayout(spec, labels)
@@ -134,6 +138,7 @@ class NerTask(LabelTask):
     """Entities as tags of words; an entity counts if its type and both its ends are right."""
 
     main_metric = "f1"
+    full_marks: Mapping[str, float] = {"f1": 1.0, "f1_conlleval": 1.0}
     table_metrics: tuple[str, ...] = ("precision", "recall", "f1", "f1_conlleval")
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
@@ -160,6 +165,10 @@ class NerTask(LabelTask):
             "f1_conlleval": float(f1_score(gold, guess, average="micro", zero_division=0)),
             "accuracy": float(accuracy_score(gold, guess)),
         }
+
+    def lacks(self, split: TokenizedSplit) -> str:
+        """Entities."""
+        return "" if (split.labels != self.labels.index("O")).any() else "has no entity"
 
     def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Entity, ...]]:
         """The entities of every sentence."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import Columns, DataConfig
@@ -117,6 +117,10 @@ class QaReader(PlainSplits):
         """Whether questions have answers, as in the training split."""
         return tuple(names)
 
+    def nothing_to_learn(self, names: Sequence[str]) -> str:
+        """No answer."""
+        return "" if ANSWER in names or not self._labelled else "has no answer"
+
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[Question]:
         """Questions about passages."""
         return QuestionLayout(spec)
@@ -131,6 +135,7 @@ class QaTask:
     """
 
     main_metric = "f1"
+    full_marks: Mapping[str, float] = {"exact_match": 1.0, "f1": 1.0}
     lower_is_better = False
     table_metrics: tuple[str, ...] = ("exact_match", "f1")
     window_choice: WindowChoice | None = SpanWindows()
@@ -180,6 +185,15 @@ class QaTask:
             metrics |= _means(own, prefix) if own else {}
         metrics["no_answer_share"] = sum(not text for text in texts) / len(texts)
         return metrics
+
+    def perfect(self, split: TokenizedSplit) -> FloatArray:
+        """(num_words, 2) logits that only the true start and end have above 0."""
+        bits = split.labels[:, None] & np.array([SPAN_START, SPAN_END])
+        return np.where(bits > 0, 1.0, -1.0).astype(np.float32)
+
+    def lacks(self, split: TokenizedSplit) -> str:
+        """Answers."""
+        return "" if any(question.answers for question in split.rows) else "has no answer"
 
     def score_collector(self, joint_weight: float) -> Collector:
         """As `collector`: (num_words, 2) logits."""

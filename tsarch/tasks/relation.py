@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +21,14 @@ from tsarch.data.rows import (
     found,
     from_json,
     no_column,
+    shown,
 )
 from tsarch.errors import Mistake
 from tsarch.records import FloatArray, IntArray, TokenizedSplit
 from tsarch.tasks.answers import Relation
 from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.chinese import joined
-from tsarch.tasks.votes import likeliest, row_probabilities, row_votes
+from tsarch.tasks.votes import likeliest, only_one, row_probabilities, row_votes
 
 NO_RELATION = ("NA", "no_relation", "Other", "O")
 """Labels that mean "none of the relations" in the usual data sets."""
@@ -138,6 +139,10 @@ class RelationReader(PlainSplits):
         """The relations of the training split."""
         return tuple(names)
 
+    def nothing_to_learn(self, names: Sequence[str]) -> str:
+        """One relation only."""
+        return f"has one relation only, `{shown(names[0])}`" if len(names) == 1 else ""
+
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[MarkedEntities]:
         """A label a row."""
         return LabelledWordsLayout(spec, labels)
@@ -172,6 +177,7 @@ class RelationTask(LabelTask):
     """Relations of rows; rows without one count only where one was predicted."""
 
     main_metric = "f1_micro"
+    full_marks: Mapping[str, float] = {"f1_micro": 1.0, "f1_macro": 1.0}
     table_metrics: tuple[str, ...] = ("precision", "recall", "f1_micro", "f1_macro")
 
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
@@ -198,6 +204,10 @@ class RelationTask(LabelTask):
             "f1_micro": float(micro),
             "f1_macro": float(macro),
         }
+
+    def lacks(self, split: TokenizedSplit) -> str:
+        """A second relation."""
+        return only_one(split, self.labels, "relation")
 
     def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Relation]]:
         """How the entities of every row are related."""

@@ -26,6 +26,12 @@ def row_probabilities(
     return [dict(zip(labels, own, strict=True)) for own in means.tolist()]
 
 
+def only_one(split: TokenizedSplit, labels: Sequence[str], kind: str) -> str:
+    """That all rows of a split have the same label, in words; empty: they don't."""
+    own = np.unique(split.labels)
+    return f"has one {kind} only, `{labels[int(own[0])]}`" if len(own) == 1 else ""
+
+
 def row_votes(split: TokenizedSplit, predicted: IntArray) -> IntArray:
     """(num_rows,) label of every row: what most of its labelled places say, of equals the first.
 
