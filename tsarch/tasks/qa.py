@@ -7,6 +7,8 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tsarch.config import Columns, DataConfig
 from tsarch.data.layouts import Layout, PackingSpec, QuestionLayout
 from tsarch.data.passages import CharSpan, Question
@@ -189,7 +191,8 @@ class QaTask:
     def perfect(self, split: TokenizedSplit) -> FloatArray:
         """(num_words, 2) logits that only the true start and end have above 0."""
         bits = split.labels[:, None] & np.array([SPAN_START, SPAN_END])
-        return np.where(bits > 0, 1.0, -1.0).astype(np.float32)
+        logits: FloatArray = np.where(bits > 0, 1.0, -1.0).astype(np.float32)
+        return logits
 
     def lacks(self, split: TokenizedSplit) -> str:
         """Answers."""
