@@ -78,7 +78,7 @@ def time_article_loop(config: Config, steps: int, warm_up: int, folder: Path) ->
 
 
 def _data_folder(config: Config) -> Path:
-    assert config.data.train is not None
+    assert isinstance(config.data.train, str)
     return Path(config.data.train).parent
 
 

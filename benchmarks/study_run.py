@@ -65,7 +65,7 @@ def run_config(task: StudyTask, folder: Path, key: RunKey) -> Config:
     ]
     config = load_config(task.config, overrides)
     if task.num_train_rows is not None:
-        assert config.data.train is not None
+        assert isinstance(config.data.train, str)
         data = folder / task.name / "data"
         part = first_rows(Path(config.data.train), task.num_train_rows, data)
         config = config.model_copy(

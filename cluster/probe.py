@@ -152,7 +152,9 @@ def hash_of_package(package: Path) -> str:
 def _names(blueprint: Blueprint) -> Iterator[str]:
     """Data files, tokenizer and models, in so far as they are files."""
     data = blueprint.data
-    given = (data.train, data.validation, data.test, data.tokenizer)
+    given = [data.tokenizer]
+    for own in (data.train, data.validation, data.test):
+        given += own if isinstance(own, list) else [own]
     models = [own.architecture.model for own in blueprint.stages.values()]
     for name in dict.fromkeys((*given, *models)):
         if name is not None:

@@ -85,7 +85,12 @@ def test_both_entities_are_marked_and_the_label_stands_before_the_first(tmp_path
         ("classification", {"text": 5}, "`text` is 5, not a string."),
         ("classification", {"label": None}, "`label` is None, not a string."),
         ("relation", {"head": [0, 9]}, "`head` is [0, 9), outside the 4 tokens or empty."),
-        ("relation", {"tail": [1, 1]}, "`tail` is [1, 1), outside the 4 tokens or empty."),
+        (
+            "relation",
+            {"tail": [1, 1]},
+            "`tail` is [1, 1), outside the 4 tokens or empty. If ends are the last words, set "
+            "data.span_ends: inclusive.",
+        ),
         ("relation", {"head": "x"}, "`head` is 'x', not a span [start, end) of two whole numbers."),
         ("relation", {"relation": ""}, "`relation` is empty."),
     ],

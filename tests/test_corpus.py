@@ -17,7 +17,8 @@ from tsarch.config import DataConfig
 from tsarch.data.corpus import Corpus, read_splits
 from tsarch.data.formats.conll import read_conll
 from tsarch.errors import Mistake, UserError
-from tsarch.tasks.ner import NerReader, TaggedSentence, iob1_to_iob2
+from tsarch.tasks.ner import NerReader, TaggedSentence
+from tsarch.tasks.tag_schemes import to_iob2
 
 SPLITS = ("train", "validation", "test")
 GOOD: dict[str, Any] = {
@@ -264,7 +265,7 @@ def test_all_mistakes_of_all_splits_are_named_at_once(tmp_path):
     ("name", "content", "bad", "other"),
     [
         ("x.jsonl", b'\xe9\n{"tags": []}\n{"tokens": ["\xff"], "tags": ["O"]}\n', (1, 3), 2),
-        ("x.conll", b"Caf\xe9 O\n\na I-LOC\n\n\xff\xfe O\n", (1, 5), 3),
+        ("x.conll", b"Caf\xe9 O\n\na LOC\n\n\xff\xfe O\n", (1, 5), 3),
         ("x.csv", b"tokens,tags\n\xe9,O\na,O O\n\xff,O\n", (2, 4), 3),
     ],
 )
@@ -305,11 +306,11 @@ def test_the_wrong_tag_scheme_is_one_message_with_the_values_of_others(tmp_path)
     words = ["Ann", "saw", "Rome"]
     tags = [["I-PER", "O", "I-LOC"], ["I-ORG", "O", "O"]]
     rows = [{"tokens": words, "tags": tags[n % 2]} for n in range(60)]
-    path = write_jsonl(tmp_path / "train.jsonl", rows)
-    first, *others = mistakes(config(tmp_path, train=str(path)))
+    path = write_jsonl(tmp_path / "train.jsonl", [GOOD, *rows])
+    first, *others = mistakes(config(tmp_path, train=str(path), tag_scheme="iob2"))
     assert first == (
-        f"{path}:1: tag 1 is `I-PER` after `O`, which IOB2 doesn't allow. If the file is IOB1, set "
-        "`data.tag_scheme: iob1`. (59 more like it, such as line 2 (`I-ORG`) and line 3.)"
+        f"{path}:2: tag 1 is `I-PER` after `O`, which IOB2 doesn't allow. If the file is IOB1, set "
+        "`data.tag_scheme: iob1`. (59 more like it, such as line 3 (`I-ORG`) and line 4.)"
     )
     assert all("not in train" in other or "no sound row" in other for other in others)
 
@@ -436,9 +437,11 @@ def test_iob1_files_are_converted(tmp_path):
     rows = [{**GOOD, "tags": ["I-PER", "O", "I-LOC", "B-LOC"]}]
     path = write_jsonl(tmp_path / "iob1.jsonl", rows)
     files = dict.fromkeys(SPLITS, str(path))
-    assert "IOB1" in mistakes(config(tmp_path, **files))[0]
-    corpus = read(config(tmp_path, tag_scheme="iob1", **files))
-    assert contents(corpus)[0][2] == ["B-PER", "O", "B-LOC", "B-LOC"]
+    assert "IOB1" in mistakes(config(tmp_path, tag_scheme="iob2", **files))[0]
+    for scheme in ("iob1", "auto"):
+        corpus = read(config(tmp_path, tag_scheme=scheme, **files))
+        assert contents(corpus)[0][2] == ["B-PER", "O", "B-LOC", "B-LOC"]
+    assert corpus.notes == ("train, validation, test: tags are IOB1, read as IOB2",)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", "X", "Y"]), st.integers(1, 3)), max_size=12))
@@ -454,5 +457,5 @@ def test_iob1_and_iob2_name_the_same_entities(entities):
         touches = bool(iob1) and iob1[-1][2:] == name
         iob1 += [f"B-{name}" if touches else f"I-{name}", *[f"I-{name}"] * (length - 1)]
         iob2 += [f"B-{name}", *[f"I-{name}"] * (length - 1)]
-    assert iob1_to_iob2(iob1) == iob2
-    assert iob1_to_iob2(iob2) == iob2
+    assert to_iob2(iob1, "iob1") == iob2
+    assert to_iob2(iob2, "iob1") == iob2

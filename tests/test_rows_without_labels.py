@@ -86,7 +86,7 @@ def test_labels_are_absent_and_all_else_is_as_with_them(task: str) -> None:
 @pytest.mark.parametrize("task", GIVEN)
 def test_labels_that_are_there_are_not_looked_at(task: str) -> None:
     labels = labels_of(task)
-    wrong = dict.fromkeys(LABELS[task], 5)
+    wrong = dict.fromkeys(LABELS[task])
     found = packed(task, GIVEN[task] | wrong, False, labels)
     assert repr(found.rows) == repr(packed(task, GIVEN[task], False, labels).rows)
     with pytest.raises(UserError):

@@ -172,13 +172,15 @@ def _unknown_columns(source: str, raw: dict[str, Any]) -> Iterator[Mistake]:
         yield Mistake(f"{source}: data.columns.{column}", what, hint)
 
 
-def _resolved_paths(config: Config, base: Path) -> dict[str, str]:
+def _resolved_paths(config: Config, base: Path) -> dict[str, str | list[str]]:
     """Data files, and the tokenizer's folder, as absolute paths."""
-    resolved = {
-        name: str(base / value)
-        for name in _PATH_FIELDS
-        if (value := getattr(config.data, name)) is not None
-    }
+    resolved: dict[str, str | list[str]] = {}
+    for name in _PATH_FIELDS:
+        value = getattr(config.data, name)
+        if isinstance(value, list):
+            resolved[name] = [str(base / own) for own in value]
+        elif value is not None:
+            resolved[name] = str(base / value)
     tokenizer = config.data.tokenizer
     if tokenizer is not None and os.path.isdir(base / tokenizer):
         resolved["tokenizer"] = str(base / tokenizer)

@@ -33,19 +33,24 @@ def _column_name(name: Any) -> Any:
 class DataConfig(Section):
     """Where the data is and how it becomes batches."""
 
-    train: str | None = None
+    train: str | list[str] | None = None
     """Training file (JSON, CoNLL, CSV, Parquet and others, see Data formats), relative to the
-    config file's folder."""
-    validation: str | None = None
+    config file's folder; two for parallel texts: `[train.en, train.de]`."""
+    validation: str | list[str] | None = None
     """Validation file: early stopping and the weight of `joint` are chosen on it."""
-    test: str | None = None
+    test: str | list[str] | None = None
     """Test file: the metrics before and after training."""
     hub: str | None = None
     """Hub name of a data set with train, validation and test splits, in place of the files."""
     hub_config: str | None = None
     """Configuration name of the hub data set."""
-    format: Literal["auto", "jsonl", "json", "conll", "csv", "parquet"] = "auto"
-    """Format of the files; `auto` goes by the file name's ending and what the file begins with."""
+    format: Literal[
+        "auto", "jsonl", "json", "conll", "csv", "parquet",
+        "doccano", "prodigy", "label_studio", "squad", "tacred", "docred", "opennre",
+        "messages", "sharegpt", "turns", "multiwoz", "dialog",
+    ] = "auto"  # fmt: skip
+    """Format of the files, or the layout of their rows; `auto` goes by the file name's ending and
+    by what the file begins with."""
     encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
     """Encoding of text files, such as `latin-1`. Default: UTF-8, or what a byte order mark says."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
@@ -53,8 +58,11 @@ class DataConfig(Section):
     quoting: Literal["auto", "csv", "none"] = "auto"
     """CSV: `csv`: cells may stand between quotation marks; `none`: a quotation mark is a character
     like others; `auto`: `csv`, but for tab-separated files what fits the file."""
-    tag_scheme: Literal["iob2", "iob1"] = "iob2"
-    """Tag scheme of the files; `iob1` is converted to IOB2 when read."""
+    tag_scheme: Literal["auto", "iob2", "iob1", "bioes", "bilou", "bmes", "io"] = "auto"
+    """`ner`: scheme of the tags, made IOB2 when read; `auto`: that which the tags of a split show.
+    `io`: names of types without a letter before them; neighbours of one type are one entity."""
+    span_ends: Literal["exclusive", "inclusive"] = "exclusive"
+    """`relation`: whether `head` and `tail` are [start, end) or [first word, last word]."""
     odd_words: Literal["refuse", "keep"] = "refuse"
     """`ner`: files whose words are all numbers, or whose sentences all have one word, are refused,
     since mostly another column is meant; `keep`: they are meant."""

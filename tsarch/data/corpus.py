@@ -16,6 +16,7 @@ from tsarch.config import DataConfig
 from tsarch.data.formats.findings import Findings, Found
 from tsarch.data.formats.tables import hub_rows, load_hub
 from tsarch.data.mistakes import in_order, of_several_files, of_whole_file
+from tsarch.data.names import check_alike
 from tsarch.data.row_reader import RowReader, RowT
 from tsarch.data.rows import Origin, Place, shown
 from tsarch.data.sources import file_rows
@@ -102,7 +103,7 @@ def _split_rows(
 ) -> Found:
     """Raw rows of a split; `sets`: those of `data.hub`."""
     if data.hub is not None:
-        return hub_rows(data, reader, split, sets)
+        return hub_rows(data, reader, split, sets, findings)
     return file_rows(getattr(data, split), f"data.{split}", data, reader, findings)
 
 
@@ -226,6 +227,9 @@ def _check_names(
     missing = "not in train" if sound else "in no sound row of train"
     found = {split: _names(rows[split], reader) for split in SPLITS}
     known = found["train"]
+    if alike := check_alike({**known, **found["test"], **found["validation"], **known}):
+        mistakes += alike
+        return ()
     evaluated = ("validation", "test")
     for name in dict.fromkeys(itertools.chain(*(found[split] for split in evaluated))):
         if name not in known:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from tsarch.config import Columns
 from tsarch.data.formats.findings import Findings
+from tsarch.data.formats.shapes import Shape
 from tsarch.data.layouts import Layout, PackingSpec
 from tsarch.data.rows import Place, Row
 from tsarch.errors import Mistake
@@ -41,6 +42,10 @@ class RowReader(Protocol[RowT]):
     def label_column(self) -> str:
         """Column whose class numbers become names."""
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Other layouts that rows may have."""
+
     def read(self, place: Place, raw: dict[str, Any]) -> tuple[RowT | None, list[Mistake]]:
         """A sound row, or None, and what is wrong with it."""
 
@@ -63,7 +68,9 @@ class RowReader(Protocol[RowT]):
 
 
 class PlainSplits:
-    """The part of a `RowReader` whose rows say all by themselves."""
+    """The part of a `RowReader` whose rows have one layout and say all by themselves."""
+
+    shapes: tuple[Shape, ...] = ()
 
     def complete(self, rows: list[RowT], source: str, findings: Findings) -> list[RowT]:
         """As they are."""

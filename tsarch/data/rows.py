@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,13 @@ class Place:
     number: int
     unit: str = ""
     line_per_word: bool = False
+    part: tuple[int, ...] = ()
+    """Which of several rows that stand there, or are made of what does."""
+
+    @property
+    def name(self) -> str:
+        """What no other row is called."""
+        return "/".join([str(self), *map(str, self.part)])
 
     def __str__(self) -> str:
         return self.of_word(0)
@@ -94,9 +101,17 @@ def from_json(value: Any) -> Any:
 
 
 def no_column(where: str, name: str, columns: Iterable[str]) -> Mistake:
-    """The mistake of a column that isn't there."""
-    hint = f"Columns: {shown(', '.join(columns))}. Set data.columns if names differ."
+    """The mistake of a column that isn't there; of a row also what lies inside its columns."""
+    names = list(columns)
+    if isinstance(columns, Mapping):
+        names = [own for key, value in columns.items() for own in _inside(key, value)]
+    hint = f"Columns: {shown(', '.join(names))}. Set data.columns if names differ."
     return Mistake(where, f"has no column `{name}`.", hint)
+
+
+def _inside(key: str, value: Any) -> list[str]:
+    """A column, or its parts: `translation.en`, `translation.de`."""
+    return [f"{key}.{part}" for part in value] if isinstance(value, dict) and value else [key]
 
 
 def check_words(place: Place, raw: dict[str, Any], name: str) -> Mistake | None:
@@ -125,6 +140,17 @@ def check_text(place: Place, raw: dict[str, Any], name: str) -> Mistake | None:
     return None
 
 
+def with_named_label(raw: dict[str, Any], name: str) -> None:
+    """Put the plain text in place of a label that is a number, true or false, or a list of one."""
+    value = raw.get(name)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        value = json.dumps(value)
+    if isinstance(value, str):
+        raw[name] = value
+
+
 def check_unicode(place: Place, *texts: str) -> Mistake | None:
     """What is wrong with texts that no UTF-8 file could hold."""
     try:
@@ -137,5 +163,5 @@ def check_unicode(place: Place, *texts: str) -> Mistake | None:
 def read_origin(place: Place, raw: dict[str, Any], columns: DocumentColumns) -> Origin:
     """Document and sentence of a row that may be part of a document."""
     doc_id, sent_id = raw.get(columns.doc_id), raw.get(columns.sent_id)
-    doc_id = str(place if is_absent(doc_id) else doc_id)
+    doc_id = place.name if is_absent(doc_id) else str(doc_id)
     return Origin(place, doc_id, None if is_absent(sent_id) else sent_id)

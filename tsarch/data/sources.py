@@ -10,15 +10,19 @@ import os
 from typing import Any
 
 from tsarch.config import DataConfig
+from tsarch.data.formats.brat import brat_rows, is_brat
 from tsarch.data.formats.conll import conll_rows
 from tsarch.data.formats.delimited import delimited_rows
 from tsarch.data.formats.findings import Findings, Found
 from tsarch.data.formats.guess import text_kind
 from tsarch.data.formats.json_files import json_rows
 from tsarch.data.formats.opening import decoded, inner_name, read_content
+from tsarch.data.formats.parallel import parallel_rows
+from tsarch.data.formats.shapes import with_nested, with_shape
 from tsarch.data.formats.tables import parquet_rows
 from tsarch.data.formats.word_rows import with_sentences
 from tsarch.data.row_reader import RowReader
+from tsarch.data.rows import Place
 from tsarch.errors import UserError
 
 _FORMATS = {
@@ -31,16 +35,35 @@ _PARQUET = b"PAR1"
 
 
 def file_rows(
-    path: str | None, key: str, data: DataConfig, reader: RowReader[Any], findings: Findings
+    path: str | list[str] | None,
+    key: str,
+    data: DataConfig,
+    reader: RowReader[Any],
+    findings: Findings,
 ) -> Found:
-    """Rows of a file that the config's `key` names; broken lines go to the mistakes.
+    """Rows of a file, or two, that the config's `key` names; broken lines go to the mistakes.
 
     Raises:
         UserError: the file as a whole can't be read.
     """
     if path is None:
         raise UserError.single(key, "is missing.")
-    where = f"{key}: {path}"
+    names = _names(reader)
+    labelled = reader.label_column in reader.needed
+    if isinstance(path, list):
+        found = parallel_rows(path, key, reader.needed, data.encoding, findings)
+    elif "tags" in names and is_brat(path):
+        found = brat_rows(path, f"{key}: {path}", names, labelled, data.encoding, findings)
+    else:
+        found = _one_file(path, f"{key}: {path}", data, reader, findings)
+        found = with_shape(found, reader.shapes, data.format, names, labelled, findings)
+    found = with_nested(found, [*reader.needed, *reader.optional])
+    yield from with_sentences(found, names, findings)
+
+
+def _one_file(
+    path: str, where: str, data: DataConfig, reader: RowReader[Any], findings: Findings
+) -> Found:
     content = read_content(path, where)
     kind = _kind(path, content, data, findings)
     if kind == "parquet":
@@ -49,22 +72,23 @@ def file_rows(
     text, broken = decoded(content, path, where, data.encoding, findings)
     if kind is None:
         hint = text_kind(text) or "Set data.format to jsonl, json, conll, csv or parquet."
+        if "source" in _names(reader):
+            hint += " Two text files, line by line: data.train: [SOURCE, TARGET]."
         raise UserError.single(path, "has an ending that names no known format.", hint)
     findings.guess = lambda: text_kind(text, kind)
     found = _text_rows(kind, path, text, broken, data, reader, findings)
-    sound = (own for own in found if own[0].number not in broken)
-    yield from with_sentences(sound, _names(reader), findings)
+    yield from (own for own in found if own[0].number not in broken)
 
 
 def _kind(path: str, content: bytes, data: DataConfig, findings: Findings) -> str | None:
-    if data.format != "auto":
+    if data.format in ("jsonl", "json", "conll", "csv", "parquet"):
         return data.format
     kind = _FORMATS.get(os.path.splitext(inner_name(path))[1].lower())
     if content.startswith(_PARQUET) and b"\x00" in content[:4096]:
         if kind != "parquet":
             findings.note("read as Parquet, which it is")
         return "parquet"
-    return kind
+    return "json" if kind is None and data.format != "auto" else kind
 
 
 def _text_rows(
@@ -79,10 +103,20 @@ def _text_rows(
     names = _names(reader)
     if kind == "conll" and "tags" in names:
         return conll_rows(path, text, names, data.delimiter, findings)
-    if kind in ("conll", "csv"):
+    if kind in ("conll", "csv") and not ("__eou__" in text and "history" in names):
         return delimited_rows(path, text, data, reader, findings)
-    kinds = {"json": None if data.format == "auto" else "json", "jsonl": "jsonl"}
-    return json_rows(path, text, broken, reader.needed, kinds[kind], findings)
+    if kind in ("conll", "csv"):
+        return _daily_dialog_rows(path, text)
+    chosen = data.format if data.format in ("json", "jsonl") else None
+    return json_rows(path, text, broken, reader.needed, chosen, findings)
+
+
+def _daily_dialog_rows(path: str, text: str) -> Found:
+    """DailyDialog's text: a dialogue a line, `__eou__` after each turn."""
+    for number, line in enumerate(text.split("\n"), 1):
+        turns = [turn.strip() for turn in line.split("__eou__") if turn.strip()]
+        if turns:
+            yield Place(path, number), {"dialog": turns}
 
 
 def _names(reader: RowReader[Any]) -> dict[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tsarch.config import DataConfig
+from tsarch.data.formats.findings import Findings
+from tsarch.data.formats.shapes import Shape
+from tsarch.data.formats.span_shapes import CHOICE_SHAPES
 from tsarch.data.layouts import LabelledWordsLayout, Layout, PackingSpec
-from tsarch.data.row_reader import PlainSplits
+from tsarch.data.names import CLEANED, cleaned
 from tsarch.data.rows import (
     DocumentColumns,
     Origin,
@@ -18,6 +21,7 @@ from tsarch.data.rows import (
     found,
     read_origin,
     shown,
+    with_named_label,
 )
 from tsarch.errors import Mistake
 from tsarch.records import FloatArray, IntArray, TokenizedSplit
@@ -54,8 +58,10 @@ class ClassificationColumns(DocumentColumns):
     """Column with the label (a string, or a class number that the set names)."""
 
 
-class ClassificationReader(PlainSplits):
+class ClassificationReader:
     """One `text` a row with its `label`; rows of a `doc_id` are the sentences of a document."""
+
+    shapes: tuple[Shape, ...] = CHOICE_SHAPES
 
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = ClassificationColumns(**data.columns)
@@ -84,6 +90,7 @@ class ClassificationReader(PlainSplits):
 
     def read(self, place: Place, raw: dict[str, Any]) -> tuple[LabelledText | None, list[Mistake]]:
         """Neither may be empty."""
+        with_named_label(raw, self.columns.label)
         mistakes = found(*(check_text(place, raw, name) for name in self.needed))
         if mistakes:
             return None, mistakes
@@ -93,6 +100,12 @@ class ClassificationReader(PlainSplits):
         if mistakes := found(check_unicode(place, origin.doc_id, text, label or "")):
             return None, mistakes
         return LabelledText(origin, text, label), []
+
+    def complete(
+        self, rows: list[LabelledText], source: str, findings: Findings
+    ) -> list[LabelledText]:
+        """Labels that look the same are the same."""
+        return [_with_clean_label(row, findings) for row in rows]
 
     def label_names(self, row: LabelledText) -> Iterable[tuple[str, str]]:
         """The row's label."""
@@ -110,6 +123,14 @@ class ClassificationReader(PlainSplits):
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[LabelledText]:
         """A label a row."""
         return LabelledWordsLayout(spec, labels)
+
+
+def _with_clean_label(row: LabelledText, findings: Findings) -> LabelledText:
+    label = None if row.label is None else cleaned(row.label)
+    if label == row.label:
+        return row
+    findings.count(CLEANED, row.origin.place)
+    return replace(row, label=label)
 
 
 class ClassificationTask(LabelTask):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tsarch.config import DataConfig
+from tsarch.data.formats.dialogue_shapes import DIALOGUE_SHAPES
+from tsarch.data.formats.shapes import Shape
 from tsarch.data.rows import Place, check_text, check_words, found
 from tsarch.data.source_target import SourceTarget
 from tsarch.errors import Mistake
@@ -29,6 +31,8 @@ class DialogueReader(SourceTargetReader):
     keep_last = True
 
     columns: DialogueColumns
+
+    shapes: tuple[Shape, ...] = DIALOGUE_SHAPES
 
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = DialogueColumns(**data.columns)

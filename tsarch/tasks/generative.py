@@ -90,7 +90,7 @@ class SourceTargetReader(PlainSplits, ABC):
                 references = tuple(text for text in texts if text not in (target, ""))
         if mistakes := found(check_unicode(place, *parts, target or "", *references)):
             return None, mistakes
-        return SourceTarget(Origin(place, str(place)), parts, target, references, reads_last), []
+        return SourceTarget(Origin(place, place.name), parts, target, references, reads_last), []
 
     def label_names(self, row: SourceTarget) -> Iterable[tuple[str, str]]:
         """None: whatever the vocabulary spells can be learned."""

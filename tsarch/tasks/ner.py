@@ -6,12 +6,15 @@ import itertools
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tsarch.config import DataConfig
 from tsarch.data.formats.findings import Findings
+from tsarch.data.formats.shapes import Shape
+from tsarch.data.formats.span_shapes import NER_SHAPES
 from tsarch.data.layouts import Layout, PackingSpec, TaggedWordsLayout
+from tsarch.data.names import CLEANED, cleaned
 from tsarch.data.rows import (
     DocumentColumns,
     Origin,
@@ -27,8 +30,17 @@ from tsarch.records import FloatArray, IntArray, TokenizedSplit
 from tsarch.tasks.answers import Entity
 from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.chinese import joined
+from tsarch.tasks.tag_schemes import first_broken, scheme_of, to_iob2
 from tsarch.tasks.votes import likeliest
 
+_SCHEMES = {
+    "iob2": "IOB2",
+    "iob1": "IOB1",
+    "bioes": "BIOES",
+    "bilou": "BILOU",
+    "bmes": "BMES",
+    "io": "names of types alone (IO)",
+}
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*")
 
 
@@ -53,6 +65,8 @@ class NerColumns(DocumentColumns):
 
 class NerReader:
     """One sentence a row: `tokens`, and an IOB2 tag for each in `tags`."""
+
+    shapes: tuple[Shape, ...] = NER_SHAPES
 
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = NerColumns(**data.columns)
@@ -84,7 +98,7 @@ class NerReader:
     def read(
         self, place: Place, raw: dict[str, Any]
     ) -> tuple[TaggedSentence | None, list[Mistake]]:
-        """Equally many words and tags, tags of the IOB2 scheme (or IOB1, converted)."""
+        """Equally many words and tags, tags of whatever scheme (`complete`)."""
         mistakes = found(*(check_words(place, raw, name) for name in self.needed))
         if mistakes:
             return None, mistakes
@@ -103,17 +117,23 @@ class NerReader:
             return None, [Mistake(str(place), "has no tokens.")]
         if tags is None:
             return TaggedSentence(origin, words, None), []
-        if self._tag_scheme == "iob1":
-            tags = iob1_to_iob2(tags)
-        return TaggedSentence(origin, words, tags), _check_tags(place, tags)
+        return TaggedSentence(origin, words, tags), []
 
     def complete(
         self, rows: list[TaggedSentence], source: str, findings: Findings
     ) -> list[TaggedSentence]:
-        """Words must be words."""
+        """Words must be words, and tags of one scheme, which becomes IOB2."""
         if not self._keeps_odd_words:
             findings.mistakes += _check_odd_words(rows, source, self._labelled)
-        return rows
+        if not self._labelled:
+            return rows
+        rows = [_with_clean_tags(row, findings) for row in rows]
+        scheme: str = self._tag_scheme
+        if scheme == "auto":
+            scheme = scheme_of([row.tags or () for row in rows])
+        if scheme != "iob2":
+            findings.note(f"tags are {_SCHEMES[scheme]}, read as IOB2")
+        return [own for row in rows if (own := _with_iob2(row, scheme, findings)) is not None]
 
     def label_names(self, row: TaggedSentence) -> Iterable[tuple[str, str]]:
         """Entity types."""
@@ -213,17 +233,39 @@ def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return found
 
 
-def iob1_to_iob2(tags: Sequence[str]) -> list[str]:
-    """IOB1 (B- only between touching entities of a type) to IOB2 (B- at every start)."""
-    result = []
-    previous = "O"
-    for tag in tags:
-        if tag.startswith("I-") and previous[1:] != tag[1:]:
-            result.append("B" + tag[1:])
-        else:
-            result.append(tag)
-        previous = tag
-    return result
+def _with_clean_tags(row: TaggedSentence, findings: Findings) -> TaggedSentence:
+    """The row with names of types as they are compared."""
+    tags = [sys.intern(_clean_tag(tag)) for tag in row.tags or ()]
+    if tags == row.tags:
+        return row
+    findings.count(CLEANED, row.origin.place)
+    return replace(row, tags=tags)
+
+
+def _clean_tag(tag: str) -> str:
+    tag = cleaned(tag)
+    return tag[:2] + cleaned(tag[2:]) if tag[1:2] == "-" else tag
+
+
+def _with_iob2(row: TaggedSentence, scheme: str, findings: Findings) -> TaggedSentence | None:
+    """The row with IOB2 tags; None: they aren't of the scheme (a mistake)."""
+    tags = row.tags or []
+    place = first_broken(tags, scheme)
+    if place is None:
+        return row if scheme == "iob2" else replace(row, tags=to_iob2(tags, scheme))
+    tag, where = shown(tags[place]), row.origin.place.of_word(place)
+    if tags[place][:2] in ("B-", "I-", "E-", "L-", "S-", "U-", "M-") and len(tags[place]) > 2:
+        previous = shown(tags[place - 1]) if place else "O"
+        what = f"tag {place + 1} is `{tag}` after `{previous}`, which {_SCHEMES[scheme]} doesn't"
+        hint = "Other schemes: data.tag_scheme."
+        if scheme == "iob2":
+            hint = "If the file is IOB1, set `data.tag_scheme: iob1`."
+        if place + 1 < len(tags) and scheme in ("bioes", "bilou", "bmes"):
+            what = what.replace(" after ", f" before `{shown(tags[place + 1])}` and after ")
+        findings.mistake(where, f"{what} allow.", hint)
+    else:
+        findings.mistake(where, f"tag {place + 1} is `{tag}`, not O, B-TYPE or I-TYPE.")
+    return None
 
 
 def _check_odd_words(rows: Sequence[TaggedSentence], source: str, labelled: bool) -> list[Mistake]:
@@ -240,21 +282,6 @@ def _check_odd_words(rows: Sequence[TaggedSentence], source: str, labelled: bool
     if labelled and all(len(row.words) == 1 for row in rows):
         what = f"has one word in each of its {len(rows):,} sentences."
         return [Mistake(source, what, f"{hint}, and which the sentence: data.columns.sent_id.")]
-    return []
-
-
-def _check_tags(place: Place, tags: Sequence[str]) -> list[Mistake]:
-    previous = "O"
-    for word, tag in enumerate(tags):
-        if tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) < 3):
-            what = f"tag {word + 1} is `{shown(tag)}`, not O, B-TYPE or I-TYPE."
-            return [Mistake(place.of_word(word), what)]
-        if tag.startswith("I-") and previous[1:] != tag[1:]:
-            pair = f"`{shown(tag)}` after `{shown(previous)}`"
-            what = f"tag {word + 1} is {pair}, which IOB2 doesn't allow."
-            hint = "If the file is IOB1, set `data.tag_scheme: iob1`."
-            return [Mistake(place.of_word(word), what, hint)]
-        previous = tag
     return []
 
 

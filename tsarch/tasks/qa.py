@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsarch.config import Columns, DataConfig
+from tsarch.data.formats.qa_shapes import QA_SHAPES
+from tsarch.data.formats.shapes import Shape
 from tsarch.data.layouts import Layout, PackingSpec, QuestionLayout
 from tsarch.data.passages import CharSpan, Question
 from tsarch.data.row_reader import PlainSplits
@@ -48,12 +50,14 @@ class QaColumns(Columns):
     question: str = "question"
     """Column with the question (a string)."""
     answers: str = "answers"
-    """Column with `{text: [...], answer_start: [...]}`, places in characters; empty lists: the
-    passage has no answer."""
+    """Column with `{text: [...], answer_start: [...]}`, or a list of `{text, answer_start}`, places
+    in characters; empty lists: the passage has no answer."""
 
 
 class QaReader(PlainSplits):
     """`id`, `context`, `question`, `answers` {`text`, `answer_start`}: SQuAD's rows."""
+
+    shapes: tuple[Shape, ...] = QA_SHAPES
 
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = QaColumns(**data.columns)
@@ -248,6 +252,10 @@ def _answers(
         mistakes.append(no_column(str(place), name, raw))
         return []
     value = from_json(raw[name])
+    if isinstance(value, dict) and isinstance(value.get("text"), str):
+        value = [value]
+    if isinstance(value, list) and all(isinstance(own, dict) for own in value):
+        value = {name: [own.get(name) for own in value] for name in ("text", "answer_start")}
     match value:
         case {"text": list(texts), "answer_start": list(starts)} if len(texts) == len(starts):
             pairs = list(zip(texts, starts, strict=True))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tsarch.config import Columns, DataConfig
+from tsarch.data.formats.findings import Findings
+from tsarch.data.formats.relation_shapes import RELATION_SHAPES
+from tsarch.data.formats.shapes import Shape
 from tsarch.data.layouts import LabelledWordsLayout, Layout, PackingSpec
-from tsarch.data.row_reader import PlainSplits
+from tsarch.data.names import CLEANED, cleaned
 from tsarch.data.rows import (
     Origin,
     Place,
@@ -22,6 +25,7 @@ from tsarch.data.rows import (
     from_json,
     no_column,
     shown,
+    with_named_label,
 )
 from tsarch.errors import Mistake
 from tsarch.records import FloatArray, IntArray, TokenizedSplit
@@ -75,16 +79,19 @@ class RelationColumns(Columns):
     """Column with the relation's name; `NA`, `no_relation`, `Other`: none."""
 
 
-class RelationReader(PlainSplits):
+class RelationReader:
     """`tokens` with the spans [start, end) of `head` and `tail`, and the `relation` of the two.
 
     Every row is a context of its own, whatever its `doc_id`: rows with other marks in the same
     sentence are too alike to be told apart in one.
     """
 
+    shapes: tuple[Shape, ...] = RELATION_SHAPES
+
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = RelationColumns(**data.columns)
         self._labelled = labelled
+        self._last_is_inside = data.span_ends == "inclusive"
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -113,22 +120,32 @@ class RelationReader(PlainSplits):
     ) -> tuple[MarkedEntities | None, list[Mistake]]:
         """Both spans must lie inside the words."""
         columns = self.columns
+        with_named_label(raw, columns.relation)
         mistakes = found(check_words(place, raw, columns.tokens))
         if self._labelled:
             mistakes += found(check_text(place, raw, columns.relation))
         head, tail = (_span(place, raw, name, mistakes) for name in (columns.head, columns.tail))
         if mistakes:
             return None, mistakes
+        if self._last_is_inside:
+            head, tail = (head[0], head[1] + 1), (tail[0], tail[1] + 1)
         tokens = raw[columns.tokens]
         relation = raw[columns.relation] if self._labelled else None
         for name, (start, stop) in ((columns.head, head), (columns.tail, tail)):
             if not 0 <= start < stop <= len(tokens):
                 what = f"`{name}` is [{start}, {stop}), outside the {len(tokens)} tokens or empty."
-                mistakes.append(Mistake(str(place), what))
+                hint = "If ends are the last words, set data.span_ends: inclusive."
+                mistakes.append(Mistake(str(place), what, hint if start == stop else ""))
         mistakes += found(check_unicode(place, *tokens, relation or ""))
         if mistakes:
             return None, mistakes
-        return MarkedEntities(Origin(place, str(place)), tokens, head, tail, relation), []
+        return MarkedEntities(Origin(place, place.name), tokens, head, tail, relation), []
+
+    def complete(
+        self, rows: list[MarkedEntities], source: str, findings: Findings
+    ) -> list[MarkedEntities]:
+        """Labels that look the same are the same."""
+        return [_with_clean_label(row, findings) for row in rows]
 
     def label_names(self, row: MarkedEntities) -> Iterable[tuple[str, str]]:
         """The relation."""
@@ -146,6 +163,14 @@ class RelationReader(PlainSplits):
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[MarkedEntities]:
         """A label a row."""
         return LabelledWordsLayout(spec, labels)
+
+
+def _with_clean_label(row: MarkedEntities, findings: Findings) -> MarkedEntities:
+    label = None if row.label is None else cleaned(row.label)
+    if label == row.label:
+        return row
+    findings.count(CLEANED, row.origin.place)
+    return replace(row, label=label)
 
 
 def _marked(tokens: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[str]:

@@ -23,6 +23,7 @@ class Findings:
     guess: Callable[[], str | None] = lambda: None
     """What the file may be that is read now, should all of it fail."""
     _notes: dict[str, list[str]] = field(default_factory=dict)
+    _counts: dict[tuple[str, str], tuple[int, Place]] = field(default_factory=dict)
 
     def mistake(self, where: object, what: str, hint: str = "") -> None:
         """Something to put right."""
@@ -34,8 +35,17 @@ class Findings:
         if self.split not in splits:
             splits.append(self.split)
 
+    def count(self, text: str, place: Place) -> None:
+        """One of many that a note will count: `{}` becomes their number, then the first place."""
+        number, first = self._counts.get((self.split, text), (0, place))
+        self._counts[self.split, text] = number + 1, first
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Each note once, with its splits."""
         named = ((", ".join(splits), text) for text, splits in self._notes.items())
-        return tuple(f"{splits}: {text}" if splits else text for splits, text in named)
+        counted = (
+            (split, text.format(f"{number:,}", first))
+            for (split, text), (number, first) in self._counts.items()
+        )
+        return tuple(f"{splits}: {text}" if splits else text for splits, text in (*named, *counted))

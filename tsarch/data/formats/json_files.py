@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,7 +103,7 @@ def _array_items(path: str, text: str, start: int) -> Iterator[tuple[Place, Any]
     """Items of a list, each with the line where it begins; one at a time is held."""
     decoder = json.JSONDecoder()
     place, line, counted = start + 1, 1, 0
-    while True:
+    for number in itertools.count(1):
         place = _GAP.match(text, place).end()  # type: ignore[union-attr]
         if text[place : place + 1] == "]":
             break
@@ -111,7 +112,7 @@ def _array_items(path: str, text: str, start: int) -> Iterator[tuple[Place, Any]
             item, place = decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
             raise UserError.single(f"{path}:{line}", f"is not JSON: {error}.") from None
-        yield Place(path, line), item
+        yield Place(path, line, part=(number,)), item
         place = _GAP.match(text, place).end()  # type: ignore[union-attr]
         if text[place : place + 1] == ",":
             place += 1

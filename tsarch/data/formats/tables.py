@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import DataConfig
 from tsarch.data.cache import cache_root
-from tsarch.data.formats.findings import Found
+from tsarch.data.formats.findings import Findings, Found
+from tsarch.data.formats.shapes import fitting, with_nested, with_shape
+from tsarch.data.formats.word_rows import with_sentences
 from tsarch.data.row_reader import RowReader
 from tsarch.data.rows import Place, no_column
 from tsarch.errors import UserError, one_line
@@ -17,6 +18,7 @@ from tsarch.errors import UserError, one_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_LOOKED_AT = 20
 _HUB_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
 
 
@@ -37,7 +39,7 @@ def parquet_rows(path: str, data: DataConfig, reader: RowReader[Any]) -> Found:
     except Exception as error:  # whatever Arrow raises, as it is or wrapped
         reason = one_line(error.__cause__ or error)
         raise UserError.single(path, f"can't be read as parquet: {reason}") from None
-    yield from table_rows(table, path, reader)
+    yield from table_rows(table, path, data, reader)
 
 
 def load_hub(data: DataConfig) -> dict[str, Dataset]:
@@ -62,7 +64,11 @@ def hub_split(split: str, sets: dict[str, Dataset]) -> str | None:
 
 
 def hub_rows(
-    data: DataConfig, reader: RowReader[Any], split: str, sets: dict[str, Dataset]
+    data: DataConfig,
+    reader: RowReader[Any],
+    split: str,
+    sets: dict[str, Dataset],
+    findings: Findings,
 ) -> Found:
     """Rows of a split of a hub data set.
 
@@ -73,10 +79,15 @@ def hub_rows(
     if name is None:
         hint = f"Its splits: {', '.join(sets)}."
         raise UserError.single(f"data.hub: {data.hub}", f"has no split `{split}`.", hint)
-    yield from table_rows(sets[name], f"{data.hub} ({name})", reader)
+    names = {own: str(value) for own, value in reader.columns.model_dump().items()}
+    labelled = reader.label_column in reader.needed
+    found = table_rows(sets[name], f"{data.hub} ({name})", data, reader)
+    found = with_shape(found, reader.shapes, data.format, names, labelled, findings)
+    found = with_nested(found, [*reader.needed, *reader.optional])
+    yield from with_sentences(found, names, findings)
 
 
-def table_rows(table: Dataset, source: str, reader: RowReader[Any]) -> Found:
+def table_rows(table: Dataset, source: str, data: DataConfig, reader: RowReader[Any]) -> Found:
     """Rows of a table; class numbers become the names that the table has for them.
 
     Raises:
@@ -84,13 +95,18 @@ def table_rows(table: Dataset, source: str, reader: RowReader[Any]) -> Found:
     """
     from datasets import ClassLabel
 
-    values = table.select_columns(_wanted(reader, table.column_names, source)).to_dict()
+    names = {own: str(value) for own, value in reader.columns.model_dump().items()}
+    first = [table[number] for number in range(min(len(table), _LOOKED_AT))]
+    if fitting(first, reader.shapes, data.format, names) is None:
+        columns = first[0] if first else dict.fromkeys(table.column_names)
+        table = table.select_columns(_wanted(reader, columns, source))
+    values = table.to_dict()
     column = reader.label_column
     feature = table.features.get(column)
     item = getattr(feature, "feature", feature)
     if isinstance(item, ClassLabel) and column in values:
-        names = dict(enumerate(item.names))
-        values[column] = [_named(label, names) for label in values[column]]
+        classes = dict(enumerate(item.names))
+        values[column] = [_named(label, classes) for label in values[column]]
     for number, row in enumerate(zip(*values.values()), 1):
         yield Place(source, number, unit="row "), dict(zip(values, row))
 
@@ -102,15 +118,19 @@ def _named(label: Any, names: dict[int, str]) -> Any:
     return names.get(label, label)
 
 
-def _wanted(reader: RowReader[Any], names: Sequence[str], source: str) -> list[str]:
+def _wanted(reader: RowReader[Any], names: dict[str, Any], source: str) -> list[str]:
     """The columns of a table that are read.
+
+    Args:
+        names: its columns, with a row's values.
 
     Raises:
         UserError: a column is missing.
     """
-    needed = reader.needed
-    missing = [name for name in needed if name not in names]
+    # Of `translation.en` the column is `translation`.
+    roots = {name: name if name in names else name.partition(".")[0] for name in reader.needed}
+    missing = [name for name, root in roots.items() if root not in names]
     if missing:
         raise UserError([no_column(source, "` and no column `".join(missing), names)])
     optional = [name for name in reader.optional if name in names]
-    return list(dict.fromkeys((*needed, *optional)))
+    return list(dict.fromkeys((*roots.values(), *optional)))

@@ -1,0 +1,119 @@
+"""Rows of TACRED, DocRED and OpenNRE (FewRel, Wiki80), made into heads and tails by words."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tsarch.data.formats.shapes import Item, Raw, Shape
+from tsarch.data.rows import Place, shown
+
+_NONE = "NA"
+_TACRED = ("subj_start", "subj_end", "obj_start", "obj_end")
+
+
+def _is_tacred(raw: Raw, names: Mapping[str, str]) -> bool:
+    return all(type(raw.get(name)) is int for name in _TACRED)
+
+
+def _tacred_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
+    raw = item.raw
+    if not _is_tacred(raw, item.names):
+        item.findings.mistake(item.place, f"has no whole numbers {', '.join(_TACRED)}.")
+        return
+    first, last, object_first, object_last = (raw[name] for name in _TACRED)
+    yield (
+        item.place,
+        item.row(
+            tokens=raw.get("token", raw.get("tokens")),
+            head=[first, last + 1],  # theirs is the last word
+            tail=[object_first, object_last + 1],
+            relation=raw.get("relation"),
+        ),
+    )
+
+
+def _is_opennre(raw: Raw, names: Mapping[str, str]) -> bool:
+    return all(isinstance(raw.get(name), dict) and "pos" in raw[name] for name in ("h", "t"))
+
+
+def _opennre_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
+    tokens = item.raw.get("token", item.raw.get("tokens"))
+    spans = {}
+    for name, own in (("head", "h"), ("tail", "t")):
+        match item.raw.get(own):
+            case {"pos": [int(start), int(stop)]}:
+                spans[name] = [start, stop]
+            case other:
+                what = f"`{own}` is {shown(other)}, not an entity with `pos` [start, end)."
+                item.findings.mistake(item.place, what)
+                return
+    if not isinstance(tokens, list):
+        what = "has no list of words `token`; characters of a `text` aren't read."
+        item.findings.mistake(item.place, what)
+        return
+    yield item.place, item.row(tokens=tokens, relation=item.raw.get("relation"), **spans)
+
+
+def _is_docred(raw: Raw, names: Mapping[str, str]) -> bool:
+    return isinstance(raw.get("vertexSet"), list) and isinstance(raw.get("sents"), list)
+
+
+def _docred_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
+    """A row for each ordered pair of entities, at their first mentions; pairs without a relation
+    are `NA`. A pair with several relations is a row for each."""
+    try:
+        tokens, spans = _document(item.raw)
+        related = _related(item.raw) if item.labelled else {}
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        what = f"isn't as DocRED has it (`sents`, `vertexSet`, `labels`): {error!r}."
+        item.findings.mistake(item.place, what)
+        return
+    if item.labelled and "labels" not in item.raw:
+        item.findings.mistake(item.place, "has no `labels`.", "DocRED's test.json has none.")
+        return
+    for head, tail in itertools.permutations(range(len(spans)), 2):
+        relations = related.get((head, tail), [_NONE])
+        if len(relations) > 1:
+            note = "{} pairs have several relations, each in a row of its own, the first in {}"
+            item.findings.count(note, item.place)
+        for relation in relations:
+            yield (
+                item.place,
+                item.row(
+                    tokens=tokens,
+                    head=list(spans[head]),
+                    tail=list(spans[tail]),
+                    relation=relation if item.labelled else None,
+                ),
+            )
+
+
+def _document(raw: Raw) -> tuple[list[str], list[tuple[int, int]]]:
+    """Words of all sentences, and the words [start, end) of each entity's first mention."""
+    starts = [0, *itertools.accumulate(len(own) for own in raw["sents"])]
+    spans = []
+    for mentions in raw["vertexSet"]:
+        places = []
+        for own in mentions:
+            start, stop = own["pos"]
+            places.append((starts[own["sent_id"]] + start, starts[own["sent_id"]] + stop))
+        spans.append(min(places))
+    return [word for own in raw["sents"] for word in own], spans
+
+
+def _related(raw: Raw) -> dict[tuple[int, int], list[Any]]:
+    related: dict[tuple[int, int], list[Any]] = {}
+    for label in raw.get("labels", []):
+        own = related.setdefault((label["h"], label["t"]), [])
+        if label["r"] not in own:
+            own.append(label["r"])
+    return related
+
+
+RELATION_SHAPES = (
+    Shape("tacred", "TACRED's rows (ends are the last word)", _is_tacred, _tacred_rows),
+    Shape("docred", "DocRED's documents, a row a pair of entities", _is_docred, _docred_rows),
+    Shape("opennre", "OpenNRE's rows", _is_opennre, _opennre_rows),
+)
