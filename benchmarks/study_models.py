@@ -87,7 +87,7 @@ class Trained:
 
     def __init__(self, blueprint: Blueprint, prepared: Prepared) -> None:
         self._splits = prepared.splits
-        self._task = make_task(blueprint.task.name, prepared.labels)
+        self._task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
         self._crew = LocalCrew(blueprint, prepared)
         stats = next(iter(self._crew.stats().values()))[0]
         self.num_parameters = sum(stats.stage_parameters.values())
@@ -126,7 +126,7 @@ class Distilled:
         blueprint = resolve(config)
         train = prepared.splits["train"]
         self._splits = prepared.splits
-        self._task = make_task(blueprint.task.name, prepared.labels)
+        self._task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
         self._evaluation_tokens = blueprint.batches.evaluation_tokens
         num_labels = len(prepared.labels)
         engine, self._tied = _stage_parts(blueprint, Stage.STUDENT, num_labels, train)

@@ -126,7 +126,7 @@ def train(
     return RunResult(
         key=key,
         settings=settings,
-        main_metric=make_task(blueprint.task.name, prepared.labels).main_metric,
+        main_metric=make_task(blueprint.task.name, prepared.labels, blueprint.task).main_metric,
         validation=validation,
         test=learner.evaluate("test"),
         steps=num_steps,

@@ -27,7 +27,6 @@ from tsarch.tasks.collect import Collector, WindowOutputs
 from tsarch.tasks.decoding import Decoder, DecodingSpec
 from tsarch.tasks.ner import entities
 from tsarch.tasks.registry import make_task, row_reader
-from tsarch.tasks.relation import NO_RELATION
 from tsarch.tasks.squad import score_answer
 
 TAGS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
@@ -152,9 +151,9 @@ def counted(task: str, split: TokenizedSplit, answers: list[tuple[Any, ...]]) ->
     hits = [name == row.label for name, row in zip(names, rows, strict=True)]
     if task == "classification":
         return {"accuracy": float(np.mean(hits))}
-    related = [name not in NO_RELATION for name in names]
+    related = [name != "Other" for name in names]
     right = sum(hit and own for hit, own in zip(hits, related, strict=True))
-    gold_related = sum(row.label not in NO_RELATION for row in rows)
+    gold_related = sum(row.label != "Other" for row in rows)
     return {"precision": right / sum(related), "recall": right / gold_related}
 
 

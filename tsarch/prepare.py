@@ -45,13 +45,15 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     check_loss(blueprint.loss, make_task(blueprint.task.name, ()), blueprint.task.name)
     reader = row_reader(blueprint.task.name, blueprint.data)
     corpus = read_splits(blueprint.data, reader)
+    task = make_task(blueprint.task.name, corpus.labels, blueprint.task)
     spec = packing_spec(blueprint)
     layout = reader.layout(spec, corpus.labels)
     splits = {split: layout.pack(rows) for split, rows in corpus.rows.items()}
     end = end_token(spec.tokens.tokenizer) if is_generative(blueprint.task.name) else None
     found = splits["train"].labels
     weights = label_weights(blueprint.loss, corpus.labels, found[found != IGNORED])
-    notes = corpus.notes if weights is None else (*corpus.notes, told(weights, corpus.labels))
+    notes = (*corpus.notes, *task.choices)
+    notes = notes if weights is None else (*notes, told(weights, corpus.labels))
     return Prepared(splits, corpus.labels, notes, end, weights)
 
 

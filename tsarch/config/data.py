@@ -92,6 +92,11 @@ def _known_task(name: str) -> str:
     return name
 
 
+def _as_label(value: object) -> object:
+    """Labels that YAML reads as something else: `false` and `0` without quotes."""
+    return str(value).lower() if isinstance(value, bool | int) else value
+
+
 class TaskConfig(Section):
     """What is learned, and how it is measured."""
 
@@ -99,6 +104,10 @@ class TaskConfig(Section):
         str, AfterValidator(_known_task), Field(json_schema_extra={"enum": list(TASKS)})
     ] = "ner"
     """Task; decides what a row is, labels and metrics."""
+    no_relation: Annotated[str | None, BeforeValidator(_as_label)] = "auto"
+    """`relation`: label of rows whose entities aren't related, which the metrics leave out. `auto`:
+    the one among the labels that is usual for it, such as `NA`, `no_relation`, `Other`, `none` or
+    `false`; `null`: every label is a relation."""
     source_prefix: str = ""
     """Generative tasks: text put before every source, such as `Summarize: `."""
     target_prefix: str = ""

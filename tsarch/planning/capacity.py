@@ -106,7 +106,7 @@ def rank_need(blueprint: Blueprint, stage: Stage, prepared: Prepared) -> RankNee
     local, own = blueprint.runner.is_one_process, blueprint.stages[stage]
     replicas = blueprint.topology.replicas(stage)
     moments = num_moments(own.optimizer.name, own.optimizer.momentum)
-    objective = make_task(blueprint.task.name, prepared.labels).objective
+    objective = make_task(blueprint.task.name, prepared.labels, blueprint.task).objective
     model = outline_model(blueprint, stage, objective.num_outputs(len(prepared.labels)))
     parameters, trainable = num_elements(model), num_trained(model)
     # One process trains under autocast, where weights stay fp32.

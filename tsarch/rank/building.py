@@ -59,7 +59,7 @@ class Parts:
 
 def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Parts:
     """Build everything that is in this process (all ranks call it: the table is broadcast)."""
-    task = make_task(blueprint.task.name, prepared.labels)
+    task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
     num_outputs = task.objective.num_outputs(len(prepared.labels))
     models = {
         stage: build_model(

@@ -38,7 +38,7 @@ def save_bad_batch(
     contexts = plan.contexts(step)
     tokens = [context_tokens(split, context) for context in contexts.tolist()]
     tokenizer = blueprint.tokenizer()
-    task = make_task(blueprint.task.name, prepared.labels)
+    task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
     folder.mkdir(parents=True, exist_ok=True)
     place = plan.position(step)
     description = {

@@ -75,7 +75,7 @@ class Trainer:
         self._reporter = reporter
         self._proposal = proposal
         self._point = point
-        self._task = make_task(blueprint.task.name, prepared.labels)
+        self._task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
         self._examiner = Examiner(blueprint, prepared, self._task, crew)
         plan = batch_plan(blueprint, prepared.splits["train"])
         self._num_steps = num_training_steps(blueprint, plan)

@@ -157,7 +157,7 @@ def saved_pair(run: Path) -> Pair:
     """
     blueprint, task_file = open_run(run)
     check_run(blueprint, own_ray=False)
-    objective = make_task(task_file.task, task_file.labels).objective
+    objective = make_task(task_file.task, task_file.labels, blueprint.task).objective
     with _told(run / "model"):
         return build_pair(
             blueprint,
@@ -198,7 +198,7 @@ def evaluate_run(
         crew = LocalCrew(blueprint, prepared)
         crew.ask(RankApi.load, model)
     weight = task_file.joint_weight
-    task, own = make_task(task_file.task, prepared.labels), prepared.splits[split]
+    task, own = make_task(task_file.task, prepared.labels, blueprint.task), prepared.splits[split]
     predictions = predict(blueprint, task, crew, split, own, [weight])
     evaluation = evaluate_modes(task, own, predictions, weight)
     modes = None if mode is None else (mode,)

@@ -16,7 +16,7 @@ _EVALUATED = ("validation", "test")
 
 def with_notes(blueprint: Blueprint, prepared: Prepared) -> Prepared:
     """The data of a run, with remarks on the scores that its splits can have."""
-    task = make_task(blueprint.task.name, prepared.labels)
+    task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
     notes = self_score_notes(task, prepared.splits)
     return replace(prepared, notes=(*prepared.notes, *notes))
 

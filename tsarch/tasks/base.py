@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from tsarch.config import TaskConfig
 from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
 from tsarch.tasks.answers import Answer, GeneratedText
 
@@ -56,6 +57,8 @@ class Task(Protocol):
     """Metrics that the final table shows."""
     window_choice: WindowChoice | None
     """None: the student reads the split's own windows."""
+    choices: tuple[str, ...]
+    """What was chosen by the labels and can be set, for the user."""
 
     @property
     def objective(self) -> Objective:
@@ -118,8 +121,9 @@ class LabelTask:
 
     lower_is_better = False
     window_choice: WindowChoice | None = None
+    choices: tuple[str, ...] = ()
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], config: TaskConfig | None = None) -> None:
         self.labels = tuple(labels)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsarch.config import Columns, DataConfig
+from tsarch.config import Columns, DataConfig, TaskConfig
 from tsarch.data.formats.qa_shapes import QA_SHAPES
 from tsarch.data.formats.shapes import Shape
 from tsarch.data.layouts import Layout, PackingSpec, QuestionLayout
@@ -145,8 +145,9 @@ class QaTask:
     lower_is_better = False
     table_metrics: tuple[str, ...] = ("exact_match", "f1")
     window_choice: WindowChoice | None = SpanWindows()
+    choices: tuple[str, ...] = ()
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], config: TaskConfig | None = None) -> None:
         self._may_be_none = NO_ANSWER in labels
 
     @property

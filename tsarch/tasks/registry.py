@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, cast
 
-from tsarch.config import DataConfig
+from tsarch.config import DataConfig, TaskConfig
 from tsarch.data.row_reader import RowReader
 from tsarch.task_names import TASKS
 from tsarch.tasks.base import GenerativeTask, Task
@@ -21,9 +21,13 @@ def row_reader(name: str, data: DataConfig, labelled: bool = True) -> RowReader[
     return cast(RowReader[Any], _module(name).READER(data, labelled))
 
 
-def make_task(name: str, labels: Sequence[str]) -> Task:
-    """The task called `name` over `labels`."""
-    return cast(Task, _module(name).TASK(labels))
+def make_task(name: str, labels: Sequence[str], config: TaskConfig | None = None) -> Task:
+    """The task called `name` over `labels`; `config`: how it is measured, None: as is usual.
+
+    Raises:
+        UserError: the config and the labels don't fit.
+    """
+    return cast(Task, _module(name).TASK(labels, config or TaskConfig(name=name)))
 
 
 def table_metrics(name: str) -> tuple[str, ...]:

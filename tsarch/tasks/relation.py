@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tsarch.config import Columns, DataConfig
+from tsarch.config import Columns, DataConfig, TaskConfig
 from tsarch.data.formats.findings import Findings
 from tsarch.data.formats.relation_shapes import RELATION_SHAPES
 from tsarch.data.formats.shapes import Shape
@@ -32,10 +32,9 @@ from tsarch.records import FloatArray, IntArray, TokenizedSplit
 from tsarch.tasks.answers import Relation
 from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.chinese import joined
+from tsarch.tasks.no_relation import AUTO, no_relation
 from tsarch.tasks.votes import likeliest, only_one, row_probabilities, row_votes
 
-NO_RELATION = ("NA", "no_relation", "Other", "O")
-"""Labels that mean "none of the relations" in the usual data sets."""
 HEAD_MARK, TAIL_MARK = "@", "#"
 """Put on both sides of an entity; tokens that every tokenizer has (Zhou & Chen 2022, "An Improved
 Baseline for Sentence-level Relation Extraction", section 3.2)."""
@@ -76,7 +75,7 @@ class RelationColumns(Columns):
     tail: str = "tail"
     """Column with the words [start, end) of the second entity."""
     relation: str = "relation"
-    """Column with the relation's name; `NA`, `no_relation`, `Other`: none."""
+    """Column with the relation's name, or that of no relation (`task.no_relation`)."""
 
 
 class RelationReader:
@@ -205,6 +204,13 @@ class RelationTask(LabelTask):
     full_marks: Mapping[str, float] = {"f1_micro": 1.0, "f1_macro": 1.0}
     table_metrics: tuple[str, ...] = ("precision", "recall", "f1_micro", "f1_macro")
 
+    def __init__(self, labels: Sequence[str], config: TaskConfig | None = None) -> None:
+        super().__init__(labels)
+        wanted = AUTO if config is None else config.no_relation
+        self.no_relation = no_relation(labels, wanted)
+        """None: every label is a relation."""
+        self.choices = (_told(self.no_relation, wanted == AUTO),)
+
     def metrics(self, split: TokenizedSplit, predicted: IntArray) -> Metrics:
         """Precision, recall, micro and macro F1 without the class of no relation.
 
@@ -215,7 +221,7 @@ class RelationTask(LabelTask):
         from sklearn.metrics import f1_score, precision_recall_fscore_support
 
         gold, guess = row_votes(split, split.labels), row_votes(split, predicted)
-        relations = [label for label, name in enumerate(self.labels) if name not in NO_RELATION]
+        relations = [label for label, name in enumerate(self.labels) if name != self.no_relation]
         seen = np.intersect1d(np.union1d(gold, guess), relations).tolist()
         if not seen:
             return dict.fromkeys(self.table_metrics, 0.0)
@@ -244,6 +250,14 @@ class RelationTask(LabelTask):
         name = self.labels[vote]
         head, tail = (joined(row.tokens[start:stop]) for start, stop in (row.head, row.tail))
         return Relation(name, head, tail, scores[name], scores)
+
+
+def _told(name: str | None, by_itself: bool) -> str:
+    """What is counted as no relation, for the user."""
+    if name is None:
+        return "every label counts as a relation (task.no_relation names one that doesn't)"
+    how = "by its name; " if by_itself else ""
+    return f"label `{shown(name)}` counts as no relation ({how}task.no_relation)"
 
 
 COLUMNS, READER, TASK = RelationColumns, RelationReader, RelationTask
