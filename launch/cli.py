@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -84,7 +83,7 @@ def load_run(config: Path, overrides: list[str], trace: bool, resume: bool) -> C
     if trace:
         overrides = [*overrides, "run.trace=true"]
     if resume and config.is_dir():
-        overrides = [*overrides, f"run.folder={json.dumps(str(config))}"]
+        overrides = [*overrides, f"run.folder={config}"]
         if not (config / "config.yaml").is_file():
             what = "nothing to resume: there is no config.yaml, which a run writes as it starts."
             raise UserError.single(f"--resume: {config}", what, "Start without --resume.")

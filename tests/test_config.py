@@ -86,7 +86,8 @@ def test_columns_are_those_of_the_task(tmp_path):
     raw = tiny_raw(tmp_path, schedule={"epoch": 3}, task={"name": "qa"})
     raw["data"]["columns"] = {"tags": "t", "contxt": "x", "zzz": "x", "id": 5.5, "question": "q"}
     assert mistakes_of(raw) == [
-        "c.yaml: data.columns.id: Input should be a valid string (given: 5.5).",
+        "c.yaml: data.columns.id: Input should be a valid string (given: 5.5). "
+        "YAML reads a number there: for a text put it in quotes.",
         "c.yaml: schedule.epoch: is not a key. Did you mean `schedule.epochs`?",
         "c.yaml: data.columns.tags: is a column of `ner`, not of `qa`. "
         "Columns of `qa`: id, context, question, answers.",

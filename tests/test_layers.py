@@ -27,6 +27,8 @@ LAYERS = [
         "tsarch.errors",
         "tsarch.config",
         "tsarch.config_loading",
+        "tsarch.overrides",
+        "tsarch.yaml_text",
         "tsarch.task_names",
         "tsarch.topology",
         "tsarch.clock",

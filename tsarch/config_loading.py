@@ -2,102 +2,29 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import importlib
 import json
 import os
-import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from tsarch.config import Columns, Config, TaskConfig
-from tsarch.errors import Mistake, UserError, one_line
+from tsarch.errors import Mistake, UserError
+from tsarch.overrides import override, parts_of
 from tsarch.redaction import redact, redact_urls
 from tsarch.task_names import TASKS
+from tsarch.yaml_text import read_yaml
 
-_MOST_VALUES = 100_000
-"""Values of a config file at most, anchors written out."""
-_MOST_BITS = 1000
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _PATH_FIELDS = ("train", "validation", "test")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and reads `1e-4` as a number (YAML 1.2)."""
-
-    def get_single_node(self) -> yaml.Node | None:
-        """The document; anchors may not make it huge, or part of itself."""
-        node = super().get_single_node()
-        if node is not None and _num_values(node, {}) > _MOST_VALUES:
-            what = f"has more than {_MOST_VALUES:,} values once its anchors are written out"
-            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Where PyYAML passes on what Python says of a number or date, say where it stands."""
-        try:
-            value = super().construct_object(node, deep)
-            if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-                raise ValueError("it is too large")  # Python wouldn't even print it
-            return value
-        except (ValueError, LookupError, AttributeError) as error:
-            kind = node.tag.rpartition(":")[2]
-            what = f"{_SHORT.repr(node.value)} is not a valid {kind} ({one_line(error)})"
-            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key given twice: {', '.join(twice)}", node.start_mark
-            )
-        return cast(dict[Any, Any], super().construct_mapping(node, deep))
-
-
-def _num_values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
-    """Values in and below a node. (Nodes are compared by identity; 0: it is being counted.)"""
-    if known.setdefault(node, 0):
-        return known[node]
-    below: list[yaml.Node] = []
-    if isinstance(node, yaml.MappingNode):
-        below = [part for pair in node.value for part in pair]
-    elif isinstance(node, yaml.SequenceNode):
-        below = node.value
-    for part in below:
-        if known.get(part) == 0:
-            raise yaml.constructor.ConstructorError(
-                None, None, "an anchor stands inside of what it names", part.start_mark
-            )
-    known[node] = 1 + sum(_num_values(part, known) for part in below)
-    return known[node]
-
-
-def read_yaml(text: str) -> Any:
-    """Plain values of a YAML text; no tag makes it anything else.
-
-    Raises:
-        ValueError: what is wrong with it.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
 
 
 def load_config(
@@ -112,7 +39,7 @@ def load_config(
     """
     file = Path(path)
     raw = _read_mapping(file)
-    mistakes = [m for m in (_override(raw, text) for text in overrides) if m is not None]
+    mistakes = [m for m in (override(raw, text) for text in overrides) if m is not None]
     if mistakes:
         raise UserError(mistakes)
     return parse_config(raw, str(path), base=base or file.resolve().parent)
@@ -225,25 +152,6 @@ def _read_mapping(file: Path) -> dict[str, Any]:
     return raw
 
 
-def _override(raw: dict[str, Any], text: str) -> Mistake | None:
-    """Put `a.b=c` into `raw`; the value is read as YAML."""
-    key, equals, value = text.partition("=")
-    where = f"--set {text}"
-    if not equals or not key:
-        return Mistake(where, "is not of the form key=value.", "Example: --set run.seed=1")
-    node: Any = raw
-    *parents, last = key.strip().split(".")
-    for name in parents:
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
-            return Mistake(where, f"`{name}` is a value, not a section.")
-    try:
-        node[last] = read_yaml(value)
-    except ValueError as error:
-        return Mistake(where, f"has a value that is not valid YAML: {error}")
-    return None
-
-
 def _odd_texts(source: str, value: Any, location: str = "") -> Iterator[Mistake]:
     """A mistake for each text that no file or file name can hold."""
     if isinstance(value, str):
@@ -278,7 +186,18 @@ def _mistake(source: str, error: Any) -> Mistake:
     value = error["input"]
     value = redact(value) if isinstance(value, str) else value
     given = "" if isinstance(value, dict) else f" (given: {_SHORT.repr(value)})"
-    return Mistake(where, f"{what}{given}.")
+    return Mistake(where, f"{what}{given}.", _quoted(error["type"], value))
+
+
+def _quoted(kind: str, value: Any) -> str:
+    """A hint, if YAML has made something else of what is meant to be a text."""
+    if kind not in ("string_type", "literal_error") or value is None:
+        return ""
+    if not isinstance(value, bool | int | float | datetime.date):
+        return ""
+    names = {bool: "yes or no", int: "a number", float: "a number"}
+    own = names.get(type(value), "a date")
+    return f"YAML reads {own} there: for a text put it in quotes."
 
 
 def _nearest(location: str) -> str:
@@ -298,5 +217,6 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of all fields of `model` and its sections."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+        for own in parts_of(field.annotation):
+            if isinstance(own, type) and issubclass(own, BaseModel):
+                yield from _keys(own, f"{prefix}{name}.")

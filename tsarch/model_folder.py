@@ -88,8 +88,11 @@ def replace_folder(new: Path, old: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def saved_config(config: Config, folder: Path) -> Config:
-    """The config changed so that models and tokenizer are built from `folder` alone."""
+def saved_config(
+    config: Config, folder: Path, data: Mapping[str, str | None] | None = None
+) -> Config:
+    """The config changed so that models and tokenizer are built from `folder` alone; `data`: other
+    keys of its section, with their values."""
     sections = {}
     for stage in STAGES:
         section = getattr(config, stage.name)
@@ -100,5 +103,6 @@ def saved_config(config: Config, folder: Path) -> Config:
         if stage is Stage.STUDENT:
             fields["layers"] = None
         sections[stage.name] = section.model_copy(update=fields)
-    data = config.data.model_copy(update={"tokenizer": str(folder / "tokenizer")})
-    return config.model_copy(update={**sections, "data": data})
+    own = {**(data or {}), "tokenizer": str(folder / "tokenizer")}
+    changed = config.data.model_copy(update=own)
+    return config.model_copy(update={**sections, "data": changed})

@@ -23,7 +23,7 @@ from tsarch.checkpoint.driver_state import (
     parse_progress,
 )
 from tsarch.checkpoint.store import Store
-from tsarch.config_loading import parse_config, read_yaml
+from tsarch.config_loading import parse_config
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.feeds import batch_plan, num_training_steps
 from tsarch.model_folder import replace_folder
@@ -32,6 +32,7 @@ from tsarch.redaction import is_redacted
 from tsarch.run.checkpoint_keeper import link_or_copy
 from tsarch.telling.step_table import StepTable
 from tsarch.topology import Stage
+from tsarch.yaml_text import read_yaml
 
 # Keys, or sections, that change no loss beyond the order of sums, or only what is written.
 _MAY_DIFFER = (

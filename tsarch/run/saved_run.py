@@ -118,11 +118,9 @@ def open_run(
             )
     _check_open(overrides)
     config = load_config(run / "config.yaml", overrides, base=Path.cwd())
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update=data)})
     with _told(model):
         task_file = load_task(model)
-        blueprint = resolve(saved_config(config, model))
+        blueprint = resolve(saved_config(config, model, data))
     if task_file.task != blueprint.task.name:
         raise UserError.single(
             str(run), f"was trained for {task_file.task}, its config says {blueprint.task.name}."

@@ -1,0 +1,89 @@
+"""Plain values of YAML texts: no tag makes them anything else, no number or anchor huge."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from typing import Any, cast
+
+import yaml
+
+from tsarch.errors import one_line
+
+_MOST_VALUES = 100_000
+"""Values of a text at most, anchors written out."""
+_MOST_BITS = 1000
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and reads `1e-4` as a number (YAML 1.2)."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document; anchors may not make it huge, or part of itself."""
+        node = super().get_single_node()
+        if node is not None and _num_values(node, {}) > _MOST_VALUES:
+            what = f"has more than {_MOST_VALUES:,} values once its anchors are written out"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Where PyYAML passes on what Python says of a number or date, say where it stands."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+                raise ValueError("it is too large")  # Python wouldn't even print it
+            return value
+        except (ValueError, LookupError, AttributeError) as error:
+            kind = node.tag.rpartition(":")[2]
+            what = f"{_SHORT.repr(node.value)} is not a valid {kind} ({one_line(error)})"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key given twice: {', '.join(twice)}", node.start_mark
+            )
+        return cast(dict[Any, Any], super().construct_mapping(node, deep))
+
+
+def _num_values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Values in and below a node. (Nodes are compared by identity; 0: it is being counted.)"""
+    if known.setdefault(node, 0):
+        return known[node]
+    below: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        below = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        below = node.value
+    for part in below:
+        if known.get(part) == 0:
+            raise yaml.constructor.ConstructorError(
+                None, None, "an anchor stands inside of what it names", part.start_mark
+            )
+    known[node] = 1 + sum(_num_values(part, known) for part in below)
+    return known[node]
+
+
+def read_yaml(text: str) -> Any:
+    """Plain values of a YAML text; no tag makes it anything else.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
