@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from tests.helpers import WIKIGOLD, write_jsonl
 from tsarch.config import DataConfig
-from tsarch.data.corpus import Corpus, read_splits
+from tsarch.data.corpus import Corpus, read_split, read_splits
 from tsarch.data.formats.conll import read_conll
 from tsarch.errors import Mistake, UserError
+from tsarch.tasks.classification import ClassificationReader
 from tsarch.tasks.ner import NerReader, TaggedSentence
 from tsarch.tasks.tag_schemes import to_iob2
 
@@ -210,13 +211,60 @@ def test_mistakes_of_hub_sets(tmp_path):
     found = mistakes(config(tmp_path, hub=str(hub), columns={"tags": "ner_tags"}))
     assert found == [
         f"{hub} (train):row 1: `ner_tags` has -1 as item 2, not a string.",
-        f"data.hub: {hub}: has no split `validation`. Its splits: train, test.",
         f"{hub} (test):row 1: `ner_tags` has -1 as item 2, not a string.",
     ]
     found = mistakes(config(tmp_path, hub=str(hub)))
     assert "no column `tags`. Columns: tokens, ner_tags. Set data.columns" in found[0]
     (only,) = mistakes(config(tmp_path, hub="./nowhere"))
     assert only.startswith("data.hub: ./nowhere: can't be loaded: ")
+
+
+def test_a_hub_set_without_validation_is_validated_on_a_share_of_train(tmp_path):
+    from datasets import Dataset
+
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    rows = [
+        {"text": f"text {n} {sentence}", "label": "rare" if n == 3 else f"l{n % 2}", "doc_id": n}
+        for n in range(30)
+        for sentence in range(2)
+    ]
+    for name in ("train", "test"):
+        Dataset.from_list(rows).to_parquet(str(hub / f"{name}.parquet"))
+    data = DataConfig(hub=str(hub), cache_folder=str(tmp_path / "cache"), validation_share=0.2)
+    reader = ClassificationReader(data)
+    corpus = read_splits(data, reader)
+    held, kept = (
+        {row.origin.doc_id for row in corpus.rows[own]} for own in ("validation", "train")
+    )
+    assert len(held) in (5, 6)
+    assert held | kept == set(map(str, range(30)))
+    assert not held & kept, "a document is in one of both"
+    assert "3" in kept, "a label that only it has stays in train"
+    assert corpus.notes[0] == (
+        f"validation: data.hub has no such split: {2 * len(held)} of the 60 training rows are "
+        "taken for it, the same at every run (data.validation_share)"
+    )
+    again, notes = read_split("validation", data, reader, corpus.labels)
+    assert again == corpus.rows["validation"]
+    assert notes == corpus.notes[:1]
+    assert read_split("train", data, reader, corpus.labels)[0] == corpus.rows["train"]
+    few = data.model_copy(update={"validation_share": 0.01})
+    with pytest.raises(UserError, match=r"has no validation split, and 1% of its 30 documents"):
+        read_splits(few, reader)
+
+
+def test_a_hub_split_whose_labels_are_kept_back(tmp_path):
+    hub = hub_folder(tmp_path / "hub", ("train", "dev"), [1, 2])
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
+    for name, labels in (("train", [0, 1]), ("dev", [0, 1]), ("test", [-1, -1])):
+        rows = {"text": ["x", "y"], "label": labels}
+        Dataset.from_dict(rows, features=features).to_parquet(str(hub / f"{name}.parquet"))
+    data = DataConfig(hub=str(hub), cache_folder=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"\(test\): has no labels: `label` is −1 in every row"):
+        read_splits(data, ClassificationReader(data))
 
 
 LINES = [

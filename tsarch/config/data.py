@@ -41,7 +41,11 @@ class DataConfig(Section):
     test: str | list[str] | None = None
     """Test file: the metrics before and after training."""
     hub: str | None = None
-    """Hub name of a data set with train, validation and test splits, in place of the files."""
+    """Hub name of a data set with train, validation and test splits, in place of the files; of one
+    without a validation split a part of train is it (`validation_share`)."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training split's documents that a hub data set without a validation split is
+    validated on; they aren't trained on."""
     hub_config: str | None = None
     """Configuration name of the hub data set."""
     format: Literal[

@@ -14,7 +14,8 @@ from typing import Any, Generic
 
 from tsarch.config import DataConfig
 from tsarch.data.formats.findings import Findings, Found
-from tsarch.data.formats.tables import hub_rows, load_hub
+from tsarch.data.formats.tables import hub_rows, hub_split, load_hub
+from tsarch.data.held_out import held_out
 from tsarch.data.mistakes import in_order, of_several_files, of_whole_file
 from tsarch.data.names import check_alike
 from tsarch.data.row_reader import RowReader, RowT
@@ -49,6 +50,9 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
     sets = {} if data.hub is None else load_hub(data)
     rows: dict[str, list[RowT]] = {}
     for split in SPLITS:
+        if split == "validation" and _lacks_validation(data, sets):
+            rows |= _with_validation(rows["train"], data, reader, findings)
+            continue
         findings.split = split
         found = _split_rows(split, data, reader, sets, findings)
         rows[split] = _checked(found, reader, source_of(split, data), findings)
@@ -76,15 +80,39 @@ def read_split(
         UserError: names the mistakes with file and line.
     """
     findings = Findings()
-    findings.split = split
     sets = {} if data.hub is None else load_hub(data)
-    found = _split_rows(split, data, reader, sets, findings)
+    is_part = split in ("train", "validation") and _lacks_validation(data, sets)
+    findings.split = "train" if is_part else split
+    found = _split_rows(findings.split, data, reader, sets, findings)
     rows = _checked(found, reader, source_of(split, data), findings)
+    if is_part:
+        rows = _with_validation(rows, data, reader, findings)[split]
     for name, place in _names(rows, reader).items():
         if not set(reader.labels([name])) <= set(labels):
             what = f"label `{shown(name)}` is not among those that the run was trained with:"
             findings.mistakes.append(Mistake(place, what, f"{shown(', '.join(labels))}."))
     return _sound(rows, findings), tuple(findings.notes)
+
+
+def _lacks_validation(data: DataConfig, sets: Mapping[str, Any]) -> bool:
+    """Whether a hub data set has a training split, but none for validation."""
+    names = (hub_split(split, sets) for split in ("train", "validation"))
+    return data.hub is not None and [name is None for name in names] == [False, True]
+
+
+def _with_validation(
+    rows: Sequence[RowT], data: DataConfig, reader: RowReader[RowT], findings: Findings
+) -> dict[str, list[RowT]]:
+    """A part of the training split as the validation split that there is none of."""
+    if findings.mistakes:
+        return {"train": list(rows), "validation": list(rows)}  # they are said first
+    splits = held_out(rows, reader, data.validation_share, f"data.hub: {data.hub}")
+    findings.split = "validation"
+    findings.note(
+        f"data.hub has no such split: {len(splits['validation']):,} of the {len(rows):,} training "
+        "rows are taken for it, the same at every run (data.validation_share)"
+    )
+    return splits
 
 
 def source_of(split: str, data: DataConfig) -> str:

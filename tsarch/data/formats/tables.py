@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def load_hub(data: DataConfig) -> dict[str, Dataset]:
     return sets
 
 
-def hub_split(split: str, sets: dict[str, Dataset]) -> str | None:
+def hub_split(split: str, sets: Mapping[str, Any]) -> str | None:
     """The name that a hub data set has for a split; None: it has no such split."""
     return next((name for name in _HUB_NAMES[split] if name in sets), None)
 
@@ -105,6 +106,9 @@ def table_rows(table: Dataset, source: str, data: DataConfig, reader: RowReader[
     feature = table.features.get(column)
     item = getattr(feature, "feature", feature)
     if isinstance(item, ClassLabel) and column in values:
+        if values[column] and set(map(str, values[column])) == {"-1"}:
+            what = f"has no labels: `{column}` is −1 in every row, as where they are kept back."
+            raise UserError.single(source, what, "Take a split whose labels are known.")
         classes = dict(enumerate(item.names))
         values[column] = [_named(label, classes) for label in values[column]]
     for number, row in enumerate(zip(*values.values()), 1):
