@@ -62,7 +62,7 @@ def test_a_mistake_in_a_scheme_has_its_line(tmp_path):
     bad = {"tokens": ["Lena", "mag"], "tags": ["B-PER", "O"]}
     path = write_jsonl(tmp_path / "x.jsonl", [good, bad, good])
     assert refused("ner", path).startswith(
-        f"{path}:2: tag 1 is `B-PER` before `O` and after `O`, which BIOES doesn't allow."
+        f"{path}:2: tag 1 is `B-PER` after `O` and before `O`, which BIOES doesn't allow."
     )
 
 

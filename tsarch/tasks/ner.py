@@ -123,8 +123,10 @@ class NerReader:
         self, rows: list[TaggedSentence], source: str, findings: Findings
     ) -> list[TaggedSentence]:
         """Words must be words, and tags of one scheme, which becomes IOB2."""
-        if not self._keeps_odd_words:
-            findings.mistakes += _check_odd_words(rows, source, self._labelled)
+        odd = [] if self._keeps_odd_words else _check_odd_words(rows, source, self._labelled)
+        if odd:
+            findings.mistakes += odd
+            return []
         if not self._labelled:
             return rows
         rows = [_with_clean_tags(row, findings) for row in rows]
@@ -255,14 +257,14 @@ def _with_iob2(row: TaggedSentence, scheme: str, findings: Findings) -> TaggedSe
         return row if scheme == "iob2" else replace(row, tags=to_iob2(tags, scheme))
     tag, where = shown(tags[place]), row.origin.place.of_word(place)
     if tags[place][:2] in ("B-", "I-", "E-", "L-", "S-", "U-", "M-") and len(tags[place]) > 2:
-        previous = shown(tags[place - 1]) if place else "O"
-        what = f"tag {place + 1} is `{tag}` after `{previous}`, which {_SCHEMES[scheme]} doesn't"
+        pair = f"`{tag}` after `{shown(tags[place - 1]) if place else 'O'}`"
+        if place + 1 < len(tags) and scheme in ("bioes", "bilou", "bmes"):
+            pair += f" and before `{shown(tags[place + 1])}`"
+        what = f"tag {place + 1} is {pair}, which {_SCHEMES[scheme]} doesn't allow."
         hint = "Other schemes: data.tag_scheme."
         if scheme == "iob2":
             hint = "If the file is IOB1, set `data.tag_scheme: iob1`."
-        if place + 1 < len(tags) and scheme in ("bioes", "bilou", "bmes"):
-            what = what.replace(" after ", f" before `{shown(tags[place + 1])}` and after ")
-        findings.mistake(where, f"{what} allow.", hint)
+        findings.mistake(where, what, hint)
     else:
         findings.mistake(where, f"tag {place + 1} is `{tag}`, not O, B-TYPE or I-TYPE.")
     return None

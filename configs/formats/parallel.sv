@@ -1,0 +1,3 @@
+Jag ser en katt.
+Det regnar.
+Var ligger stationen?
