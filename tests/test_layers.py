@@ -47,6 +47,7 @@ LAYERS = [
     ["tsarch.rank"],
     ["tsarch.planning"],
     ["tsarch.run"],
+    ["tsarch.prediction"],
     ["tsarch.cluster"],
     ["tsarch.launch"],
 ]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tsarch.config import Config as Config
     from tsarch.config_loading import load_config as load_config
     from tsarch.errors import UserError as UserError
+    from tsarch.prediction.loading import load as load
 
 __version__ = "0.1.0"
 
@@ -16,8 +17,9 @@ _PUBLIC = {
     "Config": "tsarch.config",
     "load_config": "tsarch.config_loading",
     "UserError": "tsarch.errors",
+    "load": "tsarch.prediction.loading",
 }
-__all__ = ["Config", "UserError", "load_config"]
+__all__ = ["Config", "UserError", "load", "load_config"]
 
 
 def __getattr__(name: str) -> Any:

@@ -83,15 +83,16 @@ def split_digest(split: TokenizedSplit) -> str:
     return digest.hexdigest()
 
 
-def packing_spec(blueprint: Blueprint) -> PackingSpec:
-    """What a run's contexts and windows depend on beside its rows."""
+def packing_spec(blueprint: Blueprint, keep_tokens: bool = True) -> PackingSpec:
+    """What a run's contexts and windows depend on beside its rows; `keep_tokens`: see
+    `RowTokenizer`."""
     graph, task = blueprint.topology.graph, blueprint.task
     readers = [blueprint.stages[stage] for stage in graph.reading("contexts")]
     start = None
     if readers and readers[0].architecture.is_seq2seq:
         start = int(readers[0].architecture.config.decoder_start_token_id)
     return PackingSpec(
-        tokens=RowTokenizer(blueprint.tokenizer(), blueprint.data.cache_folder),
+        tokens=RowTokenizer(blueprint.tokenizer(), blueprint.data.cache_folder, keep_tokens),
         teacher_max_tokens=blueprint.batches.context_tokens,
         student_max_tokens=blueprint.window_tokens,
         overlap_tokens=blueprint.data.overlap_tokens,

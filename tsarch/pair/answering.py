@@ -53,40 +53,45 @@ class Answering:
 
     def scores(self, split: TokenizedSplit, mode: Mode) -> FloatArray:
         """(num_words, …) of a mode, as `AnsweringTask.score_collector` keeps them."""
-        found = self._predictions(split)
+        needed = (mode != "student_alone", mode != "teacher")
+        has = (self._pair.has_teacher, self._pair.has_student)
+        assert not any(n > h for n, h in zip(needed, has)), f"this pair has no mode {mode}"
+        found = self._predictions(split, mode)
         said = getattr(found, mode)
-        assert said is not None, f"this pair has no mode {mode}"
+        assert said is not None
         scores: FloatArray = said[0] if mode == "joint" else said
         return scores
 
-    def _predictions(self, split: TokenizedSplit) -> Predictions:
+    def _predictions(self, split: TokenizedSplit, mode: Mode) -> Predictions:
         choice = self._task.window_choice
+        collector = self._task.score_collector(self._joint_weight)
         if choice is None or not self._pair.has_student:
-            return self._read(split, self._task.score_collector(self._joint_weight))
+            return self._read(split, collector, mode)
         if not self._pair.has_teacher:
             tiles = split.with_windows(choice.tiles(split, self._window_tokens))
-            return self._read(tiles, self._task.score_collector(self._joint_weight))
-        collector = self._task.score_collector(self._joint_weight)
+            return self._read(tiles, collector, mode)
         for own, states in self._contexts(split):
             self._collect_contexts(collector, split, own, states)
         teacher = collector.result().teacher
         assert teacher is not None
         windows = choice.windows(split, teacher, self._window_tokens, self._num_windows)
+        if mode == "teacher":
+            return choice.complete(teacher, [], [self._joint_weight])
         collector = self._task.score_collector(self._joint_weight)
-        chosen = self._read(split.with_windows(windows), collector)
+        chosen = self._read(split.with_windows(windows), collector, mode)
         return choice.complete(teacher, [chosen], [self._joint_weight])
 
-    def _read(self, split: TokenizedSplit, collector: Collector) -> Predictions:
-        """Read all contexts and their windows."""
-        if self._pair.has_teacher:
-            for own, states in self._contexts(split):
-                if self._pair.has_student:
-                    self._collect_windows(collector, split, own, states)
-                else:
-                    self._collect_contexts(collector, split, own, states)
-        else:
+    def _read(self, split: TokenizedSplit, collector: Collector, mode: Mode) -> Predictions:
+        """What a mode reads: contexts, windows, or both."""
+        if mode == "student_alone":
             for batch in evaluation_batches(split.context_lengths, self._batch_tokens):
                 self._collect_windows(collector, split, batch.tolist(), None)
+            return collector.result()
+        for own, states in self._contexts(split):
+            if mode == "teacher":
+                self._collect_contexts(collector, split, own, states)
+            else:
+                self._collect_windows(collector, split, own, states)
         return collector.result()
 
     def _contexts(self, split: TokenizedSplit) -> Iterator[tuple[list[int], list[States]]]:
@@ -127,11 +132,9 @@ class Answering:
                 predictions.append(None if read is None else read.predictions[inside])
         if not windows:
             return
-        for is_fed in (True, False) if states is not None else (False,):
-            read_now = windows if is_fed else [Window(w.token_ids) for w in windows]
-            found = self._pair.read(read_now)
-            for at, said, teacher in zip(places, found, predictions, strict=True):
-                collector.add(self._outputs(split.words[at], said, teacher, is_fed))
+        found = self._pair.read(windows)
+        for at, said, teacher in zip(places, found, predictions, strict=True):
+            collector.add(self._outputs(split.words[at], said, teacher, states is not None))
 
     def _outputs(
         self, words: IntArray, student: Tensor, teacher: Tensor | None, is_fed: bool

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from tsarch.blueprint import Blueprint, resolve
 from tsarch.config import Mode
@@ -16,6 +18,7 @@ from tsarch.data.corpus import source_of
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, saved_config
 from tsarch.pair.pair import Pair
+from tsarch.parallel.groups import choose_device
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_split
 from tsarch.rank.api import RankApi
@@ -147,8 +150,12 @@ def _check_open(overrides: Sequence[str]) -> None:
         raise UserError(mistakes)
 
 
-def saved_pair(run: Path) -> Pair:
+def saved_pair(run: Path, device: str = "cpu", precision: Literal["fp32", "bf16"] = "fp32") -> Pair:
     """The pair of a run's best weights.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        precision: of the arithmetic.
 
     Raises:
         UserError: the folder is not a complete run, or its files are damaged.
@@ -162,6 +169,8 @@ def saved_pair(run: Path) -> Pair:
             objective.num_outputs(len(task_file.labels)),
             {stage: load_weights(run / "model", stage) for stage in blueprint.stages},
             load_table(run / "model"),
+            choose_device(device),
+            torch.bfloat16 if precision == "bf16" else torch.float32,
         )
 
 

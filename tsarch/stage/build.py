@@ -63,16 +63,18 @@ def build_pair(
     num_outputs: int | None,
     weights: Mapping[Stage, Mapping[str, Tensor]] | None = None,
     table: Tensor | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Pair:
-    """The pair, or the one model that there is, on the CPU in fp32: as training starts, or with
-    saved `weights` and `table`."""
+    """The pair, or the one model that there is, as training starts, or with saved `weights` and
+    `table`; `device`: None is the CPU."""
     models = {stage: build_model(blueprint, stage, num_outputs) for stage in blueprint.stages}
     for stage, state in ({} if weights is None else weights).items():
         models[stage].module.load_state_dict(state)
     if table is None:
         table = next(model.table for model in models.values() if model.table is not None)
     modules = {stage.reads: model.module for stage, model in models.items()}
-    return Pair(table, modules.get("contexts"), modules.get("windows"))
+    return Pair(table, modules.get("contexts"), modules.get("windows"), device, dtype)
 
 
 def outline_model(blueprint: Blueprint, stage: Stage, num_outputs: int | None) -> nn.Module:

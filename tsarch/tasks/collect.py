@@ -117,20 +117,22 @@ class WordCollector:
     def result(self) -> Predictions:
         """Everything collected, by word."""
         words = np.concatenate([words for words, _ in self._one])
+        if not len(words) and self._fed:
+            return self._with_fed(None)
         order = np.argsort(words)
         one = {self._mode: np.concatenate([said for _, said in self._one])[order]}
-        return self._with_fed(Predictions(words[order], **one))
+        alone = Predictions(words[order], **one)
+        return self._with_fed(alone) if self._fed else alone
 
-    def _with_fed(self, alone: Predictions) -> Predictions:
-        """The modes that need both models, beside the student alone."""
-        if not self._fed:
-            return alone
+    def _with_fed(self, alone: Predictions | None) -> Predictions:
+        """The modes that need both models, beside the student alone where it was asked too."""
         words = np.concatenate([own.words for own in self._fed])
         student = np.concatenate([own.student for own in self._fed])
         teacher = np.concatenate([own.teacher for own in self._fed])
         weights = self._joint_weights.reshape(-1, *(1 for _ in student.shape))
         joint = self._decide(weights * teacher + (1 - weights) * student)
         order = np.argsort(words)
+        alone = alone or Predictions(words[order])
         assert np.array_equal(words[order], alone.words)
         return replace(
             alone,

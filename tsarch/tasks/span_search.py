@@ -128,7 +128,8 @@ class SpanWindows:
         for own in predictions:
             if own.student is not None:
                 student[own.words] = own.student
-            alone[own.words] = own.student_alone
+            if own.student_alone is not None:
+                alone[own.words] = own.student_alone
         weights: FloatArray = np.array(joint_weights, dtype=np.float32).reshape(-1, 1, 1)
         inside = np.isfinite(student).all(-1)
         joint = np.full((len(weights), *teacher.shape), -np.inf, dtype=np.float32)
