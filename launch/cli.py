@@ -1,4 +1,4 @@
-"""The command line: `tsarch train`, `tsarch evaluate`, `tsarch schema`."""
+"""The command line: `tsarch train`, `evaluate`, `predict`, `schema`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,21 @@ class ModeName(StrEnum):
     STUDENT = "student"
     JOINT = "joint"
     STUDENT_ALONE = "student_alone"
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """Arithmetic."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
 
 
 @app.command()
@@ -112,6 +127,47 @@ def evaluate(
 
     chosen: Mode | None = None if mode is None else mode.value
     show_evaluation(run, split.value, chosen, overrides, data, output)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    input: Annotated[
+        list[str],
+        typer.Option(
+            "--input",
+            help="File, glob or URL of JSON Lines, CSV, Parquet or plain texts (a line is an "
+            "input). May be given again.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="File to write: .jsonl, .csv, .tsv or .parquet.")],
+    mode: Annotated[
+        ModeName | None, typer.Option(help="Who predicts. Default: joint, if there are both.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic.")] = Precision.FP32,
+    batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Padded tokens that are read at a time.")
+    ] = 4096,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on where an input can't be read; say so there.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew, though an earlier call was interrupted.")
+    ] = False,
+) -> None:
+    """Answer the inputs of files, in order; an interrupted call goes on where it was."""
+    from tsarch.launch.prediction import Computing, predict_to_file
+
+    predict_to_file(
+        run,
+        input,
+        output,
+        None if mode is None else mode.value,
+        Computing(device.value, precision.value, batch_tokens),
+        skip_bad,
+        restart,
+    )
 
 
 @app.command()

@@ -1,0 +1,90 @@
+"""Predictions as a file: JSON Lines, or a table whose cells with several values are JSON texts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tsarch.errors import UserError
+
+_ROWS = 1024
+
+
+def check_output(output: Path) -> None:
+    """Check that a file can be written there.
+
+    Raises:
+        UserError: it can't, or its ending names no form.
+    """
+    if _kind(output) is None:
+        hint = "Endings are .jsonl, .csv, .tsv and .parquet."
+        raise UserError.single(str(output), "has an ending that names no known form.", hint)
+    if output.is_dir():
+        raise UserError.single(str(output), "is a folder.")
+    if not output.absolute().parent.is_dir():
+        raise UserError.single(str(output.parent), "is not a folder.", "Make it first.")
+
+
+def write_table(lines: Path, output: Path) -> None:
+    """Put JSON Lines into the form that the ending of `output` says; the file appears whole."""
+    new = output.with_name(output.name + ".new")
+    kind = _kind(output)
+    if kind == "jsonl":
+        shutil.copyfile(lines, new)
+    elif kind == "parquet":
+        _write_parquet(lines, new)
+    else:
+        _write_csv(lines, new, "\t" if kind == "tsv" else ",")
+    new.replace(output)
+
+
+def _kind(output: Path) -> str | None:
+    kind = output.suffix.lower().removeprefix(".")
+    return kind if kind in ("jsonl", "csv", "tsv", "parquet") else None
+
+
+def _rows(lines: Path) -> Iterator[dict[str, Any]]:
+    with lines.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _columns(lines: Path) -> list[str]:
+    """Of all rows, in the order in which they first come."""
+    names: dict[str, None] = {}
+    for row in _rows(lines):
+        names.update(dict.fromkeys(row))
+    return list(names)
+
+
+def _cell(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _write_csv(lines: Path, output: Path, delimiter: str) -> None:
+    columns = _columns(lines)
+    with output.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(columns)
+        writer.writerows([_cell(row.get(name)) for name in columns] for row in _rows(lines))
+
+
+def _write_parquet(lines: Path, output: Path) -> None:
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    schema = pa.schema([(name, pa.string()) for name in _columns(lines)])
+    with pq.ParquetWriter(output, schema) as writer:
+        batch: list[dict[str, str | None]] = []
+        for row in _rows(lines):
+            batch.append({name: _cell(row.get(name)) for name in schema.names})
+            if len(batch) == _ROWS:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+                batch = []
+        writer.write_table(pa.Table.from_pylist(batch, schema))
