@@ -1,6 +1,6 @@
 """Texts with entities marked by characters, made into words with tags.
 
-Words are what stands between spaces, cut at punctuation; a Chinese character is a word. Where an
+Words are those of a plain text (`plain_text.py`). Where an
 entity begins or ends inside a word, the word is cut there, so that entities stay exactly what they
 were. Lines of a text are sentences of one document, but for lines that an entity holds together.
 """
@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from tsarch.data.formats.shapes import Item, Raw
+from tsarch.data.plain_text import word_bounds
 from tsarch.data.rows import Place, check_unicode, shown
-
-if TYPE_CHECKING:
-    from tokenizers.pre_tokenizers import PreTokenizer
 
 
 @dataclass(frozen=True, order=True)
@@ -39,7 +35,7 @@ def sentences(
         return
     sound = [own for span in spans if (own := _placed(item, text, span)) is not None]
     kept = _apart(item, sorted(set(sound)))
-    words = _cut([bounds for _, bounds in _splitter().pre_tokenize_str(text)], kept)
+    words = _cut(list(map(tuple, word_bounds(text).tolist())), kept)
     lines = list(_lines(text, words, kept))
     for number, line in lines:
         tokens = [text[start:stop] for start, stop in line]
@@ -140,13 +136,3 @@ def _tags(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[str]:
         own = next((s for s in spans if s.start <= start and stop <= s.stop), None)
         tags.append("O" if own is None else f"{'B' if own.start == start else 'I'}-{own.label}")
     return tags
-
-
-@lru_cache(maxsize=1)
-def _splitter() -> PreTokenizer:
-    from tokenizers import Regex
-    from tokenizers.pre_tokenizers import BertPreTokenizer, Sequence, Split
-
-    chinese = Split(Regex(r"\p{Han}"), "isolated")
-    splitter: PreTokenizer = Sequence([chinese, BertPreTokenizer()])
-    return splitter
