@@ -54,11 +54,11 @@ def mistake(folder: Path, task: str, row: dict[str, object]) -> str:
     return what
 
 
-def test_a_text_is_its_words_and_one_label(tmp_path):
+def test_a_text_has_one_label(tmp_path):
     corpus = read(tmp_path, "classification", [GOOD["classification"], OTHER["classification"]])
     assert corpus.labels == ("x", "y")
     row = corpus.rows["train"][0]
-    assert (row.words, row.label, row.focus) == (["a", "b", "c"], "x", None)
+    assert (row.text, row.label) == ("a b  c", "x")
 
 
 def test_both_entities_are_marked_and_the_label_stands_before_the_first(tmp_path):

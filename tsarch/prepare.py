@@ -8,9 +8,10 @@ from functools import cached_property
 
 from tsarch.blueprint import Blueprint
 from tsarch.data.corpus import read_split, read_splits
+from tsarch.data.cuts import cut_notes, unknown_notes
 from tsarch.data.layouts import PackingSpec
 from tsarch.data.row_tokens import RowTokenizer
-from tsarch.data.tokenizer import end_token
+from tsarch.data.tokenizer import end_token, unknown_token
 from tsarch.records import IGNORED, TokenizedSplit
 from tsarch.tasks.label_weights import check_loss, label_weights, told
 from tsarch.tasks.registry import is_generative, make_task, row_reader
@@ -54,6 +55,7 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     weights = label_weights(blueprint.loss, corpus.labels, found[found != IGNORED])
     notes = (*corpus.notes, *task.choices)
     notes = notes if weights is None else (*notes, told(weights, corpus.labels))
+    notes = (*notes, *_token_notes(splits, spec))
     return Prepared(splits, corpus.labels, notes, end, weights)
 
 
@@ -69,7 +71,14 @@ def prepare_split(blueprint: Blueprint, split: str, labels: tuple[str, ...]) -> 
     spec = packing_spec(blueprint)
     own = reader.layout(spec, labels).pack(rows)
     end = end_token(spec.tokens.tokenizer) if is_generative(blueprint.task.name) else None
+    notes = (*notes, *_token_notes({split: own}, spec))
     return Prepared({"train": own, split: own}, labels, notes, end)
+
+
+def _token_notes(splits: dict[str, TokenizedSplit], spec: PackingSpec) -> tuple[str, ...]:
+    """What of the splits is not read."""
+    unknown = unknown_token(spec.tokens.tokenizer)
+    return (*cut_notes(splits), *unknown_notes(splits, unknown))
 
 
 def split_digest(split: TokenizedSplit) -> str:

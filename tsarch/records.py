@@ -51,6 +51,19 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What some rows of a split lose, for one reason."""
+
+    what: str
+    """What is left out, in words."""
+    rows: tuple[int, ...]
+    """Places in `TokenizedSplit.rows`."""
+    num_tokens: int
+    is_read: bool
+    """Whether the teacher reads it, and only the student's windows lack it."""
+
+
+@dataclass(frozen=True)
 class TokenizedSplit:
     """A split as flat arrays: contexts made of tokens, windows as slices of contexts.
 
@@ -72,10 +85,8 @@ class TokenizedSplit:
     sentence_offsets: IntArray
     """(num_sentences + 1,) where each sentence (row) starts in `labels`. Of a row with one label
     the words are the places that vote on it."""
-    num_cut_tokens: int = 0
-    """Tokens that were left out: of a word that alone exceeds a window or context, of a question
-    longer than half of one, of a row too far from its marked entities, of a source or target that
-    exceeds its share of a context."""
+    cuts: tuple[Cut, ...] = ()
+    """What was left out of rows."""
     leads: IntArray | None = None
     """(num_contexts, 2) start and stop of what every window of a context has before its own slice
     (of a question's passage: the question). None: nothing."""
@@ -119,6 +130,11 @@ class TokenizedSplit:
         if (self.labels == IGNORED).any():
             hint = "Read them with the columns of their labels."
             raise UserError.single(purpose, "needs labels, which these rows don't have.", hint)
+
+    @property
+    def num_cut_tokens(self) -> int:
+        """Tokens of the rows that are in no context."""
+        return sum(cut.num_tokens for cut in self.cuts if not cut.is_read)
 
     @property
     def num_contexts(self) -> int:

@@ -29,7 +29,7 @@ from tsarch.data.source_target import (
     TargetFrame,
     pack_targets,
 )
-from tsarch.data.text_places import Parts, parts_of
+from tsarch.data.text_places import Parts, parts_of, word_starts
 from tsarch.data.tokenizer import end_token, label_token, special_tokens
 from tsarch.errors import UserError
 from tsarch.records import IGNORED, TokenizedSplit
@@ -86,8 +86,24 @@ class LabelledWords(Row, Protocol):
         """Name of the label; None: not known."""
 
     @property
-    def focus(self) -> int | None:
-        """Word that the label stands before; None: before the first, and at several."""
+    def focus(self) -> int:
+        """Word that the label stands before."""
+
+    @property
+    def marked(self) -> tuple[tuple[int, int], ...]:
+        """Words [start, stop) of the spans that the label is about."""
+
+
+class LabelledText(Row, Protocol):
+    """A text with one label."""
+
+    @property
+    def text(self) -> str:
+        """The text."""
+
+    @property
+    def label(self) -> str | None:
+        """Name of the label; None: not known."""
 
 
 class TaggedWordsLayout:
@@ -117,25 +133,57 @@ class TaggedWordsLayout:
 
 
 class LabelledWordsLayout:
-    """Rows with one label to contexts of whole rows and a window each (`pack_rows`)."""
+    """Rows of words with one label to contexts of whole rows and a window each (`pack_rows`)."""
 
     def __init__(self, spec: PackingSpec, labels: Sequence[str]) -> None:
         self._spec = spec
         self._label_ids = {label: index for index, label in enumerate(labels)}
 
     def pack(self, rows: Sequence[LabelledWords]) -> TokenizedSplit:
-        """Contexts and windows."""
-        tokenizer = self._spec.tokens.tokenizer
+        """Contexts and windows.
+
+        Raises:
+            UserError: the marked spans of a row have more tokens than a context.
+        """
         sentences = _sentences(self._spec.tokens, rows, [row.words for row in rows])
-        packed = pack_rows(
-            [replace(own, focus=row.focus) for own, row in zip(sentences, rows, strict=True)],
-            [IGNORED if row.label is None else self._label_ids[row.label] for row in rows],
-            label_token(tokenizer),
-            *special_tokens(tokenizer),
-            self._spec.teacher_max_tokens,
-            self._spec.student_max_tokens,
-        )
-        return replace(packed, rows=tuple(rows))
+        marked = [
+            replace(own, focus=row.focus, marked=row.marked, place=str(row.origin.place))
+            for own, row in zip(sentences, rows, strict=True)
+        ]
+        labels = [IGNORED if row.label is None else self._label_ids[row.label] for row in rows]
+        return replace(_rows_with_labels(self._spec, marked, labels), rows=tuple(rows))
+
+
+class LabelledTextLayout:
+    """Texts with one label to contexts of whole texts and a window each (`pack_rows`)."""
+
+    def __init__(self, spec: PackingSpec, labels: Sequence[str]) -> None:
+        self._spec = spec
+        self._label_ids = {label: index for index, label in enumerate(labels)}
+
+    def pack(self, rows: Sequence[LabelledText]) -> TokenizedSplit:
+        """Contexts and windows."""
+        placed = self._spec.tokens.placed([row.text for row in rows])
+        sentences = [
+            Sentence(row.origin.doc_id, own.token_ids, word_starts(own))
+            for row, own in zip(rows, placed, strict=True)
+        ]
+        labels = [IGNORED if row.label is None else self._label_ids[row.label] for row in rows]
+        return replace(_rows_with_labels(self._spec, sentences, labels), rows=tuple(rows))
+
+
+def _rows_with_labels(
+    spec: PackingSpec, sentences: Sequence[Sentence], labels: Sequence[int]
+) -> TokenizedSplit:
+    tokenizer = spec.tokens.tokenizer
+    return pack_rows(
+        sentences,
+        labels,
+        label_token(tokenizer),
+        *special_tokens(tokenizer),
+        spec.teacher_max_tokens,
+        spec.student_max_tokens,
+    )
 
 
 class QuestionLayout:

@@ -9,8 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from tsarch.data.cuts import Cutting
+from tsarch.data.row_slices import slices_around
+from tsarch.errors import Mistake, UserError
 from tsarch.records import IntArray, TokenizedSplit
 
+_LONG_WORDS = "ends of words longer than a window (student.max_tokens)"
+_BETWEEN = "what is far from a relation's entities (teacher.max_tokens)"
+_UNREAD = "ends of texts longer than a window (student.max_tokens)"
+_UNREAD_ENTITY = "what follows a window with the first entity alone (student.max_tokens)"
 NUM_VOTES = 4
 """Words of a row's window that its one label stands at, beside its own token. At every word, long
 rows would weigh more than short ones in the loss, which metrics count alike."""
@@ -26,6 +33,10 @@ class Sentence:
     """Per token: the word (in the sentence) that starts here, or −1."""
     focus: int | None = None
     """Word that the row's one label stands before; None: before the first, and at several."""
+    marked: tuple[tuple[int, int], ...] = ()
+    """Words [start, stop) of the spans that the label is about, which every context must have."""
+    place: str = ""
+    """Where the row stands, for messages."""
 
 
 @dataclass
@@ -42,7 +53,10 @@ class _Packer:
     context_offsets: list[int] = field(default_factory=lambda: [0])
     windows: list[tuple[int, int]] = field(default_factory=list)
     window_offsets: list[int] = field(default_factory=lambda: [0])
-    num_cut_tokens: int = 0
+    cutting: Cutting = field(default_factory=Cutting)
+    mistakes: list[Mistake] = field(default_factory=list)
+    row: int = -1
+    """The row that is being added."""
     num_labels: int = 0
     """Of the rows so far."""
     is_open: bool = False
@@ -55,7 +69,8 @@ class _Packer:
 
     def add(self, token_ids: list[int], words: list[int]) -> None:
         """Add a sentence; start a new context if it doesn't fit into the open one."""
-        token_ids, words = self.cut_words(token_ids, words)
+        self.row += 1
+        token_ids, words = self._cut_words(token_ids, words)
         whole = self.teacher_max_tokens - len(self.prefix) - len(self.suffix)
         for ids, starts in _pieces(token_ids, words, whole):
             self._make_room(len(ids))
@@ -101,11 +116,9 @@ class _Packer:
         self.token_ids += token_ids
         self.words += words
 
-    def cut_words(
-        self, token_ids: list[int], words: list[int], spare: int = 0
-    ) -> tuple[list[int], list[int]]:
-        """Shorten words that alone exceed a window less `spare` tokens."""
-        limit = self.student_max_tokens - spare
+    def _cut_words(self, token_ids: list[int], words: list[int]) -> tuple[list[int], list[int]]:
+        """Shorten words that alone exceed a window."""
+        limit = self.student_max_tokens
         if len(token_ids) <= limit:
             return token_ids, words
         kept = []
@@ -114,7 +127,7 @@ class _Packer:
             first = place if word >= 0 else first
             if place - first < limit:
                 kept.append(place)
-        self.num_cut_tokens += len(words) - len(kept)
+        self.cutting.add(_LONG_WORDS, self.row, len(words) - len(kept))
         return [token_ids[place] for place in kept], [words[place] for place in kept]
 
 
@@ -199,35 +212,89 @@ def pack_rows(
     if it has fewer, at their first tokens: they vote (`row_votes`).
 
     A row longer than a context is cut at word boundaries into several, each with labels and a
-    window of its own, which vote too. With a `focus` only the piece that has it is kept.
-    What is left out, and of words longer than a window, is counted in `num_cut_tokens`.
+    window of its own, which vote too. With a `focus` only the piece that has all marked spans is
+    kept, or what is around each of them (`slices_around`). What is left out is counted.
+
+    Raises:
+        UserError: marked spans are too long for a context; every such row is named.
     """
     room = teacher_max_tokens - len(prefix) - len(suffix)
     packer = _Packer(prefix, suffix, teacher_max_tokens, min(student_max_tokens, room))
     packed: list[list[int]] = []
     document = None
-    for row, label in zip(rows, labels, strict=True):
+    for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
         if row.document != document:
             packer.close()
             document = row.document
-        pieces = _pieces(*packer.cut_words(row.token_ids, row.starts, spare=1), room - 1)
+        packer.row = number
+        starts = _with_breaks(row.starts, max(packer.student_max_tokens - 1, 1))
+        pieces = _pieces(row.token_ids, starts, room - 1)
         if row.focus is not None and len(pieces) > 1:
-            kept = [piece for piece in pieces if row.focus in piece[1]]
-            packer.num_cut_tokens += sum(len(ids) for ids, _ in pieces)
-            packer.num_cut_tokens -= sum(len(ids) for ids, _ in kept)
-            pieces = kept
+            pieces = [_marked_piece(packer, row, pieces, room - 1)]
+            packer.cutting.add(_BETWEEN, number, len(row.token_ids) - len(pieces[0][0]))
         before = packer.num_labels
-        for ids, starts in pieces:
-            place = 0 if row.focus is None else starts.index(row.focus)
-            labelled = [place]
-            if row.focus is None:
-                window = starts[: packer.student_max_tokens - 1]
-                labelled += _spread([n for n, word in enumerate(window, 1) if word >= 0], NUM_VOTES)
-            row_ids = [*ids[:place], label_token, *ids[place:]]
-            packer.add_row(row_ids, labelled, place)
+        for ids, words in pieces:
+            _add_piece(packer, row, ids, words, label_token)
         packed.append([label] * (packer.num_labels - before))
     packer.close()
+    if packer.mistakes:
+        raise UserError(packer.mistakes)
     return _split(packer, packed)
+
+
+def _with_breaks(starts: list[int], limit: int) -> list[int]:
+    """Words, with those of more than `limit` tokens in parts that start like words of the same
+    number."""
+    if len(starts) <= limit:
+        return starts
+    broken, word, since = list(starts), 0, 0
+    for place, own in enumerate(starts):
+        if own >= 0:
+            word, since = own, place
+        elif place - since == limit:
+            broken[place], since = word, place
+    return broken
+
+
+def _marked_piece(
+    packer: _Packer, row: Sentence, pieces: Sequence[tuple[list[int], list[int]]], room: int
+) -> tuple[list[int], list[int]]:
+    """What is kept of a row with marked spans that is longer than a context."""
+    assert row.focus is not None
+    spans = row.marked or ((row.focus, row.focus + 1),)
+    needed = {word for start, stop in spans for word in range(start, stop)}
+    found = [(ids, words) for ids, words in pieces if needed & set(words)]
+    if len(found) == 1:
+        return found[0]
+    slices = slices_around(row.starts, spans, room)
+    if slices is None:
+        what = f"its entities have more tokens than the {room} that a context has room for."
+        packer.mistakes.append(Mistake(row.place, what, "Set a larger teacher.max_tokens."))
+        return pieces[0][0], [row.focus, *pieces[0][1][1:]]
+    return (
+        [token for start, stop in slices for token in row.token_ids[start:stop]],
+        [word for start, stop in slices for word in row.starts[start:stop]],
+    )
+
+
+def _add_piece(
+    packer: _Packer, row: Sentence, ids: list[int], words: list[int], label_token: int
+) -> None:
+    """Add a row, or a piece of one, with its label."""
+    place = 0 if row.focus is None else words.index(row.focus)
+    labelled = [place]
+    if row.focus is None:
+        window = words[: packer.student_max_tokens - 1]
+        labelled += _spread([n for n, word in enumerate(window, 1) if word >= 0], NUM_VOTES)
+    packer.add_row([*ids[:place], label_token, *ids[place:]], labelled, place)
+    unread = len(ids) + 1 - packer.student_max_tokens
+    if row.focus is None:
+        packer.cutting.add(_UNREAD, packer.row, unread, is_read=True)
+    elif unread > 0:
+        inside = set(words[place : place + packer.student_max_tokens - 1])
+        if not all(set(range(*span)) <= inside for span in row.marked):
+            rest = len(ids) - place - packer.student_max_tokens + 1
+            packer.cutting.add(_UNREAD_ENTITY, packer.row, rest, is_read=True)
 
 
 def _spread(values: Sequence[int], most: int) -> list[int]:
@@ -246,7 +313,7 @@ def _split(packer: _Packer, labels: Sequence[Sequence[int]]) -> TokenizedSplit:
         window_offsets=_array(packer.window_offsets),
         labels=_array([label for own in labels for label in own]),
         sentence_offsets=_array([0, *itertools.accumulate(len(own) for own in labels)]),
-        num_cut_tokens=packer.num_cut_tokens,
+        cuts=packer.cutting.cuts(),
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tsarch.data.cuts import Cutting
 from tsarch.data.rows import Origin
 from tsarch.errors import UserError
 from tsarch.records import IGNORED, SPAN_END, SPAN_START, IntArray, Piece, TokenizedSplit
@@ -28,6 +29,9 @@ _LEAST_ROOM = 8
 """Tokens that contexts and windows must have for a question and its passage."""
 
 
+_LONG_QUESTIONS = "ends of questions longer than half of a window or context"
+_LONG_WORDS = "ends of words longer than a window or context"
+_LONG_ANSWERS = "answers that no window of the student has whole (student.max_tokens)"
 CharSpan = tuple[int, int]
 """Characters [start, stop) of an answer."""
 WordSpan = tuple[int, int]
@@ -168,17 +172,18 @@ class _Packer:
     window_offsets: list[int] = field(default_factory=lambda: [0])
     row_offsets: list[int] = field(default_factory=lambda: [0])
     pieces: list[tuple[Piece, ...]] = field(default_factory=list)
-    num_cut_tokens: int = 0
+    cutting: Cutting = field(default_factory=Cutting)
 
     def add(
         self, row: PassageTokens, answers: Sequence[WordSpan] | None, rng: np.random.Generator
     ) -> None:
         """Add a question's contexts and windows."""
-        question = self._cut(row.question, self.room // 2)
-        words = [self._cut(word, self.room - len(question)) for word in row.words]
+        question = self._cut(row.question, self.room // 2, _LONG_QUESTIONS)
+        words = [self._cut(word, self.room - len(question), _LONG_WORDS) for word in row.words]
         lead = [*self.specials.before, *question, *self.specials.between]
         room = self.limits.context - len(lead) - len(self.specials.after)
         pieces = []
+        has_window = False
         for first, stop in strides([len(word) for word in words], room, self.limits.overlap):
             spans = [(a - first, b - first) for a, b in answers or ()]
             learned = None if answers is None else spans[:1]
@@ -188,10 +193,13 @@ class _Packer:
             inside = [(max(a, 0), min(b, stop - first - 1)) for a, b in spans]
             here = [(a, b) for a, b in inside if a <= b]
             is_whole = bool(spans) and inside[0] == spans[0]
-            self._add_windows(
+            has_window |= self._add_windows(
                 piece, set(question), here, is_whole, self.limits.window - len(lead), rng
             )
             pieces.append(piece)
+        if answers and not has_window:
+            size = sum(len(word) for word in words[answers[0][0] : answers[0][1] + 1])
+            self.cutting.add(_LONG_ANSWERS, len(self.pieces), size, is_read=True)
         self.row_offsets.append(len(self.labels))
         self.pieces.append(tuple(pieces))
 
@@ -205,14 +213,14 @@ class _Packer:
             window_offsets=_array(self.window_offsets),
             labels=_array(self.labels),
             sentence_offsets=_array(self.row_offsets),
-            num_cut_tokens=self.num_cut_tokens,
+            cuts=self.cutting.cuts(),
             leads=_array(self.leads).reshape(-1, 2),
             pieces=tuple(self.pieces),
             token_types=None if self.types is None else _array(self.token_types),
         )
 
-    def _cut(self, tokens: list[int], limit: int) -> list[int]:
-        self.num_cut_tokens += max(len(tokens) - limit, 0)
+    def _cut(self, tokens: list[int], limit: int, what: str) -> list[int]:
+        self.cutting.add(what, len(self.pieces), len(tokens) - limit)
         return tokens[:limit]
 
     def _add_context(
@@ -256,9 +264,9 @@ class _Packer:
         has_answer: bool,
         room: int,
         rng: np.random.Generator,
-    ) -> None:
+    ) -> bool:
         """Add a piece's windows; `answers` are the parts of answers that are in it, the learned
-        one first if it `has_answer` whole."""
+        one first if it `has_answer` whole. Whether a window has that one."""
         found = []
         if has_answer:
             found.append(_around(piece.places, answers[0], room, rng))
@@ -267,6 +275,7 @@ class _Packer:
             start, stop = (int(piece.places[word]) for word in words)
             self.windows.append((start, stop))
         self.window_offsets.append(len(self.windows))
+        return has_answer and found[0] is not None
 
     def _negative(
         self, piece: Piece, question: set[int], answers: list[tuple[int, int]], room: int

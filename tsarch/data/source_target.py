@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tsarch.data.cuts import Cutting
 from tsarch.data.rows import Origin
 from tsarch.records import IGNORED, TokenizedSplit
+
+_LONG_SOURCES = {
+    False: "ends of sources longer than a context has room for (teacher.max_tokens)",
+    True: "starts of sources longer than a context has room for (teacher.max_tokens)",
+}
+"""By `TargetFrame.keep_last`."""
+_LONG_TARGETS = "ends of targets longer than task.max_target_tokens"
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class _Packed:
     windows: list[tuple[int, int]] = field(default_factory=list)
     window_offsets: list[int] = field(default_factory=lambda: [0])
     sentence_offsets: list[int] = field(default_factory=lambda: [0])
-    num_cut_tokens: int = 0
+    cutting: Cutting = field(default_factory=Cutting)
 
 
 def pack_targets(rows: Iterable[SourceTargetTokens], frame: TargetFrame) -> TokenizedSplit:
@@ -100,11 +108,11 @@ def pack_targets(rows: Iterable[SourceTargetTokens], frame: TargetFrame) -> Toke
 
     The student's windows are blocks of `student_max_tokens` from the start token on, or, with
     `reads_last`, from the source's last part on, if that leaves them at least half a block.
-    Sources and targets that are too long are cut and counted in `num_cut_tokens`.
+    Sources and targets that are too long are cut and counted.
     """
     packed = _Packed()
-    for row in rows:
-        _add(packed, row, frame)
+    for number, row in enumerate(rows):
+        _add(packed, number, row, frame)
     return TokenizedSplit(
         token_ids=np.array(packed.token_ids, dtype=np.int64),
         words=np.array(packed.words, dtype=np.int64),
@@ -113,17 +121,17 @@ def pack_targets(rows: Iterable[SourceTargetTokens], frame: TargetFrame) -> Toke
         window_offsets=np.array(packed.window_offsets, dtype=np.int64),
         labels=np.array(packed.labels, dtype=np.int64),
         sentence_offsets=np.array(packed.sentence_offsets, dtype=np.int64),
-        num_cut_tokens=packed.num_cut_tokens,
+        cuts=packed.cutting.cuts(),
     )
 
 
-def _add(packed: _Packed, row: SourceTargetTokens, frame: TargetFrame) -> None:
+def _add(packed: _Packed, number: int, row: SourceTargetTokens, frame: TargetFrame) -> None:
     source = list(itertools.chain(*((*part, frame.separator) for part in row.source)))[:-1]
     room = frame.max_source_tokens
-    packed.num_cut_tokens += max(len(source) - room, 0)
+    packed.cutting.add(_LONG_SOURCES[frame.keep_last], number, len(source) - room)
     source = source[-room:] if frame.keep_last else source[:room]
     labels = [IGNORED] if row.target is None else [*row.target, frame.end]
-    packed.num_cut_tokens += max(len(labels) - frame.max_target_tokens, 0)
+    packed.cutting.add(_LONG_TARGETS, number, len(labels) - frame.max_target_tokens)
     labels = labels[: frame.max_target_tokens]
     before = [*frame.prefix, *source, *frame.suffix]
     begin = len(packed.token_ids)

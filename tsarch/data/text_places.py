@@ -19,6 +19,9 @@ _UNSPACED = re.compile(
 Chinese characters."""
 
 
+_NO_SPACE = re.compile(r"\S*")
+
+
 @dataclass(frozen=True)
 class PlacedTokens:
     """A tokenised text."""
@@ -70,7 +73,8 @@ def parts_of(placed: PlacedTokens) -> Parts:
         begins, bounds = [0], [[0, len(placed.text)]]
     ends = [*(start for start, _ in bounds[1:]), len(placed.text)]
     for own, end in zip(bounds, ends, strict=True) if bounds else ():
-        own[1] += len(placed.text[own[1] : end].rstrip())
+        dropped = _NO_SPACE.match(placed.text, own[1], max(own[1], end))
+        own[1] = dropped.end() if dropped else own[1]
     return Parts(begins, np.array(bounds, dtype=np.int64).reshape(-1, 2))
 
 

@@ -135,3 +135,12 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Token that ends texts, and parts of texts: the tokenizer's end or separator."""
     found = (tokenizer.eos_token_id, tokenizer.sep_token_id)
     return int(next((token for token in found if token is not None), 0))
+
+
+def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Token that stands for what the tokenizer can't spell; None: it has none of its own."""
+    unknown = tokenizer.unk_token_id
+    others = (tokenizer.cls_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id)
+    if unknown in (*others, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return None
+    return None if unknown is None else int(unknown)

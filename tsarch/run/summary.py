@@ -104,8 +104,9 @@ class RunSummary:
     tied_max_abs_diff: float
     peak_memory_bytes: dict[str, int]
     num_cut_tokens: dict[str, int]
+    """Split → tokens of its rows that are in no context."""
     notes: list[str]
-    """Remarks on the data."""
+    """Remarks on the data: of what is cut the rows, among others."""
     balance: dict[str, Any] | None
     """What `topology: auto` measured and chose."""
     samples: list[dict[str, str]]

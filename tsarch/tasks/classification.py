@@ -10,7 +10,7 @@ from tsarch.config import DataConfig
 from tsarch.data.formats.findings import Findings
 from tsarch.data.formats.shapes import Shape
 from tsarch.data.formats.span_shapes import CHOICE_SHAPES
-from tsarch.data.layouts import LabelledWordsLayout, Layout, PackingSpec
+from tsarch.data.layouts import LabelledTextLayout, Layout, PackingSpec
 from tsarch.data.names import CLEANED, cleaned
 from tsarch.data.rows import (
     DocumentColumns,
@@ -38,15 +38,6 @@ class LabelledText:
     text: str
     label: str | None
     """None: not known."""
-
-    @property
-    def words(self) -> list[str]:
-        """What stands between spaces."""
-        return self.text.split()
-
-    @property
-    def focus(self) -> None:
-        """The label stands before the first word, and at several."""
 
 
 class ClassificationColumns(DocumentColumns):
@@ -122,7 +113,7 @@ class ClassificationReader:
 
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[LabelledText]:
         """A label a row."""
-        return LabelledWordsLayout(spec, labels)
+        return LabelledTextLayout(spec, labels)
 
 
 def _with_clean_label(row: LabelledText, findings: Findings) -> LabelledText:

@@ -56,7 +56,12 @@ class MarkedEntities:
     @property
     def words(self) -> list[str]:
         """The sentence with marks around both entities."""
-        return _marked(self.tokens, (self.head, self.tail))
+        return _marked(self.tokens, (self.head, self.tail))[0]
+
+    @property
+    def marked(self) -> tuple[tuple[int, int], ...]:
+        """Both entities with their marks, in `words`."""
+        return tuple(_marked(self.tokens, (self.head, self.tail))[1])
 
     @property
     def focus(self) -> int:
@@ -172,15 +177,25 @@ def _with_clean_label(row: MarkedEntities, findings: Findings) -> MarkedEntities
     return replace(row, label=label)
 
 
-def _marked(tokens: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[str]:
-    """Words with a mark before and after the head's span and the tail's."""
+def _marked(
+    tokens: Sequence[str], spans: Sequence[tuple[int, int]]
+) -> tuple[list[str], list[tuple[int, int]]]:
+    """Words with a mark before and after the head's span and the tail's, and where these are then,
+    [start, stop) with their marks."""
     marks = list(zip(spans, (HEAD_MARK, TAIL_MARK), strict=True))
     marked: list[str] = []
+    starts, stops = {}, {}
     for place in range(len(tokens) + 1):
-        marked += [mark for (_, stop), mark in marks if stop == place]
-        marked += [mark for (start, _), mark in marks if start == place]
+        for (_, stop), mark in marks:
+            if stop == place:
+                marked.append(mark)
+                stops[mark] = len(marked)
+        for (start, _), mark in marks:
+            if start == place:
+                starts[mark] = len(marked)
+                marked.append(mark)
         marked += tokens[place : place + 1]
-    return marked
+    return marked, [(starts[mark], stops[mark]) for _, mark in marks]
 
 
 def _span(place: Place, raw: dict[str, Any], name: str, mistakes: list[Mistake]) -> tuple[int, int]:
