@@ -42,6 +42,15 @@ def projection(table_width: int, width: int) -> nn.Module:
     return nn.Identity() if table_width == width else linear_map(table_width, width)
 
 
+def without_padding(embeds: Tensor, mask: Tensor) -> Tensor:
+    """(batch, tokens, width) inputs, zero at padding, whatever stood there; no gradient goes there.
+
+    Args:
+        mask: (batch, tokens), 0 at padding; it may have earlier tokens too, before these.
+    """
+    return embeds.masked_fill(mask[:, -embeds.shape[1] :].unsqueeze(-1) == 0, 0.0)
+
+
 class VocabularyHead(nn.Module):
     """(…, width) → (…, table_width): what is compared with every row of the table.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone
 from tsarch.models.decoding_cache import Decoding, DecodingCache
-from tsarch.models.heads import linear_map, make_head, projection
+from tsarch.models.heads import linear_map, make_head, projection, without_padding
 
 
 class StudentModel(nn.Module):
@@ -114,6 +114,7 @@ class StudentModel(nn.Module):
         """Predictions and hidden states."""
         if self._embedding_scale != 1.0:
             embeds = embeds * self._embedding_scale
+        embeds = without_padding(embeds, mask)
         output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
         hidden: Tensor = output.last_hidden_state
         predictions: Tensor = self.head(hidden)

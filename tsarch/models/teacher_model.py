@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone
 from tsarch.models.decoding_cache import Decoding, DecodingCache
-from tsarch.models.heads import make_head, projection
+from tsarch.models.heads import make_head, projection, without_padding
 
 
 class TeacherModel(nn.Module):
@@ -57,6 +57,7 @@ class TeacherModel(nn.Module):
         if self.is_seq2seq:
             hidden = self._decoded(embeds, mask, starts, cache)
         else:
+            embeds = without_padding(embeds, mask)
             options = self.decoding.options(positions, cache)
             output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
             hidden = output.last_hidden_state
@@ -74,18 +75,20 @@ class TeacherModel(nn.Module):
         places = torch.arange(num_tokens, device=embeds.device)
         before = places < starts.unsqueeze(1)
         num_source = max(int(starts.max()), 1)
+        source_mask = _readable((mask * before)[:, :num_source])
         source = self.backbone.encoder(
-            inputs_embeds=embeds[:, :num_source],
-            attention_mask=_readable((mask * before)[:, :num_source]),
+            inputs_embeds=without_padding(embeds[:, :num_source], source_mask),
+            attention_mask=source_mask,
         ).last_hidden_state
         lengths = mask.sum(1) - starts
         offsets = torch.arange(max(int(lengths.max()), 1), device=embeds.device)
         own = (starts.unsqueeze(1) + offsets).clamp(max=num_tokens - 1)
         rows = torch.arange(len(embeds), device=embeds.device).unsqueeze(1)
         cache = cache or DecodingCache()
-        cache.source, cache.source_mask = source, _readable((mask * before)[:, :num_source])
+        cache.source, cache.source_mask = source, source_mask
         target_mask = _readable((offsets < lengths.unsqueeze(1)).to(mask.dtype))
-        decoded = self._decoder(embeds[rows, own], target_mask, cache)
+        targets = without_padding(embeds[rows, own], target_mask)
+        decoded = self._decoder(targets, target_mask, cache)
         hidden = decoded.new_zeros(*embeds.shape[:2], decoded.shape[2])
         inside = (target_mask.bool() & (lengths.unsqueeze(1) > offsets)).unsqueeze(2)
         return hidden.index_put((rows.expand_as(own), own), decoded * inside, accumulate=True)

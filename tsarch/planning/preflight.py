@@ -29,20 +29,26 @@ def check_run(blueprint: Blueprint, own_ray: bool) -> None:
         broken = _weights(blueprint)
         mistakes += broken or _adapters(blueprint)
         mistakes += generation_mistakes(blueprint)
+        if not mistakes:
+            mistakes += _readings(blueprint)
     mistakes += _fragments(blueprint)
     if mistakes:
         raise UserError(mistakes)
 
 
 def run_notes(blueprint: Blueprint) -> list[str]:
-    """Remarks on a run that is right, but whose config says things that are not used."""
-    if not blueprint.runner.is_one_process:
-        return []
-    return [
-        f"{stage}.deepspeed is not used with topology.runner: local"
-        for stage, own in blueprint.stages.items()
-        if own.engine.deepspeed
-    ]
+    """Remarks on a run that is right, but whose config says things that are not used, or whose
+    models are too large for a check."""
+    from tsarch.planning.reading_trial import reading_notes
+
+    notes = list(reading_notes(blueprint))
+    if blueprint.runner.is_one_process:
+        notes += [
+            f"{stage}.deepspeed is not used with topology.runner: local"
+            for stage, own in blueprint.stages.items()
+            if own.engine.deepspeed
+        ]
+    return notes
 
 
 def count_devices(device: str) -> tuple[str, float]:
@@ -201,6 +207,13 @@ def _adapters(blueprint: Blueprint) -> Iterator[Mistake]:
                 f"{stage}.activation_checkpointing",
                 f"{hf.model_type} in transformers can't do it.",
             )
+
+
+def _readings(blueprint: Blueprint) -> Iterator[Mistake]:
+    """Models that read a text otherwise beside another one; tried when all else is right."""
+    from tsarch.planning.reading_trial import reading_mistakes
+
+    yield from reading_mistakes(blueprint)
 
 
 def _fragments(blueprint: Blueprint) -> Iterator[Mistake]:

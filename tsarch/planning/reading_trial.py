@@ -1,0 +1,183 @@
+"""Small models read short texts before a run: alone, beside longer ones, and token by token.
+
+What a text gives must not depend on the texts beside it, or a run's numbers would depend on its
+micro-batches and ranks; and a text that is generated must be read as in training. No list of
+architectures tells which do so: each is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsarch.blueprint import Blueprint, StageBlueprint
+from tsarch.errors import Mistake, UserError, one_line
+from tsarch.models.backbone import Backbone
+from tsarch.models.student_model import StudentModel
+from tsarch.models.teacher_model import TeacherModel
+from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration
+from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf
+from tsarch.parallel.table import Table
+from tsarch.planning.small_models import is_too_large, num_parameters, small_backbone
+from tsarch.tasks.registry import is_generative
+from tsarch.topology import Stage
+
+_TOLERANCE = 1e-4
+"""Largest difference, relative to the largest number, that is rounding in fp32."""
+_SHORT = 13
+"""Tokens of the longer of two short texts."""
+_WORK = 1e10
+"""Parameters times tokens of a trial of long texts: about a second."""
+_MOST_LONG = 2048
+_VOCABULARY = 16
+
+
+def reading_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
+    """Models that read a text otherwise beside another one, at random, or while generating."""
+    for stage, own in blueprint.stages.items():
+        kind = own.architecture.config.model_type
+        try:
+            with torch.random.fork_rng(devices=[]):
+                backbone = small_backbone(own)
+                found = None if backbone is None else _mistake(blueprint, own, backbone)
+        except UserError as error:
+            yield from error.mistakes
+        except Exception as error:  # transformers' models raise what they like
+            what = f"{kind} can't read a text of a few tokens: {one_line(error)}"
+            yield Mistake(f"{stage}", what, "Take another architecture.")
+        else:
+            if found is not None:
+                yield found
+
+
+def reading_notes(blueprint: Blueprint) -> Iterator[str]:
+    """Stages that `reading_mistakes` can't try out."""
+    for stage, own in blueprint.stages.items():
+        if is_too_large(own):
+            yield (
+                f"{stage} is too large to try out before the run whether padding, or reading token "
+                "by token, changes its numbers"
+            )
+
+
+def _mistake(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> Mistake | None:
+    stage, kind = f"{own.stage}", own.architecture.config.model_type
+    model = TeacherModel(backbone, backbone.embedding_width, 1, 0.0)
+    for length in _lengths(own, num_parameters(backbone)):
+        apart = padding_difference(model, backbone.embedding_width, length)
+        if not apart < _TOLERANCE:
+            return Mistake(
+                stage,
+                f"{kind} sees padding: a text of {_part(length)} tokens gives other numbers beside "
+                f"one of {length} than alone (by {apart:.1g} of the largest), so what it learns "
+                "and says would depend on which texts share a batch.",
+                "Take a model whose attention mask hides padding (BERT- or Llama-like), or lower "
+                f"{stage}.max_tokens if it reads short texts in another way.",
+            )
+    if not _repeats(model, backbone.embedding_width):
+        what = f"{kind} draws random numbers while training that no dropout key governs."
+        return Mistake(stage, what, "Take another architecture.")
+    if is_generative(blueprint.task.name) and blueprint.decoding.cache:
+        apart = decoding_difference(own.stage, backbone)
+        if not apart < _TOLERANCE:
+            what = (
+                f"{kind} reads texts otherwise when it generates them token by token with what it "
+                f"keeps of earlier tokens (numbers differ by {apart:.1g} of the largest)."
+            )
+            return Mistake(stage, what, "Set decoding.cache to false.")
+    return None
+
+
+def _lengths(own: StageBlueprint, num_parameters: int) -> list[int]:
+    """Tokens of the longer text of each trial: as many as a stage may read, then few. BigBird reads
+    all later texts in another way once it has read a short one, so long ones come first."""
+    most = min(own.max_tokens, _MOST_LONG, int(_WORK / max(num_parameters, 1)))
+    short = min(own.max_tokens, _SHORT)
+    return [most, short] if most > 2 * short else [short]
+
+
+def _part(length: int) -> int:
+    """Tokens of the shorter of two texts."""
+    return max(length * 3 // 5, 2)
+
+
+@torch.no_grad()
+def padding_difference(model: TeacherModel, width: int, length: int) -> float:
+    """How far hidden states of a text of a part of `length` tokens are apart, beside a text of
+    `length` and alone, relative to the largest."""
+    model.eval()
+    embeds, part = _embeds(width, length), _part(length)
+    mask = torch.ones(2, length, dtype=torch.long)
+    mask[0, part:] = 0
+    starts = torch.tensor([part // 2, length // 2])
+    beside = model(embeds, mask, starts)[0][0, :part]
+    alone = model(embeds[:1, :part], mask[:1, :part], starts[:1])[0][0]
+    return _apart(beside, alone)
+
+
+@torch.no_grad()
+def _repeats(model: TeacherModel, width: int) -> bool:
+    """Whether a model in training, without dropout, says the same twice."""
+    model.train()
+    embeds = _embeds(width, 4)
+    mask, starts = torch.ones(2, 4, dtype=torch.long), torch.tensor([2, 2])
+    first, second = (model(embeds, mask, starts)[0] for _ in range(2))
+    return torch.equal(first, second)
+
+
+def decoding_difference(stage: Stage, backbone: Backbone) -> float:
+    """How far what a stage makes of growing texts is apart: two of them with its cache, and each
+    alone without; relative to the largest."""
+    width = backbone.embedding_width
+    generator = torch.Generator().manual_seed(0)
+    lookup = TableLookup(Table(torch.randn(_VOCABULARY, width, generator=generator)))
+    rng = np.random.default_rng(0)
+    texts = [Prompt(rng.integers(0, _VOCABULARY, size), 0) for size in (6, 3)]
+    read = _teacher(backbone, lookup) if stage.reads == "contexts" else _student(backbone, lookup)
+    alone = [read([text], False) for text in texts]
+    return _apart(read(texts, True), torch.cat(alone))
+
+
+Read = Callable[[list[Prompt], bool], Tensor]
+"""(texts, whether with a cache) → (texts, 5, numbers) of the last token of each text and of four
+that come next."""
+
+
+def _teacher(backbone: Backbone, lookup: TableLookup) -> Read:
+    model = TeacherModel(backbone, backbone.embedding_width, 1, 0.0)
+    half = TeacherHalf(Plain(model, torch.device("cpu"), torch.float32), model)
+
+    def read(texts: list[Prompt], use_cache: bool) -> Tensor:
+        generation = TeacherGeneration(half, lookup, use_cache)
+        first = torch.stack([own[-1] for own in generation.start(texts)])
+        rows = np.arange(len(texts))
+        return torch.stack([first, *(generation.step(rows, rows * 0 + n) for n in range(4))], 1)
+
+    return read
+
+
+def _student(backbone: Backbone, lookup: TableLookup) -> Read:
+    """Over windows of 6 tokens."""
+    model = StudentModel(backbone, backbone.embedding_width, 0, 1, 0.0)
+    half = StudentHalf(Plain(model, torch.device("cpu"), torch.float32), model)
+
+    def read(texts: list[Prompt], use_cache: bool) -> Tensor:
+        generation = StudentGeneration(half, lookup, 6, use_cache)
+        first = generation.start(texts, None)
+        rows = np.arange(len(texts))
+        nexts = (generation.step(rows, rows * 0 + n, None) for n in range(4))
+        return torch.stack([first, *nexts], 1)
+
+    return read
+
+
+def _embeds(width: int, length: int) -> Tensor:
+    generator = torch.Generator().manual_seed(length)
+    return torch.randn(2, length, width, generator=generator)
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
