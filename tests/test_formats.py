@@ -130,6 +130,22 @@ def test_words_that_are_hardly_words_are_asked_about(tmp_path):
     assert len(read("ner", single, labelled=False).rows["train"]) == 2, "to be predicted"
 
 
+@pytest.mark.parametrize("name", ["train.tsv", "x.train", "x.csv"])
+def test_words_with_tags_are_found_under_other_names(tmp_path, name):
+    path = written(tmp_path / name, "Lena\tB-PER\nVogt\tI-PER\nreist\tO\n\nNach\tO\nBern\tB-LOC\n")
+    corpus = read("ner", path)
+    assert tagged(corpus) == [SEEN, CITY]
+    assert any("read as CoNLL" in note for note in corpus.notes)
+    bare = written(tmp_path / name, "Lena\tPER\n\nreist\tVB\n\nBern\tLOC\n")
+    assert "set data.format: conll" in refused("ner", bare, format="csv")
+
+
+@pytest.mark.parametrize("name", ["train.txt", "x.dev"])
+def test_json_is_found_under_other_names(tmp_path, name):
+    text = "\n".join(map(json.dumps, DOCUMENT))
+    assert labelled(read("classification", written(tmp_path / name, text)))[0] == ("Good", "yes")
+
+
 # ---- tables: delimiters, quotation marks, headers
 
 NUMBERS = {"label": 1, "text": 3}
@@ -302,8 +318,8 @@ def test_mistakes_in_json_documents_have_lines(tmp_path):
         ("x.jsonl", b"version https://git-lfs.github.com/spec/v1\noid 5\nsize 2\n", "git lfs pull"),
         ("x.jsonl", b"text,label\na,b\nc,d\ne,f\n", "It looks like CSV: set data.format: csv."),
         ("x.jsonl", b"<!DOCTYPE html>\n<p>\n</p>\n<p>\n", "It looks like XML or HTML"),
-        ("x.conll", b'{"text": "a b", "label": "c"}\n' * 3, "JSON Lines: set data.format: jsonl."),
-        ("x.en", b'[{"text": "a b",\n "label": "c"}]', "one JSON document: set data.format: json."),
+        ("x.csv", b'{"text": "a b", "label": "c"}\n' * 3, "JSON Lines: set data.format: jsonl."),
+        ("x.csv", b'[{"text": "a b",\n "label": "c"}]', "JSON document: set data.format: json."),
     ],
 )  # fmt: skip
 def test_what_a_file_is_that_is_something_else(tmp_path, name, content, said):

@@ -57,6 +57,22 @@ def test_types_without_a_letter_are_entities_where_they_stand_together(tmp_path)
     assert "tag 1 is `NE`, not O, B-TYPE or I-TYPE." in refused("ner", path)
 
 
+def test_files_where_both_letters_begin_entities_are_read_once_it_is_said(tmp_path):
+    rows = [
+        ["B-PER", "I-PER", "O", "I-LOC", "O", "O"],
+        ["B-LOC", *"OOOOO"],
+        ["O", "B-LOC", *"OOOO"],
+    ]
+    path = write_jsonl(tmp_path / "x.jsonl", [{"tokens": WORDS, "tags": tags} for tags in rows])
+    assert "tag 4 is `I-LOC` after `O`, which IOB2 doesn't allow." in refused("ner", path)
+    found = tagged(read("ner", path, tag_scheme="iob1"))
+    assert [entities(tags) for _, tags in found] == [
+        [("PER", 0, 2), ("LOC", 3, 4)],
+        [("LOC", 0, 1)],
+        [("LOC", 1, 2)],
+    ]
+
+
 def test_a_mistake_in_a_scheme_has_its_line(tmp_path):
     good = {"tokens": WORDS, "tags": TAGS["bioes"]}
     bad = {"tokens": ["Lena", "mag"], "tags": ["B-PER", "O"]}

@@ -14,7 +14,7 @@ from tsarch.data.formats.brat import brat_rows, is_brat
 from tsarch.data.formats.conll import conll_rows
 from tsarch.data.formats.delimited import delimited_rows
 from tsarch.data.formats.findings import Findings, Found
-from tsarch.data.formats.guess import text_kind
+from tsarch.data.formats.guess import format_of, text_kind
 from tsarch.data.formats.json_files import json_rows
 from tsarch.data.formats.opening import decoded, inner_name, read_content
 from tsarch.data.formats.parallel import parallel_rows
@@ -31,6 +31,8 @@ _FORMATS = {
     **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),
     ".parquet": "parquet",
 }
+_CONTAINERS = ("jsonl", "json", "conll", "csv", "parquet")
+_TITLES = {"json": "JSON", "conll": "CoNLL"}
 _PARQUET = b"PAR1"
 
 
@@ -64,15 +66,21 @@ def file_rows(
 def _one_file(
     path: str, where: str, data: DataConfig, reader: RowReader[Any], findings: Findings
 ) -> Found:
+    names = _names(reader)
     content = read_content(path, where)
     kind = _kind(path, content, data, findings)
     if kind == "parquet":
         yield from parquet_rows(path, data, reader)
         return
     text, broken = decoded(content, path, where, data.encoding, findings)
+    if data.format not in _CONTAINERS:
+        told = format_of(text, kind, "tags" in names)
+        if told is not None and told != kind:
+            findings.note(f"read as {_TITLES[told]}, to judge by what it begins with")
+            kind = told
     if kind is None:
         hint = text_kind(text) or "Set data.format to jsonl, json, conll, csv or parquet."
-        if "source" in _names(reader):
+        if "source" in names:
             hint += " Two text files, line by line: data.train: [SOURCE, TARGET]."
         raise UserError.single(path, "has an ending that names no known format.", hint)
     findings.guess = lambda: text_kind(text, kind)
@@ -81,7 +89,7 @@ def _one_file(
 
 
 def _kind(path: str, content: bytes, data: DataConfig, findings: Findings) -> str | None:
-    if data.format in ("jsonl", "json", "conll", "csv", "parquet"):
+    if data.format in _CONTAINERS:
         return data.format
     kind = _FORMATS.get(os.path.splitext(inner_name(path))[1].lower())
     if content.startswith(_PARQUET) and b"\x00" in content[:4096]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,18 +22,29 @@ _ENDS = {"bioes": _Ends("I", "E", "S"), "bilou": _Ends("I", "L", "U"), "bmes": _
 
 
 def scheme_of(rows: Sequence[Sequence[str]]) -> str:
-    """The scheme that the fewest rows break; the first of `SCHEMES` where it's the same."""
+    """The scheme that the fewest rows break; the first of `SCHEMES` where it's the same.
+
+    IOB1 only where no row breaks it in its strictest form: a B- after another type's tag tells of
+    IOB2, and the I- that begins an entity there is a mistake.
+    """
     best, fewest = SCHEMES[0], len(rows) + 1
     has_outside = any("O" in tags for tags in rows)
     for scheme in SCHEMES:
         if scheme == "io" and not has_outside:
             continue  # such as parts of speech
         broken = sum(first_broken(tags, scheme) is not None for tags in rows)
+        if scheme == "iob1" and not all(map(_is_strict_iob1, rows)):
+            continue
         if broken < fewest:
             best, fewest = scheme, broken
         if not broken:
             break
     return best
+
+
+def _is_strict_iob1(tags: Sequence[str]) -> bool:
+    pairs = itertools.pairwise(["O", *tags])
+    return all(previous[1:] == tag[1:] for previous, tag in pairs if tag[:2] == "B-")
 
 
 def first_broken(tags: Sequence[str], scheme: str) -> int | None:
@@ -55,9 +67,7 @@ def _sound_iob2(tag: str, previous: str) -> bool:
 
 
 def _sound_iob1(tag: str, previous: str) -> bool:
-    if tag[:2] == "B-":
-        return len(tag) > 2 and previous[1:] == tag[1:]
-    return tag[:2] == "I-" and len(tag) > 2
+    return tag[:2] in ("B-", "I-") and len(tag) > 2  # conlleval takes both at a start, too
 
 
 def _sound_io(tag: str, previous: str) -> bool:

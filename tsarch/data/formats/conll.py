@@ -66,7 +66,8 @@ def conll_rows(
         words = sentence.column(token)
         if "" in words:
             what = f"has an empty word (column {token + 1})."
-            findings.mistake(place.of_word(words.index("")), what)
+            hint = "Write it, or take the line out."
+            findings.mistake(place.of_word(words.index("")), what, hint)
             continue
         row: dict[str, Any] = {names["tokens"]: words}
         row[names["tags"]] = [""] * len(words) if tag is None else sentence.column(tag)

@@ -20,6 +20,7 @@ _JSON = {
     "jsonl": "It looks like JSON Lines: set data.format: jsonl.",
     "json": "It looks like one JSON document: set data.format: json.",
 }
+_TAG = re.compile(r"O|[BIESLUM]-.+")
 _WIDE = 0.3
 """Share of zero bytes from which on a text is probably UTF-16."""
 
@@ -36,6 +37,30 @@ def binary_kind(content: bytes) -> str | None:
     return None
 
 
+def format_of(text: str, ending: str | None, is_tagged: bool) -> str | None:
+    """The format of a text whose name says another, or none: JSON, or words with tags.
+
+    Args:
+        ending: the format that the name tells of.
+        is_tagged: whether words with tags are looked for.
+    """
+    start = text[:20_000].lstrip()
+    if ending in (None, "conll") and start.startswith(("[", "{")):
+        return "json" if _json_kind(text, start) else ending
+    if is_tagged and ending in (None, "csv") and _looks_like_conll(start):
+        return "conll"
+    return ending
+
+
+def _looks_like_conll(start: str) -> bool:
+    """Whether words stand below one another, most of them with a tag, sentences between blank
+    lines."""
+    lines = [line.rstrip("\r") for line in start.split("\n")[:-1]] or [start]
+    words = [line for line in lines if line.strip() and not line.startswith("#")]
+    tagged = sum(any(map(_TAG.fullmatch, re.split(r"[\t ]+", line)[1:])) for line in words)
+    return len(words) < len(lines) and tagged > len(words) / 2
+
+
 def text_kind(text: str, read_as: str = "") -> str | None:
     """What a text looks like that couldn't be read as `read_as`, and the key or command that reads
     it; None: like nothing known, or like that."""
@@ -48,7 +73,9 @@ def text_kind(text: str, read_as: str = "") -> str | None:
     if kind is not None:
         return None if read_as in ("json", kind) else _JSON[kind]
     if read_as == "csv":
-        return None
+        blocks = start.count("\n\n") + start.count("\r\n\r\n")
+        hint = "If words stand below one another, a sentence a block, set data.format: conll."
+        return hint if blocks > 1 else None
     first = start.split("\n", 1)[0]
     for delimiter, name in (("\t", "\\t"), (";", ";"), ("|", "|")):
         if delimiter in first and read_as != "conll":
