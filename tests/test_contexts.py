@@ -103,7 +103,7 @@ corpora = st.lists(
     min_size=1,
     max_size=4,
 )
-limits = st.tuples(st.integers(4, 40), st.integers(1, 40)).filter(lambda pair: pair[1] <= pair[0])
+limits = st.tuples(st.integers(5, 40), st.integers(1, 40)).filter(lambda pair: pair[1] <= pair[0])
 
 
 @given(corpora, limits)

@@ -16,6 +16,8 @@ from tsarch.blueprint import resolve
 from tsarch.config import DataConfig
 from tsarch.data.corpus import read_file
 from tsarch.data.cuts import cut_notes, unknown_notes
+from tsarch.data.layouts import SourceTargetLayout
+from tsarch.data.packing import Sentence, pack
 from tsarch.data.row_slices import slices_around
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.text_places import PlacedTokens, word_starts
@@ -199,3 +201,24 @@ def test_a_run_tells_what_is_cut(tmp_path):
     assert [note.partition(":")[0] for note in notes] == ["train", "validation", "test"]
     assert all("longer than a window (student.max_tokens)" in note for note in notes)
     assert all(f"2 of 4 rows ({path}:1, {path}:3); the teacher reads it" in note for note in notes)
+
+
+@pytest.mark.parametrize("decoder_start", [None, 0])
+@pytest.mark.parametrize("own", [{"source_prefix": "mill " * 12}, {"target_prefix": "mill " * 12}])
+def test_prefixes_that_leave_no_room_are_refused(own, decoder_start):
+    tokens = RowTokenizer(load_tokenizer(QUICKSTART_MODEL), None, keep=False)
+    spec = packing_spec(tokens, 27, 16, decoder_start=decoder_start, **own)
+    with pytest.raises(UserError) as caught:
+        SourceTargetLayout(spec, keep_last=False)
+    assert str(caught.value) == (
+        "task.source_prefix, task.target_prefix: take 12 tokens and targets up to 8, which leaves "
+        "7 of teacher.max_tokens (27) for sources. Shorten them, lower task.max_target_tokens, or "
+        "raise teacher.max_tokens."
+    )
+    SourceTargetLayout(packing_spec(tokens, 28, 16, **own), keep_last=False)
+
+
+def test_contexts_without_room_beside_special_tokens_are_refused():
+    sentence = Sentence("d", [5, 6, 7], [0, 1, 2])
+    with pytest.raises(UserError, match="leaves 1 tokens beside the tokenizer's 3 special ones"):
+        pack([sentence], [[0, 0, 0]], [1], [2, 3], 4, 4)

@@ -24,6 +24,7 @@ from tsarch.data.passages import (
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.rows import Row
 from tsarch.data.source_target import (
+    LEAST_SOURCE_TOKENS,
     SourceTarget,
     SourceTargetTokens,
     TargetFrame,
@@ -240,6 +241,9 @@ class SourceTargetLayout:
 
     Args:
         keep_last: of a source that is too long the end is kept, not the start.
+
+    Raises:
+        UserError: prefixes and targets leave a context no room for sources.
     """
 
     def __init__(self, spec: PackingSpec, keep_last: bool) -> None:
@@ -265,19 +269,16 @@ def _frame(spec: PackingSpec, keep_last: bool) -> TargetFrame:
     tokenizer = spec.tokens.tokenizer
     before, after = special_tokens(tokenizer)
     separator = end_token(tokenizer)
-
-    def ids(text: str) -> list[int]:
-        if not text:
-            return []
-        own = spec.tokens.after_space(text)
-        return list(tokenizer(own, add_special_tokens=False)["input_ids"])
-
+    own_prefix, own_suffix = (
+        _prefix_tokens(spec.tokens, text) for text in (spec.source_prefix, spec.target_prefix)
+    )
+    _check_room(spec, len(own_prefix) + len(own_suffix))
     if spec.decoder_start is not None:
         start, suffix = spec.decoder_start, after
     else:
-        *suffix, start = ids(spec.target_prefix) or [separator]
+        *suffix, start = own_suffix or [separator]
     return TargetFrame(
-        prefix=(*before, *ids(spec.source_prefix)),
+        prefix=(*before, *own_prefix),
         separator=separator,
         suffix=tuple(suffix),
         start=start,
@@ -288,6 +289,23 @@ def _frame(spec: PackingSpec, keep_last: bool) -> TargetFrame:
         keep_last=keep_last,
         student_reads_source=spec.decoder_start is None,
     )
+
+
+def _prefix_tokens(tokens: RowTokenizer, text: str) -> list[int]:
+    if not text:
+        return []
+    return list(tokens.tokenizer(tokens.after_space(text), add_special_tokens=False)["input_ids"])
+
+
+def _check_room(spec: PackingSpec, num_prefix: int) -> None:
+    room = spec.teacher_max_tokens - spec.max_target_tokens - num_prefix
+    if num_prefix and room < LEAST_SOURCE_TOKENS:
+        raise UserError.single(
+            "task.source_prefix, task.target_prefix",
+            f"take {num_prefix} tokens and targets up to {spec.max_target_tokens}, which leaves "
+            f"{max(room, 0)} of teacher.max_tokens ({spec.teacher_max_tokens}) for sources.",
+            "Shorten them, lower task.max_target_tokens, or raise teacher.max_tokens.",
+        )
 
 
 def _sentences(

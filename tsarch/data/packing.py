@@ -18,6 +18,8 @@ _LONG_WORDS = "ends of words longer than a window (student.max_tokens)"
 _BETWEEN = "what is far from a relation's entities (teacher.max_tokens)"
 _UNREAD = "ends of texts longer than a window (student.max_tokens)"
 _UNREAD_ENTITY = "what follows a window with the first entity alone (student.max_tokens)"
+_LEAST_ROOM = 2
+"""Tokens of a label and of what it is about."""
 NUM_VOTES = 4
 """Words of a row's window that its one label stands at, beside its own token. At every word, long
 rows would weigh more than short ones in the loss, which metrics count alike."""
@@ -170,6 +172,19 @@ def _fill(sizes: Sequence[int], limit: int) -> list[int]:
     return counts
 
 
+def _room(prefix: list[int], suffix: list[int], teacher_max_tokens: int) -> int:
+    """Tokens that a context has between its special ones.
+
+    Raises:
+        UserError: none to speak of.
+    """
+    room = teacher_max_tokens - len(prefix) - len(suffix)
+    if room < _LEAST_ROOM:
+        what = f"leaves {room} tokens beside the tokenizer's {len(prefix) + len(suffix)} special"
+        raise UserError.single(f"teacher.max_tokens: {teacher_max_tokens}", f"{what} ones.")
+    return room
+
+
 def pack(
     sentences: Sequence[Sentence],
     labels: Sequence[Sequence[int]],
@@ -184,7 +199,7 @@ def pack(
     A sentence longer than a context becomes several contexts, cut at word boundaries; a word
     longer than a window is cut, and counted. Special tokens belong to no window.
     """
-    limit = min(student_max_tokens, teacher_max_tokens - len(prefix) - len(suffix))
+    limit = min(student_max_tokens, _room(prefix, suffix, teacher_max_tokens))
     packer = _Packer(prefix, suffix, teacher_max_tokens, limit)
     num_words, document = 0, None
     for sentence, own in zip(sentences, labels, strict=True):
@@ -218,7 +233,7 @@ def pack_rows(
     Raises:
         UserError: marked spans are too long for a context; every such row is named.
     """
-    room = teacher_max_tokens - len(prefix) - len(suffix)
+    room = _room(prefix, suffix, teacher_max_tokens)
     packer = _Packer(prefix, suffix, teacher_max_tokens, min(student_max_tokens, room))
     packed: list[list[int]] = []
     document = None

@@ -17,6 +17,8 @@ _LONG_SOURCES = {
     True: "starts of sources longer than a context has room for (teacher.max_tokens)",
 }
 """By `TargetFrame.keep_last`."""
+LEAST_SOURCE_TOKENS = 8
+"""Tokens that contexts must have for sources."""
 _LONG_TARGETS = "ends of targets longer than task.max_target_tokens"
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from tsarch.blueprint import Blueprint, StageBlueprint
+from tsarch.data.source_target import LEAST_SOURCE_TOKENS
 from tsarch.errors import Mistake
 from tsarch.tasks.registry import is_generative
 from tsarch.topology import Stage
-
-_LEAST_SOURCE_TOKENS = 8
 
 
 def generation_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
@@ -72,7 +71,7 @@ def _seq2seq_mistakes(
 
 def _room_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
     teacher, most = blueprint.stages[Stage.TEACHER], blueprint.task.max_target_tokens
-    needed = most + _LEAST_SOURCE_TOKENS
+    needed = most + LEAST_SOURCE_TOKENS
     if teacher.max_tokens < needed:
         yield Mistake(
             "teacher.max_tokens",
