@@ -15,7 +15,8 @@ from tsarch.config import LossConfig
 from tsarch.data.plain_text import sentence_bounds, word_bounds
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
-from tsarch.prediction.trained_pair import TextEntity
+from tsarch.pair.pair import Pair
+from tsarch.prediction.inputs import TextEntity
 from tsarch.tasks.answers import Label, Relation
 
 TEXT = 'Ada Lovelace met Mr. Babbage in London.  They "talked"! Then? Nothing …\nP.S. 羅馬。On.'
@@ -128,8 +129,8 @@ def test_every_wrong_input_is_named(ner_run):
 
 def test_nothing_is_cut_in_silence(ner_run):
     pair = tsarch.load(ner_run, device="cpu")
-    with pytest.raises(UserError, match=r"tokens don't fit, so they would not be read"):
-        pair.predict([["zq" * 45]])
+    with pytest.raises(UserError, match=r"input 2: can't be read whole: ends of words"):
+        pair.predict(["Rome .", ["zq" * 45]])
 
 
 @pytest.mark.parametrize(("task", "kind"), [("classification", Label), ("relation", Relation)])
@@ -157,3 +158,82 @@ def test_answers_to_questions_need_no_ids(tmp_path):
     found = pair.predict(rows)
     assert len(found) == 2
     assert all(type(own).__name__ in ("SpanAnswer", "NoAnswer") for own in found)
+
+
+DOCUMENT = "Maria Rossi flew to Rome. John Smith stayed in Paris. Nobody saw Air France. " * 12
+
+
+@pytest.mark.parametrize("mode", ["student", "joint", "teacher"])
+def test_a_context_is_read_once_and_answers_as_the_document_does(ner_run, monkeypatch, mode):
+    pair = tsarch.load(ner_run, device="cpu")
+    (expected,) = pair.predict([DOCUMENT], mode)
+    context = pair.read(DOCUMENT)
+    monkeypatch.setattr(Pair, "encode", None)  # the teacher has read
+    assert context.predict(mode=mode) == expected
+    by_sentence = [context.predict(n, mode) for n in range(context.num_sentences)]
+    if mode != "teacher":  # which has no windows
+        assert [e for own in by_sentence for e in own] == list(expected)
+    assert context.num_sentences == 36
+    assert context.num_bytes > 0
+
+
+def test_a_window_of_a_context_is_any_part_of_its_text(ner_run):
+    context = tsarch.load(ner_run, device="cpu").read(DOCUMENT)
+    start = DOCUMENT.index("John")
+    sentence = context.predict((start, start + len("John Smith stayed in Paris.")), "student")
+    assert [e.score for e in sentence] == pytest.approx(
+        [e.score for e in context.predict(1, "student")], abs=1e-5
+    )
+    for entity in context.predict((10, 300), "joint"):
+        assert entity.end > 10
+        assert entity.start < 300
+        assert DOCUMENT[entity.start : entity.end] == entity.text
+    whole = context.predict((0, len(DOCUMENT)), "student")
+    assert whole
+    assert all(DOCUMENT[e.start : e.end] == e.text for e in whole)
+
+
+def test_a_context_is_kept_in_a_file_for_its_own_pair(ner_run, tmp_path):
+    pair = tsarch.load(ner_run, device="cpu")
+    context = pair.read(DOCUMENT)
+    context.save(tmp_path / "document.safetensors")
+    again = tsarch.load(ner_run, device="cpu").load_context(tmp_path / "document.safetensors")
+    assert again.predict(mode="joint") == context.predict(mode="joint")
+    assert again.num_bytes == context.num_bytes
+    pair.revision = "another"
+    with pytest.raises(UserError, match="has the states of another pair"):
+        pair.load_context(tmp_path / "document.safetensors")
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(UserError, match="can't be read"):
+        pair.load_context(tmp_path / "x")
+
+
+def test_wrong_windows_are_told(ner_run):
+    pair = tsarch.load(ner_run, device="cpu")
+    context = pair.read([["Maria", "Rossi"], ["Rome"]])
+    assert len(context.predict()) == 2
+    with pytest.raises(UserError, match="It has 2, counted from 0"):
+        context.predict(2)
+    with pytest.raises(UserError, match="needs a document that is a plain text"):
+        context.predict((0, 5))
+    with pytest.raises(UserError, match="has no words of the document"):
+        pair.read("Rome").predict((100, 200))
+
+
+def test_documents_of_labelled_sentences_are_read_once_too(tmp_path):
+    run_training(run_of(tmp_path, "classification"))
+    pair = tsarch.load(tmp_path / "run", device="cpu")
+    sentences = ["A fine day .", "Nothing happened at all .", "What now ?"]
+    rows = [{"text": own, "doc_id": "a"} for own in sentences]
+    context = pair.read(sentences)
+    for mode in ("student", "joint"):
+        assert context.predict(mode=mode) == pair.predict(rows, mode)
+        found = [context.predict(n, mode) for n in range(3)]
+        assert [own.score for own in found] == pytest.approx(
+            [own.score for own in pair.predict(rows, mode)], abs=1e-5
+        )
+    run = tmp_path / "other"
+    run.mkdir()
+    run_training(run_of(run, "relation"))
+    with pytest.raises(UserError, match="whose teacher reads what is asked too"):
+        tsarch.load(run / "run", device="cpu").read([{"tokens": ["a"], "head": [0, 1]}])

@@ -12,7 +12,7 @@ import numpy as np
 from tsarch.data.cuts import Cutting
 from tsarch.data.row_slices import slices_around
 from tsarch.errors import Mistake, UserError
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import IntArray, TokenizedSplit, Windows
 
 _LONG_WORDS = "ends of words longer than a window (student.max_tokens)"
 _BETWEEN = "what is far from a relation's entities (teacher.max_tokens)"
@@ -334,3 +334,46 @@ def _split(packer: _Packer, labels: Sequence[Sequence[int]]) -> TokenizedSplit:
 
 def _array(values: Sequence[Any]) -> IntArray:
     return np.array(values, dtype=np.int64)
+
+
+def window_slices(split: TokenizedSplit, words: IntArray, max_tokens: int) -> Windows:
+    """Windows of at most `max_tokens` tokens that have just the `words`, of all sentences in them
+    together, in place of a window a sentence."""
+    slices: list[tuple[int, int]] = []
+    offsets = [0]
+    for context in range(split.num_contexts):
+        own = range(*split.window_offsets[context : context + 2].tolist())
+        starts, stops = _chosen_runs(split, [split.windows[number] for number in own], words)
+        for start, stop in zip(starts, stops, strict=True):
+            places = list(range(start, stop))
+            for piece, _ in _pieces(places, split.words[start:stop].tolist(), max_tokens):
+                slices.append((piece[0], piece[-1] + 1))
+        offsets.append(len(slices))
+    return Windows(np.array(slices, dtype=np.int64).reshape(-1, 2), np.array(offsets))
+
+
+def _chosen_runs(
+    split: TokenizedSplit, windows: Sequence[IntArray], words: IntArray
+) -> tuple[list[int], list[int]]:
+    """Starts and stops of the runs of tokens of a context's windows that belong to the words."""
+    wanted = set(words.tolist())
+    chosen = [
+        place
+        for start, stop in windows
+        for place, word in zip(
+            range(start, stop), _filled(split.words[start:stop].tolist()), strict=True
+        )
+        if word in wanted
+    ]
+    among = set(chosen)
+    starts = [own for own in chosen if own - 1 not in among]
+    stops = [own + 1 for own in chosen if own + 1 not in among]
+    return starts, stops
+
+
+def _filled(words: Sequence[int]) -> list[int]:
+    """Each token's word, from the words that start at tokens."""
+    filled: list[int] = []
+    for own in words:
+        filled.append(own if own >= 0 or not filled else filled[-1])
+    return filled

@@ -3,7 +3,7 @@ the scores of a mode are decoded to the task's answers. Labels are not needed.""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -42,62 +42,93 @@ class Answering:
     ) -> None:
         self._pair = pair
         self._task = task
-        self._window_tokens = window_tokens
+        self.window_tokens = window_tokens
         self._num_windows = num_windows
         self._joint_weight = joint_weight
         self._batch_tokens = batch_tokens
 
-    def answers(self, split: TokenizedSplit, mode: Mode) -> list[tuple[Answer, ...]]:
-        """Answers to every row of `split.rows` (see `AnsweringTask.answers`)."""
-        return self._task.answers(split, self.scores(split, mode))
+    def states(self, split: TokenizedSplit) -> list[States]:
+        """What the teacher makes of every context, to be kept for `answers`."""
+        found: dict[int, States] = {}
+        for own, states in self._contexts(split, None):
+            found |= dict(zip(own, states, strict=True))
+        return [found[context] for context in range(split.num_contexts)]
 
-    def scores(self, split: TokenizedSplit, mode: Mode) -> FloatArray:
-        """(num_words, …) of a mode, as `AnsweringTask.score_collector` keeps them."""
+    def answers(
+        self, split: TokenizedSplit, mode: Mode, states: Sequence[States] | None = None
+    ) -> list[tuple[Answer, ...]]:
+        """Answers to every row of `split.rows` (see `AnsweringTask.answers`).
+
+        Args:
+            states: of the contexts, where the teacher has read them already.
+        """
+        return self._task.answers(split, self.scores(split, mode, states))
+
+    def scores(
+        self, split: TokenizedSplit, mode: Mode, states: Sequence[States] | None = None
+    ) -> FloatArray:
+        """(num_words, …) of a mode, as `AnsweringTask.score_collector` keeps them; 0 for words that
+        are in no window."""
         needed = (mode != "student_alone", mode != "teacher")
         has = (self._pair.has_teacher, self._pair.has_student)
         assert not any(n > h for n, h in zip(needed, has)), f"this pair has no mode {mode}"
-        found = self._predictions(split, mode)
+        found = self._predictions(split, mode, states)
         said = getattr(found, mode)
         assert said is not None
-        scores: FloatArray = said[0] if mode == "joint" else said
+        own: FloatArray = said[0] if mode == "joint" else said
+        scores = np.zeros((split.num_words, *own.shape[1:]), dtype=own.dtype)
+        scores[found.words] = own
         return scores
 
-    def _predictions(self, split: TokenizedSplit, mode: Mode) -> Predictions:
+    def _predictions(
+        self, split: TokenizedSplit, mode: Mode, kept: Sequence[States] | None
+    ) -> Predictions:
         choice = self._task.window_choice
         collector = self._task.score_collector(self._joint_weight)
         if choice is None or not self._pair.has_student:
-            return self._read(split, collector, mode)
+            return self._read(split, collector, mode, kept)
         if not self._pair.has_teacher:
-            tiles = split.with_windows(choice.tiles(split, self._window_tokens))
-            return self._read(tiles, collector, mode)
-        for own, states in self._contexts(split):
+            tiles = split.with_windows(choice.tiles(split, self.window_tokens))
+            return self._read(tiles, collector, mode, kept)
+        for own, states in self._contexts(split, kept):
             self._collect_contexts(collector, split, own, states)
         teacher = collector.result().teacher
         assert teacher is not None
-        windows = choice.windows(split, teacher, self._window_tokens, self._num_windows)
+        windows = choice.windows(split, teacher, self.window_tokens, self._num_windows)
         if mode == "teacher":
             return choice.complete(teacher, [], [self._joint_weight])
         collector = self._task.score_collector(self._joint_weight)
-        chosen = self._read(split.with_windows(windows), collector, mode)
+        chosen = self._read(split.with_windows(windows), collector, mode, kept)
         return choice.complete(teacher, [chosen], [self._joint_weight])
 
-    def _read(self, split: TokenizedSplit, collector: Collector, mode: Mode) -> Predictions:
+    def _read(
+        self,
+        split: TokenizedSplit,
+        collector: Collector,
+        mode: Mode,
+        kept: Sequence[States] | None,
+    ) -> Predictions:
         """What a mode reads: contexts, windows, or both."""
         if mode == "student_alone":
             for batch in evaluation_batches(split.context_lengths, self._batch_tokens):
                 self._collect_windows(collector, split, batch.tolist(), None)
             return collector.result()
-        for own, states in self._contexts(split):
+        for own, states in self._contexts(split, kept):
             if mode == "teacher":
                 self._collect_contexts(collector, split, own, states)
             else:
                 self._collect_windows(collector, split, own, states)
         return collector.result()
 
-    def _contexts(self, split: TokenizedSplit) -> Iterator[tuple[list[int], list[States]]]:
-        """Contexts, some at a time, with their states."""
+    def _contexts(
+        self, split: TokenizedSplit, kept: Sequence[States] | None
+    ) -> Iterator[tuple[list[int], list[States]]]:
+        """Contexts, some at a time, with their states: those that were kept, or read now."""
         for batch in evaluation_batches(split.context_lengths, self._batch_tokens):
             own = batch.tolist()
+            if kept is not None:
+                yield own, [kept[context] for context in own]
+                continue
             yield own, self._pair.encode([split.token_ids[context_tokens(split, c)] for c in own])
 
     def _collect_contexts(

@@ -12,9 +12,10 @@ from typing import Any
 
 from tsarch.config import Mode
 from tsarch.errors import Mistake, UserError
+from tsarch.prediction.inputs import Predicted
 from tsarch.prediction.outputs import write_table
 from tsarch.prediction.streams import FileInput, InputFile, input_files
-from tsarch.prediction.trained_pair import Predicted, TrainedPair
+from tsarch.prediction.trained_pair import TrainedPair
 
 _CHUNK = 1024
 """Inputs that are answered together, at least."""
@@ -173,21 +174,20 @@ def _answered(
     pair: TrainedPair, chunk: Sequence[FileInput], mode: Mode | None
 ) -> tuple[list[str], list[Mistake]]:
     """The output's lines, and what is wrong with inputs."""
-    problems: dict[int, str] = {}
-    for place, own in enumerate(chunk):
-        if what := own.problem if own.value is None else pair.problem(own.value):
-            problems[place] = what
-    sound = [own.value for place, own in enumerate(chunk) if place not in problems]
-    answers = iter(pair.predict([value for value in sound if value is not None], mode))
+    problems = {place: own.problem for place, own in enumerate(chunk) if own.value is None}
+    sound = [(place, own.value) for place, own in enumerate(chunk) if own.value is not None]
+    found, wrong = pair.try_predict([value for _, value in sound], mode)
+    problems |= {sound[number][0]: what for number, what in wrong.items()}
+    answers = {sound[number][0]: answer for number, answer in found.items()}
     lines = []
     for place, own in enumerate(chunk):
         row = {"text": own.value} if isinstance(own.value, str) else dict(own.value or {})
         if place in problems:
             row[PROBLEM] = f"{own.place}: {problems[place]}"
         else:
-            row[PREDICTION] = as_json(next(answers))
+            row[PREDICTION] = as_json(answers[place])
         lines.append(json.dumps(row, ensure_ascii=False, default=str))
-    return lines, [Mistake(chunk[place].place, what) for place, what in problems.items()]
+    return lines, [Mistake(chunk[n].place, what) for n, what in sorted(problems.items())]
 
 
 def as_json(predicted: Predicted) -> Any:

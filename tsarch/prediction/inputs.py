@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tsarch.data.formats.delimited import unpacked
 from tsarch.data.plain_text import sentence_bounds, word_bounds
 from tsarch.data.row_reader import RowReader
-from tsarch.errors import Mistake, UserError
-from tsarch.records import IntArray
+from tsarch.errors import UserError
+from tsarch.records import IntArray, TokenizedSplit
+from tsarch.tasks.answers import Answer, Entity
 
 Input = str | Sequence[str] | Mapping[str, Any]
 """A plain text, its words, or a row: column → value."""
 _TEXT_COLUMNS = ("text", "source", "document")
 """Columns (by their own names, not the file's) that a plain text can be, in tasks that need one
 column alone."""
+
+
+@dataclass(frozen=True)
+class TextEntity:
+    """A named entity of a plain text."""
+
+    type: str
+    start: int
+    """Its first character."""
+    end: int
+    """The character after its last."""
+    text: str
+    """As it stands there."""
+    score: float
+    """Mean probability of its words' tags, 0 to 1."""
+
+
+Prediction = Answer | TextEntity
+Predicted = Prediction | tuple[Prediction, ...]
+"""Of an input: its entities in order, none or many; of all other tasks one answer."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +60,77 @@ class Inputs:
     """Input that a row is a part of."""
     texts: dict[int, PlainText]
     """Of the inputs that were plain texts of a task of words."""
-    count: int
+    problems: dict[int, str]
+    """Of the inputs that can't be read: why."""
+
+    def without(self, problems: dict[int, str]) -> Inputs:
+        """The same without some of the inputs."""
+        kept = [place for place, owner in enumerate(self.owners) if owner not in problems]
+        rows = [self.rows[place] for place in kept]
+        owners = [self.owners[place] for place in kept]
+        return Inputs(rows, owners, self.texts, self.problems | problems)
+
+    def answers(
+        self, split: TokenizedSplit, found: Sequence[tuple[Answer, ...]]
+    ) -> dict[int, Predicted]:
+        """Input → its answer, put together from answers to the rows of a split."""
+        numbers = [row.origin.place.number - 1 for row in split.rows]
+        by_row = dict(zip(numbers, found, strict=True))
+        answers: dict[int, Predicted] = {}
+        for number, rows in itertools.groupby(range(len(found)), key=self.owners.__getitem__):
+            own = [by_row[row] for row in rows]
+            if text := self.texts.get(number):
+                answers[number] = tuple(_in_text(text, own))
+            elif len(own[0]) == 1 and not isinstance(own[0][0], Entity):
+                answers[number] = own[0][0]
+            else:
+                answers[number] = own[0]
+        return answers
+
+
+def _in_text(text: PlainText, answers: Sequence[tuple[Answer, ...]]) -> Iterator[TextEntity]:
+    """Entities of a text's sentences by their characters in it."""
+    for bounds, own in zip(text.bounds, answers, strict=True):
+        for entity in own:
+            assert isinstance(entity, Entity)
+            start, end = int(bounds[entity.first, 0]), int(bounds[entity.stop - 1, 1])
+            yield TextEntity(entity.type, start, end, text.text[start:end], entity.score)
+
+
+def as_document(document: str | Sequence[Input], task: str, reader: RowReader[Any]) -> Inputs:
+    """Rows without labels of one document, given as a text or as its sentences.
+
+    Raises:
+        UserError: it has none.
+    """
+    if isinstance(document, str) and task == "ner":
+        return as_rows([document], task, reader)
+    sentences = [document] if isinstance(document, str) else document
+    own = as_rows(sentences, task, reader)
+    if not own.rows and not own.problems:
+        raise UserError.single("document", "has no sentences.")
+    name = reader.columns.model_dump()["doc_id"]
+    rows = [{**row, name: "document"} for row in own.rows]
+    return Inputs(rows, own.owners, own.texts, own.problems)
 
 
 def as_rows(given: Iterable[Input], task: str, reader: RowReader[Any]) -> Inputs:
-    """Rows without labels of all inputs.
-
-    Raises:
-        UserError: names every input that the task can't take.
-    """
-    found = Inputs([], [], {}, 0)
-    mistakes: list[Mistake] = []
-    number = -1
+    """Rows without labels of all inputs; what the task can't take goes to `problems`."""
+    found = Inputs([], [], {}, {})
     for number, own in enumerate(given):
         try:
             rows = _rows(own, number, task, reader, found.texts)
         except UserError as error:
-            mistakes += error.mistakes
+            found.problems[number] = told(error)
             continue
         found.rows.extend(rows)
         found.owners.extend([number] * len(rows))
-    if mistakes:
-        raise UserError(mistakes)
-    return Inputs(found.rows, found.owners, found.texts, number + 1)
+    return found
+
+
+def told(error: UserError) -> str:
+    """What is wrong with an input, without its place."""
+    return " ".join(f"{own.what} {own.hint}".strip() for own in error.mistakes)
 
 
 def _rows(

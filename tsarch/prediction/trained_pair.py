@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
+import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,30 +14,13 @@ from tsarch.config import Mode
 from tsarch.data.corpus import read_rows
 from tsarch.data.layouts import Layout
 from tsarch.data.row_reader import RowReader
-from tsarch.errors import UserError
+from tsarch.errors import Mistake, UserError
 from tsarch.pair.answering import Answering
-from tsarch.prediction.inputs import Input, Inputs, PlainText, as_rows
-from tsarch.tasks.answers import Answer, Entity
-
-
-@dataclass(frozen=True)
-class TextEntity:
-    """A named entity of a plain text."""
-
-    type: str
-    start: int
-    """Its first character."""
-    end: int
-    """The character after its last."""
-    text: str
-    """As it stands there."""
-    score: float
-    """Mean probability of its words' tags, 0 to 1."""
-
-
-Prediction = Answer | TextEntity
-Predicted = Prediction | tuple[Prediction, ...]
-"""Of an input: its entities in order, none or many; of all other tasks one answer."""
+from tsarch.pair.halves import States
+from tsarch.prediction.context import Context, load_states
+from tsarch.prediction.inputs import Input, Inputs, Predicted, as_document, as_rows, told
+from tsarch.records import TokenizedSplit
+from tsarch.tasks.answers import Answer
 
 
 class TrainedPair:
@@ -81,6 +63,11 @@ class TrainedPair:
         return digest.hexdigest()
 
     @property
+    def window_tokens(self) -> int:
+        """Tokens of the student's windows at most."""
+        return self._answering.window_tokens
+
+    @property
     def default_mode(self) -> Mode:
         """`joint`, or the one mode that there is."""
         return "joint" if "joint" in self.modes else self.modes[-1]
@@ -101,34 +88,104 @@ class TrainedPair:
         """
         if isinstance(inputs, str | dict):
             raise UserError.single("inputs", "is one input.", "Give a list: predict([text]).")
+        answers, problems = self.try_predict(inputs, mode)
+        if problems:
+            raise UserError(Mistake(f"input {n + 1}", what) for n, what in sorted(problems.items()))
+        return [answers[number] for number in range(len(answers))]
+
+    def try_predict(
+        self, inputs: Iterable[Input], mode: Mode | None = None
+    ) -> tuple[dict[int, Predicted], dict[int, str]]:
+        """As `predict`, but inputs that can't be read, or not whole, don't keep others from being
+        answered: number of an input → its answer, and number → what is wrong.
+
+        Raises:
+            UserError: there is no such mode.
+        """
         mode = self._known(mode)
-        own = as_rows(inputs, self.task, self._reader)
+        own = self._sound(as_rows(inputs, self.task, self._reader))
         if not own.rows:
-            return []
+            return {}, own.problems
+        split = self._packed(own)
+        answers = own.answers(split, self._answering.answers(split, mode))
+        unread = _unread(own, split, mode)
+        kept = {number: answer for number, answer in answers.items() if number not in unread}
+        return kept, own.problems | unread
+
+    def read(self, document: str | Sequence[Sequence[str] | Mapping[str, Any]]) -> Context:
+        """Let the teacher read a document once, to ask for windows of it as often as wanted.
+
+        Args:
+            document: a plain text, or its sentences, each a list of words or a row.
+
+        Raises:
+            UserError: it can't be read, or read whole; or the teacher's contexts are not documents:
+                in `relation` and `qa` what is asked is a part of what it reads.
+        """
+        if "teacher" not in self.modes or "student" not in self.modes:
+            raise UserError.single("read", "needs a pair of a teacher and a student.")
+        if self.task not in ("ner", "classification"):
+            what = f"is not for {self.task}, whose teacher reads what is asked too."
+            raise UserError.single("read", what, "Use predict.")
+        own, split = self._document(document)
+        return Context(self, document, own, split, self._answering.states(split))
+
+    def load_context(self, path: str | os.PathLike[str]) -> Context:
+        """A context that was saved; the teacher doesn't run.
+
+        Raises:
+            UserError: it is none, or another pair's.
+        """
+        document, states = load_states(Path(path), self.revision)
+        return Context(self, document, *self._document(document), states)
+
+    def answers(
+        self, split: TokenizedSplit, mode: Mode | None, states: Sequence[States]
+    ) -> list[tuple[Answer, ...]]:
+        """Answers to every row of a document that the teacher has read."""
+        return self._answering.answers(split, self._known(mode), states)
+
+    def _sound(self, own: Inputs) -> Inputs:
+        """The inputs whose rows can be read."""
+        try:
+            read_rows(own.rows, self._reader) if own.rows else ()
+        except UserError:
+            return own.without(dict(self._wrong(own)))
+        return own
+
+    def _wrong(self, own: Inputs) -> Iterator[tuple[int, str]]:
+        for row, number in zip(own.rows, own.owners, strict=True):
+            try:
+                read_rows([row], self._reader)
+            except UserError as error:
+                yield number, told(error)
+
+    def _packed(self, own: Inputs) -> TokenizedSplit:
+        """The contexts and windows of sound inputs."""
         with self._tokenizing:
-            rows = read_rows(own.rows, self._reader)
-            split = self._layout.pack(rows)
-        if split.num_cut_tokens:
-            hint = "Split what is longer than a context or window into several inputs."
-            what = f"{split.num_cut_tokens} tokens don't fit, so they would not be read."
-            raise UserError.single("inputs", what, hint)
-        answers = self._answering.answers(split, mode)
-        by_row = {row.origin.place.number - 1: found for row, found in zip(rows, answers)}
-        return list(_by_input(own, [by_row[row] for row in range(len(rows))]))
+            return self._layout.pack(read_rows(own.rows, self._reader))
+
+    def _document(self, document: Any) -> tuple[Inputs, TokenizedSplit]:
+        """The rows, contexts and windows of a document.
+
+        Raises:
+            UserError: it can't be read, or not whole.
+        """
+        own = self._sound(as_document(document, self.task, self._reader))
+        problems = own.problems
+        if not problems:
+            split = self._packed(own)
+            problems = _unread(own, split, "joint")
+        if problems:
+            wrong = sorted(problems.items())
+            raise UserError(Mistake(f"sentence {n + 1}", what) for n, what in wrong)
+        return own, split
 
     @property
     def document_column(self) -> str | None:
         """Column of rows that names their document; None: every row is by itself."""
         name: str | None = self._reader.columns.model_dump().get("doc_id")
         return name
-
-    def problem(self, given: Input) -> str:
-        """What is wrong with an input; empty: nothing."""
-        try:
-            read_rows(as_rows([given], self.task, self._reader).rows, self._reader)
-        except UserError as error:
-            return " ".join(f"{own.what} {own.hint}".strip() for own in error.mistakes)
-        return ""
 
     def _known(self, mode: Mode | None) -> Mode:
         if mode is None:
@@ -139,24 +196,13 @@ class TrainedPair:
         return mode
 
 
-def _by_input(inputs: Inputs, answers: Sequence[tuple[Answer, ...]]) -> Iterator[Predicted]:
-    """Answers of rows, put together to those of inputs."""
-    rows = itertools.groupby(range(len(answers)), key=lambda row: inputs.owners[row])
-    for number, own in rows:
-        found = [answers[row] for row in own]
-        text = inputs.texts.get(number)
-        if text is not None:
-            yield tuple(_in_text(text, found))
-        elif len(found[0]) == 1 and not isinstance(found[0][0], Entity):
-            yield found[0][0]
-        else:
-            yield found[0]
-
-
-def _in_text(text: PlainText, answers: Sequence[tuple[Answer, ...]]) -> Iterator[TextEntity]:
-    """Entities of a text's sentences by their characters in it."""
-    for bounds, own in zip(text.bounds, answers, strict=True):
-        for entity in own:
-            assert isinstance(entity, Entity)
-            start, end = int(bounds[entity.first, 0]), int(bounds[entity.stop - 1, 1])
-            yield TextEntity(entity.type, start, end, text.text[start:end], entity.score)
+def _unread(own: Inputs, split: TokenizedSplit, mode: Mode) -> dict[int, str]:
+    """Inputs of which something isn't read: what."""
+    found: dict[int, str] = {}
+    for cut in split.cuts:
+        if cut.is_read and mode != "student_alone":
+            continue  # the teacher has read it
+        for place in cut.rows:
+            number = own.owners[split.rows[place].origin.place.number - 1]
+            found[number] = f"can't be read whole: {cut.what}. Split it into several."
+    return found

@@ -1,0 +1,153 @@
+"""A document that the teacher has read: its states are kept, and windows of it asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tsarch.config import Mode
+from tsarch.data.packing import window_slices
+from tsarch.errors import UserError, one_line
+from tsarch.pair.halves import States
+from tsarch.prediction.inputs import Inputs, Predicted, TextEntity
+from tsarch.records import IntArray, TokenizedSplit, Windows
+
+if TYPE_CHECKING:
+    from tsarch.prediction.trained_pair import TrainedPair
+
+_FORMAT = "1"
+
+
+class Context:
+    """A document and the teacher's states of it. Made by `TrainedPair.read`."""
+
+    def __init__(
+        self,
+        pair: TrainedPair,
+        document: Any,
+        inputs: Inputs,
+        split: TokenizedSplit,
+        states: Sequence[States],
+    ) -> None:
+        lengths = [len(own.hidden) for own in states]
+        assert lengths == split.context_lengths.tolist(), "states of another document"
+        self._pair = pair
+        self._document = document
+        self._inputs = inputs
+        self._split = split
+        self._states = list(states)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the states that are kept."""
+        return sum(own.hidden.nbytes + own.predictions.nbytes for own in self._states)
+
+    @property
+    def num_sentences(self) -> int:
+        """Sentences of the document."""
+        return len(self._inputs.rows)
+
+    def predict(self, window: int | tuple[int, int] | None = None, mode: Mode | None = None) -> Any:
+        """Answers to a window of the document, without the teacher running again.
+
+        Args:
+            window: a sentence's number; or, of a plain text, the characters [start, stop) of a
+                window of any length, whose words are read together as far as they fit into one.
+                None: the whole document.
+            mode: who predicts. Default: the pair's.
+
+        Returns:
+            What `TrainedPair.predict` gives for the document or the sentence; entities of a plain
+            text say where in the document they stand.
+
+        Raises:
+            UserError: there is no such window or mode.
+        """
+        if isinstance(window, tuple):
+            return self._between(*window, mode)
+        if window is None:
+            answers = self._answers(self._split, mode)
+            return answers[0] if 0 in self._inputs.texts else list(answers.values())
+        if not 0 <= window < self.num_sentences:
+            hint = f"It has {self.num_sentences}, counted from 0."
+            raise UserError.single(f"window {window}", "is no sentence of the document.", hint)
+        own = self._answers(self._split.with_windows(self._windows_of(window)), mode)
+        return own[0] if 0 in self._inputs.texts else own[window]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Keep it in a file (safetensors), for `TrainedPair.load_context` of the same pair."""
+        tensors = {}
+        for number, own in enumerate(self._states):
+            tensors[f"hidden.{number}"] = own.hidden.cpu().contiguous()
+            tensors[f"predictions.{number}"] = own.predictions.cpu().contiguous()
+        about = {"format": _FORMAT, "revision": self._pair.revision}
+        about["document"] = json.dumps(self._document, ensure_ascii=False)
+        save_file(tensors, path, about)
+
+    def _answers(self, split: TokenizedSplit, mode: Mode | None) -> dict[int, Predicted]:
+        return self._inputs.answers(split, self._pair.answers(split, mode, self._states))
+
+    def _windows_of(self, sentence: int) -> Windows:
+        """The split's own windows that have words of a sentence."""
+        numbers = [row.origin.place.number - 1 for row in self._split.rows]
+        first, stop = self._split.sentence_offsets[numbers.index(sentence) :][:2].tolist()
+        return _chosen(self._split, (np.arange(first, stop)))
+
+    def _between(self, start: int, stop: int, mode: Mode | None) -> Any:
+        text = self._inputs.texts.get(0)
+        where = f"window ({start}, {stop})"
+        if text is None:
+            hint = "Give a sentence's number."
+            raise UserError.single(where, "needs a document that is a plain text.", hint)
+        bounds = np.concatenate(text.bounds)
+        words = np.flatnonzero((bounds[:, 1] > start) & (bounds[:, 0] < stop))
+        if not len(words):
+            raise UserError.single(where, "has no words of the document.")
+        slices = window_slices(self._split, words, self._pair.window_tokens)
+        found = self._answers(self._split.with_windows(slices), mode)[0]
+        assert isinstance(found, tuple)
+        return tuple(
+            own
+            for own in found
+            if isinstance(own, TextEntity) and own.end > start and own.start < stop
+        )
+
+
+def _chosen(split: TokenizedSplit, words: IntArray) -> Windows:
+    """Those of the split's windows that have one of the words."""
+    kept, offsets = [], [0]
+    for context in range(split.num_contexts):
+        for number in range(*split.window_offsets[context : context + 2].tolist()):
+            if np.isin(split.words[split.window_places(number)], words).any():
+                kept.append(split.windows[number])
+        offsets.append(len(kept))
+    return Windows(np.array(kept, dtype=np.int64).reshape(-1, 2), np.array(offsets))
+
+
+def load_states(path: Path, revision: str) -> tuple[Any, list[States]]:
+    """The document and the states of a file.
+
+    Raises:
+        UserError: it can't be read, or is another pair's than that of `revision`.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors raises errors of its own
+        raise UserError.single(str(path), f"can't be read: {one_line(error)}.") from None
+    if about.get("format") != _FORMAT:
+        raise UserError.single(str(path), "is no context that was saved.")
+    if about["revision"] != revision:
+        what = "has the states of another pair, or of other weights of this one."
+        raise UserError.single(str(path), what, "Let this pair read the document again.")
+    count = len(tensors) // 2
+    states = [States(tensors[f"hidden.{n}"], tensors[f"predictions.{n}"]) for n in range(count)]
+    return json.loads(about["document"]), states
