@@ -24,7 +24,7 @@ from tsarch.planning.preflight import check_run
 from tsarch.rank.api import RankApi
 from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.registry import make_task
-from tsarch.tasks.text_metrics import are_chinese, bleu, bleu_signature, distinct, rouge
+from tsarch.tasks.text_metrics import bleu, bleu_signature, bleu_tokenizer, distinct, rouge, written
 
 GOOD = {
     "translation": {"source": "a b", "target": "c"},
@@ -130,7 +130,7 @@ def test_metrics_are_the_libraries_to_the_last_digit(case):
     for task, expected in case["metrics"].items():
         assert make_task(task, ()).text_metrics(hypotheses, references) == expected
     assert bleu_signature(hypotheses, references) == case["bleu_signature"]
-    tokenizer = "zh" if are_chinese(references) else "13a"
+    tokenizer = bleu_tokenizer(written(references))
     own = sacrebleu.corpus_bleu(hypotheses, case["streams"], tokenize=tokenizer)
     assert bleu(hypotheses, references) == own.score
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.generative_configs import generative_raw
 from tests.helpers import QUICKSTART_MODEL, packing_spec, read_task, tiny_config, write_jsonl
+from tsarch.blueprint import resolve
 from tsarch.config import DataConfig
+from tsarch.config_loading import parse_config
 from tsarch.data.corpus import read_rows
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
+from tsarch.prepare import Prepared, prepare_data
 from tsarch.records import TokenizedSplit
-from tsarch.run.self_score import can_tell, self_score_notes
+from tsarch.run.self_score import can_tell, self_score_notes, text_signatures, with_notes
 from tsarch.tasks.registry import make_task, row_reader
 
 
@@ -142,3 +147,68 @@ def test_a_run_whose_validation_cannot_tell_keeps_its_last_weights(tmp_path, cap
     ]
     report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "the last: the validation split" in " ".join(report.split())
+
+
+def test_answers_that_no_tokens_are_limit_what_can_be_reached(tmp_path):
+    """`sing` is a part of the token `sings`; `Rome` is a token."""
+    own = make_task("qa", tuple(NAMES["qa"]))
+    rows = [asked(1, "Rome"), asked(2, "sing"), asked(3), asked(4, "Ann")]
+    (note,) = self_score_notes(own, {"validation": packed("qa", rows, NAMES["qa"])})
+    assert note == (
+        "validation: at most exact_match 0.7500, f1 0.7500 can be reached: 1 of 4 rows (input:row "
+        "2) can't be answered as they are labelled (cut, too long, or not whole tokens)"
+    )
+    sound = packed("qa", [asked(1, "Rome"), asked(2)], NAMES["qa"])
+    assert self_score_notes(own, {"train": sound, "validation": sound, "test": sound}) == []
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_what_is_right_everywhere_gets_full_marks(task):
+    own = make_task(task, row_reader(task, DataConfig()).labels(NAMES[task]))
+    split = packed(task, SOMETHING[task], NAMES[task])
+    scores = own.metrics(split, own.perfect(split))
+    assert {name: scores[name] for name in own.full_marks} == own.full_marks
+    assert own.missed(split, own.perfect(split)) == []
+
+
+def prepared_texts(folder: Path, task: str, targets: list[str], max_tokens: int = 24) -> Prepared:
+    """Sources with these targets in all splits, and what is said of them."""
+    source, target = ("document", "summary") if task == "summarization" else ("source", "target")
+    made = [{source: "the old river", target: text} for text in targets]
+    path = str(write_jsonl(folder / "mine.jsonl", made))
+    data = {"train": path, "validation": path, "test": path}
+    raw = generative_raw(folder, task, "llama", data=data)
+    raw["task"]["max_target_tokens"] = max_tokens
+    blueprint = resolve(parse_config(raw, "tiny"))
+    return with_notes(blueprint, prepare_data(blueprint))
+
+
+def test_texts_that_get_less_than_full_marks_against_themselves_are_named(tmp_path):
+    prepared = prepared_texts(tmp_path, "summarization", ["red tree", "river", "!", "a new bird"])
+    assert prepared.notes[0] == (
+        "train: at most rouge1 0.7500, rouge2 0.5000, rougeL 0.7500 can be reached: 2 of 4 rows "
+        f"({tmp_path}/mine.jsonl:2, {tmp_path}/mine.jsonl:3) are too short for it, or have no word"
+    )
+    assert [note.partition(":")[0] for note in prepared.notes] == [
+        *("train", "validation", "test", "test")
+    ]
+
+
+def test_targets_that_are_cut_limit_what_can_be_reached(tmp_path):
+    targets = ["a red bird", "a green house by the old river and a blue tree"]
+    prepared = prepared_texts(tmp_path, "translation", targets, max_tokens=12)
+    (note,) = (note for note in prepared.notes if note.startswith("train: at most bleu "))
+    assert note.endswith(
+        f"can be reached: 1 of 2 rows ({tmp_path}/mine.jsonl:2) are cut (task.max_target_tokens) "
+        "or not spelled by the tokenizer as they are"
+    )
+
+
+def test_how_texts_are_measured_is_told_and_kept(tmp_path):
+    prepared = prepared_texts(tmp_path, "translation", ["a red bird", "เรือเก่า"], 30)
+    (note,) = prepared.notes
+    task = make_task("translation", ())
+    signatures = text_signatures(task, prepared.splits["test"], 200)
+    assert "|tok:char|" in signatures["bleu"]
+    assert note == f"test: bleu by {signatures['bleu']}, chrf by {signatures['chrf']}"
+    assert text_signatures(make_task("ner", ("O",)), prepared.splits["test"], 200) == {}

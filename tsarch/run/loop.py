@@ -32,6 +32,7 @@ from tsarch.run.ledger import Ledger
 from tsarch.run.number_guard import NumberGuard
 from tsarch.run.restarts import History
 from tsarch.run.resume import ResumePoint
+from tsarch.run.self_score import text_signatures
 from tsarch.run.summary import (
     RunSummary,
     Work,
@@ -260,6 +261,9 @@ class Trainer:
             tied_max_abs_diff=tied_max_abs_diff(stats),
             peak_memory_bytes=peak_memory_bytes(stats),
             num_cut_tokens={name: split.num_cut_tokens for name, split in splits},
+            signatures=text_signatures(
+                self._task, self._prepared.splits["test"], blueprint.decoding.max_texts
+            ),
             notes=list(self._prepared.notes),
             balance=None if self._proposal is None else self._proposal.as_json(),
             samples=texts[:_NUM_SAMPLES],

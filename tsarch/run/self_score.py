@@ -1,39 +1,146 @@
-"""Each split scored against itself: what not even a model that is always right can reach."""
+"""Each split scored against itself: what not even a model that is always right can reach.
+
+The metrics' own code measures labels against themselves and texts against themselves, so that a
+tokenizer that doesn't know a script, an answer that no span of tokens is, or a target that is cut
+are told before a run, not taken for the model's mistakes after it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tsarch.blueprint import Blueprint
 from tsarch.prepare import Prepared
+from tsarch.rank.generate import chosen_contexts
 from tsarch.records import TokenizedSplit
-from tsarch.tasks.base import Task
+from tsarch.tasks.base import GenerativeTask, Metrics, Task
+from tsarch.tasks.generative import spelled
 from tsarch.tasks.registry import make_task
+from tsarch.tasks.text_metrics import missing_tokenizer
+from tsarch.telling.step_table import show_metric
 
 _EVALUATED = ("validation", "test")
+_MOST_ROWS = 5_000
+"""Rows of a training split that is scored, which costs seconds."""
+_ROUNDING = 1e-6
+_SHOWN_ROWS = 5
 
 
 def with_notes(blueprint: Blueprint, prepared: Prepared) -> Prepared:
     """The data of a run, with remarks on the scores that its splits can have."""
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
     notes = self_score_notes(task, prepared.splits)
+    if isinstance(task, GenerativeTask):
+        most = blueprint.decoding.max_texts
+        for name, split in prepared.splits.items():
+            learned = _learned_texts(split, most, blueprint.tokenizer(), prepared.end_token)
+            notes += _text_notes(task, name, _scored_rows(split, most), learned)
+        notes += _measured_by(task, prepared.splits["test"], most)
     return replace(prepared, notes=(*prepared.notes, *notes))
 
 
 def can_tell(task: Task, split: TokenizedSplit) -> bool:
     """Whether a split's main metric can be better for one model than for another."""
-    right = task.metrics(split, task.perfect(split))[task.main_metric]
-    return task.lower_is_better or right > 0.0
+    return _tells(task, task.metrics(split, task.perfect(split)))
+
+
+def _tells(task: Task, best: Metrics) -> bool:
+    """Whether any model can be better than the worst; `best`: of a model that is always right."""
+    return task.lower_is_better or best[task.main_metric] > 0.0
 
 
 def self_score_notes(task: Task, splits: Mapping[str, TokenizedSplit]) -> list[str]:
     """What a user should know of the scores that the splits can have."""
     notes = []
-    for name in _EVALUATED:
-        if lacks := task.lacks(splits[name]):
-            empty = not can_tell(task, splits[name])
-            means = f": {task.main_metric} is 0 there, whatever is predicted" if empty else ""
-            kept = "; the last weights are kept" if empty and name == "validation" else ""
+    for name, split in splits.items():
+        if name not in _EVALUATED and len(split.rows) > _MOST_ROWS:
+            continue
+        best = task.metrics(split, task.perfect(split))
+        tells = _tells(task, best)
+        if name in _EVALUATED and (lacks := task.lacks(split)):
+            means = "" if tells else f": {task.main_metric} is 0 there, whatever is predicted"
+            kept = "" if tells or name != "validation" else "; the last weights are kept"
             notes.append(f"the {name} split {lacks}{means}{kept}")
+        if tells and not task.lower_is_better:
+            notes += _label_notes(task, name, split, best)
     return notes
+
+
+def text_signatures(task: Task, split: TokenizedSplit, max_texts: int) -> dict[str, str]:
+    """Metric → how it is computed of the texts of a split; of tasks that make none, nothing."""
+    if not isinstance(task, GenerativeTask):
+        return {}
+    texts, references = _texts(_scored_rows(split, max_texts))
+    return task.text_signatures(texts, references)
+
+
+def _label_notes(task: Task, name: str, split: TokenizedSplit, best: Metrics) -> list[str]:
+    short = _short(best, task.full_marks)
+    if not short:
+        return []
+    rows = [split.rows[row] for row in task.missed(split, task.perfect(split))]
+    what = "can't be answered as they are labelled (cut, too long, or not whole tokens)"
+    return [f"{name}: at most {short} can be reached: {_counted(rows, split.rows)} {what}"]
+
+
+def _text_notes(
+    task: GenerativeTask, name: str, rows: Sequence[Any], learned: Sequence[str]
+) -> list[str]:
+    """What identical texts don't reach, and what is lost by the tokenizer or cut."""
+    texts, references = _texts(rows)
+    scores = task.text_metrics(texts, references)
+    if best := _short(scores, task.text_marks):
+        alone = [task.text_metrics([text], [own]) for text, own in zip(texts, references)]
+        bad = [row for row, own in zip(rows, alone) if _short(own, task.text_marks)]
+        what = "are too short for it, or have no word"
+        return [f"{name}: at most {best} can be reached: {_counted(bad, rows)} {what}"]
+    if best := _short(task.text_metrics(learned, references), task.text_marks):
+        bad = [row for row, text, own in zip(rows, learned, texts) if text.split() != own.split()]
+        what = "are cut (task.max_target_tokens) or not spelled by the tokenizer as they are"
+        return [f"{name}: at most {best} can be reached: {_counted(bad, rows)} {what}"]
+    return []
+
+
+def _measured_by(task: GenerativeTask, split: TokenizedSplit, max_texts: int) -> list[str]:
+    """How the texts of the test split are measured."""
+    texts, references = _texts(_scored_rows(split, max_texts))
+    signatures = task.text_signatures(texts, references).items()
+    told = ", ".join(f"{metric} by {signature}" for metric, signature in signatures)
+    missing = missing_tokenizer(references) if "bleu" in dict(signatures) else ""
+    return [f"test: {told}{'; ' if missing else ''}{missing}"]
+
+
+def _scored_rows(split: TokenizedSplit, max_texts: int) -> list[Any]:
+    return [split.rows[context] for context in chosen_contexts(split, max_texts)]
+
+
+def _texts(rows: Sequence[Any]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The target of every row, and all its references."""
+    return [" ".join(row.target.split()) for row in rows], [row.targets for row in rows]
+
+
+def _learned_texts(
+    split: TokenizedSplit, max_texts: int, tokenizer: Any, end: int | None
+) -> list[str]:
+    """What a model that is always right generates."""
+    starts = split.sentence_offsets
+    tokens = []
+    for context in chosen_contexts(split, max_texts):
+        own = split.labels[starts[context] : starts[context + 1]].tolist()
+        tokens.append(own[:-1] if own[-1] == end else own)
+    return spelled(tokens, tokenizer)
+
+
+def _short(scores: Metrics, marks: Mapping[str, float]) -> str:
+    """The scores that aren't full marks, in words; empty: all are."""
+    short = [name for name, mark in marks.items() if scores[name] < mark * (1 - _ROUNDING)]
+    return ", ".join(f"{name} {show_metric(scores[name])}" for name in short)
+
+
+def _counted(rows: Sequence[Any], of: Sequence[Any]) -> str:
+    """How many rows, and where the first of them are."""
+    places = ", ".join(str(row.origin.place) for row in rows[:_SHOWN_ROWS])
+    more = ", …" if len(rows) > _SHOWN_ROWS else ""
+    return f"{len(rows):,} of {len(of):,} rows ({places}{more})"

@@ -105,6 +105,8 @@ class RunSummary:
     peak_memory_bytes: dict[str, int]
     num_cut_tokens: dict[str, int]
     """Split → tokens of its rows that are in no context."""
+    signatures: dict[str, str]
+    """Metric of generated texts → how it is computed on the test split."""
     notes: list[str]
     """Remarks on the data: of what is cut the rows, among others."""
     balance: dict[str, Any] | None

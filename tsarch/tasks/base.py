@@ -73,6 +73,9 @@ class Task(Protocol):
     def perfect(self, split: TokenizedSplit) -> Array:
         """(num_words, …) what the collector would keep of a model that is always right."""
 
+    def missed(self, split: TokenizedSplit, predicted: Array) -> list[int]:
+        """Rows with less than full marks, of tasks whose rows are marked one by one."""
+
     def lacks(self, split: TokenizedSplit) -> str:
         """What a split doesn't have that its scores need to mean something, in words behind "the
         split"; empty: nothing."""
@@ -103,6 +106,12 @@ class AnsweringTask(Task, Protocol):
 @runtime_checkable
 class GenerativeTask(Task, Protocol):
     """A task whose targets are texts."""
+
+    text_marks: Mapping[str, float]
+    """Metrics of texts that are the references themselves."""
+
+    def text_signatures(self, hypotheses: Sequence[str], references: References) -> dict[str, str]:
+        """Metric → how it is computed, so that others can compare: tokenizer, version."""
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """Metrics of generated texts against one reference or more each."""
@@ -148,6 +157,10 @@ class LabelTask:
     def perfect(self, split: TokenizedSplit) -> Array:
         """The labels."""
         return split.labels
+
+    def missed(self, split: TokenizedSplit, predicted: Array) -> list[int]:
+        """None: entities, votes and relations are marked together."""
+        return []
 
     def score_collector(self, joint_weight: float) -> Collector:
         """(num_words, labels) probabilities."""

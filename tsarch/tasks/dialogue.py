@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tsarch.config import DataConfig
@@ -13,7 +13,7 @@ from tsarch.data.source_target import SourceTarget
 from tsarch.errors import Mistake
 from tsarch.tasks.base import Metrics, References
 from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
-from tsarch.tasks.text_metrics import bleu, distinct
+from tsarch.tasks.text_metrics import bleu, bleu_signature, distinct
 
 
 class DialogueColumns(SourceTargetColumns):
@@ -71,6 +71,7 @@ class DialogueTask(TargetTask):
     """Responses in dialogues."""
 
     table_metrics: tuple[str, ...] = ("perplexity", "bleu", "distinct1", "distinct2")
+    text_marks: Mapping[str, float] = {"bleu": 100.0}
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """BLEU, 0 to 100, by sacrebleu; distinct-1 and distinct-2 (Li et al. 2016, "A
@@ -80,6 +81,10 @@ class DialogueTask(TargetTask):
             "distinct1": distinct(hypotheses, 1),
             "distinct2": distinct(hypotheses, 2),
         }
+
+    def text_signatures(self, hypotheses: Sequence[str], references: References) -> dict[str, str]:
+        """How the metrics are computed."""
+        return {"bleu": bleu_signature(hypotheses, references)}
 
 
 COLUMNS, READER, TASK = DialogueColumns, DialogueReader, DialogueTask

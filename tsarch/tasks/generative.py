@@ -151,6 +151,10 @@ class TargetTask:
         """Log-probabilities of what is certain."""
         return np.zeros(split.num_words, dtype=np.float32)
 
+    def missed(self, split: TokenizedSplit, predicted: Array) -> list[int]:
+        """None: perplexity is that of all targets together."""
+        return []
+
     def lacks(self, split: TokenizedSplit) -> str:
         """Nothing: every row has a target."""
         return ""

@@ -174,15 +174,9 @@ class QaTask:
         """Exact match and F1; if the split has questions without an answer, also of both kinds
         apart, and the share of questions left without one."""
         split.check_labels("measuring answers")
-        texts = [
-            answer.text if isinstance(answer, SpanAnswer) else ""
-            for (answer,) in self.answers(split, predicted)
-        ]
         questions: Sequence[Question] = split.rows
-        scores = [
-            score_answer(text, question.answers or (), is_chinese(question.passage))
-            for text, question in zip(texts, questions, strict=True)
-        ]
+        texts = self._texts(split, predicted)
+        scores = _scores(questions, texts)
         metrics = _means(scores, "")
         if all(question.answers for question in questions):
             return metrics
@@ -198,6 +192,16 @@ class QaTask:
         bits = split.labels[:, None] & np.array([SPAN_START, SPAN_END])
         logits: FloatArray = np.where(bits > 0, 1.0, -1.0).astype(np.float32)
         return logits
+
+    def missed(self, split: TokenizedSplit, predicted: Array) -> list[int]:
+        """Questions whose answers aren't right to the letter."""
+        scores = _scores(split.rows, self._texts(split, predicted))
+        return [row for row, score in enumerate(scores) if score.exact < 1.0]
+
+    def _texts(self, split: TokenizedSplit, predicted: Array) -> list[str]:
+        """The answers; "": none."""
+        answers = (answer for (answer,) in self.answers(split, predicted))
+        return [answer.text if isinstance(answer, SpanAnswer) else "" for answer in answers]
 
     def lacks(self, split: TokenizedSplit) -> str:
         """Answers."""
@@ -226,6 +230,13 @@ class QaTask:
         bounds = pieces[piece].bounds
         start, stop = int(bounds[first, 0]), int(bounds[last, 1])
         return SpanAnswer(start, stop, question.passage[start:stop], score)
+
+
+def _scores(questions: Sequence[Question], texts: Sequence[str]) -> list[Score]:
+    return [
+        score_answer(text, question.answers or (), is_chinese(question.passage))
+        for text, question in zip(texts, questions, strict=True)
+    ]
 
 
 def _means(scores: Sequence[Score], prefix: str) -> Metrics:

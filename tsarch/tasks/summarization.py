@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tsarch.config import DataConfig
 from tsarch.tasks.base import Metrics, References
 from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
-from tsarch.tasks.text_metrics import rouge
+from tsarch.tasks.text_metrics import ROUGE_NAMES, rouge, rouge_signature
 
 
 class SummarizationColumns(SourceTargetColumns):
@@ -43,10 +43,15 @@ class SummarizationTask(TargetTask):
     """Summaries of documents."""
 
     table_metrics: tuple[str, ...] = ("perplexity", "rouge1", "rouge2", "rougeL")
+    text_marks: Mapping[str, float] = dict.fromkeys(ROUGE_NAMES, 1.0)
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """Mean F of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), 0 to 1, by rouge-score."""
         return rouge(hypotheses, references)
+
+    def text_signatures(self, hypotheses: Sequence[str], references: References) -> dict[str, str]:
+        """How the metrics are computed."""
+        return {"rouge": rouge_signature(references)}
 
 
 COLUMNS, READER, TASK = SummarizationColumns, SummarizationReader, SummarizationTask

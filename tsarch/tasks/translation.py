@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tsarch.config import DataConfig
 from tsarch.tasks.base import Metrics, References
 from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
-from tsarch.tasks.text_metrics import bleu, chrf
+from tsarch.tasks.text_metrics import bleu, bleu_signature, chrf, chrf_signature
 
 
 class TranslationColumns(SourceTargetColumns):
@@ -43,10 +43,18 @@ class TranslationTask(TargetTask):
     """Translations of texts."""
 
     table_metrics: tuple[str, ...] = ("perplexity", "bleu", "chrf")
+    text_marks: Mapping[str, float] = {"bleu": 100.0, "chrf": 100.0}
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """BLEU (Papineni et al. 2002) and chrF (Popović 2015), 0 to 100, by sacrebleu."""
         return {"bleu": bleu(hypotheses, references), "chrf": chrf(hypotheses, references)}
+
+    def text_signatures(self, hypotheses: Sequence[str], references: References) -> dict[str, str]:
+        """How the metrics are computed."""
+        return {
+            "bleu": bleu_signature(hypotheses, references),
+            "chrf": chrf_signature(hypotheses, references),
+        }
 
 
 COLUMNS, READER, TASK = TranslationColumns, TranslationReader, TranslationTask
