@@ -33,6 +33,7 @@ from tsarch.rank.wiring import local_wiring
 from tsarch.records import TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, evaluate_modes
 from tsarch.seeding import torch_seed
+from tsarch.specs import PredictionSpec
 from tsarch.stage.build import build_model
 from tsarch.stage.engine import Engine, make_optimizer
 from tsarch.stage.student_stage import StudentStage
@@ -132,9 +133,10 @@ class Distilled:
         engine, self._tied = _stage_parts(blueprint, Stage.STUDENT, num_labels, train)
         assert isinstance(engine.module, StudentModel)
         self.num_parameters = self._tied.table.storage.numel() + _own_parameters(engine.module)
+        arriving = PredictionSpec(num_labels, are_logits=False)
         every_pass = replace(blueprint.distillation, passes="all")
         self._student = StudentStage(
-            Stage.STUDENT, engine, self._tied, 0, num_labels, _OBJECTIVE, every_pass
+            Stage.STUDENT, engine, self._tied, 0, arriving, _OBJECTIVE, every_pass
         )
         engine, tied = _stage_parts(blueprint, Stage.TEACHER, num_labels, train)
         engine.load_state_dict(load_weights(teacher_folder, Stage.TEACHER))

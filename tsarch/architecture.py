@@ -14,6 +14,12 @@ from tsarch.topology import Stage
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from tsarch.models.measures import Measures
+    from tsarch.models.output_head import OutputSpec
+
+SAVED_OUTPUT = "tsarch_output"
+"""Key of a saved config: what `Architecture.output` was."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -53,6 +59,28 @@ class Architecture:
             shrink_config(own, self.layers)
         return own
 
+    @cached_property
+    def output(self) -> OutputSpec:
+        """How it gives logits of the vocabulary. One from `config` has a projection of its own if
+        `tie_word_embeddings: false` is written there; otherwise the tied table is its projection.
+        Of pretrained weights the files decide.
+
+        Raises:
+            Exception: it gives none, or its files can't be read.
+        """
+        from tsarch.models.output_head import OutputSpec, output_spec
+        from tsarch.models.weight_files import peek_checkpoint
+
+        if self.values is None:
+            assert self.path is not None
+            return output_spec(self.config, None, peek_checkpoint(self.path))
+        if (saved := self.values.get(SAVED_OUTPUT)) is not None:
+            return OutputSpec(**saved)
+        tied = copy.deepcopy(self.config)
+        tied.tie_word_embeddings = True
+        own = True if self.values.get("tie_word_embeddings") is False else None
+        return output_spec(tied, own, None)
+
     @property
     def path(self) -> str | None:
         """Folder or hub name of the weights on this host; None: random ones.
@@ -62,20 +90,31 @@ class Architecture:
         """
         return None if self.model is None else resolve_model_path(self.model)
 
+    @cached_property
+    def measures(self) -> Measures:
+        """Its sizes; those that the config names if it can't be built, which preflight tells."""
+        from tsarch.models.measures import Measures, measure
+
+        try:
+            return measure(self.config)
+        except Exception:  # each architecture has errors of its own
+            width = int(self.config.hidden_size)
+            return Measures(int(self.config.vocab_size), width, width)
+
     @property
     def vocabulary(self) -> int:
         """Rows of its own table."""
-        return int(self.config.vocab_size)
+        return self.measures.vocabulary
 
     @property
     def hidden_width(self) -> int:
         """Width of its hidden states."""
-        return int(self.config.hidden_size)
+        return self.measures.hidden_width
 
     @property
     def embedding_width(self) -> int:
         """Width of its embeddings (ALBERT and ELECTRA have one of their own)."""
-        return int(getattr(self.config, "embedding_size", None) or self.config.hidden_size)
+        return self.measures.embedding_width
 
     @property
     def is_seq2seq(self) -> bool:

@@ -97,10 +97,10 @@ class TableBlueprint:
 
     @property
     def scale(self) -> float:
-        """Factor of what is compared with the table's rows to give logits: T5's tables want one
-        (`scale_decoder_outputs` in transformers)."""
-        wants_one = getattr(self.architecture.config, "scale_decoder_outputs", False)
-        return self.architecture.embedding_width**-0.5 if wants_one else 1.0
+        """Factor of what is compared with the table's rows to give logits, of both stages: tables
+        are trained for one (T5, Granite, Cohere)."""
+        scale = self.architecture.output.scale
+        return 1.0 if scale is None else scale
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tsarch.architecture import SAVED_OUTPUT, Architecture
 from tsarch.blueprint import Blueprint
 from tsarch.config import Config
+from tsarch.tasks.registry import is_generative
 from tsarch.topology import STAGES, Stage
 
 
@@ -58,8 +60,20 @@ def save_description(folder: Path, blueprint: Blueprint, task: TaskFile) -> None
     """Write configs, tokenizer and `task.json` beside the weights."""
     for stage, own in blueprint.stages.items():
         own.architecture.built.save_pretrained(folder / stage.value)
+        if is_generative(task.task):
+            _save_output(folder / stage.value / "config.json", own.architecture)
     blueprint.tokenizer().save_pretrained(folder / "tokenizer")
     save_task(folder, task)
+
+
+def _save_output(file: Path, architecture: Architecture) -> None:
+    """Write into a model's config how it gives logits: its files said so, which aren't needed any
+    more."""
+    raw = json.loads(file.read_text(encoding="utf-8"))
+    output = architecture.output
+    raw["tie_word_embeddings"] = not output.owns_matrix
+    raw[SAVED_OUTPUT] = asdict(output)
+    file.write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_task(folder: Path, task: TaskFile) -> None:

@@ -105,3 +105,14 @@ class RunnerSpec:
     def is_one_process(self) -> bool:
         """Whether both stages share this process, without DeepSpeed."""
         return self.name == "local"
+
+
+@dataclass(frozen=True)
+class PredictionSpec:
+    """What a stage's model says of a position."""
+
+    width: int
+    """Numbers."""
+    are_logits: bool
+    """Of the whole vocabulary, from a model that has an output of its own, and of the labelled
+    positions alone."""

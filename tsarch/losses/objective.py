@@ -2,12 +2,14 @@
 
 A head puts out `width` numbers a position. They travel over the link in place of logits, which for
 a vocabulary would be a hundred times as many, and losses are computed outside the engines, where
-the tied table is.
+the tied table is. A model whose output is more than a product with the table gives logits itself,
+of the labelled positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tsarch.config.base import Divergence
+from tsarch.losses.predictions import Logits, Predicted, at, dense
 from tsarch.losses.token import cross_entropy, distillation, weighted_cross_entropy
 from tsarch.records import IGNORED
 
@@ -33,14 +36,14 @@ class Objective(Protocol):
     def num_outputs(self, num_labels: int) -> int | None:
         """Numbers that a head puts out a position; None: as many as the table is wide."""
 
-    def losses(self, predictions: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+    def losses(self, predictions: Predicted, labels: Tensor, table: Tensor) -> Tensor:
         """(batch, tokens, outputs), (batch, tokens), (rows, table_width) → (batch, tokens) fp32,
         0 where `labels` is `IGNORED`."""
 
     def divergences(
         self,
-        student: Tensor,
-        teacher: Tensor,
+        student: Predicted,
+        teacher: Predicted,
         labels: Tensor,
         temperature: float,
         table: Tensor,
@@ -49,7 +52,7 @@ class Objective(Protocol):
         """Distillation (`losses.token.distillation`) from the teacher's to the student's
         predictions, of shapes as in `losses` → (batch, tokens) fp64."""
 
-    def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
+    def sent(self, predictions: Predicted, labels: Tensor) -> Predicted:
         """The teacher's predictions as they travel to the student, of the same shape."""
 
 
@@ -72,23 +75,23 @@ class LabelObjective:
         """One a label."""
         return num_labels
 
-    def losses(self, predictions: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+    def losses(self, predictions: Predicted, labels: Tensor, table: Tensor) -> Tensor:
         """Cross-entropy, weighted."""
-        return weighted_cross_entropy(predictions, labels, self._weights, self._focal_gamma)
+        return weighted_cross_entropy(dense(predictions), labels, self._weights, self._focal_gamma)
 
     def divergences(
         self,
-        student: Tensor,
-        teacher: Tensor,
+        student: Predicted,
+        teacher: Predicted,
         labels: Tensor,
         temperature: float,
         table: Tensor,
         kind: Divergence = "kl",
     ) -> Tensor:
         """Between the labels' distributions."""
-        return distillation(student, teacher, labels, temperature, kind)
+        return distillation(dense(student), dense(teacher), labels, temperature, kind)
 
-    def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
+    def sent(self, predictions: Predicted, labels: Tensor) -> Predicted:
         """As they are."""
         return predictions
 
@@ -97,7 +100,8 @@ class VocabularyObjective:
     """A next token for every labelled position: the tied table is the output projection.
 
     Predictions are vectors as wide as the table; a token's logit is its row's product with them
-    (Press & Wolf 2017, "Using the Output Embedding to Improve Language Models"). Labels are tokens.
+    (Press & Wolf 2017, "Using the Output Embedding to Improve Language Models"). Or they are
+    logits, of the labelled positions at least. Labels are tokens.
     """
 
     uses_table = True
@@ -107,19 +111,20 @@ class VocabularyObjective:
         """As many as the table is wide."""
         return None
 
-    def losses(self, predictions: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+    def losses(self, predictions: Predicted, labels: Tensor, table: Tensor) -> Tensor:
         """Negative log-likelihood of the next token."""
         chosen = labels != IGNORED
+        own, logits = _opened(predictions, chosen, table)
 
-        def chunk(vectors: Tensor, tokens: Tensor) -> Tensor:
-            return cross_entropy(token_logits(vectors, table), tokens)
+        def chunk(values: Tensor, tokens: Tensor) -> Tensor:
+            return cross_entropy(logits(values), tokens)
 
-        return _scattered(chosen, [predictions[chosen], labels[chosen]], chunk, table)
+        return _scattered(chosen, [own, labels[chosen]], chunk, table)
 
     def divergences(
         self,
-        student: Tensor,
-        teacher: Tensor,
+        student: Predicted,
+        teacher: Predicted,
         labels: Tensor,
         temperature: float,
         table: Tensor,
@@ -128,15 +133,17 @@ class VocabularyObjective:
         """Between the vocabulary's distributions; the teacher's is seen through the table as it
         is here and now."""
         chosen = labels != IGNORED
+        own, logits = _opened(student, chosen, table)
+        other, others_logits = _opened(teacher, chosen, table)
 
         def chunk(own: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
             with torch.no_grad():
-                teacher_logits = token_logits(other, table)
-            return distillation(token_logits(own, table), teacher_logits, tokens, temperature, kind)
+                teacher_logits = others_logits(other)
+            return distillation(logits(own), teacher_logits, tokens, temperature, kind)
 
-        return _scattered(chosen, [student[chosen], teacher[chosen], labels[chosen]], chunk, table)
+        return _scattered(chosen, [own, other, labels[chosen]], chunk, table)
 
-    def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
+    def sent(self, predictions: Predicted, labels: Tensor) -> Predicted:
         """As they are."""
         return predictions
 
@@ -144,6 +151,16 @@ class VocabularyObjective:
 def token_logits(vectors: Tensor, table: Tensor) -> Tensor:
     """(…, table_width), (vocabulary, table_width) → (…, vocabulary) fp32 logits."""
     return (vectors @ table.to(vectors.dtype).t()).float()
+
+
+def _opened(
+    predicted: Predicted, chosen: Tensor, table: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Predictions (n, …) of the chosen positions, and what makes fp32 logits of them."""
+    own = at(predicted, chosen)
+    if isinstance(own, Logits):
+        return own.values, Tensor.float
+    return own, partial(token_logits, table=table)
 
 
 def _scattered(chosen: Tensor, inputs: list[Tensor], chunk: object, table: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tsarch.config.base import Divergence
+from tsarch.losses.predictions import Predicted, dense
 from tsarch.losses.token import divergence
 from tsarch.records import SPAN_END, SPAN_START
 
@@ -33,7 +34,7 @@ class SpanObjective:
         """Start and end."""
         return 2
 
-    def losses(self, predictions: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+    def losses(self, predictions: Predicted, labels: Tensor, table: Tensor) -> Tensor:
         """Mean negative log-likelihood of start and end; of "no answer" where not both are here."""
         scores = _scores(predictions, labels)
         words = labels.clamp(min=0)
@@ -44,8 +45,8 @@ class SpanObjective:
 
     def divergences(
         self,
-        student: Tensor,
-        teacher: Tensor,
+        student: Predicted,
+        teacher: Predicted,
         labels: Tensor,
         temperature: float,
         table: Tensor,
@@ -63,15 +64,15 @@ class SpanObjective:
         values = divergence(log_student, log_teacher, kind, dim=1)
         return _at_first(values.mean(-1) * temperature**2, labels)
 
-    def sent(self, predictions: Tensor, labels: Tensor) -> Tensor:
+    def sent(self, predictions: Predicted, labels: Tensor) -> Predicted:
         """Log-probabilities over the whole context, which a window alone can't tell."""
         scores = _scores(predictions, labels)
         return (scores - _log_total(scores)[:, None]).clamp(min=_NEVER).float()
 
 
-def _scores(predictions: Tensor, labels: Tensor) -> Tensor:
+def _scores(predictions: Predicted, labels: Tensor) -> Tensor:
     """(batch, tokens, 2) fp64, hopeless where there is no word (`IGNORED` is negative)."""
-    return predictions.double().masked_fill((labels < 0).unsqueeze(-1), _NEVER)
+    return dense(predictions).double().masked_fill((labels < 0).unsqueeze(-1), _NEVER)
 
 
 def _log_total(scores: Tensor) -> Tensor:

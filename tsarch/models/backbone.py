@@ -13,6 +13,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from tsarch.models.construction import WHOLE, Construction
 from tsarch.models.dropout import set_dropout
 from tsarch.models.loading import check_weights, load_weights
+from tsarch.models.measures import Measures, measure
 from tsarch.models.random_weights import SeedOf, claim, fill_table, fill_with_random
 from tsarch.models.skeleton import HollowEmbedding, layer_stack, make_skeleton
 from tsarch.models.weight_files import open_checkpoint
@@ -30,13 +31,12 @@ class Backbone:
     """Width of `inputs_embeds`."""
     table: Tensor | None
     """(vocabulary, embedding_width) fp32; None where it isn't wanted."""
+    hidden_width: int
+    """Width of the hidden states."""
     embedding_scale: float = 1.0
     """What the architecture multiplies embeddings by (BART's `scale_embedding`)."""
-
-    @property
-    def hidden_width(self) -> int:
-        """Width of the hidden states."""
-        return int(self.model.config.hidden_size)
+    source_scale: float = 1.0
+    """The same of a sequence-to-sequence model's encoder."""
 
 
 def backbone_config(
@@ -52,7 +52,7 @@ def backbone_config(
         result = AutoConfig.from_pretrained(model, trust_remote_code=False)
     else:
         assert config is not None
-        values = dict(config)
+        values = {name: value for name, value in config.items() if not name.startswith("tsarch_")}
         if "model_type" not in values:
             raise ValueError("it has no model_type")
         _check_counts(values)
@@ -109,16 +109,22 @@ def build_backbone(
         load_weights(skeleton, checkpoint, construction, with_table)
     elif with_table:
         fill_table(skeleton, seed_of)
-    return cut_out_table(encoder)
+    return cut_out_table(encoder, measure(config))
 
 
-def cut_out_table(encoder: PreTrainedModel) -> Backbone:
+def cut_out_table(encoder: PreTrainedModel, measures: Measures) -> Backbone:
     """Take the table out of an encoder; without values (meta device) only its width is known."""
-    embedding = encoder.get_input_embeddings()
-    table, scale = embedding.weight.detach(), getattr(embedding, "embed_scale", None) or 1.0
+    table = encoder.get_input_embeddings().weight.detach()
     encoder.set_input_embeddings(HollowEmbedding(table.shape[1]))
     encoder.config.use_cache = False  # where keys and values are kept, a cache is passed
-    return Backbone(encoder, table.shape[1], None if table.is_meta else table, float(scale))
+    return Backbone(
+        encoder,
+        table.shape[1],
+        None if table.is_meta else table,
+        measures.hidden_width,
+        measures.embedding_scale,
+        measures.source_scale,
+    )
 
 
 def freeze_backbone(model: PreTrainedModel, freeze: str, top_k: int) -> None:

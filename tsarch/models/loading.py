@@ -80,8 +80,10 @@ def load_weights(
     hands: only ranks `with_table` read it, and whole.
     """
     model, table = skeleton.model, skeleton.origin(skeleton.table)
-    targets = {skeleton.origin(name): name for name in model.state_dict()}
-    if not with_table:
+    targets: dict[str, list[str]] = {}
+    for name in model.state_dict():
+        targets.setdefault(skeleton.origin(name), []).append(name)
+    if table and not with_table:
         del targets[table]
     # Buffers are never sharded, so every rank reads them.
     whole = {table, *(skeleton.origin(name) for name, _ in model.named_buffers())}
@@ -94,10 +96,17 @@ def load_weights(
 
         groups, _ = _groups(skeleton.source, checkpoint, read)
         for name, value in _values(skeleton.source, groups, targets):
-            if name in targets:
-                parameter = _put(model, targets[name], value)
+            for target in targets.get(name, ()):
+                parameter = _put(model, target, value)
                 if parameter is not None and name != table:
                     construction.settle([parameter])
+
+
+def file_names(source: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]:
+    """Name in `source` → tensor in the files, of all that `source` takes from them as it is."""
+    groups, _ = _groups(source, checkpoint, partial(_shape_only, checkpoint))
+    plain = {name: own for name, own in groups.items() if isinstance(own, WeightRenaming)}
+    return {name: own.source_patterns[0] for name, own in plain.items()}
 
 
 def _put(model: PreTrainedModel, name: str, value: Tensor) -> nn.Parameter | None:

@@ -58,7 +58,7 @@ class _Visit:
         self._skeleton = skeleton
         self._seed_of = seed_of
         self._construction = construction
-        self._table = skeleton.model.get_parameter(skeleton.table)
+        self._table = skeleton.model.get_parameter(skeleton.table) if skeleton.table else None
 
     def module(self, module: nn.Module, name: str, initialise: Initialise) -> list[nn.Parameter]:
         """Initialise `module`; returns its own new parameters, which its parent may still change
@@ -91,7 +91,7 @@ class _Visit:
     def _materialise(self, module: nn.Module) -> tuple[int, list[nn.Parameter]]:
         """Memory for what the module itself has on the meta device: (how many, parameters)."""
         new = [
-            put(module, name, torch.empty_like(tensor, device="cpu"))
+            put(module, name, torch.zeros_like(tensor, device="cpu"))
             for name, tensor in _own_tensors(module)
             if tensor.is_meta
             and tensor is not self._table

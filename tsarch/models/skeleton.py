@@ -4,8 +4,9 @@ no values, next to no memory."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -41,18 +42,24 @@ class Skeleton:
     """Layers of `source` that `model` is made of, in the given order; None: `model` is `source`."""
     stack: str
     """Name of the list of layers; empty if `layers` is None."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Name in `model` → name in `source`, where they differ for another reason than `layers`."""
+    has_table: bool = True
+    """Whether `model` has a table: output heads have none."""
 
     def origin(self, name: str) -> str:
         """Name in `source` of a module, parameter or buffer of `model`."""
         prefix = self.stack + "."
         if self.layers is None or not name.startswith(prefix):
-            return name
+            return self.renamed.get(name, name)
         place, dot, rest = name.removeprefix(prefix).partition(".")
         return f"{prefix}{self.layers[int(place)]}{dot}{rest}"
 
     @property
     def table(self) -> str:
-        """Name of the embedding table."""
+        """Name of the embedding table; empty if there is none."""
+        if not self.has_table:
+            return ""
         embedding = self.model.get_input_embeddings()
         owner = next(name for name, module in self.model.named_modules() if module is embedding)
         return f"{owner}.weight"
@@ -78,13 +85,20 @@ def make_skeleton(config: PretrainedConfig, layers: Sequence[int] | None) -> Ske
     return skeleton
 
 
-def _encoder(config: PretrainedConfig) -> PreTrainedModel:
-    """As `from_pretrained` does it, without the pooler, which no task here uses."""
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Models of transformers are made on the meta device, nothing tied."""
     with (
         torch.device("meta"),
         hf_initialization.no_tie_weights(),
         hf_initialization.meta_device_safe_creation_ops(),
     ):
+        yield
+
+
+def _encoder(config: PretrainedConfig) -> PreTrainedModel:
+    """As `from_pretrained` does it, without the pooler, which no task here uses."""
+    with without_memory():
         encoder: PreTrainedModel = AutoModel.from_config(
             copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tsarch.models.backbone import Backbone
 from tsarch.models.decoding_cache import Decoding, DecodingCache
 from tsarch.models.heads import linear_map, make_head, projection, without_padding
+from tsarch.models.output_head import OutputHead, predictions_of
 
 
 class StudentModel(nn.Module):
@@ -23,6 +24,8 @@ class StudentModel(nn.Module):
             both (of logits a product of experts, Hinton 2002): what the teacher knows needn't be
             carried through the layers and the first head, which so stay free for windows without
             it. None: no second head.
+        output: a language model's own head, in place of one that is made here. A second head then
+            maps h[position] to what is added to the hidden states before it.
         maps_hidden: whether training wants the hidden states too, in the teacher's width (through a
             linear map, which nothing else reads).
     """
@@ -39,6 +42,7 @@ class StudentModel(nn.Module):
         table_scale: float = 1.0,
         shortcut_seed: int | None = None,
         maps_hidden: bool = False,
+        output: OutputHead | None = None,
     ) -> None:
         super().__init__()
         width = backbone.embedding_width
@@ -51,17 +55,24 @@ class StudentModel(nn.Module):
         self.backbone = backbone.model
         self.decoding = Decoding.of(backbone.model)
         self._embedding_scale = backbone.embedding_scale
-        self.head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
+        hidden_width = backbone.hidden_width
+        self.head = output or make_head(
+            hidden_width, num_outputs, table_width, dropout, table_scale
+        )
         self.shortcut = None
         if shortcut_seed is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(shortcut_seed)
-                self.shortcut = make_head(
-                    teacher_width, num_outputs, table_width, dropout, table_scale, maps=True
+                self.shortcut = (
+                    linear_map(teacher_width, hidden_width)
+                    if output is not None
+                    else make_head(
+                        teacher_width, num_outputs, table_width, dropout, table_scale, maps=True
+                    )
                 )
         self.hidden_map = None
         if maps_hidden:
-            self.hidden_map = linear_map(backbone.hidden_width, teacher_width)
+            self.hidden_map = linear_map(hidden_width, teacher_width)
 
     def forward(
         self,
@@ -71,6 +82,8 @@ class StudentModel(nn.Module):
         places: Sequence[Tensor],
         positions: Tensor | None = None,
         cache: DecodingCache | None = None,
+        chosen: Sequence[Tensor] | None = None,
+        table: Tensor | None = None,
     ) -> list[Tensor]:
         """Predictions (windows, tokens, outputs) of each group of windows; while it trains with a
         `hidden_map`, also the mapped hidden states (windows, tokens, teacher_width) of each.
@@ -83,33 +96,43 @@ class StudentModel(nn.Module):
             positions: (windows, tokens) places in the windows of the one group, where they aren't
                 0, 1, 2, …
             cache: keys and values of the one group's earlier tokens, which its mask covers too.
+            chosen: per group (windows, tokens) bool, for an `OutputHead`: logits (n, vocabulary) of
+                these positions. None: of all, in their shape.
+            table: (vocabulary, table_width) for an `OutputHead` that reads it.
         """
         options = self.decoding.options(positions, cache)
-        if self.bridge is None:
-            inputs = [self.projection(own) for own in embeds]
-            found = [self._group(e, m, None, options) for e, m in zip(inputs, masks, strict=True)]
-            return [predictions for predictions, _ in found]
-        bridged = torch.cat([self.bridge(boundary), self.no_teacher.unsqueeze(0)])
-        added = None
-        if self.shortcut is not None:
-            added = self.shortcut(boundary)
-            added = torch.cat([added, added.new_zeros(1, added.shape[1])])
-        found = [
-            self._group(
-                self.projection(e) + bridged[place],
-                mask,
-                None if added is None else added[place],
-                options,
-            )
-            for e, mask, place in zip(embeds, masks, places, strict=True)
-        ]
+        wanted = [None] * len(embeds) if chosen is None else chosen
+        bridged, added = self._fed(boundary)
+        found = []
+        for own, mask, place, want in zip(embeds, masks, places, wanted, strict=True):
+            inputs = self.projection(own)
+            inputs = inputs if bridged is None else inputs + bridged[place]
+            more = None if added is None else added[place]
+            found.append(self._group(inputs, mask, more, options, want, table))
         predictions = [own for own, _ in found]
         if self.hidden_map is None or not self.training:
             return predictions
         return predictions + [self.hidden_map(hidden) for _, hidden in found]
 
+    def _fed(self, boundary: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What the teacher's states (rows, teacher_width) add to the inputs and to the predictions,
+        and a last row for places without them."""
+        if self.bridge is None:
+            return None, None
+        bridged = torch.cat([self.bridge(boundary), self.no_teacher.unsqueeze(0)])
+        if self.shortcut is None:
+            return bridged, None
+        added = self.shortcut(boundary)
+        return bridged, torch.cat([added, added.new_zeros(1, added.shape[1])])
+
     def _group(
-        self, embeds: Tensor, mask: Tensor, added: Tensor | None, options: dict[str, Any]
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        added: Tensor | None,
+        options: dict[str, Any],
+        chosen: Tensor | None,
+        table: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Predictions and hidden states."""
         if self._embedding_scale != 1.0:
@@ -117,5 +140,7 @@ class StudentModel(nn.Module):
         embeds = without_padding(embeds, mask)
         output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
         hidden: Tensor = output.last_hidden_state
-        predictions: Tensor = self.head(hidden)
+        if added is not None and isinstance(self.head, OutputHead):
+            return predictions_of(self.head, hidden + added, chosen, table), hidden
+        predictions = predictions_of(self.head, hidden, chosen, table)
         return predictions if added is None else predictions + added, hidden

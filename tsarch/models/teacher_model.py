@@ -10,10 +10,15 @@ from torch import Tensor, nn
 from tsarch.models.backbone import Backbone
 from tsarch.models.decoding_cache import Decoding, DecodingCache
 from tsarch.models.heads import make_head, projection, without_padding
+from tsarch.models.output_head import OutputHead, predictions_of
 
 
 class TeacherModel(nn.Module):
-    """Hidden states and predictions of whole contexts. Takes embeddings, never ids."""
+    """Hidden states and predictions of whole contexts. Takes embeddings, never ids.
+
+    Args:
+        output: a language model's own head, in place of one that is made here.
+    """
 
     def __init__(
         self,
@@ -22,14 +27,18 @@ class TeacherModel(nn.Module):
         num_outputs: int | None,
         dropout: float,
         table_scale: float = 1.0,
+        output: OutputHead | None = None,
     ) -> None:
         super().__init__()
         # First, so that the student's shortcut can draw the same numbers.
-        head = make_head(backbone.hidden_width, num_outputs, table_width, dropout, table_scale)
+        head = output or make_head(
+            backbone.hidden_width, num_outputs, table_width, dropout, table_scale
+        )
         self.projection = projection(table_width, backbone.embedding_width)
         self.backbone = backbone.model
         self.head = head
         self._embedding_scale = backbone.embedding_scale
+        self._source_scale = backbone.source_scale
         self.hidden_width = backbone.hidden_width
         self.is_seq2seq = bool(backbone.model.config.is_encoder_decoder)
         self.decoding = Decoding.of(backbone.model)
@@ -41,27 +50,30 @@ class TeacherModel(nn.Module):
         starts: Tensor | None = None,
         positions: Tensor | None = None,
         cache: DecodingCache | None = None,
+        chosen: Tensor | None = None,
+        table: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(batch, tokens, table_width), (batch, tokens) → hidden (batch, tokens, width) and
-        predictions (batch, tokens, outputs).
+        predictions (batch, tokens, outputs); of an `OutputHead` logits (n, vocabulary) of the n
+        `chosen` positions.
 
         Args:
             starts: (batch,) where each target starts: a sequence-to-sequence model's encoder reads
                 what stands before, its decoder the rest; hidden states of the former are zero.
             positions: (batch, tokens) places in the text, where they aren't 0, 1, 2, …
             cache: keys and values of earlier tokens, which `mask` then covers too.
+            chosen: (batch, tokens) bool, for an `OutputHead`; None: all, in their shape.
+            table: (vocabulary, table_width) for an `OutputHead` that reads it.
         """
         embeds = self.projection(embeds)
-        if self._embedding_scale != 1.0:
-            embeds = embeds * self._embedding_scale
         if self.is_seq2seq:
             hidden = self._decoded(embeds, mask, starts, cache)
         else:
-            embeds = without_padding(embeds, mask)
+            embeds = without_padding(_scaled(embeds, self._embedding_scale), mask)
             options = self.decoding.options(positions, cache)
             output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
             hidden = output.last_hidden_state
-        return hidden, self.head(hidden)
+        return hidden, predictions_of(self.head, hidden, chosen, table)
 
     def _decoded(
         self, embeds: Tensor, mask: Tensor, starts: Tensor | None, cache: DecodingCache | None
@@ -70,14 +82,16 @@ class TeacherModel(nn.Module):
         in their places."""
         if starts is None:  # later tokens of targets, whose sources the cache has
             assert cache is not None
-            return self._decoder(embeds, None, cache)
+            return self._decoder(_scaled(embeds, self._embedding_scale), None, cache)
         num_tokens = embeds.shape[1]
         places = torch.arange(num_tokens, device=embeds.device)
         before = places < starts.unsqueeze(1)
         num_source = max(int(starts.max()), 1)
         source_mask = _readable((mask * before)[:, :num_source])
         source = self.backbone.encoder(
-            inputs_embeds=without_padding(embeds[:, :num_source], source_mask),
+            inputs_embeds=without_padding(
+                _scaled(embeds[:, :num_source], self._source_scale), source_mask
+            ),
             attention_mask=source_mask,
         ).last_hidden_state
         lengths = mask.sum(1) - starts
@@ -87,7 +101,7 @@ class TeacherModel(nn.Module):
         cache = cache or DecodingCache()
         cache.source, cache.source_mask = source, source_mask
         target_mask = _readable((offsets < lengths.unsqueeze(1)).to(mask.dtype))
-        targets = without_padding(embeds[rows, own], target_mask)
+        targets = without_padding(_scaled(embeds[rows, own], self._embedding_scale), target_mask)
         decoded = self._decoder(targets, target_mask, cache)
         hidden = decoded.new_zeros(*embeds.shape[:2], decoded.shape[2])
         inside = (target_mask.bool() & (lengths.unsqueeze(1) > offsets)).unsqueeze(2)
@@ -104,6 +118,10 @@ class TeacherModel(nn.Module):
             **options,
         ).last_hidden_state
         return hidden
+
+
+def _scaled(embeds: Tensor, scale: float) -> Tensor:
+    return embeds if scale == 1.0 else embeds * scale
 
 
 def _readable(mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.utils import (
@@ -31,13 +32,17 @@ class Checkpoint:
     name: str
     """Folder or hub name, for messages."""
     files: Mapping[str, str]
-    """Tensor → file."""
+    """Tensor → file; empty: they aren't on this machine until something is read."""
     shapes: Mapping[str, tuple[int, ...]]
     """Tensor → shape."""
 
     @contextmanager
     def open(self) -> Iterator[Callable[[str], Tensor]]:
         """A function that reads one tensor; it views the file, so copy what shall stay."""
+        if not self.files:
+            with open_checkpoint(self.name).open() as read:
+                yield read
+            return
         with ExitStack() as stack:
             handles = {
                 file: stack.enter_context(safe_open(file, framework="pt"))
@@ -65,6 +70,22 @@ def open_checkpoint(model: str) -> Checkpoint:
                 path, f"can't be read as safetensors: {one_line(error)}", "Get the file again."
             ) from None
     return Checkpoint(model, files, shapes)
+
+
+def peek_checkpoint(model: str) -> Checkpoint:
+    """As `open_checkpoint`, but of a hub model that isn't here only names and shapes are fetched.
+
+    Raises:
+        UserError: as there.
+    """
+    if os.path.isdir(model) or _is_cached(model):
+        return open_checkpoint(model)
+    try:
+        files = get_safetensors_metadata(model).files_metadata.values()
+    except Exception:  # the hub's client raises whatever its transport does
+        return open_checkpoint(model)  # which says what is wrong, if anything is
+    shapes = {key: tuple(own.shape) for file in files for key, own in file.tensors.items()}
+    return Checkpoint(model, {}, shapes)
 
 
 def check_safetensors(model: str) -> None:
@@ -98,6 +119,12 @@ def _find_files(model: str) -> list[str]:
             "Copy or download the whole folder.",
         )
     return [str(shard) for shard in shards]
+
+
+def _is_cached(model: str) -> bool:
+    """Whether a hub model's weights are on this machine."""
+    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    return any(isinstance(try_to_load_from_cache(model, name), str) for name in names)
 
 
 def _cached(model: str, filename: str) -> str | None:

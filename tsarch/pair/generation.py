@@ -54,6 +54,9 @@ class TeacherGeneration:
     def __init__(self, half: TeacherHalf, table: TableLookup, use_cache: bool) -> None:
         self._half = half
         self._table = table
+        self._rows = half.output.rows(table)
+        self._logits: Tensor | None = None
+        """(texts, vocabulary) of the newest tokens, of a model that gives logits itself."""
         keeps = use_cache and half.keeps_values
         self._cache = DecodingCache(kept_values(half.is_seq2seq) if keeps else None)
         self._texts = GrowingTexts(self._read, self._cache)
@@ -66,8 +69,7 @@ class TeacherGeneration:
         embeds, masks = _padded(self._half, self._table, sequences)
         if self._half.is_seq2seq:
             starts = torch.from_numpy(self._lengths - 1).to(embeds.device)
-            read = self._half.read_on(embeds, masks, starts, None, self._cache)
-            rows = torch.cat([read.hidden, read.predictions], -1)
+            rows = self._read_states(embeds, masks, starts, None, self._cache)
             first = embeds[torch.arange(len(prompts)), starts].unsqueeze(1)
             self._lengths = np.ones_like(self._lengths)  # the decoder reads the target alone
             self._texts.adopt(first, masks[:, :1] | 1)
@@ -75,9 +77,15 @@ class TeacherGeneration:
         else:
             rows = self._texts.feed(*_ending_together(embeds, masks))
             ends = [rows.shape[1]] * len(prompts)
-        return [
+        windows = [
             own[end - len(prompt.token_ids) + prompt.window_start : end]
             for own, end, prompt in zip(rows, ends, prompts, strict=True)
+        ]
+        if self._logits is None:
+            return windows
+        return [
+            torch.cat([own, _at_end(logits, len(own)).to(own.dtype)], dim=-1)
+            for own, logits in zip(windows, self._logits, strict=True)
         ]
 
     def step(self, parents: IntArray, tokens: IntArray) -> Tensor:
@@ -88,12 +96,33 @@ class TeacherGeneration:
         self._lengths = self._lengths[parents] + 1
         embeds = self._half.embed(self._table, tokens[:, None])
         positions = torch.from_numpy(self._lengths[:, None] - 1).to(device)
-        return self._texts.feed(embeds, torch.ones_like(positions), positions)[:, 0]
+        states = self._texts.feed(embeds, torch.ones_like(positions), positions)[:, 0]
+        if self._logits is None:
+            return states
+        return torch.cat([states, self._logits.to(states.dtype)], dim=-1)
 
     def _read(
         self, inputs: Tensor, mask: Tensor, positions: Tensor | None, cache: DecodingCache
     ) -> Tensor:
-        read = self._half.read_on(inputs, mask, None, positions, cache)
+        return self._read_states(inputs, mask, None, positions, cache)
+
+    def _read_states(
+        self,
+        inputs: Tensor,
+        mask: Tensor,
+        starts: Tensor | None,
+        positions: Tensor | None,
+        cache: DecodingCache,
+    ) -> Tensor:
+        """Hidden states and predictions side by side; of a model that gives logits itself hidden
+        states, and `_logits`."""
+        chosen = None
+        if self._half.output.gives_logits:
+            chosen = _newest(inputs, _last_places(inputs, mask) if starts is None else starts)
+        read = self._half.read_on(inputs, mask, starts, positions, cache, chosen, self._rows)
+        if chosen is not None:
+            self._logits = read.predictions
+            return read.hidden
         return torch.cat([read.hidden, read.predictions.to(read.hidden.dtype)], dim=-1)
 
 
@@ -109,6 +138,9 @@ class StudentGeneration:
         self._half = half
         self._table = table
         self._width = half.teacher_width
+        self._rows = half.output.rows(table)
+        self._logits: Tensor | None = None
+        """As the teacher's."""
         self._max_tokens = max_tokens
         values = kept_values(is_seq2seq=False) if use_cache and half.keeps_values else None
         self._texts = GrowingTexts(self._read, DecodingCache(values))
@@ -126,7 +158,8 @@ class StudentGeneration:
             for row, own in enumerate(hidden):
                 bridge[row, : len(own)] = own
         inputs = self._inputs(embeds, bridge)
-        return self._texts.feed(*_ending_together(inputs, masks))[:, -1]
+        said = self._texts.feed(*_ending_together(inputs, masks))[:, -1]
+        return said if self._logits is None else self._logits
 
     def step(self, parents: IntArray, tokens: IntArray, hidden: Tensor | None) -> Tensor:
         """Go on with texts `parents` and their next tokens (texts,), with the teacher's (texts,
@@ -141,7 +174,8 @@ class StudentGeneration:
         positions = torch.from_numpy(self._lengths[:, None] - 1).to(device)
         bridge = None if hidden is None else hidden.to(embeds.dtype).unsqueeze(1)
         inputs = self._inputs(embeds, bridge)
-        return self._texts.feed(inputs, torch.ones_like(positions), positions)[:, 0]
+        said = self._texts.feed(inputs, torch.ones_like(positions), positions)[:, 0]
+        return said if self._logits is None else self._logits
 
     def _inputs(self, embeds: Tensor, bridge: Tensor | None) -> Tensor:
         """Embeddings, the teacher's hidden states, and whether there are some, side by side."""
@@ -158,4 +192,30 @@ class StudentGeneration:
         rows = bridge.flatten(0, 1)
         places = torch.arange(len(rows), device=rows.device).view(inputs.shape[:2])
         places = torch.where(flag[..., 0] > 0, places, -1)
-        return self._half.read_on(embeds, mask, rows, places, positions, cache)
+        if not self._half.output.gives_logits:
+            return self._half.read_on(embeds, mask, rows, places, positions, cache)
+        chosen = _newest(inputs, _last_places(inputs, mask))
+        given = embeds, mask, rows, places, positions, cache, chosen, self._rows
+        self._logits = self._half.read_on(*given)
+        return embeds
+
+
+def _last_places(inputs: Tensor, mask: Tensor) -> Tensor:
+    """(texts,) places of the newest tokens in (texts, tokens, width) inputs: the last, unless all
+    tokens are read again, padded on the right; `mask` (texts, slots) covers earlier ones too."""
+    is_last = mask[:, -1].bool()
+    return torch.where(is_last, inputs.shape[1], mask.sum(1)) - 1
+
+
+def _newest(inputs: Tensor, places: Tensor) -> Tensor:
+    """(texts, tokens, width), (texts,) → (texts, tokens) bool, true at the places."""
+    chosen = torch.zeros(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+    chosen[torch.arange(len(inputs), device=inputs.device), places] = True
+    return chosen
+
+
+def _at_end(logits: Tensor, num_rows: int) -> Tensor:
+    """(vocabulary,) → (num_rows, vocabulary), zeros but for the last."""
+    rows = logits.new_zeros(num_rows, len(logits))
+    rows[-1] = logits
+    return rows

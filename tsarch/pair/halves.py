@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.models.decoding_cache import DecodingCache
+from tsarch.models.output_head import OutputHead
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.parallel.table import Table
@@ -53,6 +54,9 @@ class Lookup(Protocol):
     def lookup(self, places: Tensor, dtype: torch.dtype) -> Tensor:
         """(…) places of rows → (…, table_width) embeddings in `dtype`."""
 
+    def every_row(self) -> Tensor:
+        """(rows, table_width) all rows, in the order of their places."""
+
 
 class TableLookup:
     """The whole table: places are tokens."""
@@ -64,6 +68,10 @@ class TableLookup:
         """Embeddings of tokens."""
         rows = self._table.rows(places.cpu().numpy().ravel()).to(dtype)
         return rows.view(*places.shape, -1)
+
+    def every_row(self) -> Tensor:
+        """The whole table."""
+        return self._table.values()
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,8 @@ class States:
     hidden: Tensor
     """(batch, tokens, teacher_width)."""
     predictions: Tensor
-    """(batch, tokens, outputs) the teacher's own."""
+    """(batch, tokens, outputs) the teacher's own; (n, vocabulary) logits where they were asked for
+    at n positions of a model that gives logits itself."""
 
 
 class TeacherHalf:
@@ -103,16 +112,25 @@ class TeacherHalf:
         self.runs = runs
         self.is_seq2seq = module.is_seq2seq
         self.keeps_values = module.decoding.keeps_values
+        self.output = _Output(module.head)
 
     def embed(self, table: Lookup, places: IntArray) -> Tensor:
         """(…) places → (…, table_width) embeddings as the module takes them."""
         return _embedded(self.runs, table, places)
 
-    def encode(self, table: Lookup, tokens: Tokens, starts: IntArray | None = None) -> States:
+    def encode(
+        self,
+        table: Lookup,
+        tokens: Tokens,
+        starts: IntArray | None = None,
+        chosen: Tensor | None = None,
+    ) -> States:
         """Hidden states and predictions of whole contexts.
 
         Args:
             starts: (batch,) where each target starts, for sequence-to-sequence models alone.
+            chosen: (batch, tokens) bool, where predictions are wanted of a model that gives logits
+                itself; None: everywhere.
         """
         embeds = self.embed(table, tokens.places)
         mask = torch.from_numpy(tokens.mask).to(embeds.device)
@@ -120,7 +138,10 @@ class TeacherHalf:
         if self.is_seq2seq:
             assert starts is not None
             begins = torch.from_numpy(starts).to(embeds.device)
-        return States(*self.runs.forward(embeds, mask, begins))
+        if not self.output.gives_logits:
+            return States(*self.runs.forward(embeds, mask, begins))
+        rows = self.output.rows(table)
+        return States(*self.runs.forward(embeds, mask, begins, None, None, chosen, rows))
 
     def read_on(
         self,
@@ -129,10 +150,19 @@ class TeacherHalf:
         starts: Tensor | None,
         positions: Tensor | None,
         cache: DecodingCache,
+        chosen: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> States:
         """The next tokens of texts that grow: (texts, tokens, table_width) embeddings; `mask`
-        covers what `cache` has too."""
-        return States(*self.runs.forward(embeds, mask, starts, positions, cache))
+        covers what `cache` has too.
+
+        Args:
+            chosen: as in `encode`.
+            rows: see `output`.
+        """
+        if not self.output.gives_logits:
+            return States(*self.runs.forward(embeds, mask, starts, positions, cache))
+        return States(*self.runs.forward(embeds, mask, starts, positions, cache, chosen, rows))
 
 
 class StudentHalf:
@@ -142,6 +172,7 @@ class StudentHalf:
         self.runs = runs
         self.teacher_width = module.teacher_width
         self.keeps_values = module.decoding.keeps_values
+        self.output = _Output(module.head)
 
     def embed(self, table: Lookup, places: IntArray) -> Tensor:
         """(…) places → (…, table_width) embeddings as the module takes them."""
@@ -153,6 +184,7 @@ class StudentHalf:
         windows: Sequence[Tokens],
         boundary: Tensor,
         fed_by: Sequence[IntArray],
+        chosen: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
         """(windows, tokens, outputs) predictions of each batch of windows, and what else the module
         gives while it trains (`StudentModel.forward`).
@@ -161,13 +193,18 @@ class StudentHalf:
             boundary: (states, teacher_width) hidden states, at least one row (which nobody need
                 read).
             fed_by: per batch (windows, tokens) row of `boundary`; −1: without the teacher.
+            chosen: per batch (windows, tokens) bool, where predictions are wanted of a model that
+                gives logits itself; None: everywhere.
         """
         embeds = [self.embed(table, own.places) for own in windows]
         device = self.runs.device
         masks = [torch.from_numpy(own.mask).to(device) for own in windows]
         rows = [torch.from_numpy(own).to(device) for own in fed_by]
-        predictions: list[Tensor] = self.runs.forward(embeds, masks, boundary, rows)
-        return predictions
+        given: tuple[Any, ...] = (embeds, masks, boundary, rows)
+        if self.output.gives_logits:
+            given = (*given, None, None, chosen, self.output.rows(table))
+        found: list[Tensor] = self.runs.forward(*given)
+        return found
 
     def read_on(
         self,
@@ -177,13 +214,31 @@ class StudentHalf:
         fed_by: Tensor,
         positions: Tensor | None,
         cache: DecodingCache,
+        chosen: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """The next tokens of texts that grow → (texts, tokens, outputs); as `read`, on embeddings
-        (texts, tokens, table_width)."""
-        found: list[Tensor] = self.runs.forward(
-            [embeds], [mask], boundary, [fed_by], positions, cache
-        )
+        (texts, tokens, table_width). Of a model that gives logits itself (n, vocabulary) of the
+        `chosen` positions (`rows`: see `output`)."""
+        given = [embeds], [mask], boundary, [fed_by], positions, cache
+        found: list[Tensor]
+        if self.output.gives_logits:
+            found = self.runs.forward(*given, None if chosen is None else [chosen], rows)
+        else:
+            found = self.runs.forward(*given)
         return found[0]
+
+
+class _Output:
+    """Whether a model gives logits itself, and whether it needs the table's rows for that."""
+
+    def __init__(self, head: nn.Module) -> None:
+        self.gives_logits = isinstance(head, OutputHead)
+        self._reads_table = isinstance(head, OutputHead) and head.reads_table
+
+    def rows(self, table: Lookup) -> Tensor | None:
+        """(vocabulary, table_width) if it needs them."""
+        return table.every_row() if self._reads_table else None
 
 
 def _embedded(runs: Runs, table: Lookup, places: IntArray) -> Tensor:

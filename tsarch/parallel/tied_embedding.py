@@ -44,6 +44,10 @@ class TouchedRows:
         """(…) places in `token_ids` → (…, width) embeddings in the compute dtype."""
         return nn.functional.embedding(places, self.leaf).to(dtype)
 
+    def every_row(self) -> Tensor:
+        """The rows: the whole table where losses are over the vocabulary."""
+        return self.leaf
+
 
 @dataclass
 class _Exchange:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.source_target import LEAST_SOURCE_TOKENS
-from tsarch.errors import Mistake
+from tsarch.errors import Mistake, UserError, one_line
 from tsarch.tasks.registry import is_generative
 from tsarch.topology import Stage
 
@@ -31,6 +31,8 @@ def generation_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
             )
     if generative:
         yield from _room_mistakes(blueprint)
+        for own in blueprint.stages.values():
+            yield from _output_mistakes(blueprint, own)
 
 
 def is_causal(hf: Any) -> bool:
@@ -67,6 +69,28 @@ def _seq2seq_mistakes(
             "task.target_prefix", "is for causal teachers; a decoder starts with its own token.",
             hint,
         )  # fmt: skip
+
+
+def _output_mistakes(blueprint: Blueprint, own: StageBlueprint) -> Iterator[Mistake]:
+    """Whether logits come from hidden states in a way that can be followed, of every token."""
+    try:
+        output = own.architecture.output
+    except UserError as error:
+        for mistake in error.mistakes:
+            yield Mistake(f"{own.stage}: {mistake.where}", mistake.what, mistake.hint)
+        return
+    except Exception as error:  # as when a config is read
+        kind = own.architecture.config.model_type
+        what = f"transformers can't build a language model of {kind}: {one_line(error)}"
+        yield Mistake(f"{own.stage}", what, "Take another architecture.")
+        return
+    vocabulary = blueprint.table.shape[0]
+    if output.gives_logits and output.num_rows != vocabulary:
+        yield Mistake(
+            f"{own.stage}",
+            f"its output has {output.num_rows} tokens, the embedding table {vocabulary}.",
+            "Take models of one vocabulary (vocab_size).",
+        )
 
 
 def _room_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:

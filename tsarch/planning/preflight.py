@@ -10,6 +10,7 @@ from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.planning.generative_models import generation_mistakes
+from tsarch.tasks.registry import is_generative
 
 
 def check_run(blueprint: Blueprint, own_ray: bool) -> None:
@@ -181,7 +182,7 @@ def _weights(blueprint: Blueprint) -> list[Mistake]:
     mistakes: list[Mistake] = []
     for stage, own in blueprint.stages.items():
         try:
-            check_stage_weights(own)
+            check_stage_weights(own, is_generative(blueprint.task.name))
         except UserError as error:
             mistakes += error.mistakes
         except Exception as error:  # as in `_unreadable`

@@ -18,7 +18,8 @@ from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.prepare import Prepared
 from tsarch.rank.executor import LocalStages
 from tsarch.rank.wiring import Wiring
-from tsarch.stage.build import BuiltModel, build_model
+from tsarch.specs import PredictionSpec
+from tsarch.stage.build import BuiltModel, build_model, prediction_spec
 from tsarch.stage.engine import Engine, make_optimizer
 from tsarch.stage.running import RunningStage
 from tsarch.stage.student_stage import StudentStage
@@ -43,8 +44,8 @@ class Parts:
     link: Link
     num_parameters: Mapping[str, int]
     """Of each stage here and of the table (`embedding`)."""
-    num_outputs: int
-    """Numbers that a head puts out a position."""
+    predictions: Mapping[Stage, PredictionSpec]
+    """Of all stages, here or not."""
 
     @property
     def vocabulary(self) -> int | None:
@@ -73,11 +74,11 @@ def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Par
         stage: wiring.make_engine(stage, model.module, blueprint.stages[stage].optimizer)
         for stage, model in models.items()
     }
-    num_predictions = num_outputs or blueprint.table.shape[1]
-    stages = _stages(blueprint, prepared, wiring, task, engines, tied, num_predictions)
+    predictions = {s: prediction_spec(blueprint, s, num_outputs) for s in blueprint.stages}
+    stages = _stages(blueprint, prepared, wiring, task, engines, tied, predictions)
     sizes["embedding"] = tied.table.storage.numel()
     link = _link(blueprint, wiring)
-    return Parts(task, engines, stages, tied, link, sizes, num_predictions)
+    return Parts(task, engines, stages, tied, link, sizes, predictions)
 
 
 def _tie(
@@ -128,14 +129,16 @@ def _stages(
     task: Task,
     engines: Mapping[Stage, Engine],
     tied: TiedEmbedding,
-    num_outputs: int,
+    predictions: Mapping[Stage, PredictionSpec],
 ) -> LocalStages:
+    arriving = predictions[blueprint.topology.stages[0]]
+
     def running(stage: Stage, replica: int) -> RunningStage:
         engine, objective = engines[stage], objective_of(blueprint, prepared, task)
         if stage.reads == "contexts":
             return TeacherStage(stage, engine, tied, replica, objective)
         return StudentStage(
-            stage, engine, tied, replica, num_outputs, objective, blueprint.distillation
+            stage, engine, tied, replica, arriving, objective, blueprint.distillation
         )
 
     return {stage: running(stage, replica) for stage, replica in wiring.stages}

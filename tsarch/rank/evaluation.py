@@ -7,6 +7,7 @@ import torch
 
 from tsarch.blueprint import Blueprint
 from tsarch.feeds import evaluation_feed
+from tsarch.losses.predictions import dense
 from tsarch.prepare import Prepared
 from tsarch.rank.building import Parts
 from tsarch.rank.executor import Executor
@@ -47,9 +48,10 @@ class Evaluation:
 
         def keep(own: ContextOutputs) -> None:
             is_word = own.words >= 0
-            places = torch.from_numpy(is_word).to(own.teacher.device)
+            said = dense(own.teacher)
+            places = torch.from_numpy(is_word).to(said.device)
             words.append(own.words[is_word])
-            predictions.append(own.teacher[places].float().cpu())
+            predictions.append(said[places].float().cpu())
 
         if teacher is not None:
             assert isinstance(teacher, TeacherStage)

@@ -179,7 +179,8 @@ class Generator:
     @property
     def _width(self) -> int:
         """Numbers that travel for a state: it and the teacher's prediction."""
-        return self._spec.teacher_width + self._spec.num_outputs
+        assert self._teacher is not None
+        return self._spec.teacher_width + self._spec.predictions[self._teacher].width
 
     def _scores(
         self,
@@ -195,20 +196,27 @@ class Generator:
             return {}
         width = self._spec.teacher_width
         hidden = {text: states[:, :width] for text, states in read.items()}
-        said: list[Tensor] = []
+        said: list[tuple[Stage, Tensor]] = []
         if self._mode != "teacher" and self._student is not None:
             fed = hidden if self._mode != "student_alone" else None
-            said.append(student.read(batch, fed, is_first))
+            said.append((self._student, student.read(batch, fed, is_first)))
         if self._mode in ("teacher", "joint") and own:
+            assert self._teacher is not None
             last = [read[text][-batch.num_rows :, width:] for text in own]
-            said.append(torch.cat(last))
+            said.append((self._teacher, torch.cat(last)))
         if not own:
             return {}
-        logs = [torch.log_softmax(token_logits(own, table), dim=-1) for own in said]
+        logs = [torch.log_softmax(self._logits(*each, table), dim=-1) for each in said]
         scores = logs[0]
         if self._mode == "joint":
             scores = _mixed(logs[1], logs[0], self._joint_weight)
         return dict(zip(own, torch.split(scores, batch.num_rows), strict=True))
+
+    def _logits(self, stage: Stage, predictions: Tensor, table: Tensor) -> Tensor:
+        """(texts, outputs) predictions of a stage → (texts, vocabulary) fp32."""
+        if self._spec.predictions[stage].are_logits:
+            return predictions.float()
+        return token_logits(predictions, table)
 
     def _summed(self, chosen: IntArray) -> IntArray:
         """The students' choices on all ranks: each has filled in its own texts'."""
@@ -312,7 +320,9 @@ class _StudentSide(_Side):
         """(texts, outputs) predictions of the own texts' next tokens."""
         assert self.here is not None
         own = self.own(batch)
-        nothing = torch.zeros(0, self.spec.num_outputs, device=self.here.engine.device)
+        assert self.stage is not None
+        num_outputs = self.spec.predictions[self.stage].width
+        nothing = torch.zeros(0, num_outputs, device=self.here.engine.device)
         fed = None if hidden is None else [hidden[text] for text in own]
         if fed is not None and self._has_spare:
             fed.append(torch.zeros(1, self._width, device=self.here.engine.device))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tsarch.blueprint import Blueprint
+from tsarch.specs import PredictionSpec
 from tsarch.tasks.decoding import DecodingSpec
+from tsarch.topology import Stage
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,14 @@ class GenerationSpec:
     student_max_tokens: int
     teacher_width: int
     """Of a teacher's hidden states."""
-    num_outputs: int
-    """Numbers that a head puts out a position."""
+    predictions: Mapping[Stage, PredictionSpec]
+    """Of all stages."""
     seed: int
 
     @classmethod
-    def of(cls, blueprint: Blueprint, end_token: int, num_outputs: int) -> GenerationSpec:
+    def of(
+        cls, blueprint: Blueprint, end_token: int, predictions: Mapping[Stage, PredictionSpec]
+    ) -> GenerationSpec:
         """Those of a run whose texts end with `end_token`."""
         own = blueprint.decoding
         return cls(
@@ -43,6 +48,6 @@ class GenerationSpec:
             own.cache,
             blueprint.window_tokens,
             blueprint.teacher_width,
-            num_outputs,
+            predictions,
             blueprint.seed,
         )

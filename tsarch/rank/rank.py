@@ -76,7 +76,7 @@ class Rank:
             parts.tied,
             self._wiring.tied_group,
             self._wiring.topology,
-            GenerationSpec.of(self._blueprint, end_token, parts.num_outputs),
+            GenerationSpec.of(self._blueprint, end_token, parts.predictions),
             mode,
             joint_weight,
         )

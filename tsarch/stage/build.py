@@ -14,12 +14,21 @@ from tsarch.models.adapters import add_adapters, checkpoint_activations
 from tsarch.models.backbone import Backbone, build_backbone, cut_out_table, freeze_backbone
 from tsarch.models.construction import WHOLE, Construction
 from tsarch.models.loading import check_weights
+from tsarch.models.measures import measure
+from tsarch.models.output_head import (
+    OutputHead,
+    OutputSpec,
+    build_output,
+    check_output,
+    outline_output,
+)
 from tsarch.models.skeleton import make_skeleton
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.models.weight_files import check_safetensors, open_checkpoint
 from tsarch.pair.pair import Pair
 from tsarch.seeding import torch_seed
+from tsarch.specs import PredictionSpec
 from tsarch.topology import Stage
 
 
@@ -44,16 +53,27 @@ def build_model(
     """
     own = blueprint.stages[stage]
     architecture = own.architecture
+
+    def seed_of(name: str) -> int:
+        return torch_seed(blueprint.seed, f"{architecture.section} weights {name}")
+
     with torch.random.fork_rng(devices=[]):
         backbone = build_backbone(
             architecture.config,
             architecture.path,
-            lambda name: torch_seed(blueprint.seed, f"{architecture.section} weights {name}"),
+            seed_of,
             architecture.layers,
             construction,
             with_table and blueprint.table.stage is stage,
         )
-        module = _complete(blueprint, own, backbone, num_outputs)
+        output = None
+        if (spec := _own_output(own, num_outputs)) is not None:
+            checkpoint = None if architecture.path is None else open_checkpoint(architecture.path)
+            width = blueprint.table.shape[1]
+            output = build_output(
+                architecture.config, spec, width, seed_of, checkpoint, construction
+            )
+        module = _complete(blueprint, own, backbone, num_outputs, output)
     construction.settle(list(module.parameters()))
     return BuiltModel(module, backbone.table)
 
@@ -80,23 +100,50 @@ def build_pair(
 def outline_model(blueprint: Blueprint, stage: Stage, num_outputs: int | None) -> nn.Module:
     """What `build_model` builds, on the meta device: every parameter's shape, none's values."""
     own = blueprint.stages[stage]
+    measures = measure(own.architecture.config)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         skeleton = make_skeleton(own.architecture.config, own.architecture.layers)
-        return _complete(blueprint, own, cut_out_table(skeleton.model), num_outputs)
+        output = None
+        if (spec := _own_output(own, num_outputs)) is not None:
+            output = outline_output(own.architecture.config, spec, blueprint.table.shape[1])
+        return _complete(
+            blueprint, own, cut_out_table(skeleton.model, measures), num_outputs, output
+        )
+
+
+def prediction_spec(blueprint: Blueprint, stage: Stage, num_outputs: int | None) -> PredictionSpec:
+    """What a stage's model says of a position."""
+    spec = _own_output(blueprint.stages[stage], num_outputs)
+    if spec is not None:
+        return PredictionSpec(spec.num_rows, are_logits=True)
+    return PredictionSpec(num_outputs or blueprint.table.shape[1], are_logits=False)
+
+
+def _own_output(own: StageBlueprint, num_outputs: int | None) -> OutputSpec | None:
+    """The language model's own head, where the task is over the vocabulary and vectors that are
+    compared with the table won't do."""
+    if num_outputs is not None or not own.architecture.output.gives_logits:
+        return None
+    return own.architecture.output
 
 
 def _complete(
-    blueprint: Blueprint, own: StageBlueprint, backbone: Backbone, num_outputs: int | None
+    blueprint: Blueprint,
+    own: StageBlueprint,
+    backbone: Backbone,
+    num_outputs: int | None,
+    output: OutputHead | None,
 ) -> nn.Module:
     """The model around a backbone, what is frozen frozen and adapters put in."""
     _adapt(blueprint, own, backbone)
     table, dropout = blueprint.table, own.architecture.dropout
+    scale = table.scale if num_outputs is None else 1.0
     torch.manual_seed(torch_seed(blueprint.seed, f"{own.stage} weights"))
     if own.stage.reads == "contexts":
-        return TeacherModel(backbone, table.shape[1], num_outputs, dropout, table.scale)
+        return TeacherModel(backbone, table.shape[1], num_outputs, dropout, scale, output)
     if own.bridge is None:
         return StudentModel(
-            backbone, table.shape[1], 0, num_outputs, dropout, table_scale=table.scale
+            backbone, table.shape[1], 0, num_outputs, dropout, table_scale=scale, output=output
         )
     # A shortcut's is the feeding stage's, so that it starts as that stage's head does.
     shortcut_seed = torch_seed(blueprint.seed, f"{own.bridge.stage} weights")
@@ -108,9 +155,10 @@ def _complete(
         dropout,
         learned_no_teacher=own.bridge.learned_no_teacher,
         bridge_scale=own.bridge.scale,
-        table_scale=table.scale,
+        table_scale=scale,
         shortcut_seed=shortcut_seed if own.bridge.shortcut else None,
         maps_hidden=blueprint.distillation.hidden_weight > 0,
+        output=output,
     )
 
 
@@ -126,7 +174,7 @@ def _adapt(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> Non
         checkpoint_activations(backbone.model)
 
 
-def check_stage_weights(own: StageBlueprint) -> None:
+def check_stage_weights(own: StageBlueprint, is_generative: bool) -> None:
     """Check without reading values that a stage's model can be built from its weights.
 
     Raises:
@@ -140,4 +188,7 @@ def check_stage_weights(own: StageBlueprint) -> None:
         return
     check_safetensors(path)
     if os.path.isdir(path):
-        check_weights(skeleton, open_checkpoint(path))
+        checkpoint = open_checkpoint(path)
+        check_weights(skeleton, checkpoint)
+        if is_generative and architecture.output.gives_logits:
+            check_output(architecture.config, architecture.output, checkpoint)

@@ -13,12 +13,13 @@ from tsarch.data.feed import Feed
 from tsarch.data.replica_arrays import WindowBatch
 from tsarch.losses.hidden import hidden_distance
 from tsarch.losses.objective import Objective
+from tsarch.losses.predictions import Logits, Predicted
 from tsarch.models.student_model import StudentModel
 from tsarch.pair.halves import StudentHalf, Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import IGNORED, LossParts, Message
-from tsarch.specs import DistillationSpec
+from tsarch.specs import DistillationSpec, PredictionSpec
 from tsarch.stage.engine import Engine
 from tsarch.stage.step_rows import StepRows
 from tsarch.tasks.collect import WindowOutputs
@@ -44,7 +45,7 @@ class StudentStage:
         engine: Engine,
         tied: TiedEmbedding,
         replica: int,
-        num_outputs: int,
+        arriving: PredictionSpec,
         objective: Objective,
         distillation: DistillationSpec,
     ) -> None:
@@ -56,7 +57,8 @@ class StudentStage:
         self.on_output: Callable[[WindowOutputs], None] | None = None
         """Called with every batch's predictions while evaluating."""
         self.rows = StepRows(tied)
-        self._num_outputs = num_outputs
+        self._arriving = arriving
+        """What comes along from the teachers, where their predictions are wanted."""
         self._objective = objective
         self._distillation = distillation
         self._losses: dict[tuple[int, int], Tensor] = {}
@@ -101,23 +103,26 @@ class StudentStage:
         boundary = self._boundaries.get((step, micro_batch))
         if boundary is None:  # nobody feeds this stage
             boundary = _Boundary(self._room(feed, 0)[:, : self.half.teacher_width], None)
+        device = self.engine.device
+        labels = [torch.from_numpy(feed.labels(own.words)).to(device) for own in batches]
         with torch.set_grad_enabled(update):
             found = self.half.read(
                 touched,
                 [Tokens(own.rows, own.mask) for own in batches],
                 boundary.hidden,
                 [own.boundary for own in batches],
+                [own != IGNORED for own in labels],
             )
             predictions, hidden = found[: len(batches)], found[len(batches) :]
             outputs = [
                 WindowOutputs(
                     batch,
-                    torch.from_numpy(feed.labels(batch.words)).to(own.device),
                     own,
-                    self._at(batch, boundary.predictions),
+                    self._said(said, own),
+                    self._teachers(batch, own, boundary.predictions),
                     touched.leaf,
                 )
-                for batch, own in zip(batches, predictions, strict=True)
+                for batch, own, said in zip(batches, labels, predictions, strict=True)
             ]
             num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
             loss, parts = self._loss(num_terms, outputs)
@@ -157,13 +162,29 @@ class StudentStage:
 
     def _width(self, feed: Feed) -> int:
         """Numbers that travel for a position."""
-        return self.half.teacher_width + (self._num_outputs if feed.send_predictions else 0)
+        return self.half.teacher_width + (self._arriving.width if feed.send_predictions else 0)
 
     def _room(self, feed: Feed, num_states: int) -> Tensor:
         """Zeros for so many states, and one more, so that an idle replica's indices point
         somewhere; nothing reads it."""
         dtype, device = self.engine.compute_dtype, self.engine.device
         return torch.zeros(num_states + 1, self._width(feed), dtype=dtype, device=device)
+
+    def _said(self, predictions: Tensor, labels: Tensor) -> Predicted:
+        """Predictions of everywhere, or logits of the labelled positions."""
+        if self.half.output.gives_logits:
+            return Logits(predictions, labels != IGNORED)
+        return predictions
+
+    def _teachers(
+        self, batch: WindowBatch, labels: Tensor, predictions: Tensor | None
+    ) -> Predicted | None:
+        """What the teacher says at the batch's positions."""
+        if predictions is None or not self._arriving.are_logits:
+            return self._at(batch, predictions)
+        chosen = labels != IGNORED
+        places = torch.from_numpy(batch.arrived).to(self.engine.device)[chosen]
+        return Logits(predictions[places.clamp(min=0)], chosen)
 
     def _at(self, batch: WindowBatch, states: Tensor | None) -> Tensor | None:
         """What came from the teacher at the batch's positions (also of passes not fed)."""

@@ -13,11 +13,12 @@ from torch import Tensor
 from tsarch.data.feed import Feed
 from tsarch.data.replica_arrays import ContextBatch
 from tsarch.losses.objective import Objective
+from tsarch.losses.predictions import Logits, Predicted
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.halves import TeacherHalf, Tokens
+from tsarch.pair.halves import States, TeacherHalf, Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import IntArray, LossParts, Message
+from tsarch.records import IGNORED, IntArray, LossParts, Message
 from tsarch.stage.engine import Engine
 from tsarch.stage.in_flight import Sent
 from tsarch.stage.step_rows import StepRows
@@ -62,16 +63,18 @@ class TeacherStage:
         self._under_way: dict[tuple[int, int], _UnderWay] = {}
         self.sent: Sent = {}
         """The last step's messages: a checkpoint takes those that are under way."""
-        self._outgoing: dict[tuple[int, int], Tensor] = {}
+        self._outgoing: dict[tuple[int, int], tuple[Tensor, Logits | None]] = {}
+        """States (batch × context_tokens, width), and logits that go with them."""
 
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Hidden states, predictions and loss of a micro-batch; keeps the graph for an update."""
         batch = feed.context_batch(step, micro_batch, self.stage, self.replica)
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
+        labels = torch.from_numpy(feed.labels(batch.words)).to(self.engine.device)
         with torch.set_grad_enabled(update):
-            states = self.half.encode(touched, Tokens(batch.rows, batch.mask), self._starts(batch))
-            hidden, predictions = states.hidden.flatten(0, 1), states.predictions
-            labels = torch.from_numpy(feed.labels(batch.words)).to(self.engine.device)
+            tokens, chosen = Tokens(batch.rows, batch.mask), labels != IGNORED
+            states = self.half.encode(touched, tokens, self._starts(batch), chosen)
+            hidden, predictions = states.hidden.flatten(0, 1), self._said(states, chosen)
             losses = self._objective.losses(predictions, labels, touched.leaf)
             num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
             loss = losses.sum() / num_terms
@@ -81,23 +84,29 @@ class TeacherStage:
         if self.on_output is not None:
             self.on_output(ContextOutputs(batch.words, labels, predictions, touched.leaf))
         if feed.topology.graph.targets(self.stage):
-            states_out = hidden.detach()
+            states_out, logits = hidden.detach(), None
             if feed.send_predictions:
-                sent = self._objective.sent(predictions, labels).flatten(0, 1)
-                states_out = torch.cat([states_out, sent.to(states_out.dtype)], dim=-1)
-            self._outgoing[step, micro_batch] = states_out
+                sent = self._objective.sent(predictions, labels)
+                if isinstance(sent, Logits):
+                    logits = sent
+                else:
+                    own = sent.flatten(0, 1).to(states_out.dtype)
+                    states_out = torch.cat([states_out, own], dim=-1)
+            self._outgoing[step, micro_batch] = states_out, logits
         total = float(losses.detach().double().sum()) / num_terms
         return LossParts({self.stage.name: total})
 
     def send(self, feed: Feed, link: Link, step: int, micro_batch: int, peer: Stage) -> None:
         """Start sending a micro-batch's hidden states, to each rank of `peer` what it needs."""
-        states = self._outgoing[step, micro_batch]
+        states, logits = self._outgoing[step, micro_batch]
         batch = feed.context_batch(step, micro_batch, self.stage, self.replica)
         messages = []
         for route in feed.routes_from(step, micro_batch, self._rank(feed), peer):
             own = torch.from_numpy(batch.outgoing[route.target]).to(states.device)
-            message = route.message(step, micro_batch, states.shape[1])
-            messages.append((message, states[own]))
+            sent = states[own]
+            if logits is not None:
+                sent = torch.cat([sent, logits.rows(own).to(sent.dtype)], dim=-1)
+            messages.append((route.message(step, micro_batch, sent.shape[1]), sent))
         self._send_all(link, step, micro_batch, peer, messages)
         if peer is feed.topology.graph.targets(self.stage)[-1]:
             del self._outgoing[step, micro_batch]
@@ -151,6 +160,12 @@ class TeacherStage:
         if under_way.grad is not None and under_way.hidden.requires_grad:
             loss = loss + (under_way.hidden * under_way.grad).sum(dtype=torch.float32)
         self.engine.backward(loss, last)
+
+    def _said(self, states: States, chosen: Tensor) -> Predicted:
+        """Predictions of everywhere, or logits of the `chosen` positions."""
+        if self.half.output.gives_logits:
+            return Logits(states.predictions, chosen)
+        return states.predictions
 
     def _starts(self, batch: ContextBatch) -> IntArray | None:
         """(batch,) places of the first labelled tokens, for sequence-to-sequence models."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tsarch.data.replica_arrays import WindowBatch
 from tsarch.losses.objective import VocabularyObjective
+from tsarch.losses.predictions import Predicted, at, dense
 from tsarch.records import FloatArray, IntArray, Predictions
 from tsarch.tasks.votes import likeliest
 
@@ -23,9 +24,9 @@ class WindowOutputs:
     batch: WindowBatch
     labels: Tensor
     """(windows, tokens), `IGNORED` where there is no word."""
-    student: Tensor
+    student: Predicted
     """(windows, tokens, outputs) the student's predictions."""
-    teacher: Tensor | None
+    teacher: Predicted | None
     """(windows, tokens, outputs) the teacher's on the same positions, where they came along."""
     table: Tensor
     """(rows, table_width) rows of the table that the step touches."""
@@ -39,7 +40,7 @@ class ContextOutputs:
     """(contexts, tokens) word that starts at a token, −1 elsewhere."""
     labels: Tensor
     """(contexts, tokens), `IGNORED` where there is no word."""
-    teacher: Tensor
+    teacher: Predicted
     """(contexts, tokens, outputs) its predictions."""
     table: Tensor
     """(rows, table_width) rows of the table that the step touches."""
@@ -68,7 +69,7 @@ class _Chosen:
     teacher: FloatArray
 
 
-Scores = Callable[[Tensor, Tensor, Tensor], FloatArray]
+Scores = Callable[[Predicted, Tensor, Tensor], FloatArray]
 """(n, outputs) predictions, (n,) labels, table → (n, …) what is kept of each position."""
 Decision = Callable[[FloatArray], np.ndarray]
 """(…, n, …) scores → what a mode says."""
@@ -99,11 +100,11 @@ class WordCollector:
             chosen = (batch.words >= 0) & (batch.fed[:, None] == int(fed))
             words, places = batch.words[chosen], torch.from_numpy(chosen).to(output.labels.device)
             labels = output.labels[places]
-            student = self._scores(output.student[places], labels, output.table)
+            student = self._scores(at(output.student, places), labels, output.table)
             if not fed:
                 self._one.append((words, self._decide(student)))
             elif output.teacher is not None:
-                teacher = self._scores(output.teacher[places], labels, output.table)
+                teacher = self._scores(at(output.teacher, places), labels, output.table)
                 self._fed.append(_Chosen(words, student, teacher))
 
     def add_contexts(self, output: ContextOutputs) -> None:
@@ -111,7 +112,7 @@ class WordCollector:
         self._mode = "teacher"
         chosen = output.words >= 0
         places = torch.from_numpy(chosen).to(output.labels.device)
-        scores = self._scores(output.teacher[places], output.labels[places], output.table)
+        scores = self._scores(at(output.teacher, places), output.labels[places], output.table)
         self._one.append((output.words[chosen], self._decide(scores)))
 
     def result(self) -> Predictions:
@@ -165,17 +166,17 @@ def span_collector() -> Collector:
     return WordCollector([], _logits, lambda logits: logits)
 
 
-def _logits(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
-    logits: FloatArray = predictions.float().cpu().numpy()
+def _logits(predictions: Predicted, labels: Tensor, table: Tensor) -> FloatArray:
+    logits: FloatArray = dense(predictions).float().cpu().numpy()
     return logits
 
 
-def label_probabilities(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
-    probabilities: FloatArray = torch.softmax(predictions.float(), dim=-1).cpu().numpy()
+def label_probabilities(predictions: Predicted, labels: Tensor, table: Tensor) -> FloatArray:
+    probabilities: FloatArray = torch.softmax(dense(predictions).float(), dim=-1).cpu().numpy()
     return probabilities
 
 
-def _token_probabilities(predictions: Tensor, labels: Tensor, table: Tensor) -> FloatArray:
+def _token_probabilities(predictions: Predicted, labels: Tensor, table: Tensor) -> FloatArray:
     losses = VocabularyObjective().losses(predictions, labels, table)
     probabilities: FloatArray = (-losses).exp().cpu().numpy()
     return probabilities

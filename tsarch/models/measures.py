@@ -1,0 +1,150 @@
+"""Sizes of an architecture and what it multiplies embeddings by, measured on the architecture
+itself: configs name such numbers in many ways, or not at all."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+
+from tsarch.errors import UserError
+from tsarch.models.skeleton import without_memory
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of a model that takes `inputs_embeds`."""
+
+    vocabulary: int
+    """Rows of its table."""
+    embedding_width: int
+    """Width of its table."""
+    hidden_width: int
+    """Width of its hidden states."""
+    embedding_scale: float = 1.0
+    """What embeddings are multiplied by before they are given to it."""
+    source_scale: float = 1.0
+    """The same of a sequence-to-sequence model's encoder."""
+
+
+def measure(config: PretrainedConfig) -> Measures:
+    """Measure the encoder of `config`, or the encoder and decoder.
+
+    Raises:
+        UserError: it treats embeddings in a way of its own.
+        Exception: transformers can't build it.
+    """
+    with without_memory():
+        model = AutoModel.from_config(
+            copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
+        )
+    embedding = model.get_input_embeddings()
+    if not isinstance(getattr(embedding, "weight", None), Tensor):
+        hidden_width = int(config.hidden_size)  # that it reads no tokens is told elsewhere
+        return Measures(int(config.vocab_size), hidden_width, hidden_width)
+    vocabulary, width = map(int, embedding.weight.shape)
+    hidden_width = _hidden_width(model, width)
+    if config.is_encoder_decoder:
+        scales = [
+            _scale(side, side.get_input_embeddings()) for side in (model.decoder, model.encoder)
+        ]
+        return Measures(vocabulary, width, hidden_width, *scales)
+    return Measures(vocabulary, width, hidden_width, _scale(_reader(model, embedding), embedding))
+
+
+def _hidden_width(model: PreTrainedModel, width: int) -> int:
+    """From a pass without values; where an architecture can't do that, as the config says."""
+    given: dict[str, Tensor] = {"inputs_embeds": torch.empty(1, 2, width, device="meta")}
+    if model.config.is_encoder_decoder:
+        return int(model.config.hidden_size)
+    try:
+        with torch.no_grad():
+            return int(model(**given).last_hidden_state.shape[-1])
+    except Exception:  # whatever an architecture raises that computes with values
+        return int(model.config.hidden_size)
+
+
+def _reader(model: PreTrainedModel, embedding: nn.Module) -> Any:
+    """The module that holds the table."""
+    for module in model.modules():
+        if any(child is embedding for child in module.children()):
+            return module
+    return model
+
+
+def _scale(reader: Any, embedding: nn.Module) -> float:
+    """What tokens' rows are multiplied by that `inputs_embeds` aren't."""
+    own = getattr(embedding, "embed_scale", None)
+    if isinstance(own, Tensor):
+        own = _of_embedding(reader, embedding)
+    scale = float(own or 1.0)
+    outer = getattr(reader, "embed_scale", 1.0)
+    if scale != 1.0 or not isinstance(outer, float) or outer == 1.0:
+        return scale
+    return _of_reader(reader, outer)
+
+
+def _of_embedding(reader: Any, embedding: nn.Module) -> float:
+    """By the embedding's own `forward`, of a row of ones."""
+    probe = copy.deepcopy(embedding).to_empty(device="cpu")
+    initialise = getattr(reader, "_init_weights", None)
+    with torch.no_grad():
+        if initialise is not None:
+            initialise(probe)
+        assert isinstance(probe.weight, Tensor)
+        probe.weight.fill_(1.0)
+        return float(probe(torch.zeros(1, 1, dtype=torch.long)).flatten()[0])
+
+
+class _StoppedError(Exception):
+    """The first layer was reached."""
+
+
+class _Stop(nn.Module):
+    """Stands where a layer was, and ends the pass with what it is given."""
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Always raises."""
+        raise _StoppedError(hidden)
+
+
+def _of_reader(reader: Any, outer: float) -> float:
+    """Whether `reader` multiplies rows that it looks up itself by its `embed_scale`, but not those
+    that it is given (Marian's encoder), or both alike (Marian's decoder)."""
+    probe = copy.deepcopy(reader).eval()
+    width = int(probe.get_input_embeddings().weight.shape[1])
+    for name, child in list(probe.named_children()):
+        if isinstance(child, nn.ModuleList):
+            setattr(probe, name, nn.ModuleList([_Stop() for _ in child]))
+    probe.set_input_embeddings(nn.Embedding(8, width))
+    for module in probe.modules():
+        if any(tensor.is_meta for tensor in module.parameters(recurse=False)):
+            module.to_empty(device="cpu", recurse=False)
+            for parameter in module.parameters(recurse=False):
+                nn.init.normal_(parameter)
+    ids = torch.tensor([[5, 6]])
+    rows = probe.get_input_embeddings()(ids)
+    wanted = _first_input(probe, input_ids=ids)
+    for scale in (1.0, outer):
+        if torch.equal(wanted, _first_input(probe, inputs_embeds=rows * scale)):
+            return scale
+    raise UserError.single(
+        type(reader).__name__,
+        "treats tokens in a way that can't be followed outside of it.",
+        "Take another architecture.",
+    )
+
+
+def _first_input(probe: Any, **given: Tensor) -> Tensor:
+    """What the first layer is given."""
+    try:
+        with torch.no_grad():
+            probe(**given)
+    except _StoppedError as stopped:
+        hidden: Tensor = stopped.args[0]
+        return hidden
+    raise AssertionError("no layer was reached")
