@@ -223,6 +223,39 @@ def test_spans_that_overlap_or_stand_nowhere():
         assert what in made("New York City", [span])[1].mistakes[0].what
 
 
+WEBANNO = """#FORMAT=WebAnno TSV 3.3
+#T_SP=de.tudarmstadt.ukp.dkpro.core.api.lexmorph.type.pos.POS|PosValue
+#T_SP=de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity|identifier|value
+
+
+#Text=Lena Vogt mag Bern Ulm.
+1-1\t0-4\tLena\tNE\t*[1]\tPER[1]\t
+1-2\t5-9\tVogt\tNE\t*[1]\tPER[1]\t
+1-3\t10-13\tmag\tVV\t_\t_\t
+1-4\t14-18\tBern\tNE\t*[2]\tLOC[2]|X\\_Y[3]\t
+1-5\t19-22\tUlm\tNE\t*[4]\tLOC[4]\t
+1-5.1\t19-20\tU\t_\t*\tLOC\t
+
+#Text=Nein.
+2-1\t24-28\tNein\t_\t_\t_\t
+"""
+
+
+def test_webanno_s_tsv(tmp_path):
+    path = written(tmp_path / "x.tsv", WEBANNO)
+    corpus = read("ner", path)
+    words = ["Lena", "Vogt", "mag", "Bern", "Ulm"]
+    assert tagged(corpus) == [
+        (words, ["B-PER", "I-PER", "O", "B-LOC", "B-LOC"]),
+        (["Nein"], ["O"]),
+    ]
+    assert [str(row.origin.place) for row in corpus.rows["train"]] == [f"{path}:7", f"{path}:15"]
+    assert sum("left out" in note or "of which the first" in note for note in corpus.notes) == 6
+    other = written(tmp_path / "y.tsv", WEBANNO.replace("NamedEntity", "Animal"))
+    assert "4 (POS|PosValue), 5 (Animal|identifier), 6 (Animal|value)" in refused("ner", other)
+    assert tagged(read("ner", other, columns={"tags": 6}))[0][1][0] == "B-PER"
+
+
 # ---- questions, labels, pairs, dialogues
 
 PASSAGE = "Lena Vogt lives in Bern."
@@ -378,6 +411,22 @@ def test_tacred_opennre_and_inclusive_ends(tmp_path):
     path = write_jsonl(tmp_path / "c.jsonl", [own, *[{**own, "relation": "NA"}] * 2])
     assert "data.span_ends: inclusive" in refused("relation", path)
     assert marked(read("relation", path, span_ends="inclusive"))[:2] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<e1>Lena Vogt</e1> lives in <e2>Bern</e2>.",
+        "[E1] Lena Vogt [/E1] lives in [E2] Bern [/E2].",
+        "<< Lena Vogt >> lives in [[ Bern ]].",
+    ],
+)
+def test_entities_that_are_marked_in_the_text(tmp_path, text):
+    rows = [{"text": text, "label": "lives_in"}, {"text": text, "label": "NA"}]
+    corpus = read("relation", write_jsonl(tmp_path / "x.jsonl", rows))
+    assert marked(corpus)[0] == (TOKENS, (0, 2), (4, 5), "lives_in")
+    path = write_jsonl(tmp_path / "y.jsonl", [*rows, {"text": "none", "label": "NA"}])
+    assert f"{path}:3: has no text with one head and one tail marked" in refused("relation", path)
 
 
 def test_docred_s_documents_are_a_row_a_pair(tmp_path):

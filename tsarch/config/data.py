@@ -50,7 +50,7 @@ class DataConfig(Section):
     """Configuration name of the hub data set."""
     format: Literal[
         "auto", "jsonl", "json", "conll", "csv", "parquet",
-        "doccano", "prodigy", "label_studio", "squad", "tacred", "docred", "opennre",
+        "doccano", "prodigy", "label_studio", "squad", "tacred", "docred", "opennre", "marked",
         "messages", "sharegpt", "turns", "multiwoz", "dialog",
     ] = "auto"  # fmt: skip
     """Format of the files, or the layout of their rows; `auto` goes by the file name's ending and

@@ -20,6 +20,8 @@ from tsarch.data.formats.opening import decoded, inner_name, read_content
 from tsarch.data.formats.parallel import parallel_rows
 from tsarch.data.formats.shapes import with_nested, with_shape
 from tsarch.data.formats.tables import parquet_rows
+from tsarch.data.formats.webanno import START as WEBANNO
+from tsarch.data.formats.webanno import webanno_rows
 from tsarch.data.formats.word_rows import with_sentences
 from tsarch.data.row_reader import RowReader
 from tsarch.data.rows import Place
@@ -109,6 +111,8 @@ def _text_rows(
     findings: Findings,
 ) -> Found:
     names = _names(reader)
+    if text.startswith(WEBANNO) and "tags" in names:
+        return webanno_rows(path, text, names, findings)
     if kind == "conll" and "tags" in names:
         return conll_rows(path, text, names, data.delimiter, findings)
     if kind in ("conll", "csv") and not ("__eou__" in text and "history" in names):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tsarch.data.formats.shapes import Item, Raw, Shape
-from tsarch.data.rows import Place, shown
+from tsarch.data.plain_text import word_bounds
+from tsarch.data.rows import Place, check_unicode, shown
 
 _NONE = "NA"
 _TACRED = ("subj_start", "subj_end", "obj_start", "obj_end")
@@ -112,7 +114,61 @@ def _related(raw: Raw) -> dict[tuple[int, int], list[Any]]:
     return related
 
 
+# ---- entities marked in the text
+
+
+_MARKS = (
+    (r"<e1>(.+?)</e1>", r"<e2>(.+?)</e2>"),
+    (r"\[E1\](.+?)\[/E1\]", r"\[E2\](.+?)\[/E2\]"),
+    (r"<<(.+?)>>", r"\[\[(.+?)\]\]"),
+)
+"""Of the head and of the tail: SemEval's, those of BERT-like models, SciBERT's of ChemProt."""
+
+
+def _marked(raw: Raw) -> tuple[str, re.Match[str], re.Match[str]] | None:
+    text = next((raw[key] for key in ("text", "sentence") if isinstance(raw.get(key), str)), "")
+    for marks in _MARKS:
+        head, tail = (list(re.finditer(mark, text, re.DOTALL)) for mark in marks)
+        if len(head) == 1 and len(tail) == 1:
+            return text, head[0], tail[0]
+    return None
+
+
+def _is_marked(raw: Raw, names: Mapping[str, str]) -> bool:
+    return names["tokens"] not in raw and _marked(raw) is not None
+
+
+def _marked_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
+    found = _marked(item.raw)
+    if found is None:
+        what = "has no text with one head and one tail marked, as <e1>…</e1> and <e2>…</e2>."
+        item.findings.mistake(item.place, what)
+        return
+    text, *marked = found
+    if wrong := check_unicode(item.place, text):
+        item.findings.mistakes.append(wrong)
+        return
+    tokens: list[str] = []
+    spans: dict[int, list[int]] = {}
+    place = 0
+    for number, own in sorted(enumerate(marked), key=lambda pair: pair[1].start()):
+        tokens += _words(text[place : own.start()])
+        inside = _words(own[1])
+        spans[number] = [len(tokens), len(tokens) + len(inside)]
+        tokens += inside
+        place = own.end()
+    tokens += _words(text[place:])
+    name = item.names["relation"]
+    relation = item.raw.get(name, item.raw.get("label")) if item.labelled else None
+    yield item.place, item.row(tokens=tokens, head=spans[0], tail=spans[1], relation=relation)
+
+
+def _words(text: str) -> list[str]:
+    return [text[start:stop] for start, stop in word_bounds(text).tolist()]
+
+
 RELATION_SHAPES = (
+    Shape("marked", "texts with a marked head and tail", _is_marked, _marked_rows),
     Shape("tacred", "TACRED's rows (ends are the last word)", _is_tacred, _tacred_rows),
     Shape("docred", "DocRED's documents, a row a pair of entities", _is_docred, _docred_rows),
     Shape("opennre", "OpenNRE's rows", _is_opennre, _opennre_rows),

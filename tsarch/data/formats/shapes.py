@@ -124,6 +124,7 @@ SHAPE_NAMES = (
     "tacred",
     "docred",
     "opennre",
+    "marked",
     "messages",
     "sharegpt",
     "turns",

@@ -1,8 +1,8 @@
 """Texts with entities marked by characters, made into words with tags.
 
-Words are those of a plain text (`plain_text.py`). Where an
-entity begins or ends inside a word, the word is cut there, so that entities stay exactly what they
-were. Lines of a text are sentences of one document, but for lines that an entity holds together.
+Words and sentences are those of a plain text (`plain_text.py`), as where such are predicted. Where
+an entity begins or ends inside a word, the word is cut there, so that entities stay exactly what
+they were; one that runs over sentences makes them one. Sentences of a text are a document.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tsarch.data.formats.shapes import Item, Raw
-from tsarch.data.plain_text import word_bounds
+from tsarch.data.plain_text import sentence_bounds, word_bounds
 from tsarch.data.rows import Place, check_unicode, shown
 
 
@@ -29,22 +29,22 @@ class Span:
 def sentences(
     item: Item, text: str, spans: Sequence[Span], doc_id: str | None = None
 ) -> Iterator[tuple[Place, Raw]]:
-    """A row for each line of a text that has words."""
+    """A row for each sentence of a text that has words."""
     if wrong := check_unicode(item.place, text):
         item.findings.mistakes.append(wrong)
         return
     sound = [own for span in spans if (own := _placed(item, text, span)) is not None]
     kept = _apart(item, sorted(set(sound)))
     words = _cut(list(map(tuple, word_bounds(text).tolist())), kept)
-    lines = list(_lines(text, words, kept))
-    for number, line in lines:
-        tokens = [text[start:stop] for start, stop in line]
-        tags = _tags(line, kept) if item.labelled else None
+    parts = list(_parts(text, words, kept))
+    for part in parts:
+        tokens = [text[start:stop] for start, stop in part]
+        tags = _tags(part, kept) if item.labelled else None
         place = item.place
         if doc_id is not None:  # a text file, whose lines have numbers
-            place = replace(place, number=number)
+            place = replace(place, number=text.count("\n", 0, part[0][0]) + 1)
         document = item.raw.get(item.names["doc_id"], doc_id)
-        if document is None and len(lines) > 1:
+        if document is None and len(parts) > 1:
             document = str(item.place)
         yield place, item.row(tokens=tokens, tags=tags, doc_id=document)
 
@@ -109,25 +109,22 @@ def _cut(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[tuple[
     return result
 
 
-def _lines(
+def _parts(
     text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span]
-) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """(number of the line, words) of each sentence."""
-    line: list[tuple[int, int]] = []
-    number = first = 1
-    end = 0
+) -> Iterator[list[tuple[int, int]]]:
+    """The words of each sentence; an entity holds the sentences together that it has a part of."""
+    stops = [stop for _, stop in sentence_bounds(text)][:-1]
+    cuts = [own for own in stops if not any(s.start < own < s.stop for s in spans)]
+    part: list[tuple[int, int]] = []
     for start, stop in words:
-        breaks = text.count("\n", end, start)
-        inside = any(span.start < start and end < span.stop for span in spans)
-        if line and breaks and not inside:
-            yield first, line
-            line = []
-        number += breaks
-        first = first if line else number
-        line.append((start, stop))
-        end = stop
-    if line:
-        yield first, line
+        while cuts and cuts[0] <= start:
+            cuts.pop(0)
+            if part:
+                yield part
+                part = []
+        part.append((start, stop))
+    if part:
+        yield part
 
 
 def _tags(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[str]:
