@@ -218,11 +218,8 @@ def quieten() -> None:
 
 
 def _describe(reporter: Any, prepared: Any) -> None:
-    for name, split in prepared.splits.items():
-        reporter.say(
-            f"{name}: {split.num_contexts:,} contexts, {len(split.windows):,} windows, "
-            f"{len(split.token_ids):,} tokens, {split.num_words:,} words"
-        )
+    for name, size in prepared.sizes.items():
+        reporter.say(f"{name}: {size}")
     for note in prepared.notes:
         reporter.say(f"note: {note}")
 

@@ -45,6 +45,16 @@ class Choice:
     answer: int | None
 
     @property
+    def num_words(self) -> int:
+        """Of the question and its choices."""
+        return len(" ".join([self.question, *self.choices]).split())
+
+    @property
+    def num_labels(self) -> int:
+        """The right choice."""
+        return int(self.answer is not None)
+
+    @property
     def words(self) -> list[str]:
         """The question, then each choice behind a mark."""
         return [word for word, _ in self._tagged()]

@@ -99,6 +99,11 @@ def made_up(folder: Path, num_steps: int = 3, **changes: Any) -> Config:
         "validation": metrics(0.5),
         "best_epoch": 2,
         "selected_by": "joint",
+        "data": {
+            split: dict.fromkeys(("rows", "words", "labels", "tokens"), 12345)
+            for split in ("train", "validation", "test")
+        },
+        "signatures": {"bleu": "tok:none"},
         "notes": ["the test split has <one> label only"],
         "joint_weight": 0.4,
         "steps": num_steps,
@@ -159,6 +164,13 @@ def test_what_the_data_says_is_shown_and_not_run(tmp_path):
     write(tmp_path)
     assert evil in read(tmp_path).text
     assert evil not in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_says_how_much_data_there_was_and_what_was_noted(tmp_path):
+    made_up(tmp_path)
+    page = read(write(tmp_path).parent)
+    for text in ("words", "12,345", "the test split has <one> label only", "tok:none"):
+        assert text in page.text, text
 
 
 def test_a_run_without_a_first_evaluation_and_without_a_trace(tmp_path):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
+from tsarch.data.words import num_words
 from tsarch.tasks import text_metrics
-from tsarch.tasks.scripts import Writing, num_words, words_of
+from tsarch.tasks.scripts import Writing, words_of
 from tsarch.tasks.text_metrics import (
     bleu,
     bleu_signature,

@@ -18,6 +18,39 @@ from tsarch.tasks.registry import is_generative, make_task, row_reader
 
 
 @dataclass(frozen=True)
+class SplitSize:
+    """How much a split has: of the data, as a person counts it, and of what is made of it."""
+
+    rows: int
+    words: int
+    labels: int
+    """Tags, labels of rows, right answers, or target texts."""
+    contexts: int
+    windows: int
+    tokens: int
+    """Of all contexts."""
+
+    @classmethod
+    def of(cls, split: TokenizedSplit) -> SplitSize:
+        """Counted."""
+        return cls(
+            rows=len(split.rows),
+            words=sum(row.num_words for row in split.rows),
+            labels=sum(row.num_labels for row in split.rows),
+            contexts=split.num_contexts,
+            windows=len(split.windows),
+            tokens=len(split.token_ids),
+        )
+
+    def __str__(self) -> str:
+        data, made = (
+            ", ".join(f"{getattr(self, name):,} {name}" for name in names)
+            for names in (("rows", "words", "labels"), ("contexts", "windows", "tokens"))
+        )
+        return f"{data}; {made}"
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Data of a run, the same on every rank."""
 
@@ -30,6 +63,11 @@ class Prepared:
     """Token that ends the texts of a generative task."""
     label_weights: tuple[float, ...] | None = None
     """How much each label counts in the loss; None: all the same."""
+
+    @cached_property
+    def sizes(self) -> dict[str, SplitSize]:
+        """Split → how much it has."""
+        return {name: SplitSize.of(split) for name, split in self.splits.items()}
 
     @cached_property
     def digests(self) -> dict[str, str]:

@@ -143,7 +143,8 @@ class TokenizedSplit:
 
     @property
     def num_words(self) -> int:
-        """Number of labelled words."""
+        """Number of labelled places: words, or the places that vote on a row's label, or the
+        predicted tokens of targets."""
         return len(self.labels)
 
     @property

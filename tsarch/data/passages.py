@@ -18,6 +18,7 @@ import numpy as np
 
 from tsarch.data.cuts import Cutting
 from tsarch.data.rows import Origin
+from tsarch.data.words import num_words
 from tsarch.errors import UserError
 from tsarch.records import IGNORED, SPAN_END, SPAN_START, IntArray, Piece, TokenizedSplit
 from tsarch.seeding import generator
@@ -49,6 +50,16 @@ class Question:
     """Right answers; none: it has none; None: not known."""
     spans: tuple[CharSpan, ...] | None
     """Where each answer stands in the passage; the first answer is the one that is learned."""
+
+    @property
+    def num_words(self) -> int:
+        """Of the question and its passage."""
+        return num_words(self.question, self.passage)
+
+    @property
+    def num_labels(self) -> int:
+        """The right answers."""
+        return len(self.answers or ())
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,14 @@ class Row(Protocol):
     def origin(self) -> Origin:
         """Where it comes from."""
 
+    @property
+    def num_words(self) -> int:
+        """Words of its own, as a person counts them."""
+
+    @property
+    def num_labels(self) -> int:
+        """Labels that it gives: tags, a label, answers, or target texts."""
+
 
 _MAX_SHOWN = 200
 """Characters of a row's own words in a message."""

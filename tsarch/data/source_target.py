@@ -10,6 +10,7 @@ import numpy as np
 
 from tsarch.data.cuts import Cutting
 from tsarch.data.rows import Origin
+from tsarch.data.words import num_words
 from tsarch.records import IGNORED, TokenizedSplit
 
 _LONG_SOURCES = {
@@ -77,6 +78,16 @@ class SourceTarget:
     def targets(self) -> tuple[str, ...]:
         """All that a generated text is compared with."""
         return () if self.target is None else (self.target, *self.references)
+
+    @property
+    def num_words(self) -> int:
+        """Of the source and all targets."""
+        return num_words(*self.parts, *self.targets)
+
+    @property
+    def num_labels(self) -> int:
+        """The targets."""
+        return len(self.targets)
 
 
 @dataclass(frozen=True)

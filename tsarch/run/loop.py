@@ -6,6 +6,7 @@ It only schedules and collects numbers; a `Crew` does the work, in one process o
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from functools import partial
 
 from tsarch.blueprint import Blueprint
@@ -260,6 +261,7 @@ class Trainer:
             work=Work.of(ledger.totals, topology, ledger.history.wall_s),
             tied_max_abs_diff=tied_max_abs_diff(stats),
             peak_memory_bytes=peak_memory_bytes(stats),
+            data={name: asdict(size) for name, size in self._prepared.sizes.items()},
             num_cut_tokens={name: split.num_cut_tokens for name, split in splits},
             signatures=text_signatures(
                 self._task, self._prepared.splits["test"], blueprint.decoding.max_texts

@@ -103,6 +103,8 @@ class RunSummary:
     """Its fields are keys of their own."""
     tied_max_abs_diff: float
     peak_memory_bytes: dict[str, int]
+    data: dict[str, dict[str, int]]
+    """Split → rows, words and labels of the data, and contexts, windows and tokens made of it."""
     num_cut_tokens: dict[str, int]
     """Split → tokens of its rows that are in no context."""
     signatures: dict[str, str]

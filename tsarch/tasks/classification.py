@@ -23,6 +23,7 @@ from tsarch.data.rows import (
     shown,
     with_named_label,
 )
+from tsarch.data.words import num_words
 from tsarch.errors import Mistake
 from tsarch.records import FloatArray, IntArray, TokenizedSplit
 from tsarch.tasks.answers import Label
@@ -38,6 +39,16 @@ class LabelledText:
     text: str
     label: str | None
     """None: not known."""
+
+    @property
+    def num_words(self) -> int:
+        """Of the text."""
+        return num_words(self.text)
+
+    @property
+    def num_labels(self) -> int:
+        """One."""
+        return int(self.label is not None)
 
 
 class ClassificationColumns(DocumentColumns):

@@ -53,6 +53,16 @@ class TaggedSentence:
     tags: list[str] | None
     """None: not known."""
 
+    @property
+    def num_words(self) -> int:
+        """Of the sentence."""
+        return len(self.words)
+
+    @property
+    def num_labels(self) -> int:
+        """A tag for every word."""
+        return len(self.tags or ())
+
 
 class NerColumns(DocumentColumns):
     """Columns of `ner`."""

@@ -54,6 +54,16 @@ class MarkedEntities:
     """The relation; None: not known."""
 
     @property
+    def num_words(self) -> int:
+        """Of the sentence, without marks."""
+        return len(self.tokens)
+
+    @property
+    def num_labels(self) -> int:
+        """The relation."""
+        return int(self.label is not None)
+
+    @property
     def words(self) -> list[str]:
         """The sentence with marks around both entities."""
         return _marked(self.tokens, (self.head, self.tail))[0]

@@ -6,18 +6,12 @@ from enum import StrEnum
 
 import regex
 
+from tsarch.data.words import KANA, SPACELESS
 from tsarch.tasks.chinese import is_chinese
 
-_KANA = r"\p{Hiragana}\p{Katakana}ー"
-SPACELESS = (
-    rf"\p{{Han}}\p{{Bopomofo}}{_KANA}\p{{Yi}}\p{{Thai}}\p{{Lao}}\p{{Khmer}}\p{{Myanmar}}"
-    r"\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}"
-)
-"""Scripts without spaces between words, for a regular expression's character class."""
 _WORD = regex.compile(
     rf"(?=[\p{{L}}\p{{N}}])[{SPACELESS}]\p{{M}}*|(?:(?![{SPACELESS}])[\p{{L}}\p{{M}}\p{{N}}])+"
 )
-_COUNTED = regex.compile(rf"[{SPACELESS}]\p{{M}}*|(?:(?![{SPACELESS}])\S)+")
 _LETTER = regex.compile(r"\p{L}")
 _SHARE = 1 / 3
 """Of the letters, from which on a script counts for the whole text."""
@@ -52,7 +46,7 @@ def writing(text: str) -> Writing:
     def count(scripts: str) -> int:
         return len(regex.findall(f"[{scripts}]", letters))
 
-    kana, han = count(_KANA), count(r"\p{Han}")
+    kana, han = count(KANA), count(r"\p{Han}")
     if kana + han >= _SHARE * len(letters) and kana >= _KANA_SHARE * (kana + han):
         return Writing.JAPANESE
     if is_chinese(text):
@@ -69,8 +63,3 @@ def words_of(text: str) -> list[str]:
     """Runs of letters and digits of any script with their accents; of scripts without spaces every
     letter."""
     return list(_WORD.findall(text))
-
-
-def num_words(text: str) -> int:
-    """What stands between spaces; of scripts without spaces every letter counts."""
-    return len(_COUNTED.findall(text))

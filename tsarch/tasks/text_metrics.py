@@ -10,8 +10,9 @@ from importlib.metadata import version
 
 import regex
 
+from tsarch.data.words import SPACELESS
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.scripts import SPACELESS, Writing, words_of, writing
+from tsarch.tasks.scripts import Writing, words_of, writing
 
 _WORDS = regex.compile(
     rf"[{SPACELESS}]\p{{M}}*|(?:(?![{SPACELESS}])[\p{{L}}\p{{M}}\p{{N}}_])+|[^\w\s]"
