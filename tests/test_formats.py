@@ -297,6 +297,18 @@ def test_json_documents(tmp_path, text):
     assert labelled(read("classification", path)) == [("Good", "yes"), ("Bad", "no")]
 
 
+def test_a_pattern_names_several_files(tmp_path):
+    for number, row in enumerate(DOCUMENT):
+        written(tmp_path / f"part-{number}.json", json.dumps([row]))
+    corpus = read("classification", tmp_path / "part-*.json")
+    assert labelled(corpus) == [("Good", "yes"), ("Bad", "no")]
+    assert any("the 2 files that the pattern names" in note for note in corpus.notes)
+    assert "FOLDER/*.json" in refused("classification", tmp_path)
+    written(tmp_path / "part-*.json", json.dumps(DOCUMENT[::-1]))
+    corpus = read("classification", tmp_path / "part-*.json")
+    assert labelled(corpus) == [("Bad", "no"), ("Good", "yes")], "a file of this very name"
+
+
 def test_mistakes_in_json_documents_have_lines(tmp_path):
     text = json.dumps([*DOCUMENT, {"text": 5, "label": "no"}], indent=1)
     path = written(tmp_path / "x.json", text)

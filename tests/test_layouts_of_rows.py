@@ -297,6 +297,9 @@ def test_labels_that_are_numbers_or_true_or_false(tmp_path):
         rows = [{"text": "Good", "label": value} for value in values]
         path = write_jsonl(tmp_path / "x.jsonl", rows)
         assert [label for _, label in labelled(read("classification", path))] == names
+    many = [{"text": "Good", "label": number / 7} for number in range(40)]
+    path = write_jsonl(tmp_path / "many.jsonl", many)
+    assert "has 40 different numbers as labels" in refused("classification", path)
     for value in (None, float("nan"), ["x", "y"], []):
         rows = [{"text": "Good", "label": value}, {"text": "Bad", "label": 1}]
         path = write_jsonl(tmp_path / "x.jsonl", rows)
@@ -451,6 +454,9 @@ def test_docred_s_documents_are_a_row_a_pair(tmp_path):
     ]
     assert len({row.origin.doc_id for row in corpus.rows["train"]}) == 7
     assert any("1 pairs have several relations" in note for note in corpus.notes)
+    columns = dict(zip(("head", "tail", "relation_id"), zip(*related)))
+    path = written(tmp_path / "hub.json", json.dumps([{**document, "labels": columns}]))
+    assert marked(read("relation", path)) == marked(corpus)
     path = written(tmp_path / "y.json", json.dumps([{**document, "labels": [{"h": 0}]}]))
     assert "isn't as DocRED has it" in refused("relation", path)
 

@@ -6,6 +6,7 @@ it begins with.
 
 from __future__ import annotations
 
+import glob
 import os
 from typing import Any
 
@@ -59,10 +60,22 @@ def file_rows(
     elif "tags" in names and is_brat(path):
         found = brat_rows(path, f"{key}: {path}", names, labelled, data.encoding, findings)
     else:
-        found = _one_file(path, f"{key}: {path}", data, reader, findings)
+        found = _all_files(path, key, data, reader, findings)
         found = with_shape(found, reader.shapes, data.format, names, labelled, findings)
     found = with_nested(found, [*reader.needed, *reader.optional])
     yield from with_sentences(found, names, findings)
+
+
+def _all_files(
+    path: str, key: str, data: DataConfig, reader: RowReader[Any], findings: Findings
+) -> Found:
+    """Rows of a file, or of all files that a pattern such as `train/*.json` names, in order."""
+    if os.path.exists(path) or not (files := sorted(glob.glob(path))):
+        yield from _one_file(path, f"{key}: {path}", data, reader, findings)
+        return
+    findings.note(f"read from the {len(files):,} files that the pattern names")
+    for file in files:
+        yield from _one_file(file, f"{key}: {file}", data, reader, findings)
 
 
 def _one_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,6 +30,9 @@ from tsarch.records import FloatArray, IntArray, TokenizedSplit
 from tsarch.tasks.answers import Label
 from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.votes import likeliest, only_one, row_probabilities, row_votes
+
+_MOST_NUMBERS = 20
+"""Labels that may be numbers with fractions, such as marks in halves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,15 @@ class ClassificationReader:
     def complete(
         self, rows: list[LabelledText], source: str, findings: Findings
     ) -> list[LabelledText]:
-        """Labels that look the same are the same."""
-        return [_with_clean_label(row, findings) for row in rows]
+        """Labels that look the same are the same; many numbers with fractions are no labels."""
+        rows = [_with_clean_label(row, findings) for row in rows]
+        names = {row.label for row in rows if row.label is not None}
+        if len(names) > _MOST_NUMBERS and sum(map(_has_fraction, names)) > len(names) / 2:
+            what = f"has {len(names):,} different numbers as labels, most of them with fractions."
+            hint = "A label is a name of a class: make classes of them, such as low and high."
+            findings.mistake(source, what, hint)
+            return []
+        return rows
 
     def label_names(self, row: LabelledText) -> Iterable[tuple[str, str]]:
         """The row's label."""
@@ -125,6 +136,10 @@ class ClassificationReader:
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[LabelledText]:
         """A label a row."""
         return LabelledTextLayout(spec, labels)
+
+
+def _has_fraction(label: str) -> bool:
+    return re.fullmatch(r"[-+]?\d*\.\d*[1-9]\d*", label) is not None
 
 
 def _with_clean_label(row: LabelledText, findings: Findings) -> LabelledText:

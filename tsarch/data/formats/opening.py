@@ -43,6 +43,9 @@ def read_content(path: str, where: str) -> bytes:
     """
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError.single(where, "can't be read: it is no file.")  # a pipe would never end
+    if os.path.isdir(path):
+        hint = "Several files are named by a pattern, such as FOLDER/*.json."
+        raise UserError.single(where, "can't be read: Is a directory.", hint)
     try:
         content = Path(path).read_bytes()
     except OSError as error:

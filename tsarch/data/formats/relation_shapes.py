@@ -107,10 +107,16 @@ def _document(raw: Raw) -> tuple[list[str], list[tuple[int, int]]]:
 
 def _related(raw: Raw) -> dict[tuple[int, int], list[Any]]:
     related: dict[tuple[int, int], list[Any]] = {}
-    for label in raw.get("labels", []):
-        own = related.setdefault((label["h"], label["t"]), [])
-        if label["r"] not in own:
-            own.append(label["r"])
+    labels = raw.get("labels", [])
+    if isinstance(labels, dict):  # as the hub has them, by column
+        names = labels.get("relation_text") or labels["relation_id"]
+        triples = list(zip(labels["head"], labels["tail"], names, strict=True))
+    else:
+        triples = [(label["h"], label["t"], label["r"]) for label in labels]
+    for head, tail, name in triples:
+        own = related.setdefault((head, tail), [])
+        if name not in own:
+            own.append(name)
     return related
 
 
