@@ -49,6 +49,11 @@ from tsarch.data.window_passes import evaluation_passes
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.losses.spans import SpanObjective
+from tsarch.models.backbone import cut_out_table
+from tsarch.models.measures import measure
+from tsarch.models.student_model import StudentModel
+from tsarch.models.teacher_model import TeacherModel
+from tsarch.pair.pair import Pair, Window
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew
 from tsarch.records import IGNORED, SPAN_END, SPAN_START, Predictions, TokenizedSplit
@@ -185,7 +190,8 @@ def packed(draw) -> tuple[TokenizedSplit, list[tuple[PassageTokens, list[WordSpa
             spans.append((first, min(first + int(rng.integers(4)), len(words) - 1)))
         rows.append((passage_tokens(question, words), spans))
     tokens, answers = zip(*rows, strict=True)
-    return pack_passages(tokens, answers, Specials([1], [2], [3]), limits, 0), rows, limits
+    types = PairTypes([0], 0, [0], 1, [1])
+    return pack_passages(tokens, answers, Specials([1], [2], [3]), limits, 0, types), rows, limits
 
 
 @given(packed())
@@ -203,6 +209,9 @@ def test_contexts_and_windows_fit_and_hold_what_they_should(made):
             assert split.token_ids[lead_stop - 1] == 2
             assert split.token_ids[stop - 1] == 3
             assert piece.places[0] == lead_stop
+            assert split.types_at(np.arange(start, stop)).tolist() == [
+                int(place >= lead_stop) for place in range(start, stop)
+            ]
             assert piece.places[-1] == stop - 1
             assert (split.words[piece.places[:-1]] >= 0).all()
             assert (split.words[start:stop] >= 0).sum() == piece.num_words
@@ -324,6 +333,8 @@ def test_rows_arrive_at_the_tokens_of_question_and_window(made, teachers, studen
         sent = {}
         for t in range(teachers):
             part = feed.context_batch(0, micro_batch, Stage.TEACHER, t)
+            assert part.types.shape == part.rows.shape
+            assert set(part.types[part.mask == 0].tolist()) <= {0}
             for rank, places in part.outgoing.items():
                 sent[t, rank] = ids[part.rows].flatten()[places]
         for s in range(students):
@@ -338,6 +349,53 @@ def test_rows_arrive_at_the_tokens_of_question_and_window(made, teachers, studen
                 came = batch.arrived >= 0
                 assert np.array_equal(tokens[batch.arrived[came]], ids[batch.rows[came]])
                 assert came.sum() == batch.mask[batch.weight > 0].sum()
+                # The separator 2 ends the question, so all after its last one is the passage.
+                for tokens_of, mask, types in zip(ids[batch.rows], batch.mask, batch.types):
+                    own = tokens_of[mask == 1].tolist()
+                    lead = own.index(2) + 1 if 2 in own else len(own)
+                    assert types[mask == 1].tolist() == [0] * lead + [1] * (len(own) - lead)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "electra", "roberta"])
+def test_both_models_are_told_which_text_a_token_is_of(tmp_path, model_type):
+    """A teacher's context is what transformers reads for the pair of texts, types included, where
+    the model has types; so is a student's window, which has no end."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=30522,
+        hidden_size=16,
+        embedding_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        type_vocab_size=1 if model_type == "roberta" else 2,
+    )
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval()
+    tokenizer = load_tokenizer(QUICKSTART_MODEL)
+    split = small_split(tmp_path, [GOOD])
+    given = tokenizer(GOOD["question"], CONTEXT, return_tensors="pt")
+    assert split.token_ids.tolist() == given["input_ids"][0].tolist()
+    if model_type == "roberta":
+        given["token_type_ids"].zero_()
+    with torch.no_grad():
+        expected = model(**given).last_hidden_state[0]
+        shorter = {name: values[:, :-1] for name, values in given.items()}
+        window = model(**shorter).last_hidden_state[0]
+    backbone = cut_out_table(model, measure(config))
+    table = backbone.table.clone()
+    teacher = TeacherModel(backbone, 16, 2, 0.0)
+    student = StudentModel(backbone, 16, 0, 2, 0.0)
+    pair = Pair(table, teacher, student)
+    (states,) = pair.encode([split.token_ids], types=[split.token_types])
+    torch.testing.assert_close(states.hidden, expected, rtol=0, atol=1e-6)
+    ids, types = split.token_ids[:-1], split.token_types[:-1]
+    (said,) = pair.read([Window(ids, None, types)])
+    torch.testing.assert_close(said, student.head(window), rtol=0, atol=1e-6)
+    (without,) = pair.read([Window(ids)])
+    assert torch.equal(said, without) == (model_type == "roberta")
 
 
 def random_scores(labels: torch.Tensor) -> torch.Tensor:

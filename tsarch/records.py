@@ -131,6 +131,10 @@ class TokenizedSplit:
             hint = "Read them with the columns of their labels."
             raise UserError.single(purpose, "needs labels, which these rows don't have.", hint)
 
+    def types_at(self, places: IntArray) -> IntArray | None:
+        """Types of the tokens at places in `token_ids`; None: all 0."""
+        return None if self.token_types is None else self.token_types[places]
+
     @property
     def num_cut_tokens(self) -> int:
         """Tokens of the rows that are in no context."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ class Backbone:
     """What the architecture multiplies embeddings by (BART's `scale_embedding`)."""
     source_scale: float = 1.0
     """The same of a sequence-to-sequence model's encoder."""
+
+    @property
+    def num_types(self) -> int:
+        """Types of tokens that the model tells apart (`token_type_ids`); 0: it knows none."""
+        takes = "token_type_ids" in inspect.signature(self.model.forward).parameters
+        return int(getattr(self.model.config, "type_vocab_size", 0) or 0) if takes else 0
 
 
 def backbone_config(
@@ -136,3 +143,10 @@ def freeze_backbone(model: PreTrainedModel, freeze: str, top_k: int) -> None:
         _, _, stack = layer_stack(model)
         for layer in list(stack)[max(len(stack) - top_k, 0) :]:
             layer.requires_grad_(True)
+
+
+def type_option(types: Tensor | None, num_types: int) -> dict[str, Tensor]:
+    """How a model that tells `num_types` types of tokens apart is told them."""
+    if types is None or num_types < 2:
+        return {}
+    return {"token_type_ids": types.clamp(max=num_types - 1)}

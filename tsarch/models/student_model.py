@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsarch.models.backbone import Backbone
+from tsarch.models.backbone import Backbone, type_option
 from tsarch.models.decoding_cache import Decoding, DecodingCache
 from tsarch.models.heads import linear_map, make_head, projection, without_padding
 from tsarch.models.output_head import OutputHead, predictions_of
@@ -54,6 +54,7 @@ class StudentModel(nn.Module):
             self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
         self.backbone = backbone.model
         self.decoding = Decoding.of(backbone.model)
+        self._num_types = backbone.num_types
         self._embedding_scale = backbone.embedding_scale
         hidden_width = backbone.hidden_width
         self.head = output or make_head(
@@ -84,6 +85,7 @@ class StudentModel(nn.Module):
         cache: DecodingCache | None = None,
         chosen: Sequence[Tensor] | None = None,
         table: Tensor | None = None,
+        types: Sequence[Tensor | None] | None = None,
     ) -> list[Tensor]:
         """Predictions (windows, tokens, outputs) of each group of windows; while it trains with a
         `hidden_map`, also the mapped hidden states (windows, tokens, teacher_width) of each.
@@ -99,15 +101,19 @@ class StudentModel(nn.Module):
             chosen: per group (windows, tokens) bool, for an `OutputHead`: logits (n, vocabulary) of
                 these positions. None: of all, in their shape.
             table: (vocabulary, table_width) for an `OutputHead` that reads it.
+            types: per group (windows, tokens) types of tokens, where they aren't all 0.
         """
-        options = self.decoding.options(positions, cache)
+        shared = self.decoding.options(positions, cache)
         wanted = [None] * len(embeds) if chosen is None else chosen
+        kinds = [None] * len(embeds) if types is None else types
         bridged, added = self._fed(boundary)
         found = []
-        for own, mask, place, want in zip(embeds, masks, places, wanted, strict=True):
+        groups = zip(embeds, masks, places, wanted, kinds, strict=True)
+        for own, mask, place, want, kind in groups:
             inputs = self.projection(own)
             inputs = inputs if bridged is None else inputs + bridged[place]
             more = None if added is None else added[place]
+            options = shared | type_option(kind, self._num_types)
             found.append(self._group(inputs, mask, more, options, want, table))
         predictions = [own for own, _ in found]
         if self.hidden_map is None or not self.training:

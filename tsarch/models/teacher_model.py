@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tsarch.models.backbone import Backbone
+from tsarch.models.backbone import Backbone, type_option
 from tsarch.models.decoding_cache import Decoding, DecodingCache
 from tsarch.models.heads import make_head, projection, without_padding
 from tsarch.models.output_head import OutputHead, predictions_of
@@ -42,6 +42,7 @@ class TeacherModel(nn.Module):
         self.hidden_width = backbone.hidden_width
         self.is_seq2seq = bool(backbone.model.config.is_encoder_decoder)
         self.decoding = Decoding.of(backbone.model)
+        self._num_types = backbone.num_types
 
     def forward(
         self,
@@ -52,6 +53,7 @@ class TeacherModel(nn.Module):
         cache: DecodingCache | None = None,
         chosen: Tensor | None = None,
         table: Tensor | None = None,
+        types: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(batch, tokens, table_width), (batch, tokens) → hidden (batch, tokens, width) and
         predictions (batch, tokens, outputs); of an `OutputHead` logits (n, vocabulary) of the n
@@ -64,13 +66,15 @@ class TeacherModel(nn.Module):
             cache: keys and values of earlier tokens, which `mask` then covers too.
             chosen: (batch, tokens) bool, for an `OutputHead`; None: all, in their shape.
             table: (vocabulary, table_width) for an `OutputHead` that reads it.
+            types: (batch, tokens) types of tokens, where they aren't all 0; a model that knows no
+                such types doesn't see them.
         """
         embeds = self.projection(embeds)
         if self.is_seq2seq:
             hidden = self._decoded(embeds, mask, starts, cache)
         else:
             embeds = without_padding(_scaled(embeds, self._embedding_scale), mask)
-            options = self.decoding.options(positions, cache)
+            options = self.decoding.options(positions, cache) | type_option(types, self._num_types)
             output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
             hidden = output.last_hidden_state
         return hidden, predictions_of(self.head, hidden, chosen, table)

@@ -129,7 +129,9 @@ class Answering:
             if kept is not None:
                 yield own, [kept[context] for context in own]
                 continue
-            yield own, self._pair.encode([split.token_ids[context_tokens(split, c)] for c in own])
+            places = [context_tokens(split, context) for context in own]
+            types = [split.types_at(at) for at in places]
+            yield own, self._pair.encode([split.token_ids[at] for at in places], types=types)
 
     def _collect_contexts(
         self, collector: Collector, split: TokenizedSplit, own: list[int], states: list[States]
@@ -159,7 +161,7 @@ class Answering:
                 read = None if states is None else states[place]
                 inside = torch.from_numpy(at - first)
                 hidden = None if read is None else read.hidden[inside]
-                windows.append(Window(split.token_ids[at], hidden))
+                windows.append(Window(split.token_ids[at], hidden, split.types_at(at)))
                 predictions.append(None if read is None else read.predictions[inside])
         if not windows:
             return

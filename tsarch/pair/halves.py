@@ -82,16 +82,20 @@ class Tokens:
     """(batch, tokens) places of their rows, see `Lookup`."""
     mask: IntArray
     """(batch, tokens) 1 at tokens, 0 at padding."""
+    types: IntArray | None = None
+    """(batch, tokens) types of the tokens; None: all 0."""
 
     @classmethod
-    def padded(cls, sequences: Sequence[IntArray]) -> Tokens:
-        """Of one array a sequence."""
+    def padded(
+        cls, sequences: Sequence[IntArray], types: Sequence[IntArray | None] | None = None
+    ) -> Tokens:
+        """Of one array a sequence, and of the types of each."""
         shape = len(sequences), max(map(len, sequences))
         places, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         for row, own in enumerate(sequences):
             places[row, : len(own)] = own
             mask[row, : len(own)] = 1
-        return cls(places, mask)
+        return cls(places, mask, _padded_types(types or (), shape))
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,13 @@ class TeacherHalf:
         if self.is_seq2seq:
             assert starts is not None
             begins = torch.from_numpy(starts).to(embeds.device)
+        given: tuple[Any, ...] = (embeds, mask, begins)
         if not self.output.gives_logits:
-            return States(*self.runs.forward(embeds, mask, begins))
+            types = _on(tokens.types, embeds.device)
+            further = () if types is None else (None, None, None, None, types)
+            return States(*self.runs.forward(*given, *further))
         rows = self.output.rows(table)
-        return States(*self.runs.forward(embeds, mask, begins, None, None, chosen, rows))
+        return States(*self.runs.forward(*given, None, None, chosen, rows))
 
     def read_on(
         self,
@@ -203,6 +210,9 @@ class StudentHalf:
         given: tuple[Any, ...] = (embeds, masks, boundary, rows)
         if self.output.gives_logits:
             given = (*given, None, None, chosen, self.output.rows(table))
+        types = [_on(own.types, device) for own in windows]
+        if any(own is not None for own in types):
+            given = (*given, *[None] * (8 - len(given)), types)
         found: list[Tensor] = self.runs.forward(*given)
         return found
 
@@ -239,6 +249,20 @@ class _Output:
     def rows(self, table: Lookup) -> Tensor | None:
         """(vocabulary, table_width) if it needs them."""
         return table.every_row() if self._reads_table else None
+
+
+def _padded_types(types: Sequence[IntArray | None], shape: tuple[int, int]) -> IntArray | None:
+    if all(own is None for own in types):
+        return None
+    padded = np.zeros(shape, dtype=np.int64)
+    for row, own in enumerate(types):
+        if own is not None:
+            padded[row, : len(own)] = own
+    return padded
+
+
+def _on(types: IntArray | None, device: torch.device) -> Tensor | None:
+    return None if types is None else torch.from_numpy(types).to(device)
 
 
 def _embedded(runs: Runs, table: Lookup, places: IntArray) -> Tensor:

@@ -25,6 +25,8 @@ class Window:
     """(tokens,)."""
     hidden: Tensor | None = None
     """(tokens, teacher_width) the teacher's states of these tokens; None: the student alone."""
+    types: IntArray | None = None
+    """(tokens,) types of the tokens (`TokenizedSplit.token_types`); None: all 0."""
 
 
 class Pair:
@@ -64,14 +66,20 @@ class Pair:
         """Whether it can `read`."""
         return self._student is not None
 
-    def encode(self, contexts: Sequence[IntArray], starts: IntArray | None = None) -> list[States]:
+    def encode(
+        self,
+        contexts: Sequence[IntArray],
+        starts: IntArray | None = None,
+        types: Sequence[IntArray | None] | None = None,
+    ) -> list[States]:
         """The teacher's states of each context of (tokens,) token ids, without padding.
 
         Args:
             starts: (contexts,) where each target starts, for a sequence-to-sequence teacher.
+            types: (tokens,) types of each context's tokens, where they aren't all 0.
         """
         assert self._teacher is not None, "this pair has no teacher"
-        found = self._teacher.encode(self._lookup, Tokens.padded(contexts), starts)
+        found = self._teacher.encode(self._lookup, Tokens.padded(contexts, types), starts)
         return [
             States(found.hidden[row, : len(own)], found.predictions[row, : len(own)])
             for row, own in enumerate(contexts)
@@ -80,7 +88,7 @@ class Pair:
     def read(self, windows: Sequence[Window]) -> list[Tensor]:
         """The student's (tokens, outputs) predictions of each window."""
         assert self._student is not None, "this pair has no student"
-        tokens = Tokens.padded([own.token_ids for own in windows])
+        tokens = Tokens.padded([own.token_ids for own in windows], [own.types for own in windows])
         fed_by = np.full(tokens.places.shape, -1, dtype=np.int64)
         spare = torch.zeros(1, self._student.teacher_width)
         states = [spare.to(self._student.runs.device, self._student.runs.compute_dtype)]

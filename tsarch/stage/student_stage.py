@@ -108,7 +108,7 @@ class StudentStage:
         with torch.set_grad_enabled(update):
             found = self.half.read(
                 touched,
-                [Tokens(own.rows, own.mask) for own in batches],
+                [Tokens(own.rows, own.mask, own.types) for own in batches],
                 boundary.hidden,
                 [own.boundary for own in batches],
                 [own != IGNORED for own in labels],

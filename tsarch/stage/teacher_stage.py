@@ -72,7 +72,7 @@ class TeacherStage:
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
         labels = torch.from_numpy(feed.labels(batch.words)).to(self.engine.device)
         with torch.set_grad_enabled(update):
-            tokens, chosen = Tokens(batch.rows, batch.mask), labels != IGNORED
+            tokens, chosen = Tokens(batch.rows, batch.mask, batch.types), labels != IGNORED
             states = self.half.encode(touched, tokens, self._starts(batch), chosen)
             hidden, predictions = states.hidden.flatten(0, 1), self._said(states, chosen)
             losses = self._objective.losses(predictions, labels, touched.leaf)
