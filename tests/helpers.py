@@ -54,6 +54,7 @@ def packing_spec(tokens: RowTokenizer, teacher: int, student: int, **changes: An
         "source_prefix": "",
         "target_prefix": "",
         "max_target_tokens": 8,
+        "label_last": False,
         "decoder_start": None,
     }
     return PackingSpec(tokens, teacher, student, **{**spec, **changes})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tsarch.config_loading import load_config
 from tsarch.data.corpus import Corpus
 from tsarch.data.packing import Sentence, pack_rows
 from tsarch.errors import UserError
+from tsarch.launch.training import run_training
 from tsarch.prepare import prepare_data
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.records import TokenizedSplit
@@ -170,6 +173,86 @@ def test_of_a_marked_row_longer_than_a_context_the_piece_with_the_marks_is_kept(
     )
     assert split.token_ids.tolist() == [1, 13, 9, 14, 15, 2]
     assert split.num_cut_tokens == 6
+
+
+def last(row: Sentence, teacher_max_tokens: int, student_max_tokens: int) -> TokenizedSplit:
+    """A row with its label after what it is about."""
+    return pack_rows(
+        [row], [1], 9, [1], [2], teacher_max_tokens, student_max_tokens, label_last=True
+    )
+
+
+def test_for_causal_models_the_label_stands_after_a_text_and_nowhere_else():
+    split = last(row_of(3, 10), 8, 4)
+    assert split.token_ids.tolist() == [1, 10, 11, 12, 9, 2]
+    assert split.words.tolist() == [-1, -1, -1, -1, 0, -1]
+    assert texts(split) == [[10, 11, 12, 9]]
+    long = last(row_of(5, 10), 8, 4)
+    assert texts(long) == [[12, 13, 14, 9]], "a window ends with the label"
+    (cut,) = long.cuts
+    assert (cut.what.split()[0], cut.num_tokens, cut.is_read) == ("starts", 2, True)
+    pieces = last(row_of(7, 10), 6, 4)
+    assert texts(pieces) == [[10, 11, 12, 9], [13, 14, 15, 9], [16, 9]]
+    assert pieces.labels.tolist() == [1] * 3
+
+
+def test_for_causal_models_the_label_of_a_relation_stands_after_both_entities():
+    row = replace(row_of(8, 10, focus=1), marked=((1, 2), (4, 6)))
+    split = last(row, 20, 9)
+    assert split.token_ids.tolist() == [1, 10, 11, 12, 13, 14, 15, 9, 16, 17, 2]
+    assert split.token_ids[split.words == 0].tolist() == [9]
+    assert texts(split) == [[10, 11, 12, 13, 14, 15, 9, 16, 17]]
+    assert texts(last(row, 20, 6)) == [[11, 12, 13, 14, 15, 9]]
+    assert not last(row, 20, 6).cuts
+    (cut,) = last(row, 20, 5).cuts
+    assert "last entity alone" in cut.what
+    ends = replace(row_of(4, 10, focus=0), marked=((0, 1), (3, 4)))
+    assert last(ends, 20, 9).token_ids.tolist() == [1, 10, 11, 12, 13, 9, 2]
+    halves = replace(row_of(12, 10, focus=0), marked=((0, 1), (11, 12)))
+    assert last(halves, 9, 6).token_ids.tolist()[-3:] == [21, 9, 2]
+
+
+def test_of_a_word_of_several_tokens_the_last_one_stands_before_the_label():
+    row = Sentence("d", [10, 11, 12, 13], [0, -1, -1, 1], 0, ((0, 1),))
+    assert last(row, 9, 9).token_ids.tolist() == [1, 10, 11, 12, 9, 13, 2]
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama", "mamba"])
+def test_a_causal_pair_learns_what_stands_between_two_entities(tmp_path, model):
+    names, cities, firms = ("ida", "olaf", "rosa"), ("riga", "turin", "quito"), ("acme", "zenit")
+    rng = random.Random(0)
+
+    def row() -> dict[str, Any]:
+        is_city = rng.random() < 0.5
+        tail = rng.choice(cities if is_city else firms)
+        words = ["we", "read", "that", rng.choice(names), "is", "at", tail, "now", "."]
+        relation = "lives_in" if is_city else "works_at"
+        return {"tokens": words, "head": [3, 4], "tail": [6, 7], "relation": relation}
+
+    files = {
+        name: str(write_jsonl(tmp_path / f"pairs-{name}.jsonl", [row() for _ in range(count)]))
+        for name, count in (("train", 120), ("validation", 20), ("test", 40))
+    }
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 30522, "state_size": 4}
+    heads = {"num_attention_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}
+    own = {"model_type": model, **sizes, **({} if model == "mamba" else heads)}
+    summary = run_training(
+        tiny_config(
+            tmp_path,
+            task={"name": "relation"},
+            data=files,
+            teacher={"config": own, "max_tokens": 40},
+            student={"layers": None, "config": own, "max_tokens": 24},
+            schedule={"epochs": 4},
+            optimizer=dict.fromkeys(
+                (f"{name}_learning_rate" for name in ("teacher", "student", "embedding")), 5e-3
+            ),
+            topology={"runner": "local", "threads": 1},
+            evaluation={"before": False},
+        )
+    )
+    for mode, scores in summary["after"].items():
+        assert scores["f1_micro"] > 0.95, mode
 
 
 def votes(*rows: list[int]) -> tuple[TokenizedSplit, np.ndarray]:

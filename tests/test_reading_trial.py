@@ -114,6 +114,23 @@ def test_what_is_generated_is_tried_too(tmp_path, model):
     assert not list(reading_mistakes(resolve(config)))
 
 
+def test_a_causal_model_that_is_not_known_as_one_reads_no_labels_that_stand_first(
+    tmp_path, monkeypatch
+):
+    gpt2 = {**ENCODER, "model_type": "gpt2"}
+    blueprint = blueprint_of(tmp_path, gpt2).altered(task={"name": "relation"})
+    assert not list(reading_mistakes(blueprint))
+    monkeypatch.setattr("tsarch.models.causality.is_causal", lambda hf: False)
+    (mistake,) = reading_mistakes(blueprint)
+    assert "gpt2 sees earlier tokens only, which its config doesn't tell" in mistake.what
+
+
+def test_a_causal_model_in_ner_is_noted(tmp_path):
+    blueprint = blueprint_of(tmp_path, {**ENCODER, "model_type": "gpt2"})
+    (note,) = run_notes(blueprint)
+    assert note.startswith("teacher: gpt2 sees earlier tokens only")
+
+
 def test_the_trial_leaves_random_numbers_alone(tmp_path):
     torch.manual_seed(3)
     list(reading_mistakes(blueprint_of(tmp_path, {**ENCODER, "model_type": "bert"})))

@@ -122,6 +122,13 @@ class Architecture:
         return bool(self.config.is_encoder_decoder)
 
     @property
+    def is_causal(self) -> bool:
+        """Whether it sees earlier tokens only."""
+        from tsarch.models.causality import is_causal
+
+        return is_causal(self.config)
+
+    @property
     def name(self) -> Any:
         """What a summary calls it."""
         if self.layers is not None:

@@ -155,6 +155,11 @@ class Blueprint:
         return self.stages[teachers[0]].architecture.hidden_width if teachers else 0
 
     @property
+    def causal_stages(self) -> tuple[Stage, ...]:
+        """Stages whose models see earlier tokens only."""
+        return tuple(stage for stage, own in self.stages.items() if own.architecture.is_causal)
+
+    @property
     def monitor(self) -> Monitor:
         """What decides on the best weights: the only mode, if there is but one."""
         return self.evaluation.monitor if len(self.modes) > 1 else self.modes[0]

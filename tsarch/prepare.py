@@ -147,5 +147,6 @@ def packing_spec(blueprint: Blueprint, keep_tokens: bool = True) -> PackingSpec:
         source_prefix=task.source_prefix,
         target_prefix=task.target_prefix,
         max_target_tokens=task.max_target_tokens,
+        label_last=bool(blueprint.causal_stages),
         decoder_start=start,
     )

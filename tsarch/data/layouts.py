@@ -52,6 +52,8 @@ class PackingSpec:
     """Generative tasks: see `TaskConfig`."""
     target_prefix: str
     max_target_tokens: int
+    label_last: bool
+    """A row's one label stands after what it is about, for models that see earlier tokens only."""
     decoder_start: int | None
     """First token of a sequence-to-sequence teacher's decoder; None: the teacher has none."""
 
@@ -88,7 +90,7 @@ class LabelledWords(Row, Protocol):
 
     @property
     def focus(self) -> int:
-        """Word that the label stands before."""
+        """Word that the label stands before, where it stands before what it is about."""
 
     @property
     def marked(self) -> tuple[tuple[int, int], ...]:
@@ -184,6 +186,7 @@ def _rows_with_labels(
         *special_tokens(tokenizer),
         spec.teacher_max_tokens,
         spec.student_max_tokens,
+        spec.label_last,
     )
 
 

@@ -17,7 +17,9 @@ from tsarch.records import IntArray, TokenizedSplit, Windows
 _LONG_WORDS = "ends of words longer than a window (student.max_tokens)"
 _BETWEEN = "what is far from a relation's entities (teacher.max_tokens)"
 _UNREAD = "ends of texts longer than a window (student.max_tokens)"
+_UNREAD_START = "starts of texts longer than a window (student.max_tokens)"
 _UNREAD_ENTITY = "what follows a window with the first entity alone (student.max_tokens)"
+_UNREAD_FIRST = "what stands before a window with the last entity alone (student.max_tokens)"
 _LEAST_ROOM = 2
 """Tokens of a label and of what it is about."""
 NUM_VOTES = 4
@@ -34,7 +36,8 @@ class Sentence:
     starts: list[int]
     """Per token: the word (in the sentence) that starts here, or −1."""
     focus: int | None = None
-    """Word that the row's one label stands before; None: before the first, and at several."""
+    """Word that the row's one label stands before; None: before the first, and at several. Where
+    labels stand last: after the last of the `marked` spans, or after the last word."""
     marked: tuple[tuple[int, int], ...] = ()
     """Words [start, stop) of the spans that the label is about, which every context must have."""
     place: str = ""
@@ -81,14 +84,13 @@ class _Packer:
                 self._append(window_ids, window_words)
                 self.windows.append((begin, len(self.token_ids)))
 
-    def add_row(self, token_ids: list[int], labelled: list[int], place: int) -> None:
-        """Add a row whose one window is the row, or what fits of it from the token `place` on.
+    def add_row(self, token_ids: list[int], labelled: list[int], start: int) -> None:
+        """Add a row whose one window is what fits of it from the token `start` on.
 
         Args:
             labelled: tokens that carry the row's label, all inside the window.
         """
         self._make_room(len(token_ids))
-        start = 0 if len(token_ids) <= self.student_max_tokens else place
         begin = len(self.token_ids)
         stop = min(start + self.student_max_tokens, len(token_ids))
         words = [-1] * len(token_ids)
@@ -220,11 +222,16 @@ def pack_rows(
     suffix: list[int],
     teacher_max_tokens: int,
     student_max_tokens: int,
+    label_last: bool = False,
 ) -> TokenizedSplit:
     """Rows of a document in order to contexts, cut between rows; every row has one label, at a
     `label_token` put before its word `focus`, and one window, the row, or what fits of it from
     there on. Without a `focus` the label also stands at `NUM_VOTES` words of the window, or all
     if it has fewer, at their first tokens: they vote (`row_votes`).
+
+    With `label_last`, for models that see earlier tokens only, the label stands after what it is
+    about and nowhere else: after the last marked span, without a `focus` after the last word. The
+    window is then what fits up to there.
 
     A row longer than a context is cut at word boundaries into several, each with labels and a
     window of its own, which vote too. With a `focus` only the piece that has all marked spans is
@@ -249,7 +256,10 @@ def pack_rows(
             packer.cutting.add(_BETWEEN, number, len(row.token_ids) - len(pieces[0][0]))
         before = packer.num_labels
         for ids, words in pieces:
-            _add_piece(packer, row, ids, words, label_token)
+            if label_last:
+                _add_piece_before(packer, row, ids, words, label_token)
+            else:
+                _add_piece(packer, row, ids, words, label_token)
         packed.append([label] * (packer.num_labels - before))
     packer.close()
     if packer.mistakes:
@@ -295,14 +305,15 @@ def _marked_piece(
 def _add_piece(
     packer: _Packer, row: Sentence, ids: list[int], words: list[int], label_token: int
 ) -> None:
-    """Add a row, or a piece of one, with its label."""
+    """Add a row, or a piece of one, with its label before what it is about."""
     place = 0 if row.focus is None else words.index(row.focus)
     labelled = [place]
     if row.focus is None:
         window = words[: packer.student_max_tokens - 1]
         labelled += _spread([n for n, word in enumerate(window, 1) if word >= 0], NUM_VOTES)
-    packer.add_row([*ids[:place], label_token, *ids[place:]], labelled, place)
     unread = len(ids) + 1 - packer.student_max_tokens
+    start = place if unread > 0 else 0
+    packer.add_row([*ids[:place], label_token, *ids[place:]], labelled, start)
     if row.focus is None:
         packer.cutting.add(_UNREAD, packer.row, unread, is_read=True)
     elif unread > 0:
@@ -310,6 +321,30 @@ def _add_piece(
         if not all(set(range(*span)) <= inside for span in row.marked):
             rest = len(ids) - place - packer.student_max_tokens + 1
             packer.cutting.add(_UNREAD_ENTITY, packer.row, rest, is_read=True)
+
+
+def _add_piece_before(
+    packer: _Packer, row: Sentence, ids: list[int], words: list[int], label_token: int
+) -> None:
+    """Add a row, or a piece of one, with its label after what it is about."""
+    place = len(ids) if row.focus is None else _after(words, _last_word(row))
+    start = max(place + 1 - packer.student_max_tokens, 0)
+    packer.add_row([*ids[:place], label_token, *ids[place:]], [place], start)
+    if row.focus is None:
+        packer.cutting.add(_UNREAD_START, packer.row, start, is_read=True)
+    elif not all(set(range(*span)) <= set(words[start:]) for span in row.marked):
+        packer.cutting.add(_UNREAD_FIRST, packer.row, start, is_read=True)
+
+
+def _last_word(row: Sentence) -> int:
+    """The last word that a row's label is about."""
+    assert row.focus is not None
+    return max([row.focus, *(stop - 1 for _, stop in row.marked)])
+
+
+def _after(words: Sequence[int], word: int) -> int:
+    """Place of the token after a word's last one."""
+    return next((place for place, own in enumerate(words) if own > word), len(words))
 
 
 def _spread(values: Sequence[int], most: int) -> list[int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.source_target import LEAST_SOURCE_TOKENS
 from tsarch.errors import Mistake, UserError, one_line
+from tsarch.models.causality import is_causal
 from tsarch.tasks.registry import is_generative
 from tsarch.topology import Stage
 
@@ -33,19 +33,6 @@ def generation_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
         yield from _room_mistakes(blueprint)
         for own in blueprint.stages.values():
             yield from _output_mistakes(blueprint, own)
-
-
-def is_causal(hf: Any) -> bool:
-    """Whether a model sees earlier tokens only. Architectures that also have a masked language
-    model (BERT's kin) do so as decoders alone."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    if hf.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return bool(getattr(hf, "is_decoder", False))
-    return hf.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def _seq2seq_mistakes(

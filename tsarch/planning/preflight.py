@@ -42,7 +42,7 @@ def run_notes(blueprint: Blueprint) -> list[str]:
     models are too large for a check."""
     from tsarch.planning.reading_trial import reading_notes
 
-    notes = list(reading_notes(blueprint))
+    notes = [*reading_notes(blueprint), *_one_sided(blueprint)]
     if blueprint.runner.is_one_process:
         notes += [
             f"{stage}.deepspeed is not used with topology.runner: local"
@@ -50,6 +50,17 @@ def run_notes(blueprint: Blueprint) -> list[str]:
             if own.engine.deepspeed
         ]
     return notes
+
+
+def _one_sided(blueprint: Blueprint) -> Iterator[str]:
+    """Causal models in tasks that label words inside a text."""
+    if blueprint.task.name in ("ner", "qa"):
+        for stage in blueprint.causal_stages:
+            kind = blueprint.stages[stage].architecture.config.model_type
+            yield (
+                f"{stage}: {kind} sees earlier tokens only, so it labels each word by what stands "
+                "before it"
+            )
 
 
 def count_devices(device: str) -> tuple[str, float]:

@@ -33,6 +33,8 @@ _WORK = 1e10
 """Parameters times tokens of a trial of long texts: about a second."""
 _MOST_LONG = 2048
 _VOCABULARY = 16
+_ROW_TASKS = ("classification", "relation")
+"""Tasks with a token of its own for a row's label."""
 
 
 def reading_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
@@ -77,6 +79,17 @@ def _mistake(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> M
                 "Take a model whose attention mask hides padding (BERT- or Llama-like), or lower "
                 f"{stage}.max_tokens if it reads short texts in another way.",
             )
+    causal = own.architecture.is_causal
+    if (
+        blueprint.task.name in _ROW_TASKS
+        and not causal
+        and sees_back_only(model, backbone.embedding_width)
+    ):
+        what = (
+            f"{kind} sees earlier tokens only, which its config doesn't tell, so the label of "
+            f"{blueprint.task.name} would stand before what it is about."
+        )
+        return Mistake(stage, what, "Take a model that reads in both directions.")
     if not _repeats(model, backbone.embedding_width):
         what = f"{kind} draws random numbers while training that no dropout key governs."
         return Mistake(stage, what, "Take another architecture.")
@@ -116,6 +129,16 @@ def padding_difference(model: TeacherModel, width: int, length: int) -> float:
     beside = model(embeds, mask, starts)[0][0, :part]
     alone = model(embeds[:1, :part], mask[:1, :part], starts[:1])[0][0]
     return _apart(beside, alone)
+
+
+@torch.no_grad()
+def sees_back_only(model: TeacherModel, width: int) -> bool:
+    """Whether the rest of a text changes nothing of what is read before it."""
+    model.eval()
+    embeds, part = _embeds(width, _SHORT), _part(_SHORT)
+    mask, starts = torch.ones(2, _SHORT, dtype=torch.long), torch.tensor([2, 2])
+    whole = model(embeds, mask, starts)[0][:, :part]
+    return _apart(whole, model(embeds[:, :part], mask[:, :part], starts)[0]) < _TOLERANCE
 
 
 @torch.no_grad()
