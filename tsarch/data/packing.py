@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tsarch.data.cuts import Cutting
+from tsarch.data.pieces import pieces_of, with_breaks
 from tsarch.data.row_slices import slices_around
 from tsarch.errors import Mistake, UserError
 from tsarch.records import IntArray, TokenizedSplit, Windows
@@ -77,9 +78,9 @@ class _Packer:
         self.row += 1
         token_ids, words = self._cut_words(token_ids, words)
         whole = self.teacher_max_tokens - len(self.prefix) - len(self.suffix)
-        for ids, starts in _pieces(token_ids, words, whole):
+        for ids, starts in pieces_of(token_ids, words, whole):
             self._make_room(len(ids))
-            for window_ids, window_words in _pieces(ids, starts, self.student_max_tokens):
+            for window_ids, window_words in pieces_of(ids, starts, self.student_max_tokens):
                 begin = len(self.token_ids)
                 self._append(window_ids, window_words)
                 self.windows.append((begin, len(self.token_ids)))
@@ -133,45 +134,6 @@ class _Packer:
                 kept.append(place)
         self.cutting.add(_LONG_WORDS, self.row, len(words) - len(kept))
         return [token_ids[place] for place in kept], [words[place] for place in kept]
-
-
-def _pieces(
-    token_ids: list[int], words: list[int], limit: int
-) -> list[tuple[list[int], list[int]]]:
-    """Cut at word boundaries into pieces of at most `limit` tokens, of about equal length."""
-    if len(token_ids) <= limit:
-        return [(token_ids, words)]
-    begins = [*(place for place, word in enumerate(words) if word >= 0), len(words)]
-    sizes = [end - begin for begin, end in itertools.pairwise(begins)]
-    ends = itertools.accumulate(_even_fill(sizes, limit), initial=0)
-    cuts = [slice(begins[first], begins[last]) for first, last in itertools.pairwise(ends)]
-    return [(token_ids[cut], words[cut]) for cut in cuts]
-
-
-def _even_fill(sizes: Sequence[int], limit: int) -> list[int]:
-    """Words of each piece: as few pieces as `limit` allows, the longest as short as can be."""
-    num_pieces = len(_fill(sizes, limit))
-    low, high = max(sizes), limit
-    while low < high:
-        middle = (low + high) // 2
-        if len(_fill(sizes, middle)) <= num_pieces:
-            high = middle
-        else:
-            low = middle + 1
-    return _fill(sizes, low)
-
-
-def _fill(sizes: Sequence[int], limit: int) -> list[int]:
-    """Words of each piece if every piece takes words until the next exceeds `limit`."""
-    counts: list[int] = []
-    room = 0
-    for size in sizes:
-        if not counts or size > room:
-            counts.append(0)
-            room = limit
-        counts[-1] += 1
-        room -= size
-    return counts
 
 
 def _room(prefix: list[int], suffix: list[int], teacher_max_tokens: int) -> int:
@@ -229,9 +191,8 @@ def pack_rows(
     there on. Without a `focus` the label also stands at `NUM_VOTES` words of the window, or all
     if it has fewer, at their first tokens: they vote (`row_votes`).
 
-    With `label_last`, for models that see earlier tokens only, the label stands after what it is
-    about and nowhere else: after the last marked span, without a `focus` after the last word. The
-    window is then what fits up to there.
+    With `label_last` the label stands after what it is about and nowhere else: after the last
+    marked span, without a `focus` after the last word. The window is what fits up to there.
 
     A row longer than a context is cut at word boundaries into several, each with labels and a
     window of its own, which vote too. With a `focus` only the piece that has all marked spans is
@@ -242,6 +203,7 @@ def pack_rows(
     """
     room = _room(prefix, suffix, teacher_max_tokens)
     packer = _Packer(prefix, suffix, teacher_max_tokens, min(student_max_tokens, room))
+    add = _add_piece_before if label_last else _add_piece
     packed: list[list[int]] = []
     document = None
     for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
@@ -249,36 +211,19 @@ def pack_rows(
             packer.close()
             document = row.document
         packer.row = number
-        starts = _with_breaks(row.starts, max(packer.student_max_tokens - 1, 1))
-        pieces = _pieces(row.token_ids, starts, room - 1)
+        starts = with_breaks(row.starts, max(packer.student_max_tokens - 1, 1))
+        pieces = pieces_of(row.token_ids, starts, room - 1)
         if row.focus is not None and len(pieces) > 1:
             pieces = [_marked_piece(packer, row, pieces, room - 1)]
             packer.cutting.add(_BETWEEN, number, len(row.token_ids) - len(pieces[0][0]))
         before = packer.num_labels
         for ids, words in pieces:
-            if label_last:
-                _add_piece_before(packer, row, ids, words, label_token)
-            else:
-                _add_piece(packer, row, ids, words, label_token)
+            add(packer, row, ids, words, label_token)
         packed.append([label] * (packer.num_labels - before))
     packer.close()
     if packer.mistakes:
         raise UserError(packer.mistakes)
     return _split(packer, packed)
-
-
-def _with_breaks(starts: list[int], limit: int) -> list[int]:
-    """Words, with those of more than `limit` tokens in parts that start like words of the same
-    number."""
-    if len(starts) <= limit:
-        return starts
-    broken, word, since = list(starts), 0, 0
-    for place, own in enumerate(starts):
-        if own >= 0:
-            word, since = own, place
-        elif place - since == limit:
-            broken[place], since = word, place
-    return broken
 
 
 def _marked_piece(
@@ -381,7 +326,7 @@ def window_slices(split: TokenizedSplit, words: IntArray, max_tokens: int) -> Wi
         starts, stops = _chosen_runs(split, [split.windows[number] for number in own], words)
         for start, stop in zip(starts, stops, strict=True):
             places = list(range(start, stop))
-            for piece, _ in _pieces(places, split.words[start:stop].tolist(), max_tokens):
+            for piece, _ in pieces_of(places, split.words[start:stop].tolist(), max_tokens):
                 slices.append((piece[0], piece[-1] + 1))
         offsets.append(len(slices))
     return Windows(np.array(slices, dtype=np.int64).reshape(-1, 2), np.array(offsets))
