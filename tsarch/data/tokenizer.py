@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsarch.data.hub import WAYS_ON, is_hub_name, unreachable, why_absent
 from tsarch.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ def resolve_model_path(name: str) -> str:
     """
     if not name.startswith(_PACKAGE):
         local = os.path.expanduser(name)
-        return local if os.path.isdir(local) else name
+        if os.path.isdir(local):
+            return local
+        if is_hub_name(name):
+            unreachable()  # from now on offline, if it is
+        return name
     package, _, inside = name.removeprefix(_PACKAGE).partition("/")
     if not package.isidentifier():  # find_spec would import the parent of a dotted name
         raise UserError.single(name, "is not of the form package:NAME/FOLDER.")
@@ -56,6 +61,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     where = f"tokenizer {name}"
     if name.startswith(("/", "./", "../", "~")) and not Path(path).is_dir():
         raise UserError.single(where, "is not a folder.")
+    if (reason := why_absent(path)) is not None:
+        raise UserError.single(where, f"can't be loaded: {reason}.", WAYS_ON)
     try:
         tokenizer = _from_pretrained(path)
     except Exception as error:  # the tokenizers library raises bare Exceptions for broken files

@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Iterator
 
 from tsarch.blueprint import Blueprint, StageBlueprint
+from tsarch.data.hub import WAYS_ON, is_hub_name, unreachable, why_absent
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.planning.generative_models import generation_mistakes
@@ -20,6 +21,8 @@ def check_run(blueprint: Blueprint, own_ray: bool) -> None:
         UserError: names all mistakes.
     """
     mistakes = [*_devices(blueprint, own_ray)]
+    if absent := _absent(blueprint):
+        raise UserError([*mistakes, *absent])
     unreadable = _unreadable(blueprint)
     mistakes += unreadable
     mistakes += _tokenizers(blueprint)
@@ -42,7 +45,7 @@ def run_notes(blueprint: Blueprint) -> list[str]:
     models are too large for a check."""
     from tsarch.planning.reading_trial import reading_notes
 
-    notes = [*reading_notes(blueprint), *_one_sided(blueprint)]
+    notes = [*_from_cache(blueprint), *reading_notes(blueprint), *_one_sided(blueprint)]
     if blueprint.runner.is_one_process:
         notes += [
             f"{stage}.deepspeed is not used with topology.runner: local"
@@ -100,6 +103,36 @@ def _devices(blueprint: Blueprint, own_ray: bool) -> Iterator[Mistake]:
             f"{counts} replicas need {needed:g} {kind}s, this machine has {available:g}.",
             hint,
         )
+
+
+def _hub_names(blueprint: Blueprint) -> dict[str, str]:
+    """Hub name → key of the config, of all models and tokenizers that come from the hub."""
+    found: dict[str, str] = {}
+    for own in blueprint.stages.values():
+        architecture = own.architecture
+        if architecture.model is not None and is_hub_name(architecture.model):
+            found.setdefault(architecture.model, f"{architecture.section}.model")
+    if blueprint.tokenizer_name is not None and is_hub_name(blueprint.tokenizer_name):
+        found.setdefault(blueprint.tokenizer_name, "data.tokenizer")
+    return found
+
+
+def _absent(blueprint: Blueprint) -> list[Mistake]:
+    """A mistake for each hub name that is neither cached nor to be had now."""
+    reasons = {name: (key, why_absent(name)) for name, key in _hub_names(blueprint).items()}
+    return [
+        Mistake(key, f"no model can be read from {reprlib.repr(name)}: {reason}.", WAYS_ON)
+        for name, (key, reason) in reasons.items()
+        if reason is not None
+    ]
+
+
+def _from_cache(blueprint: Blueprint) -> list[str]:
+    """Remarks on models that come from the cache, since the hub can't be asked."""
+    names = _hub_names(blueprint)
+    if not names or (reason := unreachable()) is None:
+        return []
+    return [f"{reason}: {', '.join(names)} as they are in the cache"]
 
 
 def _unreadable(blueprint: Blueprint) -> list[Mistake]:

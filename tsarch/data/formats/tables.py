@@ -12,6 +12,7 @@ from tsarch.data.cache import cache_root
 from tsarch.data.formats.findings import Findings, Found
 from tsarch.data.formats.shapes import fitting, with_nested, with_shape
 from tsarch.data.formats.word_rows import with_sentences
+from tsarch.data.hub import WAYS_ON, unreachable
 from tsarch.data.row_reader import RowReader
 from tsarch.data.rows import Place, no_column
 from tsarch.errors import UserError, one_line
@@ -51,11 +52,16 @@ def load_hub(data: DataConfig) -> dict[str, Dataset]:
     folder = Path(data.hub).expanduser()
     name = str(folder) if folder.is_dir() else data.hub
     cache = str(cache_root(data.cache_folder))
+    absent = None if folder.is_dir() else unreachable()
     try:
         sets: dict[str, Dataset] = load_dataset(name, data.hub_config, cache_dir=cache)
     except Exception as error:  # the hub client, the builders and Arrow raise what they like
+        where = f"data.hub: {data.hub}"
+        if absent is not None:
+            what = f"can't be loaded: it is not in the cache, and {absent}."
+            raise UserError.single(where, what, WAYS_ON) from None
         reason = one_line(error.__cause__ or error)
-        raise UserError.single(f"data.hub: {data.hub}", f"can't be loaded: {reason}") from None
+        raise UserError.single(where, f"can't be loaded: {reason}") from None
     return sets
 
 
