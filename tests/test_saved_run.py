@@ -132,6 +132,18 @@ def test_an_older_runs_data_is_said_to_be_unknown(moved, tmp_path):
     assert "isn't known" in found.notes[0]
 
 
+def test_a_run_says_that_windows_have_no_special_tokens(moved, tmp_path):
+    folder, _ = moved
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    file = run / "model" / "task.json"
+    raw = json.loads(file.read_text(encoding="utf-8"))
+    assert raw["window_special_tokens"] is False
+    file.write_text(json.dumps(raw | {"window_special_tokens": True}), encoding="utf-8")
+    with pytest.raises(UserError, match="special tokens around its windows; here it never does"):
+        evaluate_run(run, "test", "teacher", data=str(folder / "kept.jsonl"))
+
+
 def test_a_digest_is_of_rows_and_documents_and_not_of_places(moved, tmp_path):
     folder, _ = moved
     run, rows = folder / "run", rows_of(folder / "kept.jsonl")

@@ -18,6 +18,7 @@ from torch import Tensor
 from tsarch.architecture import SAVED_OUTPUT, Architecture
 from tsarch.blueprint import Blueprint
 from tsarch.config import Config
+from tsarch.errors import UserError
 from tsarch.tasks.registry import is_generative
 from tsarch.topology import STAGES, Stage
 
@@ -32,6 +33,9 @@ class TaskFile:
     """Weight of the teacher's probabilities in `joint`, chosen on validation."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Split → digest of the data that the run had."""
+    window_special_tokens: bool = False
+    """Whether the tokenizer's special tokens stand around a student's window. They never do: who
+    runs the student elsewhere must leave them out (`add_special_tokens=False`)."""
 
 
 def save_weights(folder: Path, stage: Stage, state: dict[str, Tensor]) -> None:
@@ -82,8 +86,15 @@ def save_task(folder: Path, task: TaskFile) -> None:
 
 
 def load_task(folder: Path) -> TaskFile:
-    """Read `task.json`."""
+    """Read `task.json`.
+
+    Raises:
+        UserError: the student was trained on windows that are not made here.
+    """
     raw = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    if raw.get("window_special_tokens", False):
+        what = "says that the student reads special tokens around its windows; here it never does."
+        raise UserError.single(str(folder / "task.json"), what)
     return TaskFile(
         str(raw["task"]),
         tuple(map(str, raw["labels"])),

@@ -45,7 +45,7 @@ class BackboneConfig(Section):
     config: dict[str, Any] | None = None
     """Hugging Face config (with `model_type`) for random weights, in place of `model`."""
     max_tokens: Annotated[int, Field(ge=4, le=MOST)] = 512
-    """Tokens of one input, special tokens included: teacher context or student window."""
+    """Tokens of one input, special tokens included: a context."""
     dropout: Probability = 0.1
     """Dropout probability of hidden layers and of the head. Other noise of an architecture
     (`activation_dropout`, a router's jitter) keeps its own value up to this one, so 0 means none.
@@ -87,7 +87,9 @@ class StudentConfig(BackboneConfig):
     """The smaller model; it reads windows of at most `max_tokens`, fed by the teacher."""
 
     max_tokens: Annotated[int, Field(ge=4, le=MOST)] = 128
-    """Tokens of one student window."""
+    """Tokens of one student window. It is a slice of a context: the tokenizer's special tokens
+    (`[CLS]` and `[SEP]`) don't stand around it, but for the start and the question of `qa`, and
+    the label's token of `classification` and `relation`, which count."""
     layers: list[NonNegativeInt] | None = None
     """Layers of the teacher that start the student, counted from 0 and in this order, in place of
     `model` and `config`; without a teacher layers of `model`."""
