@@ -117,7 +117,19 @@ def test_label_studio_s_conll_has_a_task_a_document_and_labels_of_several_words(
     assert any("one document mark" in note for note in corpus.notes)
 
 
+def test_documents_of_several_conll_files_are_others(tmp_path):
+    for name in ("a", "b"):
+        written(
+            tmp_path / f"{name}.conll", "-DOCSTART- O\n\nLena\tB-PER\nreist\tO\n\nNach\tO\nBern\tO"
+        )
+    rows = read("ner", tmp_path / "*.conll").rows["train"]
+    assert len({row.origin.doc_id for row in rows}) == 2
+    assert len(rows) == 4
+
+
 def test_words_that_are_hardly_words_are_asked_about(tmp_path):
+    counted = written(tmp_path / "c.conll", "1\tO\n2\tB-LOC\n\n1\tO\n2\tO\n")
+    assert "has numbers only for words, such as `1 2`" in refused("ner", counted)
     numbers = written(tmp_path / "n.conll", "17\tO\n18\tB-LOC\n\n19\tO\n20,5\tO\n")
     text = refused("ner", numbers)
     assert "has numbers only for words, such as `17 18`" in text
@@ -159,6 +171,7 @@ NUMBERS = {"label": 1, "text": 3}
         ("x.csv", "text\tlabel\nGood, really\tyes\nBad\tno\n", {}),
         ("x.csv", "id|label|text\n1|yes|Good, really\n2|no|Bad\n", {}),
         ("x.csv", "text:label\nGood, really:yes\nBad:no\n", {"delimiter": ":"}),
+        ("x.csv", "text\tlabel\nGood, really\tyes\nBad\tno\n", {"delimiter": "\\t"}),
         ("x.csv", 'text,label\r\n"Good, really",yes\r\n\r\nBad,no,\r\n', {}),
         ("x.csv", '"yes","t","Good, really"\n"no","t","Bad"\n', {"columns": NUMBERS}),
         ("x.tsv", "yes\t*\tGood, really\nno\t\tBad\n", {"columns": NUMBERS}),

@@ -184,6 +184,8 @@ def test_brat_s_folder(tmp_path):
     assert tagged(read("ner", folder / "a.txt")) == [FIRST, SECOND]
     (folder / "b.txt").write_text("Bern", encoding="utf-8")
     assert "b.txt: has no b.ann beside it." in refused("ner", folder)
+    (folder / "b.ann").write_bytes(b"T1\tLOC 0 4\tB\xe4rn")
+    assert "b.ann: can't be read: " in refused("ner", folder)
 
 
 def made(text: str, spans: list[Span]) -> tuple[list[dict[str, Any]], Findings]:

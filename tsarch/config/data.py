@@ -25,6 +25,11 @@ def _known_encoding(name: str) -> str:
     return name
 
 
+def _delimiter(given: Any) -> Any:
+    """A tab is hard to write in a shell."""
+    return "\t" if given in ("\\t", "tab") else given
+
+
 def _column_name(name: Any) -> Any:
     """Columns may be numbered."""
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
@@ -57,8 +62,11 @@ class DataConfig(Section):
     by what the file begins with."""
     encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
     """Encoding of text files, such as `latin-1`. Default: UTF-8, or what a byte order mark says."""
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """Character between the columns of CSV and CoNLL files. Default: told from the file."""
+    delimiter: (
+        Annotated[str, BeforeValidator(_delimiter), Field(min_length=1, max_length=1)] | None
+    ) = None
+    """Character between the columns of CSV and CoNLL files (`\\t` or `tab`: a tab). Default: told
+    from the file."""
     quoting: Literal["auto", "csv", "none"] = "auto"
     """CSV: `csv`: cells may stand between quotation marks; `none`: a quotation mark is a character
     like others; `auto`: `csv`, but for tab-separated files what fits the file."""

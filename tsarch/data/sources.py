@@ -74,8 +74,12 @@ def _all_files(
         yield from _one_file(path, f"{key}: {path}", data, reader, findings)
         return
     findings.note(f"read from the {len(files):,} files that the pattern names")
+    doc_id = _names(reader).get("doc_id", "")
     for file in files:
-        yield from _one_file(file, f"{key}: {file}", data, reader, findings)
+        for place, row in _one_file(file, f"{key}: {file}", data, reader, findings):
+            if place.line_per_word and doc_id in row:  # numbered anew in each file
+                row[doc_id] = f"{file}: {row[doc_id]}"
+            yield place, row
 
 
 def _one_file(

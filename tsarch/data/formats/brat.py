@@ -11,7 +11,7 @@ from tsarch.data.formats.opening import decoded, read_content
 from tsarch.data.formats.shapes import Item
 from tsarch.data.formats.span_text import Span, sentences
 from tsarch.data.rows import Place
-from tsarch.errors import UserError
+from tsarch.errors import UserError, one_line
 
 _ENTITY = re.compile(r"(T\d+)\t(\S+) ([\d; ]+)(?:\t(.*))?")
 
@@ -53,8 +53,13 @@ def _entities(path: Path, item: Item) -> list[Span]:
     if not path.is_file():
         item.findings.mistake(item.place.source, f"has no {path.name} beside it.")
         return []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        item.findings.mistake(str(path), f"can't be read: {one_line(error)}.")
+        return []
     spans = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if not line.startswith("T"):
             continue
         place = Place(str(path), number)

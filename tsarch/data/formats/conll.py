@@ -150,6 +150,8 @@ def _word_and_tag(
             what = f"has {width} columns, but data.columns.{own} is {number + 1}."
             raise UserError.single(path, what, "The first column is 1.")
     indexed = token is None and width > 1 and tag != 1 and _is_indexed(sentences)
+    if indexed and width == 2:  # words that are numbers, with their tags
+        indexed = not all(_TAG.fullmatch(own) for each in sentences for own in each.column(1))
     if token is None:
         token = int(indexed)
     if tag is None:
