@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence faults soak fuzz bench study seeds clean
+.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults soak fuzz bench study seeds clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -24,6 +24,7 @@ help:
 	@echo "make check        lint, format check, type check, and whether the site builds"
 	@echo "make docs         the site of docs/, into site/"
 	@echo "make equivalence  one process = any ranks, resumed on any others: all cases, with tables"
+	@echo "make parity       every text architecture against transformers' own class, with a table"
 	@echo "make faults       what goes wrong with runs, done to real ones; make soak: for half an hour"
 	@echo "make fuzz         thousands of broken configs, data files and run folders"
 	@echo "make bench        the measurements of docs/results.md"
@@ -96,6 +97,10 @@ schema: install
 equivalence: install
 	.venv/bin/python -m tests.suites.equivalence
 	.venv/bin/python -m tests.suites.resume_matrix
+
+# A quarter of an hour on two cores.
+parity: install
+	.venv/bin/python -m tests.suites.parity
 
 # Network namespaces need root; without, two Ray nodes on loopback.
 faults: install

@@ -107,12 +107,15 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
         reporter.say(f"note: {note}")
     reporter.say("reading and tokenising the data (cached after the first time)")
     from tsarch.planning.capacity import check_capacity
+    from tsarch.planning.parity import check_parity
     from tsarch.prepare import prepare_data
     from tsarch.run.self_score import with_notes
 
     prepared = with_notes(blueprint, prepare_data(blueprint))
     _describe(reporter, prepared)
     for note in check_capacity(blueprint, prepared, own_ray=is_here):
+        reporter.say(note)
+    for note in check_parity(blueprint, prepared.splits["train"].token_ids):
         reporter.say(note)
     return prepared
 

@@ -20,6 +20,7 @@ TEACHERS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 96,
+        "tie_word_embeddings": True,
     },
     "mistral": {
         "model_type": "mistral",

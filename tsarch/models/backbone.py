@@ -16,7 +16,7 @@ from tsarch.models.dropout import set_dropout
 from tsarch.models.loading import check_weights, load_weights
 from tsarch.models.measures import Measures, measure
 from tsarch.models.random_weights import SeedOf, claim, fill_table, fill_with_random
-from tsarch.models.skeleton import HollowEmbedding, layer_stack, make_skeleton
+from tsarch.models.skeleton import HollowEmbedding, layer_stacks, make_skeleton
 from tsarch.models.weight_files import open_checkpoint
 
 _MOST = {"layer": 1000, "expert": 1000, "block": 1000, "label": 100_000}
@@ -140,9 +140,9 @@ def freeze_backbone(model: PreTrainedModel, freeze: str, top_k: int) -> None:
         return
     model.requires_grad_(False)
     if freeze == "all_but_top_k":
-        _, _, stack = layer_stack(model)
-        for layer in list(stack)[max(len(stack) - top_k, 0) :]:
-            layer.requires_grad_(True)
+        for _, stack in layer_stacks(model):
+            for layer in list(stack)[max(len(stack) - top_k, 0) :]:
+                layer.requires_grad_(True)
 
 
 def type_option(types: Tensor | None, num_types: int) -> dict[str, Tensor]:

@@ -132,7 +132,7 @@ class Frame:
         for name, same in self._aliases.items():
             if name not in found:
                 renamed[name] = next((other for other in same if other in found), name)
-        return Skeleton(self.shell, self.source, None, "", renamed, has_table=False)
+        return Skeleton(self.shell, self.source, None, (), renamed, has_table=False)
 
     def _root(self, name: str) -> str:
         while name in self._mapping:

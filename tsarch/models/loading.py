@@ -63,7 +63,11 @@ def check_weights(skeleton: Skeleton, checkpoint: Checkpoint) -> set[str]:
             f"({name}: {tuple(names[name].shape)}, in the files {tuple(shapes[name])}).",
             "Take weights and config.json of the same model.",
         )
-    inside = tuple(f"{name}." for name, _ in source.named_children())
+    inside = tuple(
+        f"{name}."
+        for name, child in source.named_children()
+        if any(True for _ in child.parameters())
+    )
     if ignored := {name for name in info.unexpected_keys if name.startswith(inside)}:
         _LOG.warning(
             "%s: weights that its config has no place for: %s", checkpoint.name, some(ignored)

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from transformers import initialization as hf_initialization
 
 from tsarch.errors import UserError
 from tsarch.models.weight_files import some
+
+_NOT_OF_LAYERS = ("architectures", "pos_att_type", "languages", "_tokens", "_id", "_ids")
+"""Ends of names of lists that have nothing to do with layers."""
 
 
 class HollowEmbedding(nn.Module):
@@ -29,6 +33,14 @@ class HollowEmbedding(nn.Module):
         raise AssertionError("a backbone takes inputs_embeds; the table is tied, outside of it")
 
 
+class NoPooler(nn.Module):
+    """Stands where the backbone's pooler was, whose result no task here uses."""
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The first token's hidden states, as they are."""
+        return hidden[:, 0]
+
+
 @dataclass(frozen=True)
 class Skeleton:
     """An encoder to be filled, and where its values come from."""
@@ -40,8 +52,8 @@ class Skeleton:
     the one that `layers` are of (then on the meta device for good)."""
     layers: Sequence[int] | None
     """Layers of `source` that `model` is made of, in the given order; None: `model` is `source`."""
-    stack: str
-    """Name of the list of layers; empty if `layers` is None."""
+    stacks: tuple[str, ...] = ()
+    """Names of the lists of layers (XLM has one of each part); empty if `layers` is None."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Name in `model` → name in `source`, where they differ for another reason than `layers`."""
     has_table: bool = True
@@ -49,8 +61,8 @@ class Skeleton:
 
     def origin(self, name: str) -> str:
         """Name in `source` of a module, parameter or buffer of `model`."""
-        prefix = self.stack + "."
-        if self.layers is None or not name.startswith(prefix):
+        prefix = next((f"{s}." for s in self.stacks if name.startswith(f"{s}.")), None)
+        if self.layers is None or prefix is None:
             return self.renamed.get(name, name)
         place, dot, rest = name.removeprefix(prefix).partition(".")
         return f"{prefix}{self.layers[int(place)]}{dot}{rest}"
@@ -77,10 +89,11 @@ def make_skeleton(config: PretrainedConfig, layers: Sequence[int] | None) -> Ske
             type(source).__name__, "has no table of tokens.", "Take a model that reads texts."
         )
     if layers is None:
-        return Skeleton(source, source, None, "")
+        return Skeleton(source, source, None, ())
     smaller = copy.deepcopy(config)
     shrink_config(smaller, layers)
-    skeleton = Skeleton(_encoder(smaller), source, layers, _stack_name(source))
+    stacks = tuple(name for name, _ in layer_stacks(source))
+    skeleton = Skeleton(_encoder(smaller), source, layers, stacks)
     _check_layers(skeleton)
     return skeleton
 
@@ -103,7 +116,7 @@ def _encoder(config: PretrainedConfig) -> PreTrainedModel:
             copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
         )
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
+        encoder.pooler = NoPooler()  # some architectures call it whether it is there or not
     if encoder.config.is_encoder_decoder:
         width = encoder.get_input_embeddings().weight.shape[1]
         for side in (encoder.encoder, encoder.decoder):  # both read the one shared table
@@ -113,34 +126,51 @@ def _encoder(config: PretrainedConfig) -> PreTrainedModel:
 
 def shrink_config(config: PretrainedConfig, layers: Sequence[int]) -> None:
     """Make `config` one of an encoder with only `layers` of its layers."""
+    cut_lists(config, layers)
     config.num_hidden_layers = len(layers)
-    types = getattr(config, "layer_types", None)
-    if types is not None:
-        config.layer_types = [types[i] for i in layers]
 
 
-def layer_stack(model: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList]:
-    """(parent, attribute name, list) of the encoder's transformer layers.
+def cut_lists(config: PretrainedConfig, layers: Sequence[int]) -> None:
+    """Cut what a config has for each of its layers, and number anew what it has for some."""
+    number = int(config.num_hidden_layers)
+    for name, values in list(vars(config).items()):
+        if not isinstance(values, list | tuple) or name.endswith(_NOT_OF_LAYERS):
+            continue
+        if _are_numbers_of_layers(name, values, number):
+            setattr(config, name, [place for place, i in enumerate(layers) if i in values])
+        elif len(values) == number:
+            setattr(config, name, [values[i] for i in layers])
+    if hasattr(config, "attention_types"):  # GPT-Neo: what `attention_layers` is made from
+        config.attention_types = [[[kind], 1] for kind in config.attention_layers]
+
+
+def _are_numbers_of_layers(name: str, values: Sequence[Any], number: int) -> bool:
+    """Whether a list names layers (`mlp_only_layers`), rather than having a value for each."""
+    if "layer" not in name or not all(type(v) is int and 0 <= v < number for v in values):
+        return False
+    distinct = len(set(values)) == len(values)
+    return distinct and (len(values) != number or number > 2)  # [0, 1] of two are flags
+
+
+def layer_stacks(model: PreTrainedModel) -> list[tuple[str, nn.ModuleList]]:
+    """(name, list) of the lists of a model's transformer layers: one, or one of each part.
 
     Raises:
         UserError: the architecture keeps its layers in another way (ALBERT shares them).
     """
     wanted = model.config.num_hidden_layers
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == wanted:
-                return parent, name, child
+    found: list[tuple[str, nn.ModuleList]] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+        if isinstance(module, nn.ModuleList) and len(module) == wanted and not inside:
+            found.append((name, module))
+    if found:
+        return found
     raise UserError.single(
         type(model).__name__,
         f"has no list of {wanted} layers to choose from.",
         "Use `student.model` or `student.config`, and `freeze: none` or `all_but_head`.",
     )
-
-
-def _stack_name(model: PreTrainedModel) -> str:
-    _, _, stack = layer_stack(model)
-    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
-    return names[stack]
 
 
 def _check_layers(skeleton: Skeleton) -> None:
@@ -149,7 +179,7 @@ def _check_layers(skeleton: Skeleton) -> None:
     wanted = {skeleton.origin(name) for name in skeleton.model.state_dict()}
     there = set(skeleton.source.state_dict())
     assert skeleton.layers is not None
-    chosen = tuple(f"{skeleton.stack}.{layer}." for layer in skeleton.layers)
+    chosen = tuple(f"{stack}.{i}." for stack in skeleton.stacks for i in skeleton.layers)
     unlike = (wanted - there) | {n for n in there if n.startswith(chosen) and n not in wanted}
     if unlike:
         raise UserError.single(

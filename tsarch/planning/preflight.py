@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.hub import WAYS_ON, is_hub_name, unreachable, why_absent
@@ -12,6 +13,9 @@ from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.planning.generative_models import generation_mistakes
 from tsarch.tasks.registry import is_generative
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def check_run(blueprint: Blueprint, own_ray: bool) -> None:
@@ -186,14 +190,28 @@ def _has_tokenizer(model: str) -> bool:
 
 def _lengths(blueprint: Blueprint) -> Iterator[Mistake]:
     for stage, own in blueprint.stages.items():
-        hf = own.architecture.config
-        limit = getattr(hf, "max_position_embeddings", None)
-        if limit is not None and hf.model_type in ("roberta", "xlm-roberta", "camembert"):
-            limit -= 2  # positions start after the padding index
+        limit = _num_positions(own.architecture.config)
         if limit is not None and own.max_tokens > limit:
             yield Mistake(
                 f"{stage}.max_tokens", f"is {own.max_tokens}, the model has {limit} positions."
             )
+
+
+def _num_positions(config: PretrainedConfig) -> int | None:
+    """Of a model with learned positions; RoBERTa's kin count them from after the padding's."""
+    from torch import nn
+
+    from tsarch.models.skeleton import make_skeleton
+
+    try:
+        modules = make_skeleton(config, None).model.named_modules()
+    except Exception:  # `_weights` says so
+        return None
+    for name, module in modules:
+        if "position" in name and isinstance(module, nn.Embedding) and module.padding_idx:
+            return module.num_embeddings - module.padding_idx - 1
+    number: int | None = getattr(config, "max_position_embeddings", None)
+    return number
 
 
 def _beyond(own: StageBlueprint) -> list[int]:

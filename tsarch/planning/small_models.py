@@ -15,7 +15,7 @@ from tsarch.errors import UserError
 from tsarch.models.backbone import Backbone, build_backbone
 from tsarch.models.construction import num_elements
 from tsarch.models.dropout import set_dropout
-from tsarch.models.skeleton import layer_stack, make_skeleton
+from tsarch.models.skeleton import layer_stacks, make_skeleton
 from tsarch.seeding import torch_seed
 
 _MOST_WHOLE = 50_000_000
@@ -49,7 +49,7 @@ def _small(own: StageBlueprint) -> tuple[PretrainedConfig, Sequence[int] | None,
     model = make_skeleton(config, layers).model
     if _num_parameters(model) > _MOST_WHOLE:
         try:
-            stack = list(layer_stack(model)[2])
+            stack = list(layer_stacks(model)[0][1])
         except UserError:  # ALBERT shares its layers
             return config, layers, _num_parameters(model)
         few = _few(stack, getattr(model.config, "layer_types", None))

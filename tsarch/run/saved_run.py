@@ -19,6 +19,7 @@ from tsarch.errors import Mistake, UserError, one_line
 from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, saved_config
 from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
+from tsarch.planning.parity import check_parity
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_split
 from tsarch.rank.api import RankApi
@@ -162,6 +163,7 @@ def saved_pair(run: Path, device: str = "cpu", precision: Literal["fp32", "bf16"
     """
     blueprint, task_file = open_run(run)
     check_run(blueprint, own_ray=False)
+    check_parity(blueprint)
     objective = make_task(task_file.task, task_file.labels, blueprint.task).objective
     with _told(run / "model"):
         return build_pair(
@@ -200,6 +202,7 @@ def evaluate_run(
         )
     _check_there(blueprint, split)
     check_run(blueprint, own_ray=False)
+    check_parity(blueprint)
     prepared = prepare_split(blueprint, split, task_file.labels)
     with _told(model):
         crew = LocalCrew(blueprint, prepared)

@@ -101,10 +101,11 @@ def outline_model(blueprint: Blueprint, stage: Stage, num_outputs: int | None) -
     """What `build_model` builds, on the meta device: every parameter's shape, none's values."""
     own = blueprint.stages[stage]
     measures = measure(own.architecture.config)
+    spec = _own_output(own, num_outputs)  # looks into the files, so not on the meta device
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         skeleton = make_skeleton(own.architecture.config, own.architecture.layers)
         output = None
-        if (spec := _own_output(own, num_outputs)) is not None:
+        if spec is not None:
             output = outline_output(own.architecture.config, spec, blueprint.table.shape[1])
         return _complete(
             blueprint, own, cut_out_table(skeleton.model, measures), num_outputs, output
