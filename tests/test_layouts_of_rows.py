@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,6 +165,31 @@ def test_spans_become_words_with_tags(tmp_path, kind):
     assert len(left_out) == (3 if kind in ("prodigy", "label-studio") else 0)
     bare = read("ner", path, labelled=False)
     assert [row.words for row in bare.rows["test"]][-1] == SECOND[0]
+
+
+def test_layouts_inside_of_cells(tmp_path):
+    """As Label Studio's CSV has them, pandas' of hub sets, and JSON in a cell."""
+    spans = [{"start": s, "end": e, "text": TEXT[s:e], "labels": [n]} for s, e, n in SPANS[:2]]
+    table = [{"text": TEXT, "id": "1", "label": json.dumps(spans), "annotator": "1"}]
+    corpus = read("ner", write_csv(tmp_path / "a.csv", table))
+    assert tagged(corpus)[0] == FIRST
+    answers = str({"text": ["Bern"], "answer_start": [19]})
+    table = [{"id": "a", "context": PASSAGE, "question": "Where?", "answers": answers}]
+    assert questions(read("qa", write_csv(tmp_path / "b.csv", table))) == [("a", ("Bern",))]
+    table = [{"translation": json.dumps({"en": "A cat.", "sv": "En katt."})}]
+    names = {"source": "translation.en", "target": "translation.sv"}
+    corpus = read("translation", write_csv(tmp_path / "c.csv", table), columns=names)
+    assert pairs(corpus) == [(("A cat.",), "En katt.")]
+    lists = [{"tokens": str(WORDS), "tags": str(IOB2)}]
+    assert tagged(read("ner", write_csv(tmp_path / "d.csv", lists))) == [(WORDS, IOB2)]
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 def test_brat_s_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import reprlib
@@ -99,13 +100,20 @@ def is_absent(value: Any) -> bool:
 
 
 def from_json(value: Any) -> Any:
-    """A cell that is a JSON text, as it is in CSV, read; everything else as it is."""
+    """A cell that is a JSON text, as it is in CSV, or a list or dict as Python prints it, read;
+    everything else as it is."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        return value
+        pass
+    if value.lstrip()[:2] in ("['", "{'", "[{"):
+        try:
+            return ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            pass
+    return value
 
 
 def no_column(where: str, name: str, columns: Iterable[str]) -> Mistake:

@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 from tsarch.config import DataConfig
 from tsarch.data.formats.findings import Findings, Found
+from tsarch.data.formats.shapes import fitting
 from tsarch.data.row_reader import RowReader
 from tsarch.data.rows import Place, from_json, no_column, shown
 from tsarch.errors import Mistake, UserError
 
 _DELIMITERS = (",", "\t", ";", "|")
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "`|`"}
+_LOOKED_AT = 20
 _NUMBER = re.compile(r"[1-9]\d{0,3}")
 _PROPER = re.compile(r'"(?:[^"]|"")*"')
 
@@ -73,8 +75,30 @@ def delimited_rows(
     if numbered:
         header = _numbers(path, header, reader)
         lines = itertools.chain([first], lines)
+    elif not set(reader.needed) <= set(header):
+        start = list(itertools.islice(lines, _LOOKED_AT))
+        lines = itertools.chain(start, lines)
+        if _has_objects([cells for _, cells in start], header, data, reader):
+            yield from ((Place(path, number), _parsed(cells, header)) for number, cells in lines)
+            return
     names = _wanted(path, header, reader, form)
     yield from _cells(path, lines, len(header), names, reader, findings)
+
+
+def _has_objects(
+    rows: Sequence[Sequence[str]], header: Sequence[str], data: DataConfig, reader: RowReader[Any]
+) -> bool:
+    """Whether cells hold JSON that has the columns inside, or makes rows of another layout."""
+    if all(name.partition(".")[0] in header for name in reader.needed):
+        return True
+    names = {own: str(value) for own, value in reader.columns.model_dump().items()}
+    parsed = [_parsed(cells, header) for cells in rows]
+    return fitting(parsed, reader.shapes, data.format, names) is not None
+
+
+def _parsed(cells: Sequence[str], header: Sequence[str]) -> dict[str, Any]:
+    pairs = zip(header, cells)
+    return {name: from_json(own) if own[:1] in ("[", "{") else own for name, own in pairs}
 
 
 def _cells(
@@ -204,16 +228,4 @@ def unpacked(cell: Any) -> Any:
         return cell
     if not cell.lstrip().startswith(('["', "['", "[]")):
         return [word for word in cell.split(" ") if word]
-    value = from_json(cell)
-    return value if not isinstance(value, str) else _python_list(cell)
-
-
-def _python_list(cell: str) -> Any:
-    """A list as Python prints it."""
-    import ast
-
-    try:
-        value = ast.literal_eval(cell.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return cell
-    return value if isinstance(value, list) else cell
+    return from_json(cell)
