@@ -22,11 +22,12 @@ from tsarch.seeding import generator
 from tsarch.task_names import TASKS
 from tsarch.tasks.answers import Entity, GeneratedText, Label, NoAnswer, Relation, SpanAnswer
 from tsarch.tasks.base import AnsweringTask, GenerativeTask
-from tsarch.tasks.chinese import is_chinese, joined
+from tsarch.tasks.chinese import joined
 from tsarch.tasks.collect import Collector, WindowOutputs
 from tsarch.tasks.decoding import Decoder, DecodingSpec
 from tsarch.tasks.ner import entities
 from tsarch.tasks.registry import make_task, row_reader
+from tsarch.tasks.scripts import writing
 from tsarch.tasks.squad import score_answer
 
 TAGS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
@@ -135,7 +136,7 @@ def counted(task: str, split: TokenizedSplit, answers: list[tuple[Any, ...]]) ->
     if task == "qa":
         texts = [own.text if isinstance(own, SpanAnswer) else "" for (own,) in answers]
         pairs = zip(texts, rows, strict=True)
-        scores = [score_answer(t, row.answers, is_chinese(row.passage)) for t, row in pairs]
+        scores = [score_answer(t, row.answers, writing(row.passage)) for t, row in pairs]
         share = np.mean([isinstance(own, NoAnswer) for (own,) in answers])
         f1 = float(np.mean([score.f1 for score in scores]))
         return {"f1": f1, "no_answer_share": float(share)}

@@ -63,6 +63,7 @@ from tsarch.tasks.answers import NoAnswer, SpanAnswer
 from tsarch.tasks.chinese import is_chinese
 from tsarch.tasks.qa import QaTask
 from tsarch.tasks.registry import make_task
+from tsarch.tasks.scripts import Writing
 from tsarch.tasks.span_search import MAX_ANSWER_WORDS, SpanWindows, best_spans, question_logits
 from tsarch.tasks.squad import normalized, score_answer
 from tsarch.topology import Stage, Topology
@@ -466,7 +467,9 @@ def test_scores_are_those_of_the_reference_scripts(script, chinese):
     """The golden values are what the scripts gave: `evaluate-v2.0.py`, `cmrc2018_evaluate.py`."""
     scores = []
     for case in GOLDEN[script]:
-        score = score_answer(case["predicted"], case["answers"], chinese)
+        score = score_answer(
+            case["predicted"], case["answers"], Writing.CHINESE if chinese else Writing.ASCII
+        )
         assert (score.exact, score.f1) == (case["exact"], case["f1"]), case
         scores.append(score)
     total = GOLDEN[f"{script}_total"]

@@ -11,6 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from tsarch.data.words import num_words
 from tsarch.tasks import text_metrics
 from tsarch.tasks.scripts import Writing, words_of
+from tsarch.tasks.squad import Score, score_answer
 from tsarch.tasks.text_metrics import (
     bleu,
     bleu_signature,
@@ -103,3 +104,21 @@ def test_words_are_counted_and_distinct_in_scripts_without_spaces():
     assert num_words("旧帆船 here") == 4
     assert distinct(["เรือเรือ"], 1) == 0.5
     assert distinct(["पुराना पुराना"], 1) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "part", "passage"),
+    [
+        ("古い帆船", "帆船", Writing.JAPANESE),
+        ("เรือใบเก่า", "เรือใบ", Writing.SPACELESS),
+    ],
+)
+def test_answers_without_spaces_are_scored_by_letters(answer, part, passage):
+    assert score_answer(answer, [answer], passage) == Score(1.0, 1.0)
+    assert score_answer(f"「{answer}」。", [answer], passage) == Score(1.0, 1.0)
+    found = score_answer(part, [answer], passage)
+    assert found.exact == 0.0
+    assert 0.6 < found.f1 < 0.9
+    assert score_answer("", [answer], passage) == Score(0.0, 0.0)
+    assert score_answer("", [], passage) == Score(1.0, 1.0)
+    assert score_answer("。", ["。"], passage) == Score(1.0, 1.0)

@@ -118,8 +118,9 @@ def test_evaluated_splits_that_say_little_are_named(task, rows, note):
     assert can_tell(own, full)
     assert can_tell(own, poor) is tells
     assert self_score_notes(own, {"validation": full, "test": poor}) == [f"the test split {note}"]
-    (said,) = self_score_notes(own, {"validation": poor, "test": full})
+    (said,) = self_score_notes(own, {"train": full, "validation": poor})
     assert said == f"the validation split {note}{'' if tells else '; the last weights are kept'}"
+    assert self_score_notes(own, {"validation": poor}) == [f"the validation split {note}"]
 
 
 def test_a_run_whose_validation_cannot_tell_keeps_its_last_weights(tmp_path, capsys):
@@ -187,7 +188,7 @@ def test_texts_that_get_less_than_full_marks_against_themselves_are_named(tmp_pa
     prepared = prepared_texts(tmp_path, "summarization", ["red tree", "river", "!", "a new bird"])
     assert prepared.notes[0] == (
         "train: at most rouge1 0.7500, rouge2 0.5000, rougeL 0.7500 can be reached: 2 of 4 rows "
-        f"({tmp_path}/mine.jsonl:2, {tmp_path}/mine.jsonl:3) are too short for it, or have no word"
+        f"({tmp_path}/mine.jsonl:2, 3) are too short for it, or have no word"
     )
     assert [note.partition(":")[0] for note in prepared.notes] == [
         *("train", "validation", "test", "test")

@@ -25,6 +25,7 @@ from tsarch.prepare import prepare_split
 from tsarch.rank.api import RankApi
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
+from tsarch.run.self_score import score_notes
 from tsarch.run.texts import with_texts
 from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
@@ -215,7 +216,8 @@ def evaluate_run(
     evaluation = with_texts(crew, blueprint, prepared, task, split, evaluation, modes)[0]
     source, digest = source_of(split, blueprint.data), prepared.digests[split]
     own_digest = task_file.data.get(split)
-    return SavedEvaluation(blueprint, evaluation, source, digest, own_digest, prepared.notes)
+    notes = (*prepared.notes, *task.choices, *score_notes(blueprint, prepared, (split,)))
+    return SavedEvaluation(blueprint, evaluation, source, digest, own_digest, notes)
 
 
 def _check_there(blueprint: Blueprint, split: str) -> None:

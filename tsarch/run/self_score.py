@@ -30,15 +30,23 @@ _SHOWN_ROWS = 5
 
 def with_notes(blueprint: Blueprint, prepared: Prepared) -> Prepared:
     """The data of a run, with remarks on the scores that its splits can have."""
+    notes = score_notes(blueprint, prepared, tuple(prepared.splits))
+    return replace(prepared, notes=(*prepared.notes, *notes))
+
+
+def score_notes(blueprint: Blueprint, prepared: Prepared, names: Sequence[str]) -> list[str]:
+    """Remarks on the scores that the splits called `names` can have; the texts of the last are
+    measured."""
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
-    notes = self_score_notes(task, prepared.splits)
+    splits = {name: prepared.splits[name] for name in names}
+    notes = self_score_notes(task, splits)
     if isinstance(task, GenerativeTask):
         most = blueprint.decoding.max_texts
-        for name, split in prepared.splits.items():
+        for name, split in splits.items():
             learned = _learned_texts(split, most, blueprint.tokenizer(), prepared.end_token)
             notes += _text_notes(task, name, _scored_rows(split, most), learned)
-        notes += _measured_by(task, prepared.splits["test"], most)
-    return replace(prepared, notes=(*prepared.notes, *notes))
+        notes += _measured_by(task, names[-1], splits[names[-1]], most)
+    return notes
 
 
 def can_tell(task: Task, split: TokenizedSplit) -> bool:
@@ -61,7 +69,9 @@ def self_score_notes(task: Task, splits: Mapping[str, TokenizedSplit]) -> list[s
         tells = _tells(task, best)
         if name in _EVALUATED and (lacks := task.lacks(split)):
             means = "" if tells else f": {task.main_metric} is 0 there, whatever is predicted"
-            kept = "" if tells or name != "validation" else "; the last weights are kept"
+            is_run = "train" in splits
+            kept = "; the last weights are kept" if name == "validation" and is_run else ""
+            kept = "" if tells else kept
             notes.append(f"the {name} split {lacks}{means}{kept}")
         if tells and not task.lower_is_better:
             notes += _label_notes(task, name, split, best)
@@ -103,13 +113,15 @@ def _text_notes(
     return []
 
 
-def _measured_by(task: GenerativeTask, split: TokenizedSplit, max_texts: int) -> list[str]:
-    """How the texts of the test split are measured."""
+def _measured_by(
+    task: GenerativeTask, name: str, split: TokenizedSplit, max_texts: int
+) -> list[str]:
+    """How the texts of a split are measured."""
     texts, references = _texts(_scored_rows(split, max_texts))
     signatures = task.text_signatures(texts, references).items()
     told = ", ".join(f"{metric} by {signature}" for metric, signature in signatures)
     missing = missing_tokenizer(references) if "bleu" in dict(signatures) else ""
-    return [f"test: {told}{'; ' if missing else ''}{missing}"]
+    return [f"{name}: {told}{'; ' if missing else ''}{missing}"]
 
 
 def _scored_rows(split: TokenizedSplit, max_texts: int) -> list[Any]:
@@ -141,6 +153,8 @@ def _short(scores: Metrics, marks: Mapping[str, float]) -> str:
 
 def _counted(rows: Sequence[Any], of: Sequence[Any]) -> str:
     """How many rows, and where the first of them are."""
-    places = ", ".join(str(row.origin.place) for row in rows[:_SHOWN_ROWS])
+    places = [str(row.origin.place) for row in rows[:_SHOWN_ROWS]]
+    places = [*places[:1], *(place.rpartition(":")[2] for place in places[1:])]
     more = ", …" if len(rows) > _SHOWN_ROWS else ""
-    return f"{len(rows):,} of {len(of):,} rows ({places}{more})"
+    where = f" ({', '.join(places)}{more})" if rows else ""
+    return f"{len(rows):,} of {len(of):,} rows{where}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from tsarch.records import (
 )
 from tsarch.tasks.answers import NoAnswer, SpanAnswer
 from tsarch.tasks.base import Metrics, WindowChoice
-from tsarch.tasks.chinese import is_chinese
+from tsarch.tasks.scripts import writing
 from tsarch.tasks.span_search import SpanWindows, best_spans, question_logits
 from tsarch.tasks.squad import Score, score_answer
 
@@ -232,9 +233,12 @@ class QaTask:
         return SpanAnswer(start, stop, question.passage[start:stop], score)
 
 
+_written = lru_cache(maxsize=10_000)(writing)
+
+
 def _scores(questions: Sequence[Question], texts: Sequence[str]) -> list[Score]:
     return [
-        score_answer(text, question.answers or (), is_chinese(question.passage))
+        score_answer(text, question.answers or (), _written(question.passage))
         for text, question in zip(texts, questions, strict=True)
     ]
 

@@ -3,19 +3,24 @@
 English and others: SQuAD 1.1's and 2.0's `evaluate` (Rajpurkar et al. 2016, 2018): lower case, no
 ASCII punctuation, no articles, words between spaces; F1 of the bags of words. Chinese: CMRC 2018's
 `evaluate` (Cui et al. 2019), with which DRCD is scored too: F1 of the longest common run of
-characters, and of NLTK's words of what isn't Chinese (not cut into sentences first). Of several
-right answers the one counts that scores best.
+characters, and of NLTK's words of what isn't Chinese (not cut into sentences first). Japanese, Thai
+and others without spaces between words: F1 of the bags of letters, as JSQuAD's evaluation (Kurihara
+et al. 2022), and of words of other letters, without any marks. Of several right answers the one
+counts that scores best.
 """
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from tsarch.tasks.scripts import Writing, words_of
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -32,13 +37,16 @@ class Score:
     f1: float
 
 
-def score_answer(predicted: str, answers: Sequence[str], chinese: bool) -> Score:
+def score_answer(predicted: str, answers: Sequence[str], passage: Writing) -> Score:
     """Score of an answer, "" for none, against the right ones; without any, only "" is right.
+    `passage`: how the passage is written.
 
     SQuAD 2.0's script leaves right answers out that are empty once normalised, and so does this.
     """
-    if chinese and answers:
+    if passage is Writing.CHINESE and answers:
         pairs = [_chinese_score(predicted, answer) for answer in answers]
+    elif passage in (Writing.JAPANESE, Writing.SPACELESS) and answers:
+        pairs = [_letters_score(predicted, answer) for answer in answers]
     else:
         kept = [answer for answer in answers if normalized(answer)]
         pairs = [_squad_score(predicted, answer) for answer in kept or [""]]
@@ -58,6 +66,16 @@ def _squad_score(predicted: str, answer: str) -> Score:
         return Score(float(own == gold), float(own == gold))
     shared = sum((Counter(own_words) & Counter(gold_words)).values())
     return Score(float(own == gold), _f1(shared, len(own_words), len(gold_words)))
+
+
+def _letters_score(predicted: str, answer: str) -> Score:
+    own, gold = (
+        words_of(unicodedata.normalize("NFC", text).lower()) for text in (predicted, answer)
+    )
+    if not own or not gold:
+        return Score(*[float(predicted.strip() == answer.strip())] * 2)
+    shared = sum((Counter(own) & Counter(gold)).values())
+    return Score(float(own == gold), _f1(shared, len(own), len(gold)))
 
 
 def _chinese_score(predicted: str, answer: str) -> Score:
