@@ -12,16 +12,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.equal_losses import check_equal_losses
 from tests.generative_configs import TEACHERS, generative_config
 from tsarch.blueprint import Blueprint, resolve
-from tsarch.losses.objective import token_logits
+from tsarch.errors import UserError
+from tsarch.losses.objective import VocabularyObjective, token_logits
+from tsarch.losses.predictions import Logits
 from tsarch.pair.halves import TableLookup, TeacherHalf, Tokens
 from tsarch.pair.pair import Plain
 from tsarch.parallel.table import Table
+from tsarch.planning.capacity import rank_need
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_data
 from tsarch.rank.generate import chosen_contexts, prompts_of
 from tsarch.rank.local_crew import LocalCrew
+from tsarch.records import IGNORED
 from tsarch.run.saved_run import evaluate_run
 from tsarch.stage.build import build_model
 from tsarch.tasks.registry import make_task
@@ -251,3 +256,113 @@ def test_a_run_is_read_back_without_the_files_that_it_started_from(tmp_path, kin
         assert metrics["perplexity"] == pytest.approx(
             summary["after"][mode]["perplexity"], rel=1e-6
         )
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.replicas(2, 1)
+@pytest.mark.parametrize("kind", ["own matrix and bias", "bias"])
+def test_ranks_give_the_losses_of_one_process(tmp_path, crews, kind):
+    place, _ = saved(tmp_path, kind)
+    student = {"layers": [1], "config": None}
+    blueprint = blueprint_of(tmp_path, place, student=student, topology={"runner": "ray"})
+    check_equal_losses(blueprint.config, (2, 1), crews, num_steps=4)
+
+
+LEAKING = {
+    "bert-generation": SMALL,
+    "xlnet": {"vocab_size": 300, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
+    "gemma3_text": {**KEYS, "head_dim": 8, "use_bidirectional_attention": True},
+}
+
+
+@pytest.mark.parametrize("kind", LEAKING)
+def test_models_that_see_later_tokens_are_refused(tmp_path, kind):
+    teacher = {"config": {**LEAKING[kind], "model_type": kind}}
+    student = {"layers": None, "config": {**TEACHERS["gpt2"], "vocab_size": 300}}
+    config = generative_config(
+        tmp_path, "translation", "llama", teacher=teacher, student=student,
+        topology={"runner": "local"},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="sees later tokens"):
+        check_run(resolve(config), own_ray=False)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {**KEYS, "model_type": "gemma", "head_dim": 8},
+        {**KEYS, "model_type": "gemma3_text", "head_dim": 8},
+        {**SMALL, "model_type": "bert-generation", "is_decoder": True},
+        {**BART, "model_type": "marian"},
+        {
+            **KEYS,
+            "model_type": "qwen2_moe",
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 1408,
+        },
+    ],
+    ids=lambda values: values["model_type"],
+)
+def test_models_that_were_refused_for_nothing_are_taken(tmp_path, values):
+    student = {"layers": None, "config": {**TEACHERS["gpt2"], "vocab_size": 300}}
+    config = generative_config(
+        tmp_path, "translation", "llama", teacher={"config": values}, student=student,
+        topology={"runner": "local"},
+    )  # fmt: skip
+    blueprint = resolve(config)
+    check_run(blueprint, own_ray=False)
+    assert rank_need(blueprint, Stage.TEACHER, prepare_data(blueprint)).states.total > 0
+
+
+def test_a_head_of_its_own_counts_in_the_memory_of_a_rank(tmp_path):
+    values = {**KEYS, "model_type": "llama"}
+    needs = []
+    for own in ({}, {"tie_word_embeddings": False}):
+        config = generative_config(
+            tmp_path, "translation", "llama", teacher={"config": {**values, **own}},
+            topology={"runner": "local"},
+            student={"layers": None, "config": {**TEACHERS["gpt2"], "vocab_size": 300}},
+        )  # fmt: skip
+        blueprint = resolve(config)
+        needs.append(rank_need(blueprint, Stage.TEACHER, prepare_data(blueprint)).states.weights)
+    assert needs[1] - needs[0] == 4 * 300 * 32
+
+
+def test_files_without_the_head_are_refused(tmp_path):
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(**MODELS["own matrix"])
+    AutoModel.from_config(config).save_pretrained(tmp_path / "teacher")
+    with pytest.raises(UserError, match=r"no weights for lm_head\.weight"):
+        check_run(blueprint_of(tmp_path, tmp_path / "teacher"), own_ray=False)
+
+
+def test_a_head_of_another_vocabulary_is_refused(tmp_path):
+    place, _ = saved(tmp_path, "own matrix")
+    student = {
+        "layers": None,
+        "config": {**KEYS, "model_type": "llama", "vocab_size": 301, "tie_word_embeddings": False},
+    }
+    with pytest.raises(UserError, match="its output has 301 tokens, the embedding table 300"):
+        check_run(blueprint_of(tmp_path, place, student=student), own_ray=False)
+
+
+def test_distillation_between_all_kinds_of_predictions_is_that_of_their_logits():
+    torch.manual_seed(0)
+    table, hidden = torch.randn(7, 4), torch.randn(2, 2, 3, 4)
+    labels = torch.tensor([[1, IGNORED, 3], [IGNORED, 2, 0]])
+    chosen = labels != IGNORED
+    logits = [token_logits(own, table) for own in hidden]
+    objective = VocabularyObjective()
+    expected = objective.divergences(*hidden, labels, 2.0, table)
+    as_logits = [Logits(own[chosen], chosen) for own in logits]
+    for student in (hidden[0], as_logits[0]):
+        torch.testing.assert_close(
+            objective.losses(student, labels, table), objective.losses(hidden[0], labels, table)
+        )
+        for teacher in (hidden[1], as_logits[1]):
+            found = objective.divergences(student, teacher, labels, 2.0, table)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)

@@ -16,11 +16,13 @@ from tsarch.models.dropout import set_dropout
 from tsarch.models.loading import check_weights, load_weights
 from tsarch.models.measures import Measures, measure
 from tsarch.models.random_weights import SeedOf, claim, fill_table, fill_with_random
-from tsarch.models.skeleton import HollowEmbedding, layer_stacks, make_skeleton
+from tsarch.models.skeleton import HollowEmbedding, layer_stacks, make_skeleton, table_of
 from tsarch.models.weight_files import open_checkpoint
 
-_MOST = {"layer": 1000, "expert": 1000, "block": 1000, "label": 100_000}
-"""Part of a number's name → the most that it may be."""
+_MOST = {"layer": 1000, "expert": 20_000, "block": 1000, "label": 100_000}
+"""Part of a number's name → the most that it may be, if it counts modules."""
+_SIZES = {"size", "dim", "width", "length", "tokens"}
+"""Parts of names of numbers that count something else (`shared_expert_intermediate_size`)."""
 
 
 @dataclass
@@ -75,7 +77,10 @@ def _check_counts(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, Mapping):
             _check_counts(value)
-        most = next((most for word, most in _MOST.items() if word in str(name)), None)
+        is_size = not _SIZES.isdisjoint(str(name).split("_"))
+        most = next(
+            (most for word, most in _MOST.items() if word in str(name) and not is_size), None
+        )
         if most is not None and isinstance(value, int) and value > most:
             raise ValueError(f"{name} is more than {most:,}")
 
@@ -121,7 +126,7 @@ def build_backbone(
 
 def cut_out_table(encoder: PreTrainedModel, measures: Measures) -> Backbone:
     """Take the table out of an encoder; without values (meta device) only its width is known."""
-    table = encoder.get_input_embeddings().weight.detach()
+    table = table_of(encoder).weight.detach()
     encoder.set_input_embeddings(HollowEmbedding(table.shape[1]))
     encoder.config.use_cache = False  # where keys and values are kept, a cache is passed
     return Backbone(

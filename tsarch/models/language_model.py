@@ -32,7 +32,7 @@ class _Read(tuple[Tensor, ...]):
         return self[0]
 
     def __getattr__(self, name: str) -> None:
-        if name.startswith("__"):
+        if name.startswith("_"):  # DeepSpeed takes what has `_fields` for a named tuple
             raise AttributeError(name)
 
 

@@ -38,6 +38,11 @@ def measure(config: PretrainedConfig) -> Measures:
         UserError: it treats embeddings in a way of its own.
         Exception: transformers can't build it.
     """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        return _measured(config)
+
+
+def _measured(config: PretrainedConfig) -> Measures:
     with without_memory():
         model = AutoModel.from_config(
             copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False

@@ -65,7 +65,7 @@ class OutputHead(nn.Module):
         logits: Tensor = logits_of(self.shell, states)
         if isinstance(own, TableProjection):
             own.table = None
-        return logits.view(*hidden.shape[:-1], -1)
+        return logits.view(*hidden.shape[:-1], logits.shape[-1])
 
 
 def predictions_of(
@@ -93,13 +93,14 @@ def output_spec(
     Raises:
         UserError: the architecture has no output that can be used here.
     """
-    frame = Frame(config)
-    if owns_matrix is None:
-        owns_matrix = not frame.is_tied
-        if checkpoint is not None and not owns_matrix:
-            owns_matrix = _differ(frame, checkpoint)
-    num_rows = int(frame.output.weight.shape[0])
-    scale = None if owns_matrix else _plain_scale(frame, checkpoint)
+    with torch.device("cpu"):
+        frame = Frame(config)
+        if owns_matrix is None:
+            owns_matrix = not frame.is_tied
+            if checkpoint is not None and not owns_matrix:
+                owns_matrix = _differ(frame, checkpoint)
+        num_rows = int(frame.output.weight.shape[0])
+        scale = None if owns_matrix else _plain_scale(frame, checkpoint)
     return OutputSpec(owns_matrix, scale, num_rows)
 
 

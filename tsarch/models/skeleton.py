@@ -72,7 +72,7 @@ class Skeleton:
         """Name of the embedding table; empty if there is none."""
         if not self.has_table:
             return ""
-        embedding = self.model.get_input_embeddings()
+        embedding = table_of(self.model)
         owner = next(name for name, module in self.model.named_modules() if module is embedding)
         return f"{owner}.weight"
 
@@ -84,10 +84,11 @@ def make_skeleton(config: PretrainedConfig, layers: Sequence[int] | None) -> Ske
         UserError: it reads no tokens, or layers can't be chosen, or not in this way.
     """
     source = _encoder(config)
-    if not isinstance(getattr(source.get_input_embeddings(), "weight", None), Tensor):
-        raise UserError.single(
-            type(source).__name__, "has no table of tokens.", "Take a model that reads texts."
-        )
+    if not isinstance(getattr(table_of(source), "weight", None), Tensor):
+        what = "has no table of tokens."
+        if source.config.is_encoder_decoder:
+            what = "has no table that encoder and decoder share."
+        raise UserError.single(type(source).__name__, what, "Take a model that reads texts.")
     if layers is None:
         return Skeleton(source, source, None, ())
     smaller = copy.deepcopy(config)
@@ -122,6 +123,12 @@ def _encoder(config: PretrainedConfig) -> PreTrainedModel:
         for side in (encoder.encoder, encoder.decoder):  # both read the one shared table
             side.embed_tokens = HollowEmbedding(width)
     return encoder
+
+
+def table_of(model: PreTrainedModel) -> Any:
+    """The module with the table; Marian's own answer is the encoder's, which is another one."""
+    found = model.get_input_embeddings()
+    return getattr(model, "shared", found) if isinstance(found, HollowEmbedding) else found
 
 
 def shrink_config(config: PretrainedConfig, layers: Sequence[int]) -> None:

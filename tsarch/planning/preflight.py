@@ -211,7 +211,7 @@ def _num_positions(config: PretrainedConfig) -> int | None:
         if "position" in name and isinstance(module, nn.Embedding) and module.padding_idx:
             return module.num_embeddings - module.padding_idx - 1
     number: int | None = getattr(config, "max_position_embeddings", None)
-    return number
+    return None if number is not None and number < 0 else number  # XLNet's: there is no limit
 
 
 def _beyond(own: StageBlueprint) -> list[int]:

@@ -1,4 +1,5 @@
-"""Small models read short texts before a run: alone, beside longer ones, and token by token.
+"""Small models read short texts before a run: alone, beside longer ones, with other last tokens,
+and token by token.
 
 What a text gives must not depend on the texts beside it, or a run's numbers would depend on its
 micro-batches and ranks; and a text that is generated must be read as in training. No list of
@@ -68,6 +69,15 @@ def reading_notes(blueprint: Blueprint) -> Iterator[str]:
 def _mistake(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> Mistake | None:
     stage, kind = f"{own.stage}", own.architecture.config.model_type
     model = TeacherModel(backbone, backbone.embedding_width, 1, 0.0)
+    generative = is_generative(blueprint.task.name)
+    if generative and not sees_back_only(model, backbone.embedding_width):
+        return Mistake(
+            stage,
+            f"{kind} sees later tokens, as it is configured: another last token changes the states "
+            "before it, so it would read the words that it is to write.",
+            "Take a causal model (GPT-2- or Llama-like), or a config that makes this one causal "
+            "(is_decoder: true, use_bidirectional_attention: false).",
+        )
     for length in _lengths(own, num_parameters(backbone)):
         apart = padding_difference(model, backbone.embedding_width, length)
         if not apart < _TOLERANCE:
@@ -93,7 +103,7 @@ def _mistake(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> M
     if not _repeats(model, backbone.embedding_width):
         what = f"{kind} draws random numbers while training that no dropout key governs."
         return Mistake(stage, what, "Take another architecture.")
-    if is_generative(blueprint.task.name) and blueprint.decoding.cache:
+    if generative and blueprint.decoding.cache:
         apart = decoding_difference(own.stage, backbone)
         if not apart < _TOLERANCE:
             what = (

@@ -87,8 +87,6 @@ class DeepSpeedEngine:
         device: torch.device,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        import deepspeed
-
         self.device = device
         self.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.grad_scale = 1.0 / replicas
@@ -99,27 +97,30 @@ class DeepSpeedEngine:
         self._clip_norm = spec.clip_norm
         self._stage_rank = int(os.environ["RANK"])
         self._replicas = replicas
-        optimizer = make_optimizer(parameter_groups(module, spec), spec)
+        self.module = module
+        clip_norm = 0.0 if self._clips_here else spec.clip_norm
+        config = engine_config(clip_norm, precision, zero_stage, replicas, num_micro_batches, extra)
+        groups = parameter_groups(module, spec)
+        self._is_frozen = not groups
+        if self._is_frozen:
+            self.grad_scale = 1.0
+            self._engine = self._untrained(config)
+            return
+        import deepspeed
+
+        optimizer = make_optimizer(groups, spec)
         self._rates = LearningRates(optimizer)
         self._rates.scale(0.0)
         self._torch_optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
-            config=engine_config(
-                0.0 if self._clips_here else spec.clip_norm,
-                precision,
-                zero_stage,
-                replicas,
-                num_micro_batches,
-                extra,
-            ),
+            config=config,
         )
         if zero_stage == 0 and precision == "bf16":
             # To allocate its state, DeepSpeed has made one step here (on zero gradients, with the
             # rate of zero); AdamW would count it in its bias correction.
             optimizer.state.clear()
-        self.module = module
 
     def forward(self, *inputs: Any) -> Any:
         """Run the module."""
@@ -135,6 +136,10 @@ class DeepSpeedEngine:
         A backward must be known as a new micro-batch's even if no forward came since the last one
         (1F1B): DeepSpeed says so in `forward`, and ZeRO 3 would else overwrite the gradient.
         """
+        if self._is_frozen:
+            if loss.requires_grad:
+                torch.autograd.backward(spoiled_unless_finite(loss))
+            return
         if hasattr(self._engine.optimizer, "clear_backward_seen_flag"):
             self._engine.optimizer.clear_backward_seen_flag()
         self._engine.backward(spoiled_unless_finite(loss) * self._loss_scale)
@@ -144,6 +149,8 @@ class DeepSpeedEngine:
     def step(self, learning_rate_factor: float) -> float:
         """Reduce, clip, update, clear. Under ZeRO and in bf16 DeepSpeed itself leaves an update out
         whose norm is not finite, and tells infinity."""
+        if self._is_frozen:
+            return 0.0
         self._rates.scale(learning_rate_factor)
         if self._clips_here:
             norm = clip_gradients(self.module, self._clip_norm)
@@ -181,7 +188,9 @@ class DeepSpeedEngine:
         sizes = [math.prod(full_shape(p)) for _, p in parameters]
         shares = balance([name for name, _ in parameters], sizes, self._replicas)
         own = set(shares[self._stage_rank])
-        if self._is_sharded:
+        if not parameters:
+            pass
+        elif self._is_sharded:
             from tsarch.stage.deepspeed_state import full_tensors, link_state
 
             link_state(self._engine.optimizer)
@@ -202,7 +211,9 @@ class DeepSpeedEngine:
     def restore_state(self, saved: Mapping[str, Tensor]) -> None:
         """Put it in. Every rank of the stage calls it with the same tensors."""
         parameters = trained_parameters(self.module)
-        if self._is_sharded:
+        if not parameters:
+            pass
+        elif self._is_sharded:
             from tsarch.stage.deepspeed_state import make_state, set_full
 
             make_state(self._engine.optimizer, saved, parameters[0][0])
@@ -220,6 +231,17 @@ class DeepSpeedEngine:
                     parameter.copy_(master)
         for name, buffer in saved_buffers(self.module):
             buffer.copy_(saved[f"value/{name}"])
+
+    def _untrained(self, config: dict[str, Any]) -> Any:
+        """A module in which nothing trains runs by itself. Where DeepSpeed has sharded its weights,
+        it has put hooks into it that gather them for each pass, backward too; its engine would
+        refuse a backward pass without an optimizer."""
+        if self._zero_stage < 3:
+            return self.module.to(self.device, self.compute_dtype)
+        import deepspeed
+
+        self._gatherer, *_ = deepspeed.initialize(model=self.module.to(self.device), config=config)
+        return self._gatherer.module
 
     @property
     def _is_sharded(self) -> bool:

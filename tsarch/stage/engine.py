@@ -24,7 +24,8 @@ StateDict = dict[str, Tensor]
 
 
 class Engine(Protocol):
-    """A trainable module. Collective: all ranks of a stage make the same calls in one order."""
+    """A module, trained as far as its parameters aren't frozen. Collective: all ranks of a stage
+    make the same calls in one order."""
 
     module: nn.Module
     device: torch.device
@@ -141,12 +142,17 @@ class LocalEngine:
         self.compute_dtype = torch.bfloat16 if bf16 else torch.float32
         self.grad_scale = 1.0
         module.to(self.device)
-        optimizer = make_optimizer(parameter_groups(module, spec), spec)
-        self._rates = LearningRates(optimizer)
+        self.module = module
         self._clip_norm = spec.clip_norm
+        groups = parameter_groups(module, spec)
+        self._is_frozen = not groups
+        if self._is_frozen:
+            self._prepared = self._accelerator.prepare(module)
+            return
+        optimizer = make_optimizer(groups, spec)
+        self._rates = LearningRates(optimizer)
         self._torch_optimizer = optimizer
         self._prepared, self._optimizer = self._accelerator.prepare(module, optimizer)
-        self.module = module
 
     def forward(self, *inputs: Any) -> Any:
         """Run the module under the accelerator's autocast."""
@@ -158,10 +164,13 @@ class LocalEngine:
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Accumulate the gradient of `loss`."""
-        self._accelerator.backward(spoiled_unless_finite(loss))
+        if loss.requires_grad:
+            self._accelerator.backward(spoiled_unless_finite(loss))
 
     def step(self, learning_rate_factor: float) -> float:
         """Clip, update, clear the gradients."""
+        if self._is_frozen:
+            return 0.0
         norm = clip_gradients(self.module, self._clip_norm)
         self._rates.scale(learning_rate_factor)
         if math.isfinite(norm):

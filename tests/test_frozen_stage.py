@@ -1,0 +1,64 @@
+"""A stage in which nothing trains: a generative teacher under `freeze: all_but_head`, whose head is
+the tied table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.equal_losses import check_equal_losses
+from tests.generative_configs import generative_config
+from tsarch.blueprint import resolve
+from tsarch.config import Config
+from tsarch.launch.training import run_training
+from tsarch.stage.build import build_model
+from tsarch.topology import STAGES, Stage
+
+
+def frozen(folder: Path, model: str, **sections: Any) -> Config:
+    topology = {"runner": "local", **sections.pop("topology", {})}
+    return generative_config(
+        folder,
+        "translation",
+        model,
+        teacher={"freeze": "all_but_head"},
+        topology=topology,
+        **sections,
+    )
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+@pytest.mark.parametrize("is_table_frozen", [False, True])
+@pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
+def test_only_the_student_trains(tmp_path, model, is_table_frozen, schedule):
+    config = frozen(
+        tmp_path,
+        model,
+        embedding={"frozen": is_table_frozen},
+        schedule={"name": schedule, "max_steps": 3},
+        evaluation={"before": False},
+        decoding={"max_texts": 1},
+    )
+    started = {stage: build_model(resolve(config), stage, None) for stage in STAGES}
+    summary = run_training(config)
+    assert summary["steps"] == 3
+    model_folder = tmp_path / "run" / "model"
+    after = {stage: load_file(model_folder / f"{stage}.safetensors") for stage in STAGES}
+    for stage, own in after.items():
+        before = started[stage].module.state_dict()
+        is_same = all(torch.equal(value, before[name]) for name, value in own.items())
+        assert is_same == (stage is Stage.TEACHER)
+    table = load_file(model_folder / "embedding.safetensors")["weight"]
+    assert torch.equal(table, started[Stage.TEACHER].table) == is_table_frozen
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.replicas(2, 1)
+def test_ranks_give_the_losses_of_one_process(tmp_path, crews):
+    config = frozen(tmp_path, "llama", topology={"runner": "ray"})
+    check_equal_losses(config, (2, 1), crews, num_steps=4)
