@@ -93,11 +93,13 @@ def check_run(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / "runs" / "formats" / "summary.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in COMMANDS if file_of(c) in TRAINED], ids=file_of)
 def test_examples_are_trained_on(tmp_path, command, monkeypatch):
     check_run(tmp_path, command, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.thorough
 @pytest.mark.parametrize("command", [c for c in COMMANDS if file_of(c) not in TRAINED], ids=file_of)
 def test_all_examples_are_trained_on(tmp_path, command, monkeypatch):

@@ -342,6 +342,7 @@ def test_mistakes_in_json_documents_have_lines(tmp_path):
         ("x.csv", b"\xd0\xcf\x11\xe0\x00\x00", "it is an old Excel or Word file"),
         ("x.jsonl", b"version https://git-lfs.github.com/spec/v1\noid 5\nsize 2\n", "git lfs pull"),
         ("x.jsonl", b"text,label\na,b\nc,d\ne,f\n", "It looks like CSV: set data.format: csv."),
+        ("x.jsonl", b'{\n "text": "a",\n "label": "b"\n}\n' * 2, "jq -s . FILE > NEW.json"),
         ("x.jsonl", b"<!DOCTYPE html>\n<p>\n</p>\n<p>\n", "It looks like XML or HTML"),
         ("x.csv", b'{"text": "a b", "label": "c"}\n' * 3, "JSON Lines: set data.format: jsonl."),
         ("x.csv", b'[{"text": "a b",\n "label": "c"}]', "JSON document: set data.format: json."),

@@ -72,6 +72,10 @@ def text_kind(text: str, read_as: str = "") -> str | None:
     kind = _json_kind(text, start) if start.startswith(("[", "{")) else None
     if kind is not None:
         return None if read_as in ("json", kind) else _JSON[kind]
+    if re.match(r"\{\s*\n\s+\"", start):
+        return (
+            "If objects stand over several lines, make a list of them: `jq -s . FILE > NEW.json`."
+        )
     if read_as == "csv":
         blocks = start.count("\n\n") + start.count("\r\n\r\n")
         hint = "If words stand below one another, a sentence a block, set data.format: conll."
