@@ -18,8 +18,9 @@ from tsarch.blueprint import resolve
 from tsarch.config import MODES, Config
 from tsarch.data.layouts import SourceTargetLayout
 from tsarch.data.source_target import SourceTargetTokens, pack_targets
+from tsarch.pair.generation import prompts_of
 from tsarch.prepare import Prepared, packing_spec, prepare_data
-from tsarch.rank.generate import chosen_contexts, prompts_of
+from tsarch.rank.generate import chosen_contexts
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.stage.build import build_model
 from tsarch.tasks.decoding import Decoder, DecodingSpec

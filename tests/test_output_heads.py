@@ -16,15 +16,17 @@ from tests.equal_losses import check_equal_losses
 from tests.generative_configs import TEACHERS, generative_config
 from tsarch.blueprint import Blueprint, resolve
 from tsarch.errors import UserError
-from tsarch.losses.objective import VocabularyObjective, token_logits
+from tsarch.losses.objective import VocabularyObjective
 from tsarch.losses.predictions import Logits
+from tsarch.models.heads import token_logits
+from tsarch.pair.generation import prompts_of
 from tsarch.pair.halves import TableLookup, TeacherHalf, Tokens
 from tsarch.pair.pair import Plain
 from tsarch.parallel.table import Table
 from tsarch.planning.capacity import rank_need
 from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_data
-from tsarch.rank.generate import chosen_contexts, prompts_of
+from tsarch.rank.generate import chosen_contexts
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.records import IGNORED
 from tsarch.run.saved_run import evaluate_run

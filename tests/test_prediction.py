@@ -10,14 +10,21 @@ from pathlib import Path
 import pytest
 
 import tsarch
+from tests.generative_configs import generative_raw
 from tests.test_pair import run_of
 from tsarch.config import LossConfig
+from tsarch.config_loading import parse_config
 from tsarch.data.plain_text import sentence_bounds, word_bounds
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.pair.pair import Pair
 from tsarch.prediction.inputs import TextEntity
+from tsarch.prepare import prepare_split
+from tsarch.rank.api import RankApi
+from tsarch.rank.local_crew import LocalCrew
+from tsarch.run.saved_run import open_run
 from tsarch.tasks.answers import Label, Relation
+from tsarch.tasks.generative import spelled
 
 TEXT = 'Ada Lovelace met Mr. Babbage in London.  They "talked"! Then? Nothing …\nP.S. 羅馬。On.'
 
@@ -235,5 +242,33 @@ def test_documents_of_labelled_sentences_are_read_once_too(tmp_path):
     run = tmp_path / "other"
     run.mkdir()
     run_training(run_of(run, "relation"))
-    with pytest.raises(UserError, match="whose teacher reads what is asked too"):
+    with pytest.raises(UserError, match="whose teacher reads what is asked or written too"):
         tsarch.load(run / "run", device="cpu").read([{"tokens": ["a"], "head": [0, 1]}])
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "beams"),
+    [("translation", "llama", 1), ("summarization", "t5", 3), ("dialogue", "gpt2", 1)],
+)
+def test_texts_are_those_that_the_run_generates(tmp_path, task, model, beams):
+    raw = generative_raw(tmp_path, task, model)
+    raw["run"]["folder"] = str(tmp_path / "run")
+    raw["schedule"] = {"max_steps": 6}
+    raw["topology"] = {"runner": "local", "device": "cpu", "threads": 1}
+    raw["decoding"] = {"num_beams": beams, "batch": 5, "max_texts": 100}
+    run_training(parse_config(raw, "tiny"))
+    blueprint, task_file = open_run(tmp_path / "run")
+    prepared = prepare_split(blueprint, "test", ())
+    crew = LocalCrew(blueprint, prepared)
+    crew.ask(RankApi.load, tmp_path / "run" / "model")
+    source = [json.loads(line) for line in (tmp_path / "rows.jsonl").open()]
+    pair = tsarch.load(tmp_path / "run", device="cpu")
+    for mode in pair.modes:
+        expected = crew.generate("test", mode, task_file.joint_weight)
+        found = pair.predict(source, mode)
+        spelled_out = spelled([expected[n] for n in range(len(source))], blueprint.tokenizer())
+        assert [own.text for own in found] == spelled_out
+        assert all(own.score <= 0 for own in found)
+    if task == "translation":
+        (found,) = pair.predict([source[0]["source"]])
+        assert found == pair.predict(source[:1])[0]

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from tsarch.config.base import Divergence
 from tsarch.losses.predictions import Logits, Predicted, at, dense
 from tsarch.losses.token import cross_entropy, distillation, weighted_cross_entropy
+from tsarch.models.heads import token_logits
 from tsarch.records import IGNORED
 
 _CHUNK_ELEMENTS = 1 << 25
@@ -146,11 +147,6 @@ class VocabularyObjective:
     def sent(self, predictions: Predicted, labels: Tensor) -> Predicted:
         """As they are."""
         return predictions
-
-
-def token_logits(vectors: Tensor, table: Tensor) -> Tensor:
-    """(…, table_width), (vocabulary, table_width) → (…, vocabulary) fp32 logits."""
-    return (vectors @ table.to(vectors.dtype).t()).float()
 
 
 def _opened(

@@ -85,3 +85,8 @@ def make_head(
     if num_outputs is None:
         return VocabularyHead(width, table_width, table_scale, maps)
     return TokenHead(width, num_outputs, dropout)
+
+
+def token_logits(vectors: Tensor, table: Tensor) -> Tensor:
+    """(…, table_width), (vocabulary, table_width) → (…, vocabulary) fp32 logits."""
+    return (vectors @ table.to(vectors.dtype).t()).float()

@@ -16,7 +16,7 @@ from torch import Tensor
 from tsarch.models.decoding_cache import DecodingCache, kept_values
 from tsarch.pair.growing_texts import GrowingTexts
 from tsarch.pair.halves import StudentHalf, TableLookup, TeacherHalf, Tokens
-from tsarch.records import IntArray
+from tsarch.records import IntArray, TokenizedSplit
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,17 @@ class Prompt:
     """(tokens,) source and start of the target."""
     window_start: int
     """Where the student's first window begins; it goes to the prompt's end."""
+
+
+def prompts_of(split: TokenizedSplit, contexts: Sequence[int]) -> list[Prompt]:
+    """What is known of each context before its target."""
+    prompts = []
+    for context in contexts:
+        start, stop = split.context_offsets[context : context + 2]
+        end = int(np.argmax(split.words[start:stop] >= 0)) + 1
+        window = split.windows[split.window_offsets[context], 0]
+        prompts.append(Prompt(split.token_ids[start : start + end], int(window - start)))
+    return prompts
 
 
 def _padded(

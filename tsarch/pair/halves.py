@@ -115,6 +115,7 @@ class TeacherHalf:
     def __init__(self, runs: Runs, module: TeacherModel) -> None:
         self.runs = runs
         self.is_seq2seq = module.is_seq2seq
+        self.hidden_width = module.hidden_width
         self.keeps_values = module.decoding.keeps_values
         self.output = _Output(module.head)
 

@@ -47,7 +47,7 @@ class Pair:
     ) -> None:
         device = device or torch.device("cpu")
         self.table = Table(values.to(device))
-        self._lookup = TableLookup(self.table)
+        self.lookup = TableLookup(self.table)
         self._teacher, self._student = None, None
         if teacher is not None:
             assert isinstance(teacher, TeacherModel)
@@ -55,6 +55,18 @@ class Pair:
         if student is not None:
             assert isinstance(student, StudentModel)
             self._student = StudentHalf(Plain(student, device, dtype), student)
+
+    @property
+    def teacher(self) -> TeacherHalf:
+        """The half that reads contexts."""
+        assert self._teacher is not None, "this pair has no teacher"
+        return self._teacher
+
+    @property
+    def student(self) -> StudentHalf:
+        """The half that reads windows."""
+        assert self._student is not None, "this pair has no student"
+        return self._student
 
     @property
     def has_teacher(self) -> bool:
@@ -78,8 +90,7 @@ class Pair:
             starts: (contexts,) where each target starts, for a sequence-to-sequence teacher.
             types: (tokens,) types of each context's tokens, where they aren't all 0.
         """
-        assert self._teacher is not None, "this pair has no teacher"
-        found = self._teacher.encode(self._lookup, Tokens.padded(contexts, types), starts)
+        found = self.teacher.encode(self.lookup, Tokens.padded(contexts, types), starts)
         return [
             States(found.hidden[row, : len(own)], found.predictions[row, : len(own)])
             for row, own in enumerate(contexts)
@@ -87,16 +98,16 @@ class Pair:
 
     def read(self, windows: Sequence[Window]) -> list[Tensor]:
         """The student's (tokens, outputs) predictions of each window."""
-        assert self._student is not None, "this pair has no student"
+        student = self.student
         tokens = Tokens.padded([own.token_ids for own in windows], [own.types for own in windows])
         fed_by = np.full(tokens.places.shape, -1, dtype=np.int64)
-        spare = torch.zeros(1, self._student.teacher_width)
-        states = [spare.to(self._student.runs.device, self._student.runs.compute_dtype)]
+        spare = torch.zeros(1, student.teacher_width)
+        states = [spare.to(student.runs.device, student.runs.compute_dtype)]
         num_states = 1
         for row, own in enumerate(windows):
             if own.hidden is not None:
                 fed_by[row, : len(own.hidden)] = num_states + np.arange(len(own.hidden))
                 num_states += len(own.hidden)
                 states.append(own.hidden.to(states[0]))
-        (found,) = self._student.read(self._lookup, [tokens], torch.cat(states), [fed_by])
+        (found,) = student.read(self.lookup, [tokens], torch.cat(states), [fed_by])
         return [found[row, : len(own.token_ids)] for row, own in enumerate(windows)]

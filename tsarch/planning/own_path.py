@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.blueprint import Blueprint
-from tsarch.losses.objective import token_logits
 from tsarch.models.construction import num_elements
+from tsarch.models.heads import token_logits
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration

@@ -6,12 +6,18 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from tsarch.errors import UserError
+from tsarch.blueprint import Blueprint
+from tsarch.data.tokenizer import end_token
+from tsarch.model_folder import TaskFile
 from tsarch.pair.answering import Answering
+from tsarch.pair.pair import Pair
+from tsarch.pair.writing import Writing
+from tsarch.prediction.answers import Answers, WritingAnswers
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prepare import packing_spec
+from tsarch.rank.generation_spec import decoding_spec
 from tsarch.run.saved_run import open_run, saved_pair
-from tsarch.tasks.base import AnsweringTask
+from tsarch.tasks.base import AnsweringTask, GenerativeTask
 from tsarch.tasks.registry import make_task, row_reader
 
 Precision = Literal["fp32", "bf16"]
@@ -36,20 +42,26 @@ def load(
     """
     folder = Path(run)
     blueprint, task_file = open_run(folder)
-    task = make_task(task_file.task, task_file.labels)
-    if not isinstance(task, AnsweringTask):
-        raise UserError.single(str(folder), f"is for {task_file.task}, which can't be loaded yet.")
-    answering = Answering(
-        saved_pair(folder, device, precision),
-        task,
-        blueprint.window_tokens,
-        blueprint.evaluation.windows,
-        task_file.joint_weight,
-        batch_tokens,
-    )
+    pair = saved_pair(folder, device, precision)
     reader = row_reader(task_file.task, blueprint.data, labelled=False)
-    spec = packing_spec(blueprint, keep_tokens=False)
-    layout = reader.layout(spec, task_file.labels)
+    layout = reader.layout(packing_spec(blueprint, keep_tokens=False), task_file.labels)
+    answering = _answering(blueprint, task_file, pair, batch_tokens)
     return TrainedPair(
         task_file.task, task_file.labels, blueprint.modes, reader, layout, answering, folder
     )
+
+
+def _answering(blueprint: Blueprint, task_file: TaskFile, pair: Pair, batch_tokens: int) -> Answers:
+    """What makes answers of a split, as the task's are."""
+    task = make_task(task_file.task, task_file.labels)
+    weight, window_tokens = task_file.joint_weight, blueprint.window_tokens
+    if isinstance(task, GenerativeTask):
+        tokenizer, own = blueprint.tokenizer(), blueprint.decoding
+        decoding = decoding_spec(blueprint, end_token(tokenizer))
+        writing = Writing(
+            pair, decoding, window_tokens, own.cache, weight, own.batch, blueprint.seed
+        )
+        return WritingAnswers(writing, task, tokenizer)
+    assert isinstance(task, AnsweringTask)
+    num_windows = blueprint.evaluation.windows
+    return Answering(pair, task, window_tokens, num_windows, weight, batch_tokens)

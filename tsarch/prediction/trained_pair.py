@@ -15,8 +15,8 @@ from tsarch.data.corpus import read_rows
 from tsarch.data.layouts import Layout
 from tsarch.data.row_reader import RowReader
 from tsarch.errors import Mistake, UserError
-from tsarch.pair.answering import Answering
 from tsarch.pair.halves import States
+from tsarch.prediction.answers import Answers
 from tsarch.prediction.context import Context, load_states
 from tsarch.prediction.inputs import Input, Inputs, Predicted, as_document, as_rows, told
 from tsarch.records import TokenizedSplit
@@ -39,7 +39,7 @@ class TrainedPair:
         modes: Sequence[Mode],
         reader: RowReader[Any],
         layout: Layout[Any],
-        answering: Answering,
+        answering: Answers,
         folder: Path,
     ) -> None:
         self.task = task
@@ -125,7 +125,7 @@ class TrainedPair:
         if "teacher" not in self.modes or "student" not in self.modes:
             raise UserError.single("read", "needs a pair of a teacher and a student.")
         if self.task not in ("ner", "classification"):
-            what = f"is not for {self.task}, whose teacher reads what is asked too."
+            what = f"is not for {self.task}, whose teacher reads what is asked or written too."
             raise UserError.single("read", what, "Use predict.")
         own, split = self._document(document)
         return Context(self, document, own, split, self._answering.states(split))

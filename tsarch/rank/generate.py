@@ -6,7 +6,6 @@ that every rank knows which texts go on; only the teachers' states travel over t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from tsarch.config import Mode
 from tsarch.data.routes import Route
-from tsarch.losses.objective import token_logits
-from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration
+from tsarch.models.heads import token_logits
+from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration, prompts_of
 from tsarch.pair.halves import TableLookup
+from tsarch.pair.writing import mixed
 from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
@@ -40,17 +40,6 @@ def chosen_contexts(split: TokenizedSplit, max_texts: int) -> list[int]:
     """At most so many contexts, evenly spread over a split."""
     places = np.linspace(0, split.num_contexts - 1, min(max_texts, split.num_contexts))
     return [int(place) for place in places.round()]
-
-
-def prompts_of(split: TokenizedSplit, contexts: Sequence[int]) -> list[Prompt]:
-    """What is known of each context before its target."""
-    prompts = []
-    for context in contexts:
-        start, stop = split.context_offsets[context : context + 2]
-        end = int(np.argmax(split.words[start:stop] >= 0)) + 1
-        window = split.windows[split.window_offsets[context], 0]
-        prompts.append(Prompt(split.token_ids[start : start + end], int(window - start)))
-    return prompts
 
 
 class Generator:
@@ -209,7 +198,7 @@ class Generator:
         logs = [torch.log_softmax(self._logits(*each, table), dim=-1) for each in said]
         scores = logs[0]
         if self._mode == "joint":
-            scores = _mixed(logs[1], logs[0], self._joint_weight)
+            scores = mixed(logs[1], logs[0], self._joint_weight)
         return dict(zip(own, torch.split(scores, batch.num_rows), strict=True))
 
     def _logits(self, stage: Stage, predictions: Tensor, table: Tensor) -> Tensor:
@@ -226,13 +215,6 @@ class Generator:
         values = torch.from_numpy(chosen).to(device)
         self._group.allreduce(values).wait()
         return values.cpu().numpy()
-
-
-def _mixed(teacher: Tensor, student: Tensor, weight: float) -> Tensor:
-    """log(w·p_teacher + (1 − w)·p_student) from log-probabilities."""
-    if weight in (0.0, 1.0):
-        return teacher if weight else student
-    return torch.logaddexp(teacher + math.log(weight), student + math.log1p(-weight))
 
 
 class _Side:

@@ -33,17 +33,7 @@ class GenerationSpec:
         """Those of a run whose texts end with `end_token`."""
         own = blueprint.decoding
         return cls(
-            DecodingSpec(
-                num_beams=own.num_beams,
-                length_penalty=own.length_penalty,
-                sample=own.sample,
-                temperature=own.temperature,
-                top_k=own.top_k,
-                top_p=own.top_p,
-                no_repeat_ngram=own.no_repeat_ngram,
-                max_tokens=blueprint.task.max_target_tokens,
-                end=end_token,
-            ),
+            decoding_spec(blueprint, end_token),
             own.batch,
             own.cache,
             blueprint.window_tokens,
@@ -51,3 +41,19 @@ class GenerationSpec:
             predictions,
             blueprint.seed,
         )
+
+
+def decoding_spec(blueprint: Blueprint, end_token: int) -> DecodingSpec:
+    """How the next token is chosen in a run whose texts end with `end_token`."""
+    own = blueprint.decoding
+    return DecodingSpec(
+        num_beams=own.num_beams,
+        length_penalty=own.length_penalty,
+        sample=own.sample,
+        temperature=own.temperature,
+        top_k=own.top_k,
+        top_p=own.top_p,
+        no_repeat_ngram=own.no_repeat_ngram,
+        max_tokens=blueprint.task.max_target_tokens,
+        end=end_token,
+    )
