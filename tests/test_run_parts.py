@@ -159,6 +159,18 @@ def test_the_terminal_shows_the_mean_loss_of_recent_steps():
     ]
 
 
+def test_a_narrow_terminal_cuts_no_number():
+    names = make_task("ner", ["O", "B-PER", "I-PER"]).table_metrics
+    values: dict[Any, dict[str, float]] = {mode: dict.fromkeys(names, 0.6543) for mode in MODES}
+    for width, num_tables in ((80, 2), (140, 1)):
+        out = io.StringIO()
+        reporter = Reporter(Console(file=out, width=width))
+        reporter.table("test split", {"before": values, "after": values}, names)
+        assert out.getvalue().count("0.6543") == 2 * len(MODES) * len(names)
+        assert out.getvalue().count("test split") == num_tables
+        assert "…" not in out.getvalue()
+
+
 def test_the_summary_has_the_keys_that_others_read():
     stage = StageSummary("bert", 3, 1, None)
     totals = Totals(steps=4, tokens=8, train_s=2.0, link_bytes=40)

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,6 +29,7 @@ from tsarch.telling.step_table import StepRecord, show_metric
 
 _LINE_EVERY_S = 15.0
 _RECENT_STEPS = 50
+_ANY_WIDTH = 10_000
 _FILE_WIDTH = 132
 """Characters of a line in a file or pipe, which has no width of its own: the widest table fits."""
 _SAMPLE_CHARACTERS = 240
@@ -133,14 +135,32 @@ class Reporter:
     def table(
         self, title: str, columns: dict[str, dict[Any, dict[str, float]]], metrics: tuple[str, ...]
     ) -> None:
-        """Modes as rows; for every column (such as before, after) its metrics."""
-        table = Table(title=Text(title), title_justify="left", caption=_CAPTION)
-        table.add_column("mode", no_wrap=True)
-        for column in columns:
-            for metric in metrics:
-                table.add_column(f"{column}\n{metric}".strip(), justify="right", no_wrap=True)
-        for mode in MODES:
-            if all(mode in values for values in columns.values()):
-                cells = [show_metric(v[mode][m]) for v in columns.values() for m in metrics]
-                table.add_row(mode, *cells)
+        """Modes as rows; for every column (such as before, after) its metrics. Columns that don't
+        fit beside each other are tables of their own."""
+        table = _table(title, columns, metrics)
+        if (
+            len(columns) > 1
+            and Measurement.get(
+                self.console, self.console.options.update_width(_ANY_WIDTH), table
+            ).maximum
+            > self.console.width
+        ):
+            for name, values in columns.items():
+                self.table(f"{title}, {name}", {"": values}, metrics)
+            return
         self.console.print(table)
+
+
+def _table(
+    title: str, columns: dict[str, dict[Any, dict[str, float]]], metrics: tuple[str, ...]
+) -> Table:
+    table = Table(title=Text(title), title_justify="left", caption=_CAPTION)
+    table.add_column("mode", no_wrap=True)
+    for column in columns:
+        for metric in metrics:
+            table.add_column(f"{column}\n{metric}".strip(), justify="right", no_wrap=True)
+    for mode in MODES:
+        if all(mode in values for values in columns.values()):
+            cells = [show_metric(v[mode][m]) for v in columns.values() for m in metrics]
+            table.add_row(mode, *cells)
+    return table
