@@ -36,7 +36,8 @@ def show_evaluation(
     quieten()
     if output is not None:
         _check_output(output)
-    found, reporter = evaluate_run(run, split, mode, overrides, data), Reporter()
+    reporter = Reporter()
+    found = evaluate_run(run, split, mode, overrides, data, reporter.say)
     chosen = {m: v for m, v in found.evaluation.metrics.items() if mode in (None, m)}
     title = f"{split} split of {run}" if found.is_own else f"{found.source} · model of {run}"
     reporter.table(title, {"": dict(chosen)}, table_metrics(found.blueprint.task.name))

@@ -99,13 +99,14 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
     Raises:
         UserError: mistakes in them.
     """
+    from tsarch.data.cache import cache_note
     from tsarch.planning.preflight import check_run, run_notes
 
     reporter.say("checking the config and the models")
     check_run(blueprint, own_ray=is_here)
     for note in run_notes(blueprint):
         reporter.say(f"note: {note}")
-    reporter.say("reading and tokenising the data (cached after the first time)")
+    reporter.say(f"reading and tokenising the data ({cache_note(blueprint.data)})")
     from tsarch.planning.capacity import check_capacity
     from tsarch.planning.parity import check_parity
     from tsarch.prepare import prepare_data

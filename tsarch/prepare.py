@@ -139,7 +139,11 @@ def packing_spec(blueprint: Blueprint, keep_tokens: bool = True) -> PackingSpec:
     if readers and readers[0].architecture.is_seq2seq:
         start = int(readers[0].architecture.config.decoder_start_token_id)
     return PackingSpec(
-        tokens=RowTokenizer(blueprint.tokenizer(), blueprint.data.cache_folder, keep_tokens),
+        tokens=RowTokenizer(
+            blueprint.tokenizer(),
+            blueprint.data.cache_folder,
+            keep_tokens and blueprint.data.cache,
+        ),
         teacher_max_tokens=blueprint.batches.context_tokens,
         student_max_tokens=blueprint.window_tokens,
         overlap_tokens=blueprint.data.overlap_tokens,

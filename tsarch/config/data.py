@@ -84,8 +84,12 @@ class DataConfig(Section):
     tokenizer: str | None = None
     """Tokenizer (hub name, `package:`, or folder, relative to the config file's folder or the
     current one). Default: the teacher's."""
+    cache: bool = True
+    """Keep the tokenised data, and Arrow's copies of Parquet files and hub data sets, so that other
+    ranks and runs needn't make them again. Without, nothing of the data is written but in the run
+    folder (and by the hub's client what it downloads, in `HF_HOME`)."""
     cache_folder: str | None = None
-    """Folder of the tokenised data. Default: `~/.cache/tsarch`."""
+    """Folder of what is kept, made for this user alone (mode 0700). Default: `~/.cache/tsarch`."""
     batch_tokens: PositiveInt = 4096
     """Padded teacher tokens of one step's global batch, over all replicas."""
     num_buckets: Annotated[int, Field(ge=1, le=1000)] = 8

@@ -58,7 +58,7 @@ _MAY_DIFFER = (
     "data.validation",
     "data.test",
     "data.tokenizer",
-    "data.cache_folder",
+    "data.cache",
 )
 
 

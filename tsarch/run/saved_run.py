@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from tsarch.blueprint import Blueprint, resolve
 from tsarch.config import Mode
 from tsarch.config_loading import load_config
+from tsarch.data.cache import cache_note
 from tsarch.data.corpus import source_of
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, saved_config
@@ -183,6 +184,7 @@ def evaluate_run(
     mode: Mode | None = None,
     overrides: Sequence[str] = (),
     data: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> SavedEvaluation:
     """Metrics of a run's best weights on a split; texts are only generated as `mode` predicts them,
     if it is given.
@@ -190,6 +192,7 @@ def evaluate_run(
     Args:
         overrides: see `open_run`.
         data: file in place of the run's own; no other file is read.
+        say: is told what takes time.
 
     Raises:
         UserError: the folder is not a complete run, or the data holds mistakes.
@@ -204,6 +207,7 @@ def evaluate_run(
     _check_there(blueprint, split)
     check_run(blueprint, own_ray=False)
     check_parity(blueprint)
+    say(f"reading and tokenising the data ({cache_note(blueprint.data)})")
     prepared = prepare_split(blueprint, split, task_file.labels)
     with _told(model):
         crew = LocalCrew(blueprint, prepared)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.config import DataConfig
-from tsarch.data.cache import cache_root
+from tsarch.data.cache import table_cache
 from tsarch.data.formats.findings import Findings, Found
 from tsarch.data.formats.shapes import fitting, with_nested, with_shape
 from tsarch.data.formats.word_rows import with_sentences
@@ -32,12 +32,13 @@ def parquet_rows(path: str, data: DataConfig, reader: RowReader[Any]) -> Found:
     """
     from datasets import load_dataset
 
-    cache = str(cache_root(data.cache_folder))
     try:
         # Escaped: `datasets` would take `*` and `[1]` in a name for a pattern of several files.
-        table = load_dataset(
-            "parquet", data_files=glob.escape(path), split="train", cache_dir=cache
-        )
+        own = glob.escape(path)
+        with table_cache(data) as options:
+            table = load_dataset("parquet", data_files=own, split="train", **options)
+    except UserError:
+        raise
     except Exception as error:  # whatever Arrow raises, as it is or wrapped
         reason = one_line(error.__cause__ or error)
         raise UserError.single(path, f"can't be read as parquet: {reason}") from None
@@ -51,10 +52,12 @@ def load_hub(data: DataConfig) -> dict[str, Dataset]:
     assert data.hub is not None
     folder = Path(data.hub).expanduser()
     name = str(folder) if folder.is_dir() else data.hub
-    cache = str(cache_root(data.cache_folder))
     absent = None if folder.is_dir() else unreachable()
     try:
-        sets: dict[str, Dataset] = load_dataset(name, data.hub_config, cache_dir=cache)
+        with table_cache(data) as options:
+            sets: dict[str, Dataset] = load_dataset(name, data.hub_config, **options)
+    except UserError:
+        raise
     except Exception as error:  # the hub client, the builders and Arrow raise what they like
         where = f"data.hub: {data.hub}"
         if absent is not None:
