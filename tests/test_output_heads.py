@@ -93,12 +93,30 @@ MODELS: dict[str, dict[str, Any]] = {
     "encoder and decoder": T5,
     "encoder and decoder, own matrix": {**T5, "tie_word_embeddings": False},
     "encoder and decoder, bias": BART,
+    "encoder and decoder, fixed positions": {**BART, "model_type": "marian"},
+    "buffers deep inside, scaled tokens": {
+        **KEYS,
+        "model_type": "falcon_h1",
+        "head_dim": 8,
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 4,
+        "embedding_multiplier": 5.0,
+        "lm_head_multiplier": 0.1,
+        "tie_word_embeddings": True,
+    },
     "encoder and decoder, scaled in the encoder alone": {
         **BART,
         "model_type": "pegasus",
     },
 }
-BIASED = ("encoder and decoder, bias", "encoder and decoder, scaled in the encoder alone")
+BIASED = (
+    "encoder and decoder, bias",
+    "encoder and decoder, scaled in the encoder alone",
+    "encoder and decoder, fixed positions",
+)
 
 
 def saved(folder: Path, kind: str) -> tuple[Path, Any]:

@@ -49,7 +49,8 @@ def check_weights(skeleton: Skeleton, checkpoint: Checkpoint) -> set[str]:
     info = LoadStateDictInfo(set(names) - set(shapes), unexpected, set(), [], {}, set())
     source._adjust_missing_and_unexpected_keys(info)
     wanted = {skeleton.origin(name) for name in skeleton.model.state_dict()}
-    if missing := wanted & info.missing_keys:
+    fixed = {name for name, p in source.named_parameters() if not p.requires_grad}
+    if missing := (wanted & info.missing_keys) - fixed:
         raise UserError.single(
             checkpoint.name,
             f"its files have no weights for {some(missing)}.",

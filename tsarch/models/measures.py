@@ -87,10 +87,12 @@ def _scale(reader: Any, embedding: nn.Module) -> float:
     if isinstance(own, Tensor):
         own = _of_embedding(reader, embedding)
     scale = float(own or 1.0)
-    outer = getattr(reader, "embed_scale", 1.0)
-    if scale != 1.0 or not isinstance(outer, float) or outer == 1.0:
-        return scale
-    return _of_reader(reader, outer)
+    factors = {
+        value
+        for name, value in vars(reader).items()
+        if "embed" in name and isinstance(value, float) and value != 1.0
+    }
+    return scale if scale != 1.0 or not factors else _of_reader(reader, factors)
 
 
 def _of_embedding(reader: Any, embedding: nn.Module) -> float:
@@ -117,9 +119,9 @@ class _Stop(nn.Module):
         raise _StoppedError(hidden)
 
 
-def _of_reader(reader: Any, outer: float) -> float:
-    """Whether `reader` multiplies rows that it looks up itself by its `embed_scale`, but not those
-    that it is given (Marian's encoder), or both alike (Marian's decoder)."""
+def _of_reader(reader: Any, factors: set[float]) -> float:
+    """Whether `reader` multiplies rows that it looks up itself by one of its factors, but not those
+    that it is given (Marian's encoder, Falcon-H1), or both alike (Marian's decoder, Granite)."""
     probe = copy.deepcopy(reader).eval()
     width = int(probe.get_input_embeddings().weight.shape[1])
     for name, child in list(probe.named_children()):
@@ -127,14 +129,17 @@ def _of_reader(reader: Any, outer: float) -> float:
             setattr(probe, name, nn.ModuleList([_Stop() for _ in child]))
     probe.set_input_embeddings(nn.Embedding(8, width))
     for module in probe.modules():
-        if any(tensor.is_meta for tensor in module.parameters(recurse=False)):
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if any(tensor.is_meta for tensor in own):
             module.to_empty(device="cpu", recurse=False)
             for parameter in module.parameters(recurse=False):
                 nn.init.normal_(parameter)
+            for buffer in module.buffers(recurse=False):
+                buffer.zero_()
     ids = torch.tensor([[5, 6]])
     rows = probe.get_input_embeddings()(ids)
     wanted = _first_input(probe, input_ids=ids)
-    for scale in (1.0, outer):
+    for scale in (1.0, *factors):
         if torch.equal(wanted, _first_input(probe, inputs_embeds=rows * scale)):
             return scale
     raise UserError.single(

@@ -69,7 +69,7 @@ class _Visit:
             own = self._origin(path)._init_weights if isinstance(child, PreTrainedModel) else None
             below += self.module(child, path, own or initialise)
         num_new, parameters = self._materialise(module)
-        if num_new or below:
+        if num_new or below or not name:  # some whole models fill in what is deep in them
             origin = self._skeleton.origin(name)
             torch.default_generator.manual_seed(self._seed_of(origin))
             initialise(module)
