@@ -151,6 +151,14 @@ def configs() -> str:
     return "\n".join(rows)
 
 
+# ---- models
+
+
+def architectures() -> str:
+    """What came of every architecture in `make parity`."""
+    return (ROOT / "tests" / "suites" / "results" / "parity.md").read_text(encoding="utf-8")
+
+
 # ---- command line
 
 
@@ -280,5 +288,5 @@ def _code(value: Any) -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     made.__name__: made
-    for made in (config_keys, configs, commands, rooms, benchmark_files, test_files)
+    for made in (config_keys, configs, architectures, commands, rooms, benchmark_files, test_files)
 }

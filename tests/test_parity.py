@@ -11,15 +11,16 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from tests.generative_configs import generative_config
+from tests.generative_configs import generative_config, tokenizer_folder
 from tests.helpers import tiny_config, tiny_raw
+from tests.suites.parity_batch import sweep
 from tsarch.blueprint import Blueprint, resolve
 from tsarch.config_loading import parse_config
 from tsarch.errors import UserError
 from tsarch.models.backbone import backbone_config, build_backbone
 from tsarch.pair.generation import TeacherGeneration
 from tsarch.planning import own_path, parity
-from tsarch.planning.parity import check_parity
+from tsarch.planning.parity import LARGEST_DIFFERENCE, check_parity
 from tsarch.planning.preflight import check_run
 from tsarch.planning.reference import save_random
 from tsarch.planning.small_copy import small_copy
@@ -226,3 +227,15 @@ def test_small_copies_are_of_the_same_kind(model_type):
     assert small.vocab_size == 320
     for name in ("tie_word_embeddings", "scale_embedding", "logits_scaling", "pos_att_type"):
         assert getattr(small, name, None) == getattr(config, name, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["granite", "opt", "roberta"])
+def test_a_part_of_the_sweep(tmp_path, name):
+    """All of it: `make parity`."""
+    tokenizer_folder(tmp_path)
+    outcomes = sweep(name, tmp_path).outcomes
+    assert len(outcomes) >= 3
+    assert {own.status for own in outcomes} <= {"supported", "refused", "impossible"}
+    supported = [own for own in outcomes if own.status == "supported"]
+    assert max(own.difference for own in supported) <= LARGEST_DIFFERENCE

@@ -26,8 +26,8 @@ from tests.suites.parity_batch import TEXT_KINDS
 from tests.suites.parity_table import table
 
 RESULTS = Path(__file__).parent / "results"
-_BATCH = 16
-_TIMEOUT_S = 900.0
+_BATCH = 40
+_TIMEOUT_S = 1800.0
 Kind = dict[str, Any]
 
 
@@ -45,6 +45,8 @@ def run_batch(folder: Path, names: Sequence[str]) -> list[Kind]:
         if len(found) < len(names):
             name = names[len(found)]
             found.append({"name": name, "outcomes": [], "not_built": f"its process ended: {why}"})
+    with (folder / "done.jsonl").open("a") as file:
+        file.writelines(json.dumps(kind) + "\n" for kind in found)
     return found
 
 
@@ -71,8 +73,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(2) as threads:
         folder = Path(place)
         tokenizer_folder(folder)
-        parts = threads.map(partial(run_batch, folder), batches(names))
-        found = sorted((kind for part in parts for kind in part), key=lambda kind: kind["name"])
+        found: list[Kind] = []
+        for part in threads.map(partial(run_batch, folder), batches(names)):
+            found += part
+            print(f"{len(found)} of {len(names)} architectures", flush=True)
+        found.sort(key=lambda kind: str(kind["name"]))
     result = {"transformers": transformers.__version__, "kinds": found}
     if not sys.argv[1:]:
         text = json.dumps(result, indent=1) + "\n"

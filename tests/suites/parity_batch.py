@@ -6,6 +6,7 @@ Called by `tests.suites.parity` as a process of its own, so that a crash ends no
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
@@ -27,7 +28,7 @@ from tsarch.errors import UserError, one_line
 from tsarch.models.backbone import backbone_config
 from tsarch.planning.parity import Probe
 from tsarch.planning.preflight import check_run
-from tsarch.planning.reference import Reference, Row, save_random
+from tsarch.planning.reference import Reference, Row, auto_class, save_random
 from tsarch.planning.small_copy import small_copy
 from tsarch.topology import Stage
 
@@ -36,7 +37,8 @@ TEXT_KINDS = (
     modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
-_LONGER = (24, 17, 9)
+EVERYTHING = "all switches"
+_MOST_PARAMETERS = 5e6
 
 
 @dataclass
@@ -70,16 +72,22 @@ def sweep(name: str, folder: Path) -> Kind:
         kind.not_built = f"its config isn't one of a text model ({one_line(error)[:120]})"
         return kind
     sizes = SIZES.get(name, {})
-    try:
-        _try_out(small_copy(config, **sizes), generative=False)
-    except Exception as error:
-        kind.not_built = f"not built small: {type(error).__name__}: {one_line(error)[:160]}"
-        return kind
+    with tempfile.TemporaryDirectory() as files:
+        try:
+            _try_out(small_copy(config, **sizes), False, files)
+        except Exception as error:
+            kind.not_built = f"not built small: {type(error).__name__}: {one_line(error)[:160]}"
+            return kind
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         sizes = {**sizes, "decoder_start_token_id": 0}
     for task in _tasks(name):
         for variant, changes in _variants(config, name, sizes, task):
-            kind.outcomes.append(_outcome(config, {**sizes, **changes}, task, variant, folder))
+            found = _outcome(config, {**sizes, **changes}, task, variant, folder)
+            if found.status == "impossible" and variant == EVERYTHING:
+                changes = _together(config, sizes, changes, task)
+                names = f"switches {', '.join(changes)}"
+                found = _outcome(config, {**sizes, **changes}, task, names, folder)
+            kind.outcomes.append(found)
     return kind
 
 
@@ -93,44 +101,48 @@ def _variants(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(what is said of it, changes of the config)."""
     yield "", {}
+    generates = name in TEXT_KINDS[0] or name in TEXT_KINDS[1]
+    if (task == "ner" and generates) or not any(name in names for names in TEXT_KINDS):
+        return  # the rest is tried with texts, or is of a model of more than text
     small = small_copy(config, **sizes)
-    if task != "ner":
-        tied = bool(small.tie_word_embeddings)
-        yield f"tie_word_embeddings: {str(not tied).lower()}", {"tie_word_embeddings": not tied}
-    elif name in TEXT_KINDS[0] or name in TEXT_KINDS[1]:
-        return  # what follows is tried with texts
     for changes in VARIANTS.get(name, []):
         yield ", ".join(changes), changes
-    every = switches(small)
-    if every and _works(config, {**sizes, **every}, task):
-        yield "all switches", every
-        return
+    other = {} if task == "ner" else {"tie_word_embeddings": not small.tie_word_embeddings}
+    if changes := {**switches(small), **other}:
+        yield EVERYTHING, changes
+
+
+def _together(
+    config: PretrainedConfig, sizes: dict[str, Any], every: dict[str, Any], task: str
+) -> dict[str, Any]:
+    """As many switches as transformers can build at once."""
     good: dict[str, Any] = {}
-    for key, value in every.items():  # as many as go together
+    for key, value in every.items():
         if _works(config, {**sizes, **good, key: value}, task):
             good[key] = value
-    if good:
-        yield f"switches {', '.join(good)}", good
+    return good
 
 
 def _works(config: PretrainedConfig, changes: dict[str, Any], task: str) -> bool:
-    try:
-        _try_out(small_copy(config, **changes), task != "ner")
-    except Exception:
-        return False
+    with tempfile.TemporaryDirectory() as files:
+        try:
+            _try_out(small_copy(config, **changes), task != "ner", files)
+        except Exception:
+            return False
     return True
 
 
-def _try_out(config: PretrainedConfig, generative: bool) -> None:
-    """Build it small with transformers alone, and read a row."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_random(config, generative, folder)
-        size = sum(path.stat().st_size for path in Path(folder).iterdir())
-        assert size < 20e6, f"{size / 1e6:.0f} MB"
-        reference = Reference.load(folder, config, generative)
-        start = 8 if config.is_encoder_decoder else None
-        read = reference.read(Row(torch.arange(5, 22).numpy(), start))
-        assert bool(read.isfinite().any()), "transformers' own numbers aren't finite"
+def _try_out(config: PretrainedConfig, generative: bool, files: str) -> None:
+    """Build it small with transformers alone, write it to `files`, and read a row."""
+    with torch.device("meta"):
+        outline = auto_class(config, generative).from_config(copy.deepcopy(config))
+    size = sum(parameter.numel() for parameter in outline.parameters())
+    assert size < _MOST_PARAMETERS, f"{size:,} parameters"
+    save_random(config, generative, files)
+    reference = Reference.load(files, config, generative)
+    start = 8 if config.is_encoder_decoder else None
+    read = reference.read(Row(torch.arange(5, 22).numpy(), start))
+    assert bool(read.isfinite().any()), "transformers' own numbers aren't finite"
 
 
 def _outcome(
@@ -139,14 +151,11 @@ def _outcome(
     outcome = Outcome(task, variant, "impossible")
     with tempfile.TemporaryDirectory() as files:
         try:
-            small = small_copy(config, **changes)
-            _try_out(small, task != "ner")
-            save_random(small, task != "ner", files)
+            _try_out(small_copy(config, **changes), task != "ner", files)
         except Exception as error:
             outcome.text = f"{type(error).__name__}: {one_line(error)[:160]}"
             return outcome
-        blueprint = _blueprint(folder, files, task)
-        _judge(blueprint, outcome)
+        _judge(_blueprint(folder, files, task), outcome)
     outcome.text = outcome.text.replace(files, "MODEL")
     return outcome
 
@@ -159,9 +168,9 @@ def _judge(blueprint: Blueprint, outcome: Outcome) -> None:
         return
     try:
         probe = Probe.of(blueprint, Stage.TEACHER, None, "")
-        _, _, found = probe.differences()
-        outcome.difference = max(one.value for one in found)
-        probe.check()
+        found = probe.differences()
+        outcome.difference = max(one.value for one in found[2])
+        probe.conclude(*found)
         outcome.status = "supported"
     except UserError as error:
         outcome.status, outcome.text = "probe", str(error)

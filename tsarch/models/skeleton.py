@@ -30,7 +30,7 @@ class HollowEmbedding(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Always fails: backbones here take `inputs_embeds`."""
-        raise AssertionError("a backbone takes inputs_embeds; the table is tied, outside of it")
+        raise NotImplementedError("it looks tokens up by itself; the table is tied, outside of it")
 
 
 class NoPooler(nn.Module):

@@ -142,7 +142,10 @@ class Probe:
         Raises:
             UserError: it differs by more than rounding, or can't be run.
         """
-        path, reference, found = self.differences()
+        return self.conclude(*self.differences())
+
+    def conclude(self, path: OwnPath, reference: Reference, found: list[Difference]) -> list[str]:
+        """What follows from `differences`: as `check`."""
         worst = max(found, key=lambda own: own.value)
         if not worst.value <= LARGEST_DIFFERENCE:
             numbers = "log-probabilities" if reference.has_head else "hidden states"
