@@ -95,6 +95,16 @@ def test_the_last_of_the_best_is_kept_and_patience_counts_what_is_no_better():
     assert not own.patience_is_over
 
 
+def test_where_no_two_scores_are_equal_the_best_epoch_is_the_only_one_there_is():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores = rng.permutation(8) / 8
+        own = selection(None)
+        kept = [bool(own.offer(validation(f1), epoch)) for epoch, f1 in enumerate(scores, 1)]
+        assert own.best.epoch == int(np.argmax(scores)) + 1
+        assert kept == [scores[n] == max(scores[: n + 1]) for n in range(8)]
+
+
 def test_a_score_that_is_no_number_is_not_kept():
     own = selection(None)
     offered = [own.offer(validation(f1), epoch) for epoch, f1 in enumerate((0.1, np.nan, 0.1), 1)]
