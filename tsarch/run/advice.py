@@ -17,7 +17,10 @@ def how_to_go_on(folder: Path, store: Store, address: str | None) -> str:
         address: Ray cluster that it has joined.
     """
     if not (folder / "config.yaml").is_file() or not _has_steps(store):
-        return "It has no checkpoint to go on from: start it again once the cause is gone."
+        again = (
+            f"start it again once the cause is gone, with {folder} removed or another run.folder."
+        )
+        return f"It has no checkpoint to go on from: {again}"
     command = ["tsarch", "train", str(folder), "--resume"]
     if address is not None:
         command += ["--address", address]
