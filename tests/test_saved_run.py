@@ -67,6 +67,13 @@ def test_the_same_by_set_relative_to_the_current_folder(moved, monkeypatch):
     assert found.evaluation.metrics == summary["after"]
 
 
+def test_several_files_are_found_by_their_pattern(moved):
+    folder, summary = moved
+    found = evaluate_run(folder / "run", "test", data=str(folder / "kep*.jsonl"))
+    assert found.evaluation.metrics == summary["after"]
+    assert found.is_own
+
+
 def test_data_that_is_gone_is_one_message_with_the_ways_on(moved):
     folder, _ = moved
     with pytest.raises(UserError) as caught:

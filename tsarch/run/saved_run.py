@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -225,12 +226,14 @@ def evaluate_run(
 
 
 def _check_there(blueprint: Blueprint, split: str) -> None:
-    """Whether the file of a split is still where the run had it.
+    """Whether the files of a split are still where the run had them.
 
     Raises:
-        UserError: it isn't.
+        UserError: they aren't.
     """
-    path = getattr(blueprint.data, split)
-    if blueprint.data.hub is None and (path is None or not os.path.exists(path)):
+    named = getattr(blueprint.data, split)
+    files = named if isinstance(named, list) else [named]
+    there = [file is not None and (os.path.exists(file) or bool(glob(file))) for file in files]
+    if blueprint.data.hub is None and not all(there):
         hint = f"Give its place now, or another file: --data FILE (or --set data.{split}=FILE)."
         raise UserError.single(source_of(split, blueprint.data), "is not there.", hint)
