@@ -43,7 +43,9 @@ class BackboneConfig(Section):
     model: str | None = None
     """Hub name, local folder, or `package:NAME/FOLDER` inside an installed Python package."""
     config: dict[str, Any] | None = None
-    """Hugging Face config (with `model_type`) for random weights, in place of `model`."""
+    """Hugging Face config (with `model_type`) for random weights, in place of `model`. With
+    `tie_word_embeddings: false` in it a model that generates has an output matrix of its own;
+    otherwise the tied table is its output."""
     max_tokens: Annotated[int, Field(ge=4, le=MOST)] = 512
     """Tokens of one input, special tokens included: a context."""
     dropout: Probability = 0.1
@@ -53,7 +55,8 @@ class BackboneConfig(Section):
     attention_dropout: Probability = 0.0
     """Dropout probability of attention weights. 0 lets PyTorch use its fast attention."""
     freeze: Literal["none", "all_but_top_k", "all_but_head"] = "none"
-    """Which parameters stay as they are (the bridge always trains)."""
+    """Which parameters stay as they are (the bridge always trains). The head of a model that
+    generates is its output matrix, if it has one of its own; else nothing is left to train."""
     top_k: NonNegativeInt = 0
     """Number of layers from the top that train under `freeze: all_but_top_k`."""
     lora: LoraConfig | None = None
