@@ -219,7 +219,13 @@ def quieten() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # we say what is wrong
+    # Its import sets its level anew; here it is only imported by accelerate, not used.
+    logging.getLogger("DeepSpeed").addFilter(_is_error)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "building the font cache"
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _describe(reporter: Any, prepared: Any) -> None:

@@ -242,3 +242,16 @@ def test_what_is_no_ray_to_join_is_said_before_anything_starts(given, named, sai
     with pytest.raises(UserError) as caught:
         cluster_address(given)
     assert said in str(caught.value)
+
+
+def test_what_deepspeed_says_of_its_import_is_not_on_the_terminal():
+    """It is imported as accelerate looks for it, whose answer needs no devices."""
+    script = (
+        "from tsarch.launch.training import quieten; quieten();"
+        "import deepspeed; deepspeed.get_accelerator()"
+    )
+    environment = {n: v for n, v in os.environ.items() if n != "DS_ACCELERATOR"}
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "WARNING" not in done.stdout + done.stderr
