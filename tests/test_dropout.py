@@ -111,6 +111,13 @@ def test_hidden_layers_get_the_probability_under_the_names_they_have_for_it():
         assert [getattr(config, name) for name in names] == [0.3] * len(names), kind
 
 
+def test_a_routers_bound_is_no_noise():
+    mixtral = backbone_config(None, {"model_type": "mixtral", "router_jitter_noise": 0.2}, 0.0, 0.0)
+    assert mixtral.router_jitter_noise == 0.0
+    phimoe = backbone_config(None, {"model_type": "phimoe", "router_jitter_noise": 0.2}, 0.0, 0.0)
+    assert phimoe.router_jitter_noise == 0.2
+
+
 def test_a_config_inside_a_config_is_set_too():
     parts = dropping_config("bert"), dropping_config("gpt2")
     config = EncoderDecoderConfig.from_encoder_decoder_configs(*parts)

@@ -20,6 +20,8 @@ _HIDDEN = re.compile(
 _ATTENTION = re.compile(r".*(attention|attn).*drop.*")
 _LAYER = re.compile(r".*(layer_?drop|drop_?path|path_?dropout).*")
 _NOISE = re.compile(r".*(drop|jitter).*")
+_THRESHOLDS = {("phimoe", "router_jitter_noise")}
+"""(model type, field) that sounds like noise, but is a bound of the router in evaluation too."""
 
 
 def set_dropout(config: PretrainedConfig, dropout: float, attention_dropout: float) -> None:
@@ -55,9 +57,11 @@ def _put(config: PretrainedConfig, name: str, value: float) -> None:
 
 
 def _probabilities(config: PretrainedConfig) -> Iterator[tuple[PretrainedConfig, str, float]]:
-    """(config, field, value) of everything in a config, or in one inside it, that sounds like it"""
+    """(config, field, value) of everything in a config, or in one inside it, that sounds like it."""
     for name, value in list(vars(config).items()):
         if isinstance(value, PretrainedConfig):
             yield from _probabilities(value)
+        elif (config.model_type, name) in _THRESHOLDS:
+            continue
         elif _NOISE.fullmatch(name) and type(value) in (int, float):
             yield config, name, value
