@@ -57,7 +57,7 @@ def _put(config: PretrainedConfig, name: str, value: float) -> None:
 
 
 def _probabilities(config: PretrainedConfig) -> Iterator[tuple[PretrainedConfig, str, float]]:
-    """(config, field, value) of everything in a config, or in one inside it, that sounds like it."""
+    """(config, field, value) of all that sounds like it in a config, or in one inside it."""
     for name, value in list(vars(config).items()):
         if isinstance(value, PretrainedConfig):
             yield from _probabilities(value)
