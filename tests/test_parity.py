@@ -134,6 +134,13 @@ def test_poolers_are_not_missed(tmp_path, model_type):
     assert check_parity(encoder_run(tmp_path, model_type=model_type, **SIZES, **own)) == []
 
 
+def test_longformers_pad_to_whole_windows_by_themselves(tmp_path):
+    own = SIZES | {"attention_window": 8, "pad_token_id": 1, "vocab_size": 30522}
+    blueprint = encoder_run(tmp_path, [0, 2], model_type="longformer", **own)
+    check_run(blueprint, own_ray=False)
+    assert check_parity(blueprint) == []
+
+
 def test_of_models_too_large_to_hold_twice_small_copies_are_compared(tmp_path, monkeypatch):
     save_random(AutoConfig.for_model("bert", **SIZES), False, str(tmp_path / "model"))
     files = {"model": str(tmp_path / "model"), "config": None}

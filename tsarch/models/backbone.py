@@ -127,7 +127,9 @@ def build_backbone(
 def cut_out_table(encoder: PreTrainedModel, measures: Measures) -> Backbone:
     """Take the table out of an encoder; without values (meta device) only its width is known."""
     table = table_of(encoder).weight.detach()
-    encoder.set_input_embeddings(HollowEmbedding(table.shape[1]))
+    encoder.set_input_embeddings(
+        HollowEmbedding(table.shape[1], getattr(encoder.config, "pad_token_id", None))
+    )
     encoder.config.use_cache = False  # where keys and values are kept, a cache is passed
     return Backbone(
         encoder,

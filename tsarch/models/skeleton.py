@@ -22,15 +22,26 @@ _NOT_OF_LAYERS = ("architectures", "pos_att_type", "languages", "_tokens", "_id"
 
 
 class HollowEmbedding(nn.Module):
-    """Stands where the backbone's table was: no parameters, and calling it is a bug."""
+    """Stands where the backbone's table was: no parameters, and calling it is a bug.
 
-    def __init__(self, embedding_dim: int) -> None:
+    But for padding: Longformer pads texts to whole windows by itself, and masks what it added.
+    """
+
+    def __init__(self, embedding_dim: int, padding: int | None = None) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
+        self._padding = padding
+        # A buffer, since it has the dtype and device of the model.
+        self._nothing: Tensor
+        self.register_buffer("_nothing", torch.zeros(1), persistent=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Always fails: backbones here take `inputs_embeds`."""
-        raise NotImplementedError("it looks tokens up by itself; the table is tied, outside of it")
+        """Zeros for padding; fails for all else: backbones here take `inputs_embeds`."""
+        if self._padding is None or bool((input_ids != self._padding).any()):
+            raise NotImplementedError(
+                "it looks tokens up by itself; the table is tied, outside of it"
+            )
+        return self._nothing.expand(*input_ids.shape, self.embedding_dim)
 
 
 class NoPooler(nn.Module):
@@ -121,7 +132,7 @@ def _encoder(config: PretrainedConfig) -> PreTrainedModel:
     if encoder.config.is_encoder_decoder:
         width = encoder.get_input_embeddings().weight.shape[1]
         for side in (encoder.encoder, encoder.decoder):  # both read the one shared table
-            side.embed_tokens = HollowEmbedding(width)
+            side.embed_tokens = HollowEmbedding(width, getattr(config, "pad_token_id", None))
     return encoder
 
 
