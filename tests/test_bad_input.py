@@ -69,7 +69,7 @@ def test_yaml_that_python_stumbles_over(tmp_path, text, expected):
         ("run.name=..", "run.name: String should match pattern"),
         (f"run.folder={'a' * 300}", "File name too long"),
         ("run.folder=~nobody-here/x", "run folder: ~nobody-here/x: Could not determine home"),
-        (f"data.tokenizer={'a' * 300}", "can't be loaded"),
+        (f"data.tokenizer={'a' * 300}", "data.tokenizer: no model can be read from"),
         ("checkpoint.folder=github://a", "checkpoint.folder: github://a:"),
         ("teacher.config={model_type: vit}", "no model can be read from"),
         ("teacher.config={hidden_size: 8}", "it has no model_type"),
