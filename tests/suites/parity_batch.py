@@ -12,7 +12,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from tsarch.blueprint import Blueprint, resolve
 from tsarch.config_loading import parse_config
 from tsarch.errors import UserError, one_line
 from tsarch.models.backbone import backbone_config
-from tsarch.planning.parity import Probe
+from tsarch.planning.parity import LARGEST_DIFFERENCE, Probe
 from tsarch.planning.preflight import check_run
 from tsarch.planning.reference import Reference, Row, auto_class, save_random
 from tsarch.planning.small_copy import small_copy
+from tsarch.seeding import generator
 from tsarch.topology import Stage
 
 TEXT_KINDS = (
@@ -172,10 +173,22 @@ def _judge(blueprint: Blueprint, outcome: Outcome) -> None:
         outcome.difference = max(one.value for one in found[2])
         probe.conclude(*found)
         outcome.status = "supported"
+        _compare_again(probe, outcome)
     except UserError as error:
         outcome.status, outcome.text = "probe", str(error)
     except Exception as error:
         outcome.status, outcome.text = "wrong", f"{type(error).__name__}: {one_line(error)}"
+
+
+def _compare_again(probe: Probe, outcome: Outcome) -> None:
+    """Whether what the probe accepts is right on rows too that it hasn't seen."""
+    tokens = generator(1, "parity sweep").permutation(probe.tokens)
+    _, _, found = replace(probe, tokens=tokens).differences()
+    worst = max(found, key=lambda own: own.value)
+    outcome.difference = max(outcome.difference, worst.value)
+    if not worst.value <= LARGEST_DIFFERENCE:
+        outcome.status = "wrong"
+        outcome.text = f"accepted, but differs on other rows, {worst.way}"
 
 
 def _blueprint(folder: Path, files: str, task: str) -> Blueprint:
