@@ -168,6 +168,8 @@ def test_the_batch_is_saved_with_the_labels_of_its_task(tmp_path, task, labels):
     rows = [{**ONE_WORD_TASKS[task], "id": str(number)} for number in range(8)]
     if task == "classification":
         rows[-1] = {**rows[-1], "label": "craft"}
+    if task == "relation":
+        rows[-1] = {**rows[-1], "relation": "born_in"}
     file = str(write_jsonl(tmp_path / "rows.jsonl", rows))
     data = dict.fromkeys(("train", "validation", "test"), file)
     config = tiny_config(tmp_path, task={"name": task}, data=data, **ENDS_AT_ONCE)

@@ -28,7 +28,12 @@ from tsarch.telling.trackers import open_trackers
 
 ENCODER = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 ENCODER |= {"max_position_embeddings": 520, "pad_token_id": 0}
-CAUSAL = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+CAUSAL = {
+    "tie_word_embeddings": True,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 CAUSAL |= {"intermediate_size": 48, "max_position_embeddings": 2048}
 # Hub name: architecture and width of what stands in for it.
 STAND_INS = {

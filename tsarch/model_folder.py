@@ -33,6 +33,8 @@ class TaskFile:
     """Weight of the teacher's probabilities in `joint`, chosen on validation."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Split → digest of the data that the run had."""
+    transformers: str = ""
+    """Version of transformers whose models these were compared with."""
     window_special_tokens: bool = False
     """Whether the tokenizer's special tokens stand around a student's window. They never do: who
     runs the student elsewhere must leave them out (`add_special_tokens=False`)."""
@@ -100,6 +102,7 @@ def load_task(folder: Path) -> TaskFile:
         tuple(map(str, raw["labels"])),
         float(raw["joint_weight"]),
         {str(split): str(digest) for split, digest in raw.get("data", {}).items()},
+        str(raw.get("transformers", "")),
     )
 
 

@@ -57,15 +57,16 @@ class Reference:
     def load(cls, folder: str, config: PretrainedConfig, generative: bool) -> Reference:
         """From a folder or hub name, in fp32. Where the files lack the head of a generative model,
         the model without it."""
-        options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
-        options |= {"use_safetensors": True}
+        options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
         if generative:
             model, found = auto_class(config, generative).from_pretrained(
-                folder, output_loading_info=True, **options
+                folder, trust_remote_code=False, output_loading_info=True, **options
             )
             if not found["missing_keys"]:
                 return cls(_reading(model), True)
-        return cls(_reading(AutoModel.from_pretrained(folder, **options)), False)
+        return cls(
+            _reading(AutoModel.from_pretrained(folder, trust_remote_code=False, **options)), False
+        )
 
     @property
     def name(self) -> str:

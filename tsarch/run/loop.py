@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 
 from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Resume
@@ -226,7 +227,9 @@ class Trainer:
         self._crew.ask(RankApi.save, aside)
         prepared = self._prepared
         name = self._blueprint.task.name
-        task = TaskFile(name, prepared.labels, joint_weight, prepared.digests)
+        task = TaskFile(
+            name, prepared.labels, joint_weight, prepared.digests, version("transformers")
+        )
         save_description(aside, self._blueprint, task)
         replace_folder(aside, self._folder.model)
 
