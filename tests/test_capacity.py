@@ -218,6 +218,7 @@ def test_the_command_line_refuses_before_ray_starts(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_a_model_beyond_the_memory(tmp_path, capsys):
     raw = tiny_raw(tmp_path)
     raw["teacher"]["config"].update(hidden_size=65536, intermediate_size=262144)

@@ -59,6 +59,7 @@ def test_a_store_on_s3_is_complete_with_its_manifest(url):
     assert store.steps() == [7]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_s3_alone(tmp_path: Path, monkeypatch, url):
     """In a run folder that holds nothing but its config: as on another machine."""
     sections = {"schedule": {"epochs": 2}}

@@ -217,6 +217,7 @@ def test_of_a_word_of_several_tokens_the_last_one_stands_before_the_label():
     assert last(row, 9, 9).token_ids.tolist() == [1, 10, 11, 12, 9, 13, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt2", "llama", "mamba"])
 def test_a_causal_pair_learns_what_stands_between_two_entities(tmp_path, model):
     names, cities, firms = ("ida", "olaf", "rosa"), ("riga", "turin", "quito"), ("acme", "zenit")

@@ -66,6 +66,7 @@ def test_ranks_give_the_losses_of_one_process(tmp_path: Path, crews: Crews) -> N
     check_equal_losses(choice_config(tmp_path), (1, 1), crews)
 
 
+@pytest.mark.slow
 def test_a_new_task_trains_and_evaluates_like_any_other(tmp_path: Path) -> None:
     config = choice_config(
         tmp_path,

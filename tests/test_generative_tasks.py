@@ -141,6 +141,7 @@ def test_chinese_is_measured_by_characters():
     assert distinct(["a b a b"], 2) == 2 / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "model", "student"),
     [

@@ -99,6 +99,7 @@ def _other_message(rank, group):
     return "nothing was noticed"
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_an_unplanned_message_is_an_error_that_names_both():
     text = run_ranks(_other_message, num_ranks=2)[1]

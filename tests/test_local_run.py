@@ -81,6 +81,7 @@ def test_a_run_writes_all_its_files_and_evaluates_again(tmp_path, capsys):
     assert f"report: {folder / 'report.html'}" in out
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         run_training(local(tmp_path, name, run={"seed": seed}, schedule={"max_steps": 3}))
@@ -89,6 +90,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
     assert a != c
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["sequential", "overlapped"])
 def test_micro_batches_do_not_change_the_losses(tmp_path, schedule):
     for m in (1, 3):
@@ -139,6 +141,7 @@ def test_a_fed_pass_of_little_weight_still_trains_its_shortcut_at_full_speed(tmp
     assert (heads[0] - heads[1]).abs().max() > heads[0].abs().max() / 10
 
 
+@pytest.mark.slow
 def test_schedules_differ_only_by_one_late_table_update(tmp_path):
     """With a frozen table nothing is late, so both schedules give the same losses."""
     for schedule in ("sequential", "overlapped"):
@@ -209,6 +212,7 @@ def test_the_weights_that_are_kept_can_be_the_best_with_the_teacher_and_without(
     assert selection_score(task, metrics, "joint") == metrics["joint"]["f1"]
 
 
+@pytest.mark.slow
 def test_bf16_trains_beside_fp32(tmp_path):
     for precision in ("fp32", "bf16"):
         config = local(tmp_path, precision, schedule={"max_steps": 4})

@@ -263,6 +263,7 @@ def run_of(folder: Path, blueprint: Blueprint) -> Path:
     return Path(blueprint.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["own matrix", "encoder and decoder, own matrix", BIASED[0]])
 def test_a_run_is_read_back_without_the_files_that_it_started_from(tmp_path, kind):
     import shutil

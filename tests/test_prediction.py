@@ -227,6 +227,7 @@ def test_wrong_windows_are_told(ner_run):
         pair.read("Rome").predict((100, 200))
 
 
+@pytest.mark.slow
 def test_documents_of_labelled_sentences_are_read_once_too(tmp_path):
     run_training(run_of(tmp_path, "classification"))
     pair = tsarch.load(tmp_path / "run", device="cpu")
@@ -246,6 +247,7 @@ def test_documents_of_labelled_sentences_are_read_once_too(tmp_path):
         tsarch.load(run / "run", device="cpu").read([{"tokens": ["a"], "head": [0, 1]}])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "model", "beams"),
     [("translation", "llama", 1), ("summarization", "t5", 3), ("dialogue", "gpt2", 1)],

@@ -64,6 +64,7 @@ def test_a_slow_answer_and_a_quick_question_keep_apart(fake_crew):
     assert fake_crew.collect(pending) == [5, 5, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -134,6 +135,7 @@ def torchrun(num_ranks: int, *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
 
 
+@pytest.mark.slow
 def test_torchrun_with_another_number_of_ranks_is_one_message(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(tiny_raw(tmp_path, topology=RANKS)), encoding="utf-8")

@@ -612,6 +612,7 @@ def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path):
     assert {"no_answer_share", "has_answer_f1"} <= set(found.metrics["student_alone"])
 
 
+@pytest.mark.slow
 def test_a_run_evaluates_again_from_its_folder(tmp_path):
     config = tiny_qa(
         tmp_path,

@@ -105,6 +105,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, schedule,
         run_training(config, resume=True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path, capsys):
     """It was killed at step 9; its newest checkpoint is damaged, and it had written further."""
     run_training(local(tmp_path, "whole", checkpoint={"every_steps": 3, "keep_last": 3}))

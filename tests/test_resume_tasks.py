@@ -45,6 +45,7 @@ def config_of(folder: Path, task: str, schedule: str) -> Config:
     return generative_config(folder, task, "t5" if task == "translation" else "llama", **sections)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(
     "task",

@@ -98,6 +98,7 @@ def test_the_middle_of_a_long_trace_is_in_order_of_ticks(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schedule", "messages"), [("overlapped", 1), ("joint", 2)])
 def test_a_traced_run_tells_every_instruction_of_every_step(tmp_path, schedule, messages):
     """Two epochs with an evaluation before, between and after: only training is traced."""
