@@ -113,11 +113,16 @@ def _by_length(split: TokenizedSplit, passes: Sequence[WindowPass]) -> list[list
     """
     if not passes:
         return [[]]
-    ordered = sorted(passes, key=lambda p: -split.window_length(p.window))
-    lengths = np.array([split.window_length(p.window) for p in ordered])
+    lengths = np.array([split.window_length(p.window) for p in passes])
+    return [[passes[place] for place in part] for part in parts_by_length(lengths)]
+
+
+def parts_by_length(lengths: IntArray) -> list[list[int]]:
+    """Places of sequences of (n,) lengths in parts that are padded together, longest first."""
+    order = np.argsort(-lengths, kind="stable")
     call_cost = max(_CALL_COST_TOKENS, _CALL_COST_SHARE * float(lengths.sum()))
-    cuts = cheapest_cuts(lengths, call_cost)
-    return [ordered[start:stop] for start, stop in pairwise(cuts)]
+    cuts = cheapest_cuts(lengths[order], call_cost)
+    return [order[start:stop].tolist() for start, stop in pairwise(cuts)]
 
 
 def cheapest_cuts(lengths: IntArray, call_cost: float) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tsarch.data.replica_arrays import parts_by_length
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.pair.halves import Plain, States, StudentHalf, TableLookup, TeacherHalf, Tokens
@@ -97,7 +98,17 @@ class Pair:
         ]
 
     def read(self, windows: Sequence[Window]) -> list[Tensor]:
-        """The student's (tokens, outputs) predictions of each window."""
+        """The student's (tokens, outputs) predictions of each window; those of like lengths are
+        padded together."""
+        found: dict[int, Tensor] = {}
+        lengths = np.array([len(own.token_ids) for own in windows], dtype=np.int64)
+        for places in parts_by_length(lengths) if len(windows) else ():
+            found |= dict(
+                zip(places, self._read([windows[place] for place in places]), strict=True)
+            )
+        return [found[place] for place in range(len(windows))]
+
+    def _read(self, windows: Sequence[Window]) -> list[Tensor]:
         student = self.student
         tokens = Tokens.padded([own.token_ids for own in windows], [own.types for own in windows])
         fed_by = np.full(tokens.places.shape, -1, dtype=np.int64)
