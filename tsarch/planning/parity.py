@@ -35,7 +35,7 @@ from tsarch.topology import Stage
 
 LARGEST_DIFFERENCE = 1e-5
 """Of rounding, in fp32."""
-_LENGTHS = (16, 11, 6)
+_LENGTHS = (16, 11, 6, 13, 9, 15)
 """Tokens of the rows that are read."""
 _FREE_SHARE = 0.5
 """Of the free memory that both models may take."""
