@@ -24,9 +24,6 @@ class Answers(Protocol):
     def window_tokens(self) -> int:
         """Tokens of the student's windows at most."""
 
-    def states(self, split: TokenizedSplit) -> list[States]:
-        """What the teacher makes of every context."""
-
     def answers(
         self, split: TokenizedSplit, mode: Mode, states: Sequence[States] | None = None
     ) -> list[tuple[Answer, ...]]:
@@ -43,10 +40,6 @@ class WritingAnswers:
         self._task = task
         self._tokenizer = tokenizer
         self.window_tokens = writing.window_tokens
-
-    def states(self, split: TokenizedSplit) -> list[States]:
-        """None are kept: a teacher reads what is written too."""
-        raise NotImplementedError
 
     def answers(
         self, split: TokenizedSplit, mode: Mode, states: Sequence[States] | None = None

@@ -98,7 +98,7 @@ class Context:
         """The split's own windows that have words of a sentence."""
         numbers = [row.origin.place.number - 1 for row in self._split.rows]
         first, stop = self._split.sentence_offsets[numbers.index(sentence) :][:2].tolist()
-        return _chosen(self._split, (np.arange(first, stop)))
+        return _chosen(self._split, np.arange(first, stop))
 
     def _between(self, start: int, stop: int, mode: Mode | None) -> Any:
         text = self._inputs.texts.get(0)

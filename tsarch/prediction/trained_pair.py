@@ -15,6 +15,7 @@ from tsarch.data.corpus import read_rows
 from tsarch.data.layouts import Layout
 from tsarch.data.row_reader import RowReader
 from tsarch.errors import Mistake, UserError
+from tsarch.pair.answering import Answering
 from tsarch.pair.halves import States
 from tsarch.prediction.answers import Answers
 from tsarch.prediction.context import Context, load_states
@@ -103,10 +104,10 @@ class TrainedPair:
             UserError: there is no such mode.
         """
         mode = self._known(mode)
-        own = self._sound(as_rows(inputs, self.task, self._reader))
-        if not own.rows:
+        own, rows = self._read_rows(as_rows(inputs, self.task, self._reader))
+        if not rows:
             return {}, own.problems
-        split = self._packed(own)
+        split = self._packed(rows)
         answers = own.answers(split, self._answering.answers(split, mode))
         unread = _unread(own, split, mode)
         kept = {number: answer for number, answer in answers.items() if number not in unread}
@@ -128,6 +129,7 @@ class TrainedPair:
             what = f"is not for {self.task}, whose teacher reads what is asked or written too."
             raise UserError.single("read", what, "Use predict.")
         own, split = self._document(document)
+        assert isinstance(self._answering, Answering)
         return Context(self, document, own, split, self._answering.states(split))
 
     def load_context(self, path: str | os.PathLike[str]) -> Context:
@@ -145,13 +147,13 @@ class TrainedPair:
         """Answers to every row of a document that the teacher has read."""
         return self._answering.answers(split, self._known(mode), states)
 
-    def _sound(self, own: Inputs) -> Inputs:
-        """The inputs whose rows can be read."""
+    def _read_rows(self, own: Inputs) -> tuple[Inputs, tuple[Any, ...]]:
+        """The inputs that can be read, and their rows."""
         try:
-            read_rows(own.rows, self._reader) if own.rows else ()
+            return own, read_rows(own.rows, self._reader) if own.rows else ()
         except UserError:
-            return own.without(dict(self._wrong(own)))
-        return own
+            own = own.without(dict(self._wrong(own)))
+            return own, read_rows(own.rows, self._reader) if own.rows else ()
 
     def _wrong(self, own: Inputs) -> Iterator[tuple[int, str]]:
         for row, number in zip(own.rows, own.owners, strict=True):
@@ -160,10 +162,10 @@ class TrainedPair:
             except UserError as error:
                 yield number, told(error)
 
-    def _packed(self, own: Inputs) -> TokenizedSplit:
-        """The contexts and windows of sound inputs."""
+    def _packed(self, rows: tuple[Any, ...]) -> TokenizedSplit:
+        """The contexts and windows of rows."""
         with self._tokenizing:
-            return self._layout.pack(read_rows(own.rows, self._reader))
+            return self._layout.pack(rows)
 
     def _document(self, document: Any) -> tuple[Inputs, TokenizedSplit]:
         """The rows, contexts and windows of a document.
@@ -171,10 +173,10 @@ class TrainedPair:
         Raises:
             UserError: it can't be read, or not whole.
         """
-        own = self._sound(as_document(document, self.task, self._reader))
+        own, rows = self._read_rows(as_document(document, self.task, self._reader))
         problems = own.problems
         if not problems:
-            split = self._packed(own)
+            split = self._packed(rows)
             problems = _unread(own, split, "joint")
         if problems:
             wrong = sorted(problems.items())
