@@ -81,7 +81,7 @@ def test_a_run_comes_through_three_failures_as_if_nothing_had_been(tmp_path):
         pid = int((tmp_path / kind).read_text(encoding="ascii"))
         assert not psutil.pid_exists(pid)
     for _, _, step, at in kinds[::2]:
-        assert f"It was at {at}(step={step}" in output
+        assert f"It was at {at}(step={step}" in output, output
     assert not list((run / "logs").glob("*.now"))
 
 

@@ -59,6 +59,7 @@ class Fault(BaseModel):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "freeze":
                 os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(3600)  # another thread may take the signal, and this one go on meanwhile
             case "segfault":
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "raise":
