@@ -91,6 +91,18 @@ def test_big_bird_is_taken_where_it_reads_short_texts_alone(tmp_path):
     assert not list(reading_mistakes(blueprint_of(tmp_path, BIG_BIRD, max_tokens=28)))
 
 
+@pytest.mark.parametrize(("most", "is_taken"), [(8, False), (30, True)])
+def test_a_model_that_chooses_tokens_is_taken_where_it_reads_them_all(tmp_path, most, is_taken):
+    """Which of equal ones it chooses depends on how long a batch is."""
+    own = {**ENCODER, "model_type": "axk2", "index_topk": most}
+    own |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+    own |= {"v_head_dim": 8, "index_n_heads": 2, "index_head_dim": 16, "first_k_dense_replace": 2}
+    found = list(reading_mistakes(blueprint_of(tmp_path, own, max_tokens=30)))
+    chooses = [mistake for mistake in found if "reads only those tokens" in mistake.what]
+    assert bool(chooses) != is_taken
+    assert is_taken or chooses[0].hint.startswith("Lower teacher.max_tokens to 8")
+
+
 def test_a_model_that_transformers_cannot_run_is_refused(tmp_path):
     config = {**ENCODER, "model_type": "modernbert", "num_attention_heads": 3, "pad_token_id": 0}
     (mistake,) = reading_mistakes(blueprint_of(tmp_path, config))

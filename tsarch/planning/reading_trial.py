@@ -9,10 +9,12 @@ architectures tells which do so: each is tried.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.errors import Mistake, UserError, one_line
@@ -69,6 +71,10 @@ def reading_notes(blueprint: Blueprint) -> Iterator[str]:
 def _mistake(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> Mistake | None:
     stage, kind = f"{own.stage}", own.architecture.config.model_type
     model = TeacherModel(backbone, backbone.embedding_width, 1, 0.0)
+    lengths = _lengths(own, num_parameters(backbone))
+    choice = _choice(own, model, backbone.embedding_width, lengths[0])
+    if choice is not None:
+        return choice
     generative = is_generative(blueprint.task.name)
     if generative and not sees_back_only(model, backbone.embedding_width):
         return Mistake(
@@ -78,7 +84,7 @@ def _mistake(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> M
             "Take a causal model (GPT-2- or Llama-like), or a config that makes this one causal "
             "(is_decoder: true, use_bidirectional_attention: false).",
         )
-    for length in _lengths(own, num_parameters(backbone)):
+    for length in lengths:
         apart = padding_difference(model, backbone.embedding_width, length)
         if not apart < _TOLERANCE:
             return Mistake(
@@ -114,6 +120,19 @@ def _mistake(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> M
     return None
 
 
+def _choice(own: StageBlueprint, model: TeacherModel, width: int, length: int) -> Mistake | None:
+    """That a model chooses by scores which tokens of a text it reads, unless it takes them all."""
+    chosen = chosen_tokens(model, width, length)
+    if chosen is None or chosen == length == own.max_tokens:
+        return None
+    return Mistake(
+        f"{own.stage}",
+        f"{own.architecture.config.model_type} reads only those tokens of a long text that it "
+        "gives the highest scores; which of equal ones it takes depends on the texts beside.",
+        f"Lower {own.stage}.max_tokens to {chosen}, or take another architecture.",
+    )
+
+
 def _lengths(own: StageBlueprint, num_parameters: int) -> list[int]:
     """Tokens of the longer text of each trial: as many as a stage may read, then few. BigBird reads
     all later texts in another way once it has read a short one, so long ones come first."""
@@ -139,6 +158,42 @@ def padding_difference(model: TeacherModel, width: int, length: int) -> float:
     beside = model(embeds, mask, starts)[0][0, :part]
     alone = model(embeds[:1, :part], mask[:1, :part], starts[:1])[0][0]
     return _apart(beside, alone)
+
+
+class _Choices(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes from how many numbers the highest are taken, and how many."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fewest: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Let it be computed."""
+        if func is torch.ops.aten.topk.default:
+            numbers, chosen, axis = (*args, -1)[:3]
+            size = numbers.shape[axis]
+            self.fewest[size] = min(chosen, self.fewest.get(size, chosen))
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def chosen_tokens(model: TeacherModel, width: int, length: int) -> int | None:
+    """How many tokens of a text of `length` a model takes by their scores; None: it doesn't choose
+    among tokens."""
+    model.eval()
+    found = []
+    for size in (length, length - 1):  # what else is chosen from doesn't change with the length
+        mask, starts = torch.ones(2, size, dtype=torch.long), torch.tensor([2, 2])
+        with _Choices() as choices:
+            model(_embeds(width, size), mask, starts)
+        found.append(choices.fewest.get(size))
+    return None if None in found else found[0]
 
 
 @torch.no_grad()
