@@ -17,6 +17,7 @@ from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prepare import packing_spec
 from tsarch.rank.generation_spec import decoding_spec
 from tsarch.run.saved_run import open_run, saved_pair
+from tsarch.run.versions import current_folder
 from tsarch.tasks.base import AnsweringTask, GenerativeTask
 from tsarch.tasks.registry import make_task, row_reader
 
@@ -29,7 +30,7 @@ def load(
     precision: Precision = "fp32",
     batch_tokens: int = 4096,
 ) -> TrainedPair:
-    """The pair of a run's best weights, from its folder alone.
+    """The pair of a run's best weights, of its current version, from its folder alone.
 
     Args:
         run: the run's folder.
@@ -40,7 +41,7 @@ def load(
     Raises:
         UserError: the folder is not a complete run, or its files are damaged.
     """
-    folder = Path(run)
+    folder = current_folder(Path(run))
     blueprint, task_file = open_run(folder)
     pair = saved_pair(folder, device, precision)
     reader = row_reader(task_file.task, blueprint.data, labelled=False)

@@ -30,6 +30,7 @@ from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
 from tsarch.run.self_score import score_notes
 from tsarch.run.texts import with_texts
+from tsarch.run.versions import current_folder
 from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
 
@@ -108,7 +109,7 @@ def _told(model: Path) -> Iterator[None]:
 def open_run(
     run: Path, overrides: Sequence[str] = (), data: Mapping[str, str | None] | None = None
 ) -> tuple[Blueprint, TaskFile]:
-    """A finished run, built from its own folder alone.
+    """A finished run (its current version), built from its own folder alone.
 
     Args:
         overrides: `key=value` of keys that a trained model leaves open; data files are relative to
@@ -118,6 +119,7 @@ def open_run(
     Raises:
         UserError: the folder is not a complete run, or an override is a mistake.
     """
+    run = current_folder(run)
     model = run / "model"
     for needed in (run / "config.yaml", model / "task.json", model / "embedding.safetensors"):
         if not needed.is_file():
@@ -156,7 +158,7 @@ def _check_open(overrides: Sequence[str]) -> None:
 
 
 def saved_pair(run: Path, device: str = "cpu", precision: Literal["fp32", "bf16"] = "fp32") -> Pair:
-    """The pair of a run's best weights.
+    """The pair of a run's best weights, of its current version.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
@@ -165,6 +167,7 @@ def saved_pair(run: Path, device: str = "cpu", precision: Literal["fp32", "bf16"
     Raises:
         UserError: the folder is not a complete run, or its files are damaged.
     """
+    run = current_folder(run)
     blueprint, task_file = open_run(run)
     if task_file.transformers != version("transformers"):  # they were checked with another one
         check_run(blueprint, own_ray=False)
@@ -189,8 +192,8 @@ def evaluate_run(
     data: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> SavedEvaluation:
-    """Metrics of a run's best weights on a split; texts are only generated as `mode` predicts them,
-    if it is given.
+    """Metrics of a run's best weights, of its current version, on a split; texts are only generated
+    as `mode` predicts them, if it is given.
 
     Args:
         overrides: see `open_run`.
@@ -200,6 +203,7 @@ def evaluate_run(
     Raises:
         UserError: the folder is not a complete run, or the data holds mistakes.
     """
+    run = current_folder(run)
     model = run / "model"
     file = None if data is None else {"hub": None, split: str(Path(data).expanduser().absolute())}
     blueprint, task_file = open_run(run, overrides, file)
