@@ -48,6 +48,7 @@ LAYERS = [
     ["tsarch.planning"],
     ["tsarch.run"],
     ["tsarch.prediction"],
+    ["tsarch.serving"],
     ["tsarch.cluster"],
     ["tsarch.launch"],
 ]
@@ -121,6 +122,10 @@ def test_a_pair_only_computes():
         ("deepspeed", ("tsarch.stage.deepspeed_", "tsarch.stage.zero3")),
         ("torch.distributed._dist2", ("tsarch.parallel.groups",)),
         ("matplotlib", ("tsarch.telling.drawing",)),
+        ("fastapi", ("tsarch.serving.", "tsarch.cluster.serving")),
+        ("starlette", ("tsarch.serving.", "tsarch.cluster.serving")),
+        ("uvicorn", ("tsarch.serving.",)),
+        ("prometheus_client", ("tsarch.serving.", "tsarch.cluster.serving")),
     ],
 )
 def test_heavy_libraries_stay_in_their_place(library, places):

@@ -3,7 +3,9 @@ the scores of a mode are decoded to the task's answers. Labels are not needed.""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +21,16 @@ from tsarch.records import IGNORED, FloatArray, IntArray, Predictions, Tokenized
 from tsarch.tasks.answers import Answer
 from tsarch.tasks.base import AnsweringTask
 from tsarch.tasks.collect import Collector, ContextOutputs, WindowOutputs
+
+
+class StateStore(Protocol):
+    """Keeps what the teacher makes of contexts, as long as it likes."""
+
+    def get(self, context: bytes) -> States | None:
+        """What was put there, if it is still kept."""
+
+    def put(self, context: bytes, states: States) -> None:
+        """Keep states of a context."""
 
 
 class Answering:
@@ -46,6 +58,8 @@ class Answering:
         self._num_windows = num_windows
         self._joint_weight = joint_weight
         self._batch_tokens = batch_tokens
+        self.store: StateStore | None = None
+        """Where states of contexts are looked for before the teacher reads them, and put then."""
 
     def states(self, split: TokenizedSplit) -> list[States]:
         """What the teacher makes of every context, to be kept for `answers`."""
@@ -129,9 +143,27 @@ class Answering:
             if kept is not None:
                 yield own, [kept[context] for context in own]
                 continue
-            places = [context_tokens(split, context) for context in own]
-            types = [split.types_at(at) for at in places]
-            yield own, self._pair.encode([split.token_ids[at] for at in places], types=types)
+            yield own, self._encode(split, own) if self.store is None else self._kept(split, own)
+
+    def _encode(self, split: TokenizedSplit, own: list[int]) -> list[States]:
+        places = [context_tokens(split, context) for context in own]
+        types = [split.types_at(at) for at in places]
+        return self._pair.encode([split.token_ids[at] for at in places], types=types)
+
+    def _kept(self, split: TokenizedSplit, own: list[int]) -> list[States]:
+        """The states of some contexts, of which the store's needn't be read."""
+        store = self.store
+        assert store is not None
+        keys = [_key(split, context) for context in own]
+        looked_up = {key: store.get(key) for key in dict.fromkeys(keys)}
+        found = {key: states for key, states in looked_up.items() if states is not None}
+        missing = {key: c for key, c in zip(keys, own, strict=True) if key not in found}
+        read = self._encode(split, list(missing.values())) if missing else []
+        for key, states in zip(missing, read, strict=True):
+            # Copies: as parts they would keep all that was read with them.
+            found[key] = States(states.hidden.clone(), states.predictions.clone())
+            store.put(key, found[key])
+        return [found[key] for key in keys]
 
     def _collect_contexts(
         self, collector: Collector, split: TokenizedSplit, own: list[int], states: list[States]
@@ -185,3 +217,12 @@ class Answering:
             None if teacher is None else teacher.unsqueeze(0),
             self._pair.table.storage,
         )
+
+
+def _key(split: TokenizedSplit, context: int) -> bytes:
+    """What the teacher's states of a context follow from, short."""
+    at = context_tokens(split, context)
+    types = split.types_at(at)
+    digest = hashlib.sha256(split.token_ids[at].tobytes())
+    digest.update(b"" if types is None else types.tobytes())
+    return digest.digest()

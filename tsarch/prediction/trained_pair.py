@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,33 @@ from typing import Any
 from tsarch.config import Mode
 from tsarch.data.corpus import read_rows
 from tsarch.data.layouts import Layout
+from tsarch.data.merging import merged
 from tsarch.data.row_reader import RowReader
 from tsarch.errors import Mistake, UserError
-from tsarch.pair.answering import Answering
+from tsarch.pair.answering import Answering, StateStore
 from tsarch.pair.halves import States
 from tsarch.prediction.answers import Answers
 from tsarch.prediction.context import Context, load_states
 from tsarch.prediction.inputs import Input, Inputs, Predicted, as_document, as_rows, told
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.answers import Answer
+
+_DOCUMENTS = ("ner", "classification")
+"""Tasks whose contexts are documents: what the teacher makes of them serves every window."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Inputs as the models read them."""
+
+    inputs: Inputs
+    split: TokenizedSplit | None
+    """None: there is no input that can be read."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the contexts that the teacher reads."""
+        return 0 if self.split is None else len(self.split.token_ids)
 
 
 class TrainedPair:
@@ -103,15 +122,39 @@ class TrainedPair:
         Raises:
             UserError: there is no such mode.
         """
-        mode = self._known(mode)
+        self._known(mode)
+        return self.answer([self.prepare(inputs)], mode)[0]
+
+    def prepare(self, inputs: Iterable[Input]) -> Prepared:
+        """Inputs, tokenised; no model runs."""
         own, rows = self._read_rows(as_rows(inputs, self.task, self._reader))
-        if not rows:
-            return {}, own.problems
-        split = self._packed(rows)
-        answers = own.answers(split, self._answering.answers(split, mode))
-        unread = _unread(own, split, mode)
-        kept = {number: answer for number, answer in answers.items() if number not in unread}
-        return kept, own.problems | unread
+        return Prepared(own, self._packed(rows) if rows else None)
+
+    def answer(
+        self, prepared: Sequence[Prepared], mode: Mode | None = None
+    ) -> list[tuple[dict[int, Predicted], dict[int, str]]]:
+        """Of each list of inputs what `try_predict` gives; all are read together.
+
+        Raises:
+            UserError: there is no such mode.
+        """
+        mode = self._known(mode)
+        splits = [own.split for own in prepared if own.split is not None]
+        found = self._answering.answers(merged(splits), mode) if splits else []
+        answered = []
+        for own in prepared:
+            count = 0 if own.split is None else len(own.split.rows)
+            answered.append(_parted(own, found[:count], mode))
+            found = found[count:]
+        return answered
+
+    def keep_states(self, store: StateStore) -> bool:
+        """Look for the teacher's states of contexts in a store before it reads them, and put them
+        there; whether this pair can: only where contexts are documents, see `read`."""
+        if self.task not in _DOCUMENTS or not isinstance(self._answering, Answering):
+            return False
+        self._answering.store = store
+        return True
 
     def read(self, document: str | Sequence[Sequence[str] | Mapping[str, Any]]) -> Context:
         """Let the teacher read a document once, to ask for windows of it as often as wanted.
@@ -125,7 +168,7 @@ class TrainedPair:
         """
         if "teacher" not in self.modes or "student" not in self.modes:
             raise UserError.single("read", "needs a pair of a teacher and a student.")
-        if self.task not in ("ner", "classification"):
+        if self.task not in _DOCUMENTS:
             what = f"is not for {self.task}, whose teacher reads what is asked or written too."
             raise UserError.single("read", what, "Use predict.")
         own, split = self._document(document)
@@ -184,6 +227,11 @@ class TrainedPair:
         return own, split
 
     @property
+    def columns(self) -> dict[str, str]:
+        """The task's own name of a column → what this run calls it."""
+        return self._reader.columns.model_dump()
+
+    @property
     def document_column(self) -> str | None:
         """Column of rows that names their document; None: every row is by itself."""
         name: str | None = self._reader.columns.model_dump().get("doc_id")
@@ -196,6 +244,18 @@ class TrainedPair:
             hint = f"It has {', '.join(self.modes)}."
             raise UserError.single(f"mode {mode}", "is none of this pair's.", hint)
         return mode
+
+
+def _parted(
+    own: Prepared, found: Sequence[tuple[Answer, ...]], mode: Mode
+) -> tuple[dict[int, Predicted], dict[int, str]]:
+    """Answers to inputs that are read whole, and what is wrong with the others."""
+    if own.split is None:
+        return {}, own.inputs.problems
+    unread = _unread(own.inputs, own.split, mode)
+    answers = own.inputs.answers(own.split, found).items()
+    kept = {number: answer for number, answer in answers if number not in unread}
+    return kept, own.inputs.problems | unread
 
 
 def _unread(own: Inputs, split: TokenizedSplit, mode: Mode) -> dict[int, str]:

@@ -1,0 +1,75 @@
+"""Splits of rows that have nothing to do with one another, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tsarch.records import Cut, IntArray, Piece, TokenizedSplit
+
+
+def merged(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
+    """What packing the rows of all splits together gives, where no document is in two of them."""
+    if len(splits) == 1:
+        return splits[0]
+    tokens = _starts([len(own.token_ids) for own in splits])
+    words = _starts([own.num_words for own in splits])
+    rows = _starts([len(own.rows) for own in splits])
+    windows = _starts([len(own.windows) for own in splits])
+    parts = list(zip(splits, tokens, words, rows, strict=False))
+    return TokenizedSplit(
+        token_ids=np.concatenate([own.token_ids for own in splits]),
+        words=np.concatenate([np.where(o.words < 0, o.words, o.words + w) for o, _, w, _ in parts]),
+        context_offsets=_offsets([own.context_offsets for own in splits], tokens),
+        windows=np.concatenate([own.windows + at for own, at, _, _ in parts]),
+        window_offsets=_offsets([own.window_offsets for own in splits], windows),
+        labels=np.concatenate([own.labels for own in splits]),
+        sentence_offsets=_offsets([own.sentence_offsets for own in splits], words),
+        cuts=tuple(_moved_cut(cut, int(at)) for own, _, _, at in parts for cut in own.cuts),
+        leads=_leads(splits, tokens),
+        rows=tuple(row for own in splits for row in own.rows),
+        pieces=tuple(
+            tuple(_moved_piece(piece, int(at)) for piece in row)
+            for own, at, _, _ in parts
+            for row in own.pieces
+        ),
+        token_types=_types(splits),
+    )
+
+
+def _starts(lengths: Sequence[int]) -> IntArray:
+    """(parts + 1,) where each part starts, and the end."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _offsets(own: Sequence[IntArray], starts: IntArray) -> IntArray:
+    moved = [part[:-1] + at for part, at in zip(own, starts, strict=False)]
+    return np.concatenate([*moved, starts[-1:]])
+
+
+def _moved_cut(cut: Cut, rows: int) -> Cut:
+    return replace(cut, rows=tuple(row + rows for row in cut.rows))
+
+
+def _moved_piece(piece: Piece, tokens: int) -> Piece:
+    return replace(piece, places=piece.places + tokens)
+
+
+def _leads(splits: Sequence[TokenizedSplit], tokens: IntArray) -> IntArray | None:
+    if all(own.leads is None for own in splits):
+        return None
+    found = []
+    for own, at in zip(splits, tokens, strict=False):
+        none = np.zeros((own.num_contexts, 2), dtype=np.int64)
+        found.append(none if own.leads is None else own.leads + at)
+    return np.concatenate(found)
+
+
+def _types(splits: Sequence[TokenizedSplit]) -> IntArray | None:
+    if all(own.token_types is None for own in splits):
+        return None
+    zeros = [np.zeros_like(own.token_ids) for own in splits]
+    found = zip(splits, zeros, strict=True)
+    return np.concatenate([z if own.token_types is None else own.token_types for own, z in found])

@@ -1,0 +1,1 @@
+"""Answers over HTTP: one app, whatever computes behind it. No Ray in here."""

@@ -1,0 +1,48 @@
+"""Inputs to try a run with, as its task and its columns are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_NEWS = (
+    "Ada Lovelace met Charles Babbage in London. Years later the Royal Society honoured both of "
+    "them, and a museum in Paris shows their letters."
+)
+_SHORT = "The ship left Rotterdam on Monday and reached New York nine days later."
+_PASSAGE = (
+    "The bridge was opened in 1937. It spans the strait between the bay and the ocean, and more "
+    "than a hundred thousand cars cross it every day."
+)
+_SENTENCE = ("The", "engine", "drives", "a", "large", "pump", "in", "the", "harbour", ".")
+
+_EXAMPLES: Mapping[str, tuple[Any, ...]] = {
+    "ner": (_NEWS, _SHORT, {"tokens": list(_SENTENCE)}),
+    "classification": (_SHORT, "We compare three methods on two data sets.", {"text": _PASSAGE}),
+    "relation": (
+        {"tokens": list(_SENTENCE), "head": [1, 2], "tail": [5, 6]},
+        {"tokens": list(_SENTENCE), "head": [5, 6], "tail": [8, 9]},
+    ),
+    "qa": (
+        {"context": _PASSAGE, "question": "When was the bridge opened?"},
+        {"context": _PASSAGE, "question": "Who built the tunnel?"},
+    ),
+    "translation": ({"source": "Good morning."}, {"source": "Where is the station?"}),
+    "summarization": ({"document": _PASSAGE}, {"document": _NEWS}),
+    "dialogue": (
+        {"history": ["I'm looking for a place to eat."]},
+        {"history": ["Hello!", "Hello, how can I help?", "I need a train to Cambridge."]},
+    ),
+}
+
+
+def examples_of(task: str, columns: Mapping[str, str]) -> tuple[Any, ...]:
+    """Inputs of a task.
+
+    Args:
+        columns: the task's own name of a column → what the run calls it.
+    """
+    return tuple(
+        {columns[name]: value for name, value in own.items()} if isinstance(own, dict) else own
+        for own in _EXAMPLES[task]
+    )
