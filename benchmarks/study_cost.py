@@ -24,7 +24,7 @@ from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.data.partition import context_tokens, context_windows
-from tsarch.pair.pair import Window
+from tsarch.pair.states import Window
 from tsarch.prepare import prepare_data
 from tsarch.stage.build import build_pair
 

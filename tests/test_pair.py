@@ -19,7 +19,7 @@ from tsarch.config_loading import parse_config
 from tsarch.data.partition import context_tokens
 from tsarch.launch.training import run_training
 from tsarch.pair.answering import Answering
-from tsarch.pair.pair import Window
+from tsarch.pair.states import Window
 from tsarch.prepare import Prepared, prepare_data
 from tsarch.records import IGNORED, TokenizedSplit
 from tsarch.run.saved_run import open_run, saved_pair

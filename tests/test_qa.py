@@ -53,7 +53,8 @@ from tsarch.models.backbone import cut_out_table
 from tsarch.models.measures import measure
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.pair import Pair, Window
+from tsarch.pair.pair import Pair
+from tsarch.pair.states import Window
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew
 from tsarch.records import IGNORED, SPAN_END, SPAN_START, Predictions, TokenizedSplit

@@ -20,6 +20,11 @@ class Logits:
     chosen: Tensor
     """(batch, tokens) or (positions,) bool: the n positions, in their order."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.values.device
+
     def at(self, places: Tensor) -> Logits:
         """Of fewer positions: `places` is shaped as `chosen` and true nowhere else."""
         values = self.values[places[self.chosen]]

@@ -5,22 +5,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tsarch.config import Mode
 from tsarch.data.loader import evaluation_batches
 from tsarch.data.partition import context_tokens, context_windows
 from tsarch.data.replica_arrays import WindowBatch
-from tsarch.pair.halves import States
-from tsarch.pair.pair import Pair, Window
-from tsarch.records import IGNORED, FloatArray, IntArray, Predictions, TokenizedSplit
+from tsarch.pair.states import Numbers, Reads, States, Window
+from tsarch.records import FloatArray, IntArray, Predictions, TokenizedSplit
 from tsarch.tasks.answers import Answer
 from tsarch.tasks.base import AnsweringTask
 from tsarch.tasks.collect import Collector, ContextOutputs, WindowOutputs
+
+_NONE: Any = None
+"""Labels and table, which answers aren't made from."""
 
 
 class StateStore(Protocol):
@@ -45,7 +45,7 @@ class Answering:
 
     def __init__(
         self,
-        pair: Pair,
+        pair: Reads,
         task: AnsweringTask,
         window_tokens: int,
         num_windows: int = 2,
@@ -170,11 +170,8 @@ class Answering:
     ) -> None:
         for context, read in zip(own, states, strict=True):
             words = split.words[context_tokens(split, context)]
-            labels = torch.full((1, len(words)), IGNORED)
-            predictions = read.predictions.unsqueeze(0)
-            collector.add_contexts(
-                ContextOutputs(words[None], labels, predictions, self._pair.table.storage)
-            )
+            found = ContextOutputs(words[None], _NONE, read.predictions[None], _NONE)
+            collector.add_contexts(found)
 
     def _collect_windows(
         self,
@@ -191,7 +188,7 @@ class Answering:
                 at = split.window_places(number)
                 places.append(at)
                 read = None if states is None else states[place]
-                inside = torch.from_numpy(at - first)
+                inside = at - first
                 hidden = None if read is None else read.hidden[inside]
                 windows.append(Window(split.token_ids[at], hidden, split.types_at(at)))
                 predictions.append(None if read is None else read.predictions[inside])
@@ -202,7 +199,7 @@ class Answering:
             collector.add(self._outputs(split.words[at], said, teacher, states is not None))
 
     def _outputs(
-        self, words: IntArray, student: Tensor, teacher: Tensor | None, is_fed: bool
+        self, words: IntArray, student: Numbers, teacher: Numbers | None, is_fed: bool
     ) -> WindowOutputs:
         """One window of (tokens,) words as a collector takes it."""
         rows = np.zeros((1, len(words)), dtype=np.int64)
@@ -211,11 +208,7 @@ class Answering:
             rows, rows + 1, words[None], rows, rows, one * int(is_fed), one * 0, one.astype("f4")
         )
         return WindowOutputs(
-            batch,
-            torch.full((1, len(words)), IGNORED),
-            student.unsqueeze(0),
-            None if teacher is None else teacher.unsqueeze(0),
-            self._pair.table.storage,
+            batch, _NONE, student[None], None if teacher is None else teacher[None], _NONE
         )
 
 

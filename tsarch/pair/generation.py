@@ -133,7 +133,8 @@ class TeacherGeneration:
         read = self._half.read_on(inputs, mask, starts, positions, cache, chosen, self._rows)
         if chosen is not None:
             self._logits = read.predictions
-            return read.hidden
+            hidden: Tensor = read.hidden
+            return hidden
         return torch.cat([read.hidden, read.predictions.to(read.hidden.dtype)], dim=-1)
 
 

@@ -19,6 +19,7 @@ from tsarch.models.decoding_cache import DecodingCache
 from tsarch.models.output_head import OutputHead
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
+from tsarch.pair.states import States
 from tsarch.parallel.table import Table
 from tsarch.records import IntArray
 
@@ -96,17 +97,6 @@ class Tokens:
             places[row, : len(own)] = own
             mask[row, : len(own)] = 1
         return cls(places, mask, _padded_types(types or (), shape))
-
-
-@dataclass(frozen=True)
-class States:
-    """What a teacher makes of contexts."""
-
-    hidden: Tensor
-    """(batch, tokens, teacher_width)."""
-    predictions: Tensor
-    """(batch, tokens, outputs) the teacher's own; (n, vocabulary) logits where they were asked for
-    at n positions of a model that gives logits itself."""
 
 
 class TeacherHalf:

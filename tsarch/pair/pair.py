@@ -4,7 +4,6 @@ optimizer, link, batch plan or loss is in it, and training wraps the same halves
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,21 +12,10 @@ from torch import Tensor, nn
 from tsarch.data.replica_arrays import parts_by_length
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.halves import Plain, States, StudentHalf, TableLookup, TeacherHalf, Tokens
+from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf, Tokens
+from tsarch.pair.states import States, Window
 from tsarch.parallel.table import Table
 from tsarch.records import IntArray
-
-
-@dataclass(frozen=True)
-class Window:
-    """What the student reads."""
-
-    token_ids: IntArray
-    """(tokens,)."""
-    hidden: Tensor | None = None
-    """(tokens, teacher_width) the teacher's states of these tokens; None: the student alone."""
-    types: IntArray | None = None
-    """(tokens,) types of the tokens (`TokenizedSplit.token_types`); None: all 0."""
 
 
 class Pair:

@@ -89,7 +89,9 @@ class OwnPath:
     def _read(half: TeacherHalf | StudentHalf, lookup: Lookup, rows: Sequence[Row]) -> Tensor:
         tokens = Tokens.padded([row.token_ids for row in rows])
         if isinstance(half, TeacherHalf):
-            return half.encode(lookup, tokens, np.array([row.first for row in rows])).predictions
+            starts = np.array([row.first for row in rows])
+            found: Tensor = half.encode(lookup, tokens, starts).predictions
+            return found
         nobody = np.full(tokens.places.shape, -1, dtype=np.int64)
         return half.read(lookup, [tokens], torch.zeros(1, half.teacher_width), [nobody])[0]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tsarch.config import Mode
 from tsarch.pair.generation import prompts_of
-from tsarch.pair.halves import States
+from tsarch.pair.states import States
 from tsarch.pair.writing import Writing
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.answers import Answer

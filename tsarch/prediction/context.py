@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tsarch.config import Mode
 from tsarch.data.packing import window_slices
 from tsarch.errors import UserError, one_line
-from tsarch.pair.halves import States
+from tsarch.pair.states import States
 from tsarch.prediction.inputs import Inputs, Predicted, TextEntity
 from tsarch.records import IntArray, TokenizedSplit, Windows
 

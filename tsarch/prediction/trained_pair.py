@@ -18,7 +18,7 @@ from tsarch.data.merging import merged
 from tsarch.data.row_reader import RowReader
 from tsarch.errors import Mistake, UserError
 from tsarch.pair.answering import Answering, StateStore
-from tsarch.pair.halves import States
+from tsarch.pair.states import States
 from tsarch.prediction.answers import Answers
 from tsarch.prediction.context import Context, load_states
 from tsarch.prediction.inputs import Input, Inputs, Predicted, as_document, as_rows, told

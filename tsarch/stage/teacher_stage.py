@@ -15,7 +15,8 @@ from tsarch.data.replica_arrays import ContextBatch
 from tsarch.losses.objective import Objective
 from tsarch.losses.predictions import Logits, Predicted
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.halves import States, TeacherHalf, Tokens
+from tsarch.pair.halves import TeacherHalf, Tokens
+from tsarch.pair.states import States
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import IGNORED, IntArray, LossParts, Message
@@ -165,7 +166,8 @@ class TeacherStage:
         """Predictions of everywhere, or logits of the `chosen` positions."""
         if self.half.output.gives_logits:
             return Logits(states.predictions, chosen)
-        return states.predictions
+        predictions: Tensor = states.predictions
+        return predictions
 
     def _starts(self, batch: ContextBatch) -> IntArray | None:
         """(batch,) places of the first labelled tokens, for sequence-to-sequence models."""

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tsarch.data.replica_arrays import WindowBatch
-from tsarch.losses.objective import VocabularyObjective
-from tsarch.losses.predictions import Predicted, at, dense
-from tsarch.records import FloatArray, IntArray, Predictions
+from tsarch.records import Array, FloatArray, IntArray, Predictions
 from tsarch.tasks.votes import likeliest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tsarch.losses.predictions import Predicted
 
 
 @dataclass(frozen=True)
 class WindowOutputs:
-    """What both models say of one batch of windows."""
+    """What both models say of one batch of windows: torch's tensors, or NumPy's arrays
+    without labels and table."""
 
     batch: WindowBatch
     labels: Tensor
@@ -34,7 +36,7 @@ class WindowOutputs:
 
 @dataclass(frozen=True)
 class ContextOutputs:
-    """What a teacher says of one batch of contexts."""
+    """What a teacher says of one batch of contexts, as `WindowOutputs`."""
 
     words: IntArray
     """(contexts, tokens) word that starts at a token, −1 elsewhere."""
@@ -69,8 +71,9 @@ class _Chosen:
     teacher: FloatArray
 
 
-Scores = Callable[[Predicted, Tensor, Tensor], FloatArray]
-"""(n, outputs) predictions, (n,) labels, table → (n, …) what is kept of each position."""
+Scores = Callable[[Any, Any, Any], FloatArray]
+"""(n, outputs) predictions, (n,) labels, table → (n, …) what is kept of each position. Predictions
+are of torch, or an array of NumPy; labels and table are None where they aren't known."""
 Decision = Callable[[FloatArray], np.ndarray]
 """(…, n, …) scores → what a mode says."""
 
@@ -98,22 +101,34 @@ class WordCollector:
         batch = output.batch
         for fed in (True, False):
             chosen = (batch.words >= 0) & (batch.fed[:, None] == int(fed))
-            words, places = batch.words[chosen], torch.from_numpy(chosen).to(output.labels.device)
-            labels = output.labels[places]
-            student = self._scores(at(output.student, places), labels, output.table)
+            words = batch.words[chosen]
+            student = self._kept(output.student, chosen, output)
             if not fed:
                 self._one.append((words, self._decide(student)))
             elif output.teacher is not None:
-                teacher = self._scores(at(output.teacher, places), labels, output.table)
+                teacher = self._kept(output.teacher, chosen, output)
                 self._fed.append(_Chosen(words, student, teacher))
 
     def add_contexts(self, output: ContextOutputs) -> None:
         """Take one batch of contexts."""
         self._mode = "teacher"
         chosen = output.words >= 0
-        places = torch.from_numpy(chosen).to(output.labels.device)
-        scores = self._scores(at(output.teacher, places), output.labels[places], output.table)
+        scores = self._kept(output.teacher, chosen, output)
         self._one.append((output.words[chosen], self._decide(scores)))
+
+    def _kept(
+        self, predicted: Any, chosen: Array, output: WindowOutputs | ContextOutputs
+    ) -> FloatArray:
+        """What is kept of predictions at the `chosen` (batch, tokens) places."""
+        if isinstance(predicted, np.ndarray):
+            return self._scores(predicted[chosen], None, None)
+        import torch
+
+        from tsarch.losses.predictions import at
+
+        places = torch.from_numpy(chosen).to(predicted.device)
+        labels = None if output.labels is None else output.labels[places]  # answers have none
+        return self._scores(at(predicted, places), labels, output.table)
 
     def result(self) -> Predictions:
         """Everything collected, by word."""
@@ -166,17 +181,33 @@ def span_collector() -> Collector:
     return WordCollector([], _logits, lambda logits: logits)
 
 
-def _logits(predictions: Predicted, labels: Tensor, table: Tensor) -> FloatArray:
+def _logits(predictions: Any, labels: Any, table: Any) -> FloatArray:
+    if isinstance(predictions, np.ndarray):
+        return predictions.astype(np.float32)
+    from tsarch.losses.predictions import dense
+
     logits: FloatArray = dense(predictions).float().cpu().numpy()
     return logits
 
 
-def label_probabilities(predictions: Predicted, labels: Tensor, table: Tensor) -> FloatArray:
-    probabilities: FloatArray = torch.softmax(dense(predictions).float(), dim=-1).cpu().numpy()
+def label_probabilities(predictions: Any, labels: Any, table: Any) -> FloatArray:
+    probabilities: FloatArray
+    if isinstance(predictions, np.ndarray):
+        own = predictions.astype(np.float32)
+        powers = np.exp(own - own.max(-1, keepdims=True, initial=-np.inf))
+        probabilities = powers / powers.sum(-1, keepdims=True)
+        return probabilities
+    import torch
+
+    from tsarch.losses.predictions import dense
+
+    probabilities = torch.softmax(dense(predictions).float(), dim=-1).cpu().numpy()
     return probabilities
 
 
-def _token_probabilities(predictions: Predicted, labels: Tensor, table: Tensor) -> FloatArray:
+def _token_probabilities(predictions: Any, labels: Any, table: Any) -> FloatArray:
+    from tsarch.losses.objective import VocabularyObjective
+
     losses = VocabularyObjective().losses(predictions, labels, table)
     probabilities: FloatArray = (-losses).exp().cpu().numpy()
     return probabilities

@@ -1,0 +1,59 @@
+"""What passes between a pair and whoever asks it: tokens in, numbers out. No torch: a pair may
+compute with NumPy's arrays alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tsarch.records import IntArray
+
+Numbers = Any
+"""A tensor of torch, or an array of NumPy of a pair that computes without torch."""
+
+
+@dataclass(frozen=True)
+class States:
+    """What a teacher makes of contexts."""
+
+    hidden: Numbers
+    """(batch, tokens, teacher_width)."""
+    predictions: Numbers
+    """(batch, tokens, outputs) the teacher's own; (n, vocabulary) logits where they were asked for
+    at n positions of a model that gives logits itself."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the student reads."""
+
+    token_ids: IntArray
+    """(tokens,)."""
+    hidden: Numbers | None = None
+    """(tokens, teacher_width) the teacher's states of these tokens; None: the student alone."""
+    types: IntArray | None = None
+    """(tokens,) types of the tokens (`TokenizedSplit.token_types`); None: all 0."""
+
+
+class Reads(Protocol):
+    """A pair as it is asked: `Pair`, or one that computes without torch."""
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether it can `encode`."""
+
+    @property
+    def has_student(self) -> bool:
+        """Whether it can `read`."""
+
+    def encode(
+        self,
+        contexts: Sequence[IntArray],
+        starts: IntArray | None = None,
+        types: Sequence[IntArray | None] | None = None,
+    ) -> list[States]:
+        """The teacher's states of each context, see `Pair.encode`."""
+
+    def read(self, windows: Sequence[Window]) -> list[Numbers]:
+        """The student's (tokens, outputs) predictions of each window."""
