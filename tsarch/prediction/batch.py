@@ -4,6 +4,7 @@ of it stopped."""
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
@@ -191,14 +192,16 @@ def _answered(
 
 
 def as_json(predicted: Predicted) -> Any:
-    """A prediction as plain values; `kind` names what it is."""
+    """A prediction as plain values, all of which JSON has; `kind` names what it is. A score of −∞
+    is null."""
     if isinstance(predicted, tuple):
         return [as_json(own) for own in predicted]
     assert is_dataclass(predicted)
-    return {"kind": _KINDS.get(type(predicted).__name__, ""), **asdict(predicted)}
+    score = predicted.score if math.isfinite(predicted.score) else None
+    return {"kind": KINDS[type(predicted).__name__], **asdict(predicted), "score": score}
 
 
-_KINDS = {
+KINDS = {
     "Entity": "entity",
     "TextEntity": "entity",
     "Label": "label",

@@ -1,0 +1,143 @@
+"""Runs that are served by this process itself."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsarch.config import Mode
+from tsarch.errors import UserError, one_line
+from tsarch.prediction.inputs import Input
+from tsarch.prediction.loading import Precision, load
+from tsarch.run.versions import current_folder, current_name
+from tsarch.serving.batcher import Batching
+from tsarch.serving.engine import Answered, RunInfo, ServiceError
+from tsarch.serving.memory import check_memory
+from tsarch.serving.metrics import CacheMetrics, Metrics, QueueMetrics
+from tsarch.serving.served_pair import ServedPair
+from tsarch.serving.state_cache import StateCache
+
+LOG = logging.getLogger("tsarch.serving")
+_RETRY_S = 30
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How runs are loaded; see `tsarch.load`."""
+
+    device: str = "auto"
+    precision: Precision = "fp32"
+    batch_tokens: int = 4096
+
+
+class LocalEngine:
+    """Teachers and students of some runs, with their queues and a cache for all.
+
+    Args:
+        folders: name of a run → its folder.
+        cache_bytes: of the teacher's states that are kept at most.
+
+    Raises:
+        UserError: a run can't be loaded, or there isn't memory for all.
+    """
+
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        loading: Loading = Loading(),
+        batching: Batching = Batching(),  # noqa: B008
+        cache_bytes: int = 256 << 20,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._folders = dict(folders)
+        self._loading = loading
+        self._batching = batching
+        self._metrics = metrics or Metrics()
+        self._cache = StateCache(cache_bytes)
+        check_memory([current_folder(own) for own in folders.values()], cache_bytes)
+        self._loaded: dict[str, tuple[tuple[str, int, int], ...]] = {}
+        """Files that were loaded."""
+        self._served = {name: self._load(name) for name in folders}
+        self._locks = {name: asyncio.Lock() for name in folders}
+        self._draining: set[asyncio.Task[None]] = set()
+        self._metrics.registry.register(CacheMetrics(self._cache))
+        self._metrics.registry.register(QueueMetrics(self._queues))
+
+    def runs(self) -> tuple[RunInfo, ...]:
+        """See `Engine`."""
+        return tuple(own.info for own in self._served.values())
+
+    async def predict(self, run: str, inputs: Sequence[Input], mode: Mode | None) -> Answered:
+        """See `Engine`."""
+        served = self._served[run]  # the version that this request meets
+        with served.used():
+            return await served.predict(inputs, mode or served.info.default_mode)
+
+    async def reload(self, run: str) -> RunInfo:
+        """See `Engine`."""
+        async with self._locks[run]:
+            old = self._served[run]
+            try:
+                if self._files(run) == self._loaded[run]:
+                    return old.info
+                check_memory([current_folder(self._folders[run])], 0)
+                new = await asyncio.to_thread(self._load, run)
+            except Exception as error:  # whatever damaged files make libraries raise
+                what = f"{run} goes on with {old.info.version}: {one_line(error)}"
+                LOG.error("swap failed: %s", what)
+                raise ServiceError(503, what, _RETRY_S) from None
+            self._served[run] = new
+        LOG.info("%s: %s took the place of %s", run, new.info.version, old.info.version)
+        self._metrics.swaps.labels(run).inc()
+        task = asyncio.create_task(self._free(old))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+        return new.info
+
+    async def follow(self, every_s: float) -> None:
+        """Serve each run's current version, whenever it changes; until it is cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            for run in self._folders:
+                with suppress(ServiceError):  # it is in the log
+                    await self.reload(run)
+
+    async def close(self) -> None:
+        """See `Engine`."""
+        await asyncio.gather(*(own.drained() for own in self._served.values()), *self._draining)
+
+    def _files(self, run: str) -> tuple[tuple[str, int, int], ...]:
+        """What tells the run's current version from others, at a glance."""
+        folder = current_folder(self._folders[run]) / "model"
+        files = [(str(path), path.stat()) for path in sorted(folder.rglob("*"))]
+        return tuple((path, own.st_size, own.st_mtime_ns) for path, own in files)
+
+    def _load(self, run: str) -> ServedPair:
+        name, own = current_name(self._folders[run]) or "original", self._loading
+        folder, files = current_folder(self._folders[run]), self._files(run)
+        try:
+            pair = load(folder, own.device, own.precision, own.batch_tokens)
+        except UserError as error:
+            raise UserError.single(f"run {run}", str(error)) from None
+        version = f"{name}@{pair.revision[:12]}"
+        self._loaded[run] = files
+        pair.keep_states(self._cache.part(run, pair.revision))
+        return ServedPair(run, version, pair, self._batching, self._metrics)
+
+    async def _free(self, old: ServedPair) -> None:
+        await old.drained()
+        if old.pair.revision not in {own.pair.revision for own in self._served.values()}:
+            self._cache.drop(old.pair.revision)
+        gc.collect()
+
+    def _queues(self) -> dict[str, tuple[int, int]]:
+        """Of each run: tokens that are let in, and requests that wait."""
+        return {
+            name: (own.batcher.tokens, own.batcher.num_waiting)
+            for name, own in self._served.items()
+        }

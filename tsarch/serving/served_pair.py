@@ -1,0 +1,107 @@
+"""One version of a run that is served, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+from tsarch.config import Mode
+from tsarch.prediction.batch import as_json
+from tsarch.prediction.inputs import Input, Predicted
+from tsarch.prediction.trained_pair import Prepared, TrainedPair
+from tsarch.serving.batcher import Batcher, Batching
+from tsarch.serving.engine import Answered, RunInfo, ServiceError
+from tsarch.serving.examples import examples_of
+from tsarch.serving.metrics import Metrics
+
+_CHARACTERS_A_TOKEN = 4
+"""About: room is kept for a text before it's tokenised."""
+_MOST_PROBLEMS = 10
+"""Inputs that are named."""
+Results = tuple[dict[int, Predicted], dict[int, str]]
+
+
+class ServedPair:
+    """A pair, its queue, and how many requests it still has to answer."""
+
+    def __init__(
+        self, run: str, version: str, pair: TrainedPair, batching: Batching, metrics: Metrics
+    ) -> None:
+        self.pair = pair
+        self.info = RunInfo(
+            run,
+            pair.task,
+            pair.labels,
+            pair.modes,
+            pair.default_mode,
+            version,
+            examples_of(pair.task, pair.columns),
+        )
+        self._metrics = metrics
+        self.batcher = Batcher[Prepared, Results](self._compute, batching, self._tell)
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """While a request is at work here."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def drained(self) -> None:
+        """Wait for the requests that are at work here, then end the thread."""
+        await self._unused.wait()
+        await self.batcher.close()
+
+    async def predict(self, inputs: Sequence[Input], mode: Mode) -> Answered:
+        """Answers to inputs; `ServiceError`: see `Engine.predict`."""
+        with self.batcher.reserved(_num_characters(inputs) // _CHARACTERS_A_TOKEN):
+            prepared = await asyncio.to_thread(self.pair.prepare, inputs)
+        _check(prepared.inputs.problems)
+        answers: dict[int, Predicted] = {}
+        if prepared.split is not None:
+            answers, problems = await self.batcher.submit(mode, prepared, prepared.num_tokens)
+            _check(problems)
+        found = [as_json(answers[number]) for number in range(len(inputs))]
+        return Answered(self.info.name, self.info.version, mode, found, prepared.num_tokens)
+
+    def _compute(self, mode: Hashable, prepared: Sequence[Prepared]) -> Sequence[Results]:
+        return self.pair.answer(prepared, cast(Mode, mode))
+
+    def _tell(self, requests: int, tokens: int, seconds: float) -> None:
+        run = self.info.name
+        self._metrics.batch_requests.labels(run).observe(requests)
+        self._metrics.batch_tokens.labels(run).observe(tokens)
+        self._metrics.batch_seconds.labels(run).observe(seconds)
+
+
+def _check(problems: dict[int, str]) -> None:
+    """Raises `ServiceError` if inputs can't be read, and names them."""
+    if problems:
+        told = [f"inputs[{n}]: {what}" for n, what in sorted(problems.items())]
+        if len(told) > _MOST_PROBLEMS:
+            told = [*told[:_MOST_PROBLEMS], f"… and {len(told) - _MOST_PROBLEMS} more."]
+        raise ServiceError(422, " ".join(told))
+
+
+def _num_characters(inputs: object) -> int:
+    """Of all texts in inputs."""
+    if isinstance(inputs, str):
+        return len(inputs)
+    if isinstance(inputs, dict):
+        return sum(map(_num_characters, inputs.values()))
+    if isinstance(inputs, list | tuple):
+        return sum(map(_num_characters, inputs))
+    return 1

@@ -1,0 +1,87 @@
+"""The teacher's states of documents, as many as fit; those that were not asked for longest go."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, defaultdict
+
+from tsarch.pair.halves import States
+
+_ENTRY_BYTES = 1024
+"""Of an entry beside its tensors."""
+
+
+class StateCache:
+    """A store for several pairs; threads may share it.
+
+    Args:
+        capacity_bytes: of all states; 0: nothing is kept.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._kept: OrderedDict[tuple[str, bytes], States] = OrderedDict()
+        self._lock = threading.Lock()
+        self.num_bytes = 0
+        self.hits: defaultdict[str, int] = defaultdict(int)
+        """By run."""
+        self.misses: defaultdict[str, int] = defaultdict(int)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def part(self, run: str, revision: str) -> CachePart:
+        """What a pair puts there and finds."""
+        return CachePart(self, run, revision)
+
+    def get(self, run: str, key: tuple[str, bytes]) -> States | None:
+        """States that are kept."""
+        with self._lock:
+            states = self._kept.get(key)
+            if states is None:
+                self.misses[run] += 1
+            else:
+                self.hits[run] += 1
+                self._kept.move_to_end(key)
+            return states
+
+    def put(self, key: tuple[str, bytes], states: States) -> None:
+        """Keep states, and let others go for them."""
+        size = _size(states)
+        if size > self.capacity_bytes:
+            return
+        with self._lock:
+            if (old := self._kept.pop(key, None)) is not None:
+                self.num_bytes -= _size(old)
+            self._kept[key] = states
+            self.num_bytes += size
+            while self.num_bytes > self.capacity_bytes:
+                _, oldest = self._kept.popitem(last=False)
+                self.num_bytes -= _size(oldest)
+
+    def drop(self, revision: str) -> None:
+        """Let go of all that a pair of these weights put there."""
+        with self._lock:
+            for key in [own for own in self._kept if own[0] == revision]:
+                self.num_bytes -= _size(self._kept.pop(key))
+
+
+class CachePart:
+    """The part of one pair: the same text under other weights is another one's."""
+
+    def __init__(self, cache: StateCache, run: str, revision: str) -> None:
+        self._cache = cache
+        self._run = run
+        self._revision = revision
+
+    def get(self, context: bytes) -> States | None:
+        """States of a context that are kept."""
+        return self._cache.get(self._run, (self._revision, context))
+
+    def put(self, context: bytes, states: States) -> None:
+        """Keep states of a context."""
+        self._cache.put((self._revision, context), states)
+
+
+def _size(states: States) -> int:
+    return states.hidden.nbytes + states.predictions.nbytes + _ENTRY_BYTES
