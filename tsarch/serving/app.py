@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
@@ -17,7 +18,6 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-import tsarch
 from tsarch.clock import now_s
 from tsarch.serving.access_tokens import AccessTokens
 from tsarch.serving.bodies import (
@@ -61,7 +61,7 @@ def make_app(
     limits, metrics = limits or Limits(), metrics or Metrics()
     app = FastAPI(
         title="tsarch",
-        version=tsarch.__version__,
+        version=version("tsarch"),
         description="Answers of trained pairs of a teacher and a student.",
         docs_url=None,  # its page loads from another host
         redoc_url=None,

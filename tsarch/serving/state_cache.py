@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, defaultdict
 
-from tsarch.pair.halves import States
+from tsarch.pair.states import States
 
 _ENTRY_BYTES = 1024
 """Of an entry beside its tensors."""
