@@ -4,7 +4,7 @@ the scores of a mode are decoded to the task's answers. Labels are not needed.""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,6 +41,8 @@ class Answering:
         num_windows: windows a row, where the task chooses windows.
         joint_weight: weight of the teacher in `joint`.
         batch_tokens: padded tokens of the contexts that are read at a time.
+        halves: (`contexts`, `windows`) of the whole pair, where `pair` is one half of it and the teacher's states come from
+            elsewhere; None: `pair` is whole.
     """
 
     def __init__(
@@ -51,8 +53,11 @@ class Answering:
         num_windows: int = 2,
         joint_weight: float = 0.5,
         batch_tokens: int = 4096,
+        halves: Collection[str] | None = None,
     ) -> None:
         self._pair = pair
+        self._has_teacher = pair.has_teacher if halves is None else "contexts" in halves
+        self._has_student = pair.has_student if halves is None else "windows" in halves
         self._task = task
         self.window_tokens = window_tokens
         self._num_windows = num_windows
@@ -83,8 +88,9 @@ class Answering:
     ) -> FloatArray:
         """(num_words, …) of a mode, as `AnsweringTask.score_collector` keeps them; 0 for words that
         are in no window."""
-        needed = (mode != "student_alone", mode != "teacher")
-        has = (self._pair.has_teacher, self._pair.has_student)
+        has_states = self._pair.has_teacher or states is not None
+        needed = (self.reads_contexts(mode), mode != "teacher")
+        has = (has_states, self._pair.has_student)
         assert not any(n > h for n, h in zip(needed, has)), f"this pair has no mode {mode}"
         found = self._predictions(split, mode, states)
         said = getattr(found, mode)
@@ -94,14 +100,20 @@ class Answering:
         scores[found.words] = own
         return scores
 
+    def reads_contexts(self, mode: Mode) -> bool:
+        """Whether a mode needs the teacher's states: `student_alone` too, where the teacher finds
+        the windows to read."""
+        finds = self._task.window_choice is not None and self._has_teacher and self._has_student
+        return mode != "student_alone" or finds
+
     def _predictions(
         self, split: TokenizedSplit, mode: Mode, kept: Sequence[States] | None
     ) -> Predictions:
         choice = self._task.window_choice
         collector = self._task.score_collector(self._joint_weight)
-        if choice is None or not self._pair.has_student:
+        if choice is None or not self._has_student:
             return self._read(split, collector, mode, kept)
-        if not self._pair.has_teacher:
+        if not self._has_teacher:
             tiles = split.with_windows(choice.tiles(split, self.window_tokens))
             return self._read(tiles, collector, mode, kept)
         for own, states in self._contexts(split, kept):

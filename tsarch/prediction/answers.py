@@ -30,6 +30,19 @@ class Answers(Protocol):
         """Answers to every row of `split.rows`; `states`: see `Answering.answers`."""
 
 
+class NoAnswers:
+    """Of a pair whose models are elsewhere."""
+
+    def __init__(self, window_tokens: int) -> None:
+        self.window_tokens = window_tokens
+
+    def answers(
+        self, split: TokenizedSplit, mode: Mode, states: Sequence[States] | None = None
+    ) -> list[tuple[Answer, ...]]:
+        """None: a mistake of the program."""
+        raise AssertionError("this pair was loaded without its models")
+
+
 class WritingAnswers:
     """Answers that are texts."""
 

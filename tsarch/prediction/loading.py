@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from tsarch.model_folder import TaskFile
 from tsarch.pair.answering import Answering
 from tsarch.pair.pair import Pair
 from tsarch.pair.writing import Writing
-from tsarch.prediction.answers import Answers, WritingAnswers
+from tsarch.prediction.answers import Answers, NoAnswers, WritingAnswers
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prepare import packing_spec
 from tsarch.rank.generation_spec import decoding_spec
@@ -20,7 +21,9 @@ from tsarch.run.saved_run import open_run, saved_pair
 from tsarch.run.versions import current_folder
 from tsarch.tasks.base import AnsweringTask, GenerativeTask
 from tsarch.tasks.registry import make_task, row_reader
+from tsarch.topology import Reads
 
+HALVES: tuple[Reads, ...] = ("contexts", "windows")
 Precision = Literal["fp32", "bf16"]
 
 
@@ -41,9 +44,20 @@ def load(
     Raises:
         UserError: the folder is not a complete run, or its files are damaged.
     """
-    folder = current_folder(Path(run))
+    return load_halves(current_folder(Path(run)), HALVES, device, precision, batch_tokens)
+
+
+def load_halves(
+    folder: Path,
+    halves: Collection[Reads],
+    device: str = "auto",
+    precision: Precision = "fp32",
+    batch_tokens: int = 4096,
+) -> TrainedPair:
+    """As `load`, of a run's or a version's own folder, with some of the models: whoever has the
+    student alone may be given the teacher's states; without any, inputs can be prepared."""
     blueprint, task_file = open_run(folder)
-    pair = saved_pair(folder, device, precision)
+    pair = None if not halves else saved_pair(folder, device, precision, halves)
     reader = row_reader(task_file.task, blueprint.data, labelled=False)
     layout = reader.layout(packing_spec(blueprint, keep_tokens=False), task_file.labels)
     answering = _answering(blueprint, task_file, pair, batch_tokens)
@@ -52,8 +66,12 @@ def load(
     )
 
 
-def _answering(blueprint: Blueprint, task_file: TaskFile, pair: Pair, batch_tokens: int) -> Answers:
+def _answering(
+    blueprint: Blueprint, task_file: TaskFile, pair: Pair | None, batch_tokens: int
+) -> Answers:
     """What makes answers of a split, as the task's are."""
+    if pair is None:
+        return NoAnswers(blueprint.window_tokens)
     task = make_task(task_file.task, task_file.labels)
     weight, window_tokens = task_file.joint_weight, blueprint.window_tokens
     if isinstance(task, GenerativeTask):
@@ -65,4 +83,5 @@ def _answering(blueprint: Blueprint, task_file: TaskFile, pair: Pair, batch_toke
         return WritingAnswers(writing, task, tokenizer)
     assert isinstance(task, AnsweringTask)
     num_windows = blueprint.evaluation.windows
-    return Answering(pair, task, window_tokens, num_windows, weight, batch_tokens)
+    halves = [stage.reads for stage in blueprint.stages]
+    return Answering(pair, task, window_tokens, num_windows, weight, batch_tokens, halves)

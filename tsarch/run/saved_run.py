@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob
@@ -33,6 +33,7 @@ from tsarch.run.texts import with_texts
 from tsarch.run.versions import current_folder
 from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
+from tsarch.topology import Reads
 
 _OPEN = (
     *("data.", "task.", "evaluation.", "decoding.", "precision", "topology.device"),
@@ -157,12 +158,18 @@ def _check_open(overrides: Sequence[str]) -> None:
         raise UserError(mistakes)
 
 
-def saved_pair(run: Path, device: str = "cpu", precision: Literal["fp32", "bf16"] = "fp32") -> Pair:
+def saved_pair(
+    run: Path,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    halves: Collection[Reads] = ("contexts", "windows"),
+) -> Pair:
     """The pair of a run's best weights, of its current version.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
         precision: of the arithmetic.
+        halves: those that are wanted, of those that there are.
 
     Raises:
         UserError: the folder is not a complete run, or its files are damaged.
@@ -173,14 +180,16 @@ def saved_pair(run: Path, device: str = "cpu", precision: Literal["fp32", "bf16"
         check_run(blueprint, own_ray=False)
         check_parity(blueprint)
     objective = make_task(task_file.task, task_file.labels, blueprint.task).objective
+    wanted = [stage for stage in blueprint.stages if stage.reads in halves]
     with _told(run / "model"):
         return build_pair(
             blueprint,
             objective.num_outputs(len(task_file.labels)),
-            {stage: load_weights(run / "model", stage) for stage in blueprint.stages},
+            {stage: load_weights(run / "model", stage) for stage in wanted},
             load_table(run / "model"),
             choose_device(device),
             torch.bfloat16 if precision == "bf16" else torch.float32,
+            wanted,
         )
 
 

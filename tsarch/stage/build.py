@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,10 +85,12 @@ def build_pair(
     table: Tensor | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    stages: Collection[Stage] | None = None,
 ) -> Pair:
     """The pair, or the one model that there is, as training starts, or with saved `weights` and
-    `table`; `device`: None is the CPU."""
-    models = {stage: build_model(blueprint, stage, num_outputs) for stage in blueprint.stages}
+    `table`; `device`: None is the CPU; `stages`: those whose models are wanted, None is all."""
+    wanted = blueprint.stages if stages is None else stages
+    models = {stage: build_model(blueprint, stage, num_outputs) for stage in wanted}
     for stage, state in ({} if weights is None else weights).items():
         models[stage].module.load_state_dict(state)
     if table is None:
