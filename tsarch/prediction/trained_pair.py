@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -131,22 +132,49 @@ class TrainedPair:
         return Prepared(own, self._packed(rows) if rows else None)
 
     def answer(
-        self, prepared: Sequence[Prepared], mode: Mode | None = None
+        self,
+        prepared: Sequence[Prepared],
+        mode: Mode | None = None,
+        states: Sequence[Sequence[States]] | None = None,
     ) -> list[tuple[dict[int, Predicted], dict[int, str]]]:
         """Of each list of inputs what `try_predict` gives; all are read together.
+
+        Args:
+            states: of the contexts of each, where the teacher has read them: see `states`.
 
         Raises:
             UserError: there is no such mode.
         """
         mode = self._known(mode)
         splits = [own.split for own in prepared if own.split is not None]
-        found = self._answering.answers(merged(splits), mode) if splits else []
+        given = None if states is None else [own for read in states for own in read]
+        found = self._answering.answers(merged(splits), mode, given) if splits else []
         answered = []
         for own in prepared:
             count = 0 if own.split is None else len(own.split.rows)
             answered.append(_parted(own, found[:count], mode))
             found = found[count:]
         return answered
+
+    def states(self, prepared: Sequence[Prepared]) -> list[list[States]]:
+        """What the teacher makes of the contexts of each; all are read together. Of tasks whose
+        answers aren't texts."""
+        assert isinstance(self._answering, Answering)
+        splits = [own.split for own in prepared if own.split is not None]
+        found = iter(self._answering.states(merged(splits)) if splits else ())
+        counts = [0 if own.split is None else own.split.num_contexts for own in prepared]
+        return [list(itertools.islice(found, count)) for count in counts]
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are texts, which teacher and student write together."""
+        return not isinstance(self._answering, Answering)
+
+    def reads_contexts(self, mode: Mode) -> bool:
+        """Whether a mode needs the teacher."""
+        if isinstance(self._answering, Answering):
+            return self._answering.reads_contexts(mode)
+        return mode != "student_alone"
 
     def keep_states(self, store: StateStore) -> bool:
         """Look for the teacher's states of contexts in a store before it reads them, and put them
