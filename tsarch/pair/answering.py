@@ -41,8 +41,8 @@ class Answering:
         num_windows: windows a row, where the task chooses windows.
         joint_weight: weight of the teacher in `joint`.
         batch_tokens: padded tokens of the contexts that are read at a time.
-        halves: (`contexts`, `windows`) of the whole pair, where `pair` is one half of it and the teacher's states come from
-            elsewhere; None: `pair` is whole.
+        halves: (`contexts`, `windows`) of the whole pair, where `pair` is one half of it and the
+            teacher's states come from elsewhere; None: `pair` is whole.
     """
 
     def __init__(
