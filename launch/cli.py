@@ -121,12 +121,16 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="JSON file to write the metrics to, and of which data.")
     ] = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(help="JSON Lines file to write the mistakes to, surest first."),
+    ] = None,
 ) -> None:
     """Measure a run's best weights again, from its folder and the data alone."""
     from tsarch.launch.evaluation import show_evaluation
 
     chosen: Mode | None = None if mode is None else mode.value
-    show_evaluation(run, split.value, chosen, overrides, data, output)
+    show_evaluation(run, split.value, chosen, overrides, data, output, errors)
 
 
 @app.command()

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tsarch.config import Mode
 from tsarch.errors import UserError
+
+if TYPE_CHECKING:
+    from tsarch.run.saved_run import SavedEvaluation
+    from tsarch.telling.terminal import Reporter
 
 
 def show_evaluation(
@@ -17,6 +22,7 @@ def show_evaluation(
     overrides: Sequence[str] = (),
     data: str | None = None,
     output: Path | None = None,
+    errors: Path | None = None,
 ) -> None:
     """Print the metrics of a run on a split, of all modes or of one.
 
@@ -24,6 +30,7 @@ def show_evaluation(
         overrides: `key=value` of keys that a trained model leaves open.
         data: file in place of the run's own.
         output: JSON file to write too.
+        errors: JSON Lines file to write the mistakes of these modes to.
 
     Raises:
         UserError: the folder is not a complete run, or the data holds mistakes.
@@ -34,10 +41,11 @@ def show_evaluation(
     from tsarch.telling.terminal import Reporter
 
     quieten()
-    if output is not None:
-        _check_output(output)
+    for option, file in (("--output", output), ("--errors", errors)):
+        if file is not None:
+            _check_output(option, file)
     reporter = Reporter()
-    found = evaluate_run(run, split, mode, overrides, data, reporter.say)
+    found = evaluate_run(run, split, mode, overrides, data, reporter.say, errors is not None)
     chosen = {m: v for m, v in found.evaluation.metrics.items() if mode in (None, m)}
     title = f"{split} split of {run}" if found.is_own else f"{found.source} · model of {run}"
     reporter.table(title, {"": dict(chosen)}, table_metrics(found.blueprint.task.name))
@@ -46,9 +54,37 @@ def show_evaluation(
     if output is not None:
         text = json.dumps({"run": str(run), **found.as_json(split, mode)}, indent=2)
         output.write_text(text + "\n", encoding="utf-8")
+    if errors is not None:
+        _write_errors(found, mode, split, errors, reporter)
 
 
-def _check_output(output: Path) -> None:
+def _write_errors(
+    found: SavedEvaluation, mode: Mode | None, split: str, errors: Path, reporter: Reporter
+) -> None:
+    """The mistakes to a file; how many there are, and some rows, to the terminal.
+
+    Raises:
+        UserError: the task has no answers that could be marked.
+    """
+    from tsarch.marking.summary import error_summary
+    from tsarch.run.evaluate import best_mode
+    from tsarch.tasks.registry import make_task
+    from tsarch.telling.predictions import show_sample
+    from tsarch.telling.run_folder import write_atomically
+
+    marked = found.marked
+    if marked is None:
+        what = f"can't be written: answers of {found.blueprint.task.name} can't be marked."
+        raise UserError.single(f"--errors {errors}", what)
+    modes = [own for own in marked.marks if mode in (None, own)]
+    lines = list(marked.lines(modes))
+    write_atomically(errors, "".join(f"{line}\n" for line in lines))
+    shown = mode or best_mode(make_task(found.blueprint.task.name, ()), found.evaluation)
+    show_sample(reporter.console, error_summary(marked, split, shown, len(marked.rows)))
+    reporter.say(f"{len(lines):,} mistakes of {', '.join(modes)}: {errors}")
+
+
+def _check_output(option: str, output: Path) -> None:
     """Whether a file can be written, before what takes long.
 
     Raises:
@@ -58,5 +94,5 @@ def _check_output(output: Path) -> None:
         with output.open("a", encoding="utf-8"):
             pass
     except OSError as error:
-        where = f"--output {output}"
+        where = f"{option} {output}"
         raise UserError.single(where, f"can't be written: {error.strerror}.") from None

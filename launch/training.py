@@ -121,6 +121,15 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
     return prepared
 
 
+def _show_errors(reporter: Any, path: Path) -> None:
+    """Some rows of the test split with what was predicted."""
+    from tsarch.telling.predictions import read_errors, show_sample
+
+    errors = read_errors(path)
+    if errors is not None:
+        show_sample(reporter.console, errors)
+
+
 def _report(reporter: Any, path: Path) -> None:
     from tsarch.telling.report import write_report
 
@@ -244,6 +253,8 @@ def _show(reporter: Any, blueprint: Blueprint, summary: dict[str, Any], path: An
     reporter.table("test split", columns, table_metrics(blueprint.task.name))
     for sample in summary["samples"][:_SHOWN_SAMPLES]:
         reporter.sample(sample)
+    if not summary["samples"]:
+        _show_errors(reporter, path)
     busy = summary["stage_busy_share"]
     reporter.say(
         f"{summary['steps']} steps in {summary['train_s']:.0f} s of training · "

@@ -158,6 +158,10 @@ class ChoiceTask(LabelTask):
         right = LABELS.index("right")
         return WordCollector(joint_weights, label_probabilities, lambda scores: scores[..., right])
 
+    def decided(self, scores: FloatArray) -> FloatArray:
+        """The same, of all labels' probabilities."""
+        return scores[..., LABELS.index("right")]
+
     def metrics(self, split: TokenizedSplit, predicted: Array) -> Metrics:
         """Share of the rows whose likeliest choice is the right one."""
         split.check_labels("measuring choices")

@@ -39,6 +39,7 @@ LAYERS = [
     ["tsarch.checkpoint"],
     ["tsarch.data", "tsarch.models", "tsarch.losses", "tsarch.parallel"],
     ["tsarch.tasks"],
+    ["tsarch.marking"],
     ["tsarch.pair"],
     ["tsarch.architecture", "tsarch.specs", "tsarch.blueprint"],
     ["tsarch.stage"],

@@ -49,10 +49,14 @@ class RankApi(Protocol):
         ranks without a teacher."""
 
     def evaluate(
-        self, split: str, joint_weights: list[float], windows: Windows | None
+        self,
+        split: str,
+        joint_weights: list[float],
+        windows: Windows | None,
+        undecided: bool = False,
     ) -> Predictions | None:
-        """Predict a split; `windows`: in place of its own (collective). None of ranks without a
-        student."""
+        """Predict a split; `windows`: in place of its own; `undecided`: scores, not what they mean
+        (collective). None of ranks without a student."""
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """Generate the texts of a split (collective); ranks with a student give theirs."""

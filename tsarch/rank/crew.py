@@ -197,10 +197,14 @@ class Crew(ABC):
         return [own for own in self.ask(RankApi.survey, split) if own is not None]
 
     def evaluate(
-        self, split: str, joint_weights: list[float], windows: Windows | None = None
+        self,
+        split: str,
+        joint_weights: list[float],
+        windows: Windows | None = None,
+        undecided: bool = False,
     ) -> list[Predictions]:
         """Predict a split; every student rank gives the words of its windows."""
-        found = self.ask(RankApi.evaluate, split, joint_weights, windows)
+        found = self.ask(RankApi.evaluate, split, joint_weights, windows, undecided)
         return [own for own in found if own is not None]
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:

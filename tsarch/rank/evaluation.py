@@ -15,7 +15,8 @@ from tsarch.records import Predictions, Survey, TokenizedSplit, Windows
 from tsarch.schedule.plan import forward_programs
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
-from tsarch.tasks.collect import ContextOutputs
+from tsarch.tasks.base import AnsweringTask
+from tsarch.tasks.collect import Collector, ContextOutputs
 from tsarch.topology import Topology
 
 
@@ -63,14 +64,20 @@ class Evaluation:
         return Survey(np.concatenate(words), torch.cat(predictions).numpy())
 
     def evaluate(
-        self, split: str, joint_weights: list[float], windows: Windows | None
+        self,
+        split: str,
+        joint_weights: list[float],
+        windows: Windows | None,
+        undecided: bool = False,
     ) -> Predictions | None:
         """Predict a whole split; the ranks of the last stage give the predictions of their words.
 
-        `windows`: what the student reads, in place of the split's own windows.
+        Args:
+            windows: what the student reads, in place of the split's own windows.
+            undecided: give what `AnsweringTask.answers` reads; for one joint weight at most.
         """
         whole = self._splits[split]
-        collector = self._parts.task.collector(joint_weights)
+        collector = self._collector(joint_weights, undecided)
         last = self._parts.stages.get(self._topology.stages[-1])
         if isinstance(last, StudentStage):
             last.on_output = collector.add
@@ -81,6 +88,14 @@ class Evaluation:
             return None
         last.on_output = None
         return collector.result()
+
+    def _collector(self, joint_weights: list[float], undecided: bool) -> Collector:
+        task = self._parts.task
+        if not undecided:
+            return task.collector(joint_weights)
+        assert isinstance(task, AnsweringTask)
+        assert len(joint_weights) <= 1
+        return task.score_collector(*(joint_weights or [0.5]))
 
     def _run_forward(self, split: TokenizedSplit) -> None:
         """Run both models over a split, without updates."""

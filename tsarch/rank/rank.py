@@ -59,10 +59,14 @@ class Rank:
         return self._evaluation.survey(split)
 
     def evaluate(
-        self, split: str, joint_weights: list[float], windows: Windows | None
+        self,
+        split: str,
+        joint_weights: list[float],
+        windows: Windows | None,
+        undecided: bool = False,
     ) -> Predictions | None:
         """See `Evaluation.evaluate` (all ranks call it)."""
-        return self._evaluation.evaluate(split, joint_weights, windows)
+        return self._evaluation.evaluate(split, joint_weights, windows, undecided)
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """Generate the targets of a split (at most `decoding.max_texts`) as `mode` predicts them;

@@ -12,7 +12,7 @@ import numpy as np
 from tsarch.blueprint import Blueprint
 from tsarch.config import MEAN_MODES, MODES, Mode, Monitor
 from tsarch.records import Array, IntArray, Predictions, Survey, TokenizedSplit, Windows
-from tsarch.tasks.base import Metrics, Task
+from tsarch.tasks.base import AnsweringTask, Metrics, Task
 
 JOINT_WEIGHTS = [round(0.1 * i, 1) for i in range(11)]
 """Weights of the teacher that `joint` may have; the best on validation is taken."""
@@ -35,9 +35,14 @@ class Predictor(Protocol):
         """The teachers' predictions of a split, before windows are chosen."""
 
     def evaluate(
-        self, split: str, joint_weights: list[float], windows: Windows | None = None
+        self,
+        split: str,
+        joint_weights: list[float],
+        windows: Windows | None = None,
+        undecided: bool = False,
     ) -> list[Predictions]:
-        """Predict a split on all ranks; `windows`: in place of the split's own."""
+        """Predict a split on all ranks; `windows`: in place of the split's own; `undecided`: give
+        scores, for one weight (`AnsweringTask.score_collector`)."""
 
 
 def predict(
@@ -47,15 +52,16 @@ def predict(
     name: str,
     split: TokenizedSplit,
     joint_weights: list[float],
+    undecided: bool = False,
 ) -> list[Predictions]:
-    """Predictions of the split called `name`.
+    """Predictions of the split called `name`; `undecided`: see `scores_and_metrics`.
 
     Where the task chooses windows, the teacher reads the split twice: first alone, and then, with
     the windows known, with the student.
     """
     choice = task.window_choice
     if choice is None:
-        return crew.evaluate(name, joint_weights)
+        return crew.evaluate(name, joint_weights, None, undecided)
     graph = blueprint.topology.graph
     if not graph.reading("contexts"):
         return crew.evaluate(name, [], choice.tiles(split, blueprint.window_tokens))
@@ -103,10 +109,32 @@ def evaluate_modes(
     return Evaluation(metrics, joint_weight)
 
 
+def scores_and_metrics(
+    task: AnsweringTask,
+    split: TokenizedSplit,
+    predictions: list[Predictions],
+    joint_weight: float,
+) -> tuple[dict[Mode, Array], Evaluation]:
+    """(num_words, …) scores of all modes, as `AnsweringTask.answers` reads them, and the metrics of
+    what they mean, from predictions that were left undecided, for the one weight."""
+    scores = {
+        mode: _joined(split, predictions, mode)
+        for mode in MODES
+        if getattr(predictions[0], mode) is not None
+    }
+    metrics = {mode: task.metrics(split, task.decided(own)) for mode, own in scores.items()}
+    return scores, Evaluation(metrics, joint_weight)
+
+
 def score(task: Task, metrics: Metrics) -> float:
     """The main metric so that higher is better."""
     value = metrics[task.main_metric]
     return -value if task.lower_is_better else value
+
+
+def best_mode(task: Task, evaluation: Evaluation) -> Mode:
+    """The mode with the best main metric, of equals the first."""
+    return max(evaluation.metrics, key=lambda mode: score(task, evaluation.metrics[mode]))
 
 
 def selection_score(task: Task, metrics: Mapping[Mode, Metrics], monitor: Monitor) -> float:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from tsarch.blueprint import Blueprint
 from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
-from tsarch.run.evaluate import (
-    JOINT_WEIGHTS,
-    Evaluation,
-    choose_and_evaluate,
-    evaluate_modes,
-    predict,
-)
-from tsarch.run.texts import Sample, with_texts
+from tsarch.run.evaluate import JOINT_WEIGHTS, Evaluation, choose_and_evaluate, predict
+from tsarch.run.marked_split import Examined, examine
 from tsarch.tasks.base import Task
+
+_MOST_SCORES = 50_000_000
+"""Numbers of all modes that a driver takes from its ranks at most, 4 bytes each."""
 
 
 class Examiner:
@@ -33,17 +30,17 @@ class Examiner:
         )
         return choose_and_evaluate(self._task, split, predictions)
 
-    def test(self, joint_weight: float) -> tuple[Evaluation, list[Sample]]:
-        """Metrics of the test split, and what was generated of it."""
+    def test(self, joint_weight: float, marks: bool) -> Examined:
+        """Metrics of the test split, what was generated of it, and, with `marks`, its mistakes
+        where there is room for the scores."""
         split = self._prepared.splits["test"]
-        predictions = predict(
-            self._blueprint, self._task, self._crew, "test", split, [joint_weight]
-        )
-        return with_texts(
+        num_scores = split.num_words * len(self._prepared.labels) * len(self._blueprint.modes)
+        return examine(
             self._crew,
             self._blueprint,
             self._prepared,
             self._task,
             "test",
-            evaluate_modes(self._task, split, predictions, joint_weight),
+            joint_weight,
+            marks and num_scores <= _MOST_SCORES,
         )

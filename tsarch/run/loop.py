@@ -18,6 +18,7 @@ from tsarch.config_loading import dump_config
 from tsarch.data.loader import BatchPlan
 from tsarch.errors import InterruptedRunError
 from tsarch.feeds import batch_plan, num_training_steps
+from tsarch.marking.summary import error_summary
 from tsarch.model_folder import TaskFile, replace_folder, save_description
 from tsarch.planning.balance import Proposal
 from tsarch.prepare import Prepared
@@ -27,7 +28,7 @@ from tsarch.rank.pacer import Pacer, Situation
 from tsarch.records import TickReport
 from tsarch.run.bad_batch import save_bad_batch
 from tsarch.run.checkpoint_keeper import CheckpointKeeper, cut_rules
-from tsarch.run.evaluate import Evaluation
+from tsarch.run.evaluate import Evaluation, best_mode
 from tsarch.run.examiner import Examiner
 from tsarch.run.interrupt import Interrupt
 from tsarch.run.ledger import Ledger
@@ -199,11 +200,17 @@ class Trainer:
             self._guard.check(row, totals.bad_in_a_row)
 
     def _test(self, joint_weight: float, when: str) -> tuple[Evaluation, list[dict[str, str]]]:
-        """Metrics of the test split, and generated texts of it."""
-        evaluation, samples = self._examiner.test(joint_weight)
-        texts = [sample.as_json() for sample in samples]
+        """Metrics of the test split, and generated texts of it; after training its mistakes are
+        written too."""
+        found = self._examiner.test(joint_weight, marks=when == "after")
+        evaluation = found.evaluation
+        texts = [sample.as_json() for sample in found.samples]
         self._ledger.trackers.evaluation("test", self._ledger.totals.steps, evaluation.metrics)
         self._ledger.trackers.texts(when, texts)
+        if found.marked is not None:
+            best = best_mode(self._task, evaluation)
+            num_rows = len(self._prepared.splits["test"].rows)
+            self._folder.write_errors(error_summary(found.marked, "test", best, num_rows))
         return evaluation, texts
 
     def _validate(self, epoch: int, step: int) -> float:

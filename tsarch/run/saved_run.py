@@ -19,6 +19,7 @@ from tsarch.config_loading import load_config
 from tsarch.data.cache import cache_note
 from tsarch.data.corpus import source_of
 from tsarch.errors import Mistake, UserError, one_line
+from tsarch.marking.marked import Marked
 from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, saved_config
 from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
@@ -27,9 +28,9 @@ from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_split
 from tsarch.rank.api import RankApi
 from tsarch.rank.local_crew import LocalCrew
-from tsarch.run.evaluate import Evaluation, evaluate_modes, predict
+from tsarch.run.evaluate import Evaluation
+from tsarch.run.marked_split import examine
 from tsarch.run.self_score import score_notes
-from tsarch.run.texts import with_texts
 from tsarch.run.versions import current_folder
 from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
@@ -56,6 +57,8 @@ class SavedEvaluation:
     """Of those that the run had in this split; None: its folder doesn't say."""
     remarks: tuple[str, ...] = ()
     """On how the rows were read."""
+    marked: Marked | None = None
+    """The answers beside what is right, if they were wanted."""
 
     @property
     def is_own(self) -> bool | None:
@@ -200,6 +203,7 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     data: str | None = None,
     say: Callable[[str], None] = lambda _: None,
+    marks: bool = False,
 ) -> SavedEvaluation:
     """Metrics of a run's best weights, of its current version, on a split; texts are only generated
     as `mode` predicts them, if it is given.
@@ -208,6 +212,7 @@ def evaluate_run(
         overrides: see `open_run`.
         data: file in place of the run's own; no other file is read.
         say: is told what takes time.
+        marks: mark the answers, too.
 
     Raises:
         UserError: the folder is not a complete run, or the data holds mistakes.
@@ -230,15 +235,15 @@ def evaluate_run(
         crew = LocalCrew(blueprint, prepared)
         crew.ask(RankApi.load, model)
     weight = task_file.joint_weight
-    task, own = make_task(task_file.task, prepared.labels, blueprint.task), prepared.splits[split]
-    predictions = predict(blueprint, task, crew, split, own, [weight])
-    evaluation = evaluate_modes(task, own, predictions, weight)
+    task = make_task(task_file.task, prepared.labels, blueprint.task)
     modes = None if mode is None else (mode,)
-    evaluation = with_texts(crew, blueprint, prepared, task, split, evaluation, modes)[0]
+    found = examine(crew, blueprint, prepared, task, split, weight, marks, modes)
     source, digest = source_of(split, blueprint.data), prepared.digests[split]
     own_digest = task_file.data.get(split)
     notes = (*prepared.notes, *task.choices, *score_notes(blueprint, prepared, (split,)))
-    return SavedEvaluation(blueprint, evaluation, source, digest, own_digest, notes)
+    return SavedEvaluation(
+        blueprint, found.evaluation, source, digest, own_digest, notes, found.marked
+    )
 
 
 def _check_there(blueprint: Blueprint, split: str) -> None:

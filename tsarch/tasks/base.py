@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from tsarch.config import TaskConfig
 from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
 from tsarch.tasks.answers import Answer, GeneratedText
+from tsarch.tasks.votes import likeliest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,6 +96,9 @@ class AnsweringTask(Task, Protocol):
         probabilities, of a `qa` (num_words, 2) logits of start and end, −∞ where a mode has not
         read (`WindowChoice.complete`). `joint` has one row: for this weight of the teacher."""
 
+    def decided(self, scores: FloatArray) -> Array:
+        """What `metrics` reads, from what `score_collector` keeps."""
+
     def answers(self, split: TokenizedSplit, scores: FloatArray) -> list[tuple[Answer, ...]]:
         """Answers to every row of `split.rows`, from the (num_words, …) scores of one mode:
         entities in order, none or many; of all other tasks one answer a row.
@@ -167,3 +171,7 @@ class LabelTask:
         from tsarch.tasks.collect import probability_collector
 
         return probability_collector(joint_weight)
+
+    def decided(self, scores: FloatArray) -> Array:
+        """The likeliest labels."""
+        return likeliest(scores)

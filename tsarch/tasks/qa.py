@@ -212,6 +212,10 @@ class QaTask:
         """As `collector`: (num_words, 2) logits."""
         return self.collector([joint_weight])
 
+    def decided(self, scores: FloatArray) -> FloatArray:
+        """The logits themselves."""
+        return scores
+
     def answers(
         self, split: TokenizedSplit, scores: FloatArray
     ) -> list[tuple[SpanAnswer | NoAnswer]]:

@@ -19,6 +19,14 @@ from tsarch.blueprint import Blueprint, resolve
 from tsarch.config_loading import load_config
 from tsarch.tasks.registry import table_metrics
 from tsarch.telling.drawing import Series, curves_svg, save_timeline_png, timeline_svg
+from tsarch.telling.error_tables import (
+    SHOWN_AT_ONCE,
+    agreement_matrix,
+    differences,
+    heat_map,
+    label_table,
+)
+from tsarch.telling.predictions import Errors, file_name, read_errors
 from tsarch.telling.run_folder import write_atomically
 from tsarch.telling.step_table import show_metric
 from tsarch.telling.timeline import MAX_LANES, Timeline, make_timeline
@@ -43,7 +51,7 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` (and `timeline.png`, if the run was traced); returns the report's path.
 
     `folder` is that of a finished run: `config.yaml`, `summary.json`, `metrics.jsonl`,
-    `evaluations.jsonl` and perhaps `trace.json`.
+    `evaluations.jsonl` and perhaps `errors.json` and `trace.json`.
     """
     blueprint = resolve(load_config(folder / "config.yaml"))
     summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -71,6 +79,7 @@ def write_report(folder: Path) -> Path:
         timeline_picture=None if timeline is None else Markup(timeline_svg(timeline)),
         stretch="" if timeline is None else _stretch_name(timeline),
         max_lanes=MAX_LANES,
+        **_error_tables(read_errors(folder)),
     )  # fmt: skip
     path = folder / "report.html"
     write_atomically(path, page)
@@ -123,6 +132,27 @@ def model_name(model: Any) -> str:
     return f"random {model.get('model_type', 'model')}" + (
         f" ({', '.join(sizes)})" if sizes else ""
     )
+
+
+def _error_tables(errors: Errors | None) -> dict[str, Any]:
+    """What the template shows of mistakes; `errors` None: nothing is known of them."""
+    if errors is None:
+        return {"errors": None}
+    kinds = dict.fromkeys(kind for own in errors["kinds"].values() for kind in own)
+    counts = errors["counts"].items()
+    table = label_table(errors["scores"])
+    return {
+        "errors": errors,
+        "kinds": list(kinds),
+        "are_texts": table.name == "texts",
+        "score_name": table.columns[0].removeprefix("mean ") if table.columns else "",
+        "graded": table.name != "label",
+        "heat_maps": {mode: heat_map(own) for mode, own in counts if own is not None},
+        "labels": table,
+        "matrix": agreement_matrix(errors),
+        "differing": differences(errors),
+        "shown_at_once": SHOWN_AT_ONCE,
+    }
 
 
 def _timeline(trace: Path, blueprint: Blueprint) -> Timeline | None:
@@ -183,10 +213,17 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["metric"] = show_metric
+    environment.filters["shortened"] = shortened
+    environment.filters["file_name"] = file_name
     environment.filters["bytes"] = show_bytes
     environment.filters["seconds"] = show_seconds
     environment.filters["count"] = show_count
     return environment
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """Its start, if it is longer."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def show_bytes(value: float) -> str:

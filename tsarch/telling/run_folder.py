@@ -110,6 +110,11 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "config.yaml", dump_config(blueprint.config))
 
+    def write_errors(self, errors: Mapping[str, Any]) -> None:
+        """`errors.json`: the test split's mistakes."""
+        text = json.dumps(errors, ensure_ascii=False, indent=1)
+        write_atomically(self.path / "errors.json", text + "\n")
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """`summary.json`."""
         text = redact_urls(json.dumps(summary, indent=2))
