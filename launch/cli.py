@@ -175,6 +175,46 @@ def predict(
 
 
 @app.command()
+def serve(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Folders of finished runs, each with a name if you like: NAME=FOLDER."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of tokens, one a line: who asks must send one. Or one in the environment: "
+            "TSARCH_SERVE_TOKEN."
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic.")] = Precision.FP32,
+    batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of requests that are read together.")
+    ] = 4096,
+    limit: Annotated[
+        list[str], typer.Option("--limit", help="Change a limit: --limit inputs=64. See Serving.")
+    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
+    follow_s: Annotated[
+        float,
+        typer.Option("--follow-s", min=0, help="Look so often for a run's new current version."),
+    ] = 0.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Answer an example of each run over HTTP, and end.")
+    ] = False,
+) -> None:
+    """Serve runs over HTTP, with a page to try them."""
+    from tsarch.launch.prediction import Computing
+    from tsarch.launch.serving import ServeOptions, serve_runs
+
+    computing = Computing(device.value, precision.value, batch_tokens)
+    options = ServeOptions(host, port, token_file, computing, limit, follow_s, once)
+    serve_runs(runs, options)
+
+
+@app.command()
 def schema(
     output: Annotated[Path | None, typer.Argument(help="File to write. Default: print.")] = None,
 ) -> None:

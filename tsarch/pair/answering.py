@@ -172,8 +172,7 @@ class Answering:
         missing = {key: c for key, c in zip(keys, own, strict=True) if key not in found}
         read = self._encode(split, list(missing.values())) if missing else []
         for key, states in zip(missing, read, strict=True):
-            # Copies: as parts they would keep all that was read with them.
-            found[key] = States(states.hidden.clone(), states.predictions.clone())
+            found[key] = states.copied()
             store.put(key, found[key])
         return [found[key] for key in keys]
 

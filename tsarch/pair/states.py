@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from tsarch.records import IntArray
 
 Numbers = Any
@@ -22,6 +24,19 @@ class States:
     predictions: Numbers
     """(batch, tokens, outputs) the teacher's own; (n, vocabulary) logits where they were asked for
     at n positions of a model that gives logits itself."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all numbers."""
+        return int(self.hidden.nbytes + self.predictions.nbytes)
+
+    def copied(self) -> States:
+        """The same numbers by themselves, not as a part of what was read with them."""
+        return States(_copy(self.hidden), _copy(self.predictions))
+
+
+def _copy(numbers: Numbers) -> Numbers:
+    return numbers.copy() if isinstance(numbers, np.ndarray) else numbers.clone()
 
 
 @dataclass(frozen=True)

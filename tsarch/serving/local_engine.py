@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,14 +97,6 @@ class LocalEngine:
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
         return new.info
-
-    async def follow(self, every_s: float) -> None:
-        """Serve each run's current version, whenever it changes; until it is cancelled."""
-        while True:
-            await asyncio.sleep(every_s)
-            for run in self._folders:
-                with suppress(ServiceError):  # it is in the log
-                    await self.reload(run)
 
     async def close(self) -> None:
         """See `Engine`."""

@@ -84,4 +84,4 @@ class CachePart:
 
 
 def _size(states: States) -> int:
-    return states.hidden.nbytes + states.predictions.nbytes + _ENTRY_BYTES
+    return states.num_bytes + _ENTRY_BYTES

@@ -1,0 +1,201 @@
+"""`tsarch serve`: runs that answer over HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from tsarch.clock import now_s
+from tsarch.errors import RunFailedError, UserError
+
+if TYPE_CHECKING:
+    import socket
+
+    from tsarch.launch.prediction import Computing
+    from tsarch.serving.access_tokens import AccessTokens
+    from tsarch.serving.engine import Engine
+    from tsarch.serving.limits import Limits
+    from tsarch.serving.metrics import Metrics
+    from tsarch.serving.server import Server
+
+LOG = logging.getLogger("tsarch.serving")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_START_S = 60
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How runs are served."""
+
+    host: str
+    port: int
+    token_file: Path | None
+    computing: Computing
+    limits: Sequence[str]
+    """`NAME=VALUE` of `serving.limits.Limits`."""
+    follow_s: float
+    """How often a new current version is looked for; 0: never."""
+    once: bool
+
+
+def serve_runs(runs: Sequence[str], options: ServeOptions) -> None:
+    """Serve runs until SIGTERM or SIGINT, or, with `once`, until each has answered an example.
+
+    Raises:
+        UserError: a run, a token or the address can't be had.
+        RunFailedError: with `once`: an answer isn't what it should be.
+    """
+    folders = named_runs(runs)
+    check_installed()
+    from tsarch.launch.training import quieten
+    from tsarch.serving.access_tokens import read_tokens
+    from tsarch.serving.limits import parse_limits
+    from tsarch.serving.metrics import Metrics
+    from tsarch.serving.server import listen
+
+    quieten()
+    _log_to_stderr()
+    limits, tokens = parse_limits(options.limits), read_tokens(options.token_file)
+    with listen(options.host, options.port) as place:  # before models are loaded
+        _warn(options.host, tokens)
+        metrics = Metrics()
+        engine = _local_engine(folders, options.computing, limits, metrics)
+        _serve(engine, place, tokens, limits, metrics, options)
+
+
+def named_runs(runs: Sequence[str]) -> dict[str, Path]:
+    """Name → folder of each `FOLDER` or `NAME=FOLDER`.
+
+    Raises:
+        UserError: a name is odd or used twice, or there is no such folder.
+    """
+    found: dict[str, Path] = {}
+    for own in runs:
+        name, sign, folder = own.partition("=")
+        if not sign or Path(own).is_dir():
+            name, folder = Path(own).absolute().name, own
+        if _NAME.fullmatch(name) is None:
+            hint = "Name it by letters, digits, points, - and _: NAME=FOLDER."
+            raise UserError.single(own, "has no name that can be asked for.", hint)
+        if name in found:
+            hint = f"Name them: {name}-a={found[name]} {name}-b={folder}."
+            raise UserError.single(own, f"is the second run called {name}.", hint)
+        if not Path(folder).is_dir():
+            raise UserError.single(folder, "is not a folder.")
+        found[name] = Path(folder)
+    return found
+
+
+def check_installed() -> None:
+    """Check that what serves is there.
+
+    Raises:
+        UserError: it isn't.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        hint = 'Install them: pip install "tsarch[serving]".'
+        what = f"needs packages that are not installed ({error.name})."
+        raise UserError.single("tsarch serve", what, hint) from None
+
+
+def _local_engine(
+    folders: dict[str, Path], computing: Computing, limits: Limits, metrics: Metrics
+) -> Engine:
+    from tsarch.serving.batcher import Batching
+    from tsarch.serving.local_engine import Loading, LocalEngine
+
+    loading = Loading(computing.device, computing.precision, computing.batch_tokens)
+    batching = Batching(computing.batch_tokens, limits.wait_ms / 1000, limits.queue_tokens)
+    return LocalEngine(folders, loading, batching, limits.cache_mb << 20, metrics)
+
+
+def _serve(
+    engine: Engine,
+    place: socket.socket,
+    tokens: AccessTokens,
+    limits: Limits,
+    metrics: Metrics,
+    options: ServeOptions,
+) -> None:
+    from tsarch.serving.access_tokens import AccessTokens
+    from tsarch.serving.app import make_app
+    from tsarch.serving.following import follow
+    from tsarch.serving.server import LOOPBACK, Server, address_of, is_loopback
+
+    # Names matter where no token does: a page may make a browser call this machine by another.
+    hosts = ("*",) if tokens or not is_loopback(options.host) else LOOPBACK
+    own = secrets.token_urlsafe(32) if options.once and tokens else None
+    accepted = AccessTokens([own]) if own else tokens
+    followed = (lambda: follow(engine, options.follow_s)) if options.follow_s else None
+    app = make_app(engine, accepted, limits, metrics, hosts, followed)
+    server = Server(app, limits.request_s)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for run in engine.runs():
+        console.print(f"{run.name}: {run.task}, version {run.version}", markup=False)
+    console.print(f"serving at {address_of(place)}", markup=False)
+    if not options.once:
+        server.run(sockets=[place])
+        return
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, daemon=True)
+    thread.start()
+    try:
+        _ask_once(engine, address_of(place), own, server)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _ask_once(engine: Engine, url: str, token: str | None, server: Server) -> None:
+    """Print the answers to an example of each run.
+
+    Raises:
+        RunFailedError: there are none.
+    """
+    from tsarch.serving.server import ask_once
+
+    ends = now_s() + _START_S
+    while not server.started:
+        if server.should_exit or now_s() > ends:
+            raise RunFailedError(f"the server at {url} didn't start")
+        time.sleep(0.01)
+    for own in ask_once(url, engine.runs(), token):
+        print(json.dumps(own, ensure_ascii=False))
+
+
+def _warn(host: str, tokens: AccessTokens) -> None:
+    """Say who may ask, where that is everybody."""
+    from tsarch.serving.access_tokens import VARIABLE
+    from tsarch.serving.server import is_loopback
+
+    if not tokens and not is_loopback(host):
+        LOG.warning(
+            "%s is reached from other machines, and everybody there may ask: no token is needed. "
+            "Give --token-file FILE (or %s), or serve at 127.0.0.1 behind what asks for one. "
+            "Texts travel unencrypted; let a proxy add TLS.",
+            host,
+            VARIABLE,
+        )
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name, level in (("tsarch.serving", logging.INFO), ("uvicorn", logging.WARNING)):
+        own = logging.getLogger(name)
+        own.handlers = [handler]
+        own.setLevel(level)
+        own.propagate = False
