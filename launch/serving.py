@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,14 +103,11 @@ def check_installed() -> None:
     Raises:
         UserError: it isn't.
     """
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
+    missing = [own for own in ("fastapi", "prometheus_client", "uvicorn") if find_spec(own) is None]
+    if missing:
         hint = 'Install them: pip install "tsarch[serving]".'
-        what = f"needs packages that are not installed ({error.name})."
-        raise UserError.single("tsarch serve", what, hint) from None
+        what = f"needs packages that are not installed: {', '.join(missing)}."
+        raise UserError.single("tsarch serve", what, hint)
 
 
 def _local_engine(
