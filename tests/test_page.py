@@ -444,7 +444,7 @@ def test_a_token_is_asked_for_and_stays_in_the_tab(tab, asked):
     stores = "[...Object.values({...localStorage}), document.cookie, location.href].join()"
     assert "secret" not in tab.evaluate(stores)
     assert "secret" not in tab.content()
-    assert "$TSARCH_TOKEN" in tab.locator("#more pre").first.text_content()
+    assert "$TSARCH_SERVE_TOKEN" in tab.locator("#more pre").first.text_content()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from tsarch.config.base import (
     PositiveInt,
     Probability,
     Section,
+    SpanEnds,
 )
 from tsarch.config.data import Columns, DataConfig, DecodingConfig, TaskConfig
 from tsarch.config.models import (
@@ -72,6 +73,7 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "Section",
+    "SpanEnds",
     "StageTopology",
     "StudentConfig",
     "TaskConfig",

@@ -17,6 +17,8 @@ Mode = Literal["teacher", "student", "joint", "student_alone"]
 Divergence = Literal["kl", "reverse_kl", "jensen_shannon"]
 HiddenLoss = Literal["cosine", "mse"]
 MODES: tuple[Mode, ...] = ("teacher", "student", "joint", "student_alone")
+SpanEnds = Literal["exclusive", "inclusive"]
+"""What the end of a span of words names: the word after it, or its last."""
 
 
 class Section(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tsarch.config.base import MOST, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from tsarch.config.base import MOST, NonNegativeInt, PositiveFloat, PositiveInt, Section, SpanEnds
 from tsarch.task_names import TASKS
 
 
@@ -73,7 +73,7 @@ class DataConfig(Section):
     tag_scheme: Literal["auto", "iob2", "iob1", "bioes", "bilou", "bmes", "io"] = "auto"
     """`ner`: scheme of the tags, made IOB2 when read; `auto`: that which the tags of a split show.
     `io`: names of types without a letter before them; neighbours of one type are one entity."""
-    span_ends: Literal["exclusive", "inclusive"] = "exclusive"
+    span_ends: SpanEnds = "exclusive"
     """`relation`: whether `head` and `tail` are [start, end) or [first word, last word]."""
     odd_words: Literal["refuse", "keep"] = "refuse"
     """`ner`: files whose words are all numbers, or whose sentences all have one word, are refused,

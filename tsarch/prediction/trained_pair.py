@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from tsarch.config import Mode
+from tsarch.config import Mode, SpanEnds
 from tsarch.data.corpus import read_rows
 from tsarch.data.layouts import Layout
 from tsarch.data.merging import merged
@@ -25,6 +25,9 @@ from tsarch.prediction.context import Context, load_states
 from tsarch.prediction.inputs import Input, Inputs, Predicted, as_document, as_rows, told
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.answers import Answer
+
+if TYPE_CHECKING:
+    from tsarch.tasks.relation import RelationReader
 
 _DOCUMENTS = ("ner", "classification")
 """Tasks whose contexts are documents: what the teacher makes of them serves every window."""
@@ -258,6 +261,13 @@ class TrainedPair:
     def columns(self) -> dict[str, str]:
         """The task's own name of a column → what this run calls it."""
         return self._reader.columns.model_dump()
+
+    @property
+    def span_ends(self) -> SpanEnds:
+        """What ends a span of words in rows of `relation`."""
+        if self.task != "relation":
+            return "exclusive"
+        return cast("RelationReader", self._reader).span_ends
 
     @property
     def document_column(self) -> str | None:

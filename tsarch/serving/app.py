@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib.metadata import version
-from importlib.resources import files
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -33,6 +32,7 @@ from tsarch.serving.limits import Limits
 from tsarch.serving.metrics import Metrics
 from tsarch.serving.observing import Guarded, Observed
 from tsarch.serving.openapi import with_examples
+from tsarch.serving.page import page as try_page
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of the server's, if it has any.")
 
@@ -94,7 +94,8 @@ def _add_routes(app: FastAPI, engine: Engine, limits: Limits, metrics: Metrics) 
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return HTMLResponse(_page())
+        own = try_page()
+        return Response(own.body, headers=dict(own.headers))
 
     @app.get("/health", response_model=Health)
     async def health() -> Response:
@@ -233,11 +234,3 @@ def _document(app: FastAPI, engine: Engine) -> dict[str, Any]:
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     return with_examples(document, engine.runs())
-
-
-def _page() -> str:
-    """The page to try it."""
-    file = files("tsarch.serving").joinpath("page", "index.html")
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    return "<!doctype html><title>tsarch</title><p>See <a href='/openapi.json'>/openapi.json</a>."

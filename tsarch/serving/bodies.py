@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from tsarch.config import Mode
+from tsarch.config import Mode, SpanEnds
 from tsarch.prediction.batch import KINDS
 from tsarch.prediction.inputs import TextEntity
 from tsarch.serving.engine import ServiceError
@@ -71,6 +71,10 @@ class Run(BaseModel):
     default_mode: Mode
     version: str
     examples: list[Any] = Field(description="A few inputs to try.")
+    columns: dict[str, str] = Field(description="The task's name of a column → that in rows.")
+    span_ends: SpanEnds = Field(
+        description="What ends `head` and `tail`: the next word, or its last."
+    )
 
 
 class Health(BaseModel):

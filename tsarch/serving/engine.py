@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tsarch.config import Mode
+from tsarch.config import Mode, SpanEnds
 from tsarch.prediction.inputs import Input
 
 
@@ -42,6 +42,10 @@ class RunInfo:
     """Changes with the weights."""
     examples: tuple[Any, ...]
     """A few inputs that it can answer."""
+    columns: Mapping[str, str]
+    """The task's own name of a column → what rows of the run call it."""
+    span_ends: SpanEnds
+    """Of `head` and `tail` in rows: the word after the span, or its last."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class ServedPair:
             pair.default_mode,
             version,
             examples_of(pair.task, pair.columns),
+            pair.columns,
+            pair.span_ends,
         )
         self._metrics = metrics
         self.batcher = Batcher[Prepared, Results](self._compute, batching, self._tell)

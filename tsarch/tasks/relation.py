@@ -105,7 +105,7 @@ class RelationReader:
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = RelationColumns(**data.columns)
         self._labelled = labelled
-        self._last_is_inside = data.span_ends == "inclusive"
+        self.span_ends = data.span_ends
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -141,7 +141,7 @@ class RelationReader:
         head, tail = (_span(place, raw, name, mistakes) for name in (columns.head, columns.tail))
         if mistakes:
             return None, mistakes
-        if self._last_is_inside:
+        if self.span_ends == "inclusive":
             head, tail = (head[0], head[1] + 1), (tail[0], tail[1] + 1)
         tokens = raw[columns.tokens]
         relation = raw[columns.relation] if self._labelled else None

@@ -4,7 +4,7 @@ const LONG = 100000; // characters that a shell still takes as an argument
 
 function curlLine(body, withToken) {
   const json = JSON.stringify(body);
-  const token = withToken ? ' -H "Authorization: Bearer $TSARCH_TOKEN"' : "";
+  const token = withToken ? ' -H "Authorization: Bearer $TSARCH_SERVE_TOKEN"' : "";
   const start = `curl ${shellQuoted(addressOf("predict"))} -H 'Content-Type: application/json'${token}`;
   // What comes from the standard input has no limit.
   if (json.length > LONG) return `${start} --data-binary @- <<'JSON'\n${json}\nJSON`;
@@ -17,7 +17,7 @@ function shellQuoted(text) {
 
 function pythonLine(body, withToken) {
   const token = withToken
-    ? `, headers={"Authorization": "Bearer " + __import__("os").environ["TSARCH_TOKEN"]}`
+    ? `, headers={"Authorization": "Bearer " + __import__("os").environ["TSARCH_SERVE_TOKEN"]}`
     : "";
   const address = JSON.stringify(addressOf("predict"));
   return `import requests; print(requests.post(${address}, json=${pythonic(body)}${token}).json())`;
