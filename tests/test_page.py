@@ -357,8 +357,8 @@ def test_all_is_done_by_keyboard(tab):
     panel(tab, "joint", "summary").press("Enter")
     panel(tab, "joint", "td").first.wait_for()
     assert panel(tab, "joint", "td").all_text_contents() == [
-        *("LOC", "Rome", "0.900", "0–4"),
-        *("LOC", "New York", "0.900", "9–17"),
+        *("Rome", "LOC", "0.900", "0–4"),
+        *("New York", "LOC", "0.900", "9–17"),
     ]
     panel(tab, "joint", "td button").first.press("Enter")
     assert tab.evaluate("document.activeElement.tagName") == "MARK"

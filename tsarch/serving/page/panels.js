@@ -76,6 +76,11 @@ function differing(piece, modes) {
   return own;
 }
 
+/** A name that lines may break after its underscores. */
+function breakable(name) {
+  return name.split("_").flatMap((part, n) => (n ? ["_", el("wbr"), part] : [part]));
+}
+
 /** A table that grows by request. */
 function longTable(heads, rows, rowOf) {
   const body = el("tbody");
@@ -89,7 +94,7 @@ function longTable(heads, rows, rowOf) {
   };
   more.addEventListener("click", grow);
   grow();
-  const head = el("tr", {}, ...heads.map((own) => el("th", { scope: "col" }, own)));
+  const head = el("tr", {}, ...heads.map((own) => el("th", { scope: "col" }, ...breakable(own))));
   return el("div", {}, el("table", {}, el("thead", {}, head), body), more);
 }
 
@@ -99,11 +104,12 @@ function entityList(view, marked) {
   details.addEventListener("toggle", () => {
     if (!details.open || details.children.length > 1) return;
     const rows = view.spans.map((span, n) => [span, n]);
-    details.append(longTable(["type", "text", "score", "place"], rows, ([span, n]) => {
+    const table = longTable(["text", "type", "score", "place"], rows, ([span, n]) => {
       const go = () => focusIn(marked.box, "mark", marked.elements.get(n)[0]);
       const button = el("button", { type: "button", class: "link", title: "Show it in the text", onclick: go }, span.said);
-      return row(span.type, button, number(span.score), `${span.points[0]}–${span.points[1]}`);
-    }));
+      return row(button, span.type, number(span.score), `${span.points[0]}–${span.points[1]}`);
+    });
+    details.append(el("div", { class: "scroll places", tabindex: "0" }, table));
   });
   return details;
 }

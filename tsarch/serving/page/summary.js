@@ -24,9 +24,9 @@ function disagreementText({ unit, total, differing }) {
 
 function disagreement(sum, modes) {
   const sign = sum.unit === "words" && sum.differing
-    ? el("span", { class: "hint" }, " ", el("u", { class: "differs" }, "underlined like this"))
-    : null;
-  const parts = [el("p", { class: "verdict" }, disagreementText(sum), sign)];
+    ? [el("p", { class: "hint" }, "They are ", el("u", { class: "differs" }, "underlined like this"), ".")]
+    : [];
+  const parts = [el("p", { class: "verdict" }, disagreementText(sum)), ...sign];
   if (sum.differing && modes.length > 2) parts.push(pairTable(sum));
   if (sum.says.length) parts.push(wordTable(sum, modes));
   return el("div", { class: "card" }, ...parts);
