@@ -215,6 +215,33 @@ def serve(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    onnx: Annotated[
+        bool, typer.Option(help="Write ONNX models too, for load(…, backend='onnx').")
+    ] = True,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Write ONNX models with weights of 8 bits beside them.")
+    ] = False,
+    check_rows: Annotated[
+        int, typer.Option(min=1, help="Rows on which what is written is compared with the run.")
+    ] = 300,
+    name: Annotated[str, typer.Option(help="Name on the model card. Default: the run's.")] = "",
+    licence: Annotated[
+        str, typer.Option(help="Licence of the model, as the hub calls it: apache-2.0.")
+    ] = "",
+    language: Annotated[
+        list[str], typer.Option(help="Language of the texts: en. May be given again.")
+    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
+) -> None:
+    """Write a run for others: models of transformers, the pair with a model card, ONNX."""
+    from tsarch.launch.export import export_to
+
+    export_to(run, folder, onnx, int8, check_rows, name, licence, language)
+
+
+@app.command()
 def schema(
     output: Annotated[Path | None, typer.Argument(help="File to write. Default: print.")] = None,
 ) -> None:

@@ -50,6 +50,7 @@ LAYERS = [
     ["tsarch.run"],
     ["tsarch.prediction"],
     ["tsarch.serving"],
+    ["tsarch.export"],
     ["tsarch.cluster"],
     ["tsarch.launch"],
 ]

@@ -20,8 +20,9 @@ from tsarch.losses.objective import VocabularyObjective
 from tsarch.losses.predictions import Logits
 from tsarch.models.heads import token_logits
 from tsarch.pair.generation import prompts_of
-from tsarch.pair.halves import TableLookup, TeacherHalf, Tokens
+from tsarch.pair.halves import TableLookup, TeacherHalf
 from tsarch.pair.pair import Plain
+from tsarch.pair.states import Tokens
 from tsarch.parallel.table import Table
 from tsarch.planning.capacity import rank_need
 from tsarch.planning.preflight import check_run

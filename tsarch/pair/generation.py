@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tsarch.models.decoding_cache import DecodingCache, kept_values
 from tsarch.pair.growing_texts import GrowingTexts
-from tsarch.pair.halves import StudentHalf, TableLookup, TeacherHalf, Tokens
+from tsarch.pair.halves import StudentHalf, TableLookup, TeacherHalf
+from tsarch.pair.states import Tokens
 from tsarch.records import IntArray, TokenizedSplit
 
 

@@ -8,10 +8,8 @@ messages are known here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +17,7 @@ from tsarch.models.decoding_cache import DecodingCache
 from tsarch.models.output_head import OutputHead
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.states import States
+from tsarch.pair.states import States, Tokens
 from tsarch.parallel.table import Table
 from tsarch.records import IntArray
 
@@ -73,30 +71,6 @@ class TableLookup:
     def every_row(self) -> Tensor:
         """The whole table."""
         return self._table.values()
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Sequences of tokens, padded on the right to the longest."""
-
-    places: IntArray
-    """(batch, tokens) places of their rows, see `Lookup`."""
-    mask: IntArray
-    """(batch, tokens) 1 at tokens, 0 at padding."""
-    types: IntArray | None = None
-    """(batch, tokens) types of the tokens; None: all 0."""
-
-    @classmethod
-    def padded(
-        cls, sequences: Sequence[IntArray], types: Sequence[IntArray | None] | None = None
-    ) -> Tokens:
-        """Of one array a sequence, and of the types of each."""
-        shape = len(sequences), max(map(len, sequences))
-        places, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        for row, own in enumerate(sequences):
-            places[row, : len(own)] = own
-            mask[row, : len(own)] = 1
-        return cls(places, mask, _padded_types(types or (), shape))
 
 
 class TeacherHalf:
@@ -240,16 +214,6 @@ class _Output:
     def rows(self, table: Lookup) -> Tensor | None:
         """(vocabulary, table_width) if it needs them."""
         return table.every_row() if self._reads_table else None
-
-
-def _padded_types(types: Sequence[IntArray | None], shape: tuple[int, int]) -> IntArray | None:
-    if all(own is None for own in types):
-        return None
-    padded = np.zeros(shape, dtype=np.int64)
-    for row, own in enumerate(types):
-        if own is not None:
-            padded[row, : len(own)] = own
-    return padded
 
 
 def _on(types: IntArray | None, device: torch.device) -> Tensor | None:

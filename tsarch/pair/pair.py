@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tsarch.data.replica_arrays import parts_by_length
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf, Tokens
-from tsarch.pair.states import States, Window
+from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf
+from tsarch.pair.states import States, Tokens, Window
 from tsarch.parallel.table import Table
 from tsarch.records import IntArray
 

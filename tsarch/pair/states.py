@@ -16,6 +16,30 @@ Numbers = Any
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Sequences of tokens, padded on the right to the longest."""
+
+    places: IntArray
+    """(batch, tokens) places of their rows, see `Lookup`."""
+    mask: IntArray
+    """(batch, tokens) 1 at tokens, 0 at padding."""
+    types: IntArray | None = None
+    """(batch, tokens) types of the tokens; None: all 0."""
+
+    @classmethod
+    def padded(
+        cls, sequences: Sequence[IntArray], types: Sequence[IntArray | None] | None = None
+    ) -> Tokens:
+        """Of one array a sequence, and of the types of each."""
+        shape = len(sequences), max(map(len, sequences))
+        places, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for row, own in enumerate(sequences):
+            places[row, : len(own)] = own
+            mask[row, : len(own)] = 1
+        return cls(places, mask, _padded_types(types or (), shape))
+
+
+@dataclass(frozen=True)
 class States:
     """What a teacher makes of contexts."""
 
@@ -72,3 +96,13 @@ class Reads(Protocol):
 
     def read(self, windows: Sequence[Window]) -> list[Numbers]:
         """The student's (tokens, outputs) predictions of each window."""
+
+
+def _padded_types(types: Sequence[IntArray | None], shape: tuple[int, int]) -> IntArray | None:
+    if all(own is None for own in types):
+        return None
+    padded = np.zeros(shape, dtype=np.int64)
+    for row, own in enumerate(types):
+        if own is not None:
+            padded[row, : len(own)] = own
+    return padded

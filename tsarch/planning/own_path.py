@@ -15,7 +15,8 @@ from tsarch.models.heads import token_logits
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration
-from tsarch.pair.halves import Lookup, Plain, Runs, StudentHalf, TableLookup, TeacherHalf, Tokens
+from tsarch.pair.halves import Lookup, Plain, Runs, StudentHalf, TableLookup, TeacherHalf
+from tsarch.pair.states import Tokens
 from tsarch.parallel.table import Table
 from tsarch.planning.reference import Row
 from tsarch.stage.build import build_model

@@ -15,7 +15,8 @@ from tsarch.losses.hidden import hidden_distance
 from tsarch.losses.objective import Objective
 from tsarch.losses.predictions import Logits, Predicted
 from tsarch.models.student_model import StudentModel
-from tsarch.pair.halves import StudentHalf, Tokens
+from tsarch.pair.halves import StudentHalf
+from tsarch.pair.states import Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import IGNORED, LossParts, Message

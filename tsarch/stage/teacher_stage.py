@@ -15,8 +15,8 @@ from tsarch.data.replica_arrays import ContextBatch
 from tsarch.losses.objective import Objective
 from tsarch.losses.predictions import Logits, Predicted
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.halves import TeacherHalf, Tokens
-from tsarch.pair.states import States
+from tsarch.pair.halves import TeacherHalf
+from tsarch.pair.states import States, Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import IGNORED, IntArray, LossParts, Message

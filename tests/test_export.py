@@ -1,0 +1,206 @@
+"""A run exported: the pair again, ordinary models of transformers, a card; whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+
+import tsarch
+from tests.helpers import QUICKSTART_MODEL
+from tests.test_pair import run_of
+from tsarch.config import LossConfig
+from tsarch.errors import UserError
+from tsarch.export import writing
+from tsarch.export.card import Told
+from tsarch.export.export import Exported, Wanted, export_run
+from tsarch.export.models import read_models
+from tsarch.launch.cli import main
+from tsarch.launch.training import run_training
+from tsarch.prediction.trained_pair import TrainedPair
+from tsarch.tasks.ner import entities
+
+
+@pytest.fixture(scope="module")
+def ner_run(tmp_path_factory) -> Path:
+    """A short run whose best weights tag something."""
+    folder = tmp_path_factory.mktemp("ner")
+    config = run_of(folder, "ner")
+    student = config.student.model_copy(update={"no_teacher": "learned"})  # type: ignore[union-attr]
+    longer = config.schedule.model_copy(update={"max_steps": 12})
+    update = {"loss": LossConfig(label_weights="balanced"), "schedule": longer, "student": student}
+    run_training(config.model_copy(update=update))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(ner_run) -> Path:
+    """It, exported without ONNX."""
+    target = ner_run.parent / "exported"
+    export(ner_run, target)
+    return target
+
+
+def export(run: Path, target: Path, **wanted: bool) -> Exported:
+    said = Wanted(**{"onnx": False, "rows": 40, **wanted})  # type: ignore[arg-type]
+    return export_run(run, target, said, Told(), lambda _: None)
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.parent / "test.jsonl").open()]
+
+
+def tags_by(tagger: Any, words: list[str]) -> list[str]:
+    """As the card says: a word's tag is that of its first token."""
+    starts = [sum(len(word) + 1 for word in words[:n]) for n in range(len(words))]
+    said = tagger(" ".join(words))
+    found = {token["start"]: token["entity"] for token in reversed(said)}
+    return [found[start] for start in starts]
+
+
+def is_cut(tokenizer: Any, words: list[str]) -> bool:
+    """Whether a pipeline would leave out the end."""
+    return len(tokenizer(" ".join(words)).input_ids) > tokenizer.model_max_length
+
+
+def answer_of(pair: TrainedPair, row: dict[str, Any], mode: Any) -> list[tuple[str, int, int]]:
+    (found,) = pair.predict([row], mode)
+    return [(own.type, own.first, own.stop) for own in found]  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["teacher", "student_alone"])
+def test_a_pipeline_of_transformers_tags_as_the_run_does(ner_run, exported, mode):
+    tagger = pipeline("token-classification", model=str(exported / mode), ignore_labels=[])
+    pair = tsarch.load(ner_run, device="cpu")
+    found = []
+    for row in rows_of(ner_run)[:25]:
+        if is_cut(tagger.tokenizer, row["tokens"]):
+            continue
+        own = entities(tags_by(tagger, row["tokens"]))  # type: ignore[arg-type]
+        assert own == answer_of(pair, row, mode)
+        found += own
+    assert found, "nothing was tagged"
+    config = json.loads((exported / mode / "config.json").read_text())
+    assert tuple(config["id2label"].values()) == pair.labels
+    assert AutoTokenizer.from_pretrained(exported / mode).model_max_length == (
+        96 if mode == "teacher" else 40
+    )
+
+
+@pytest.mark.slow
+def test_the_pair_answers_from_its_new_folder(ner_run, exported):
+    run, own = tsarch.load(ner_run, device="cpu"), tsarch.load(exported, device="cpu")
+    for mode in run.modes:
+        assert own.predict(rows_of(ner_run), mode) == run.predict(rows_of(ner_run), mode)
+    text = (exported / "config.yaml").read_text() + (exported / "export.json").read_text()
+    assert str(ner_run.parent) not in text + (exported / "README.md").read_text()
+    assert str(ner_run.parent) not in (exported / "teacher" / "config.json").read_text()
+
+
+@pytest.mark.slow
+def test_the_card_has_metrics_of_every_mode_and_what_the_hub_asks_for(ner_run, exported):
+    card = ModelCard.load(exported / "README.md")
+    after = json.loads((ner_run / "summary.json").read_text())["after"]
+    own = {r.metric_name: r.metric_value for r in card.data.eval_results}
+    for mode, metrics in after.items():
+        assert own[f"f1 ({mode})"] == pytest.approx(metrics["f1"], abs=1e-4)
+    assert card.data.license == "other"
+    assert card.data.pipeline_tag == "token-classification"
+    assert "started from random weights" in card.text
+    assert set(yaml.safe_load(card.data.to_yaml())) >= {"license", "tags", "model-index", "metrics"}
+
+
+@pytest.mark.slow
+def test_what_the_user_and_the_backbones_say_is_on_the_card(ner_run, tmp_path):
+    copy = shutil.copytree(ner_run, tmp_path / "run")
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["teacher"] |= {"model": QUICKSTART_MODEL, "config": None}
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    said = [str(copy), str(tmp_path / "out"), "--no-onnx", "--language", "fr", "--name", "nommeur"]
+    with pytest.raises(SystemExit) as ended:
+        main(["export", *said])
+    assert not ended.value.code
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.language == ["fr"]
+    assert card.data.model_name == "nommeur"
+    assert f"started from `{QUICKSTART_MODEL}`: apache-2.0" in card.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classification", "relation", "qa"])
+def test_other_tasks_are_ordinary_models_too(tmp_path, task):
+    run_training(run_of(tmp_path, task))
+    done = export(tmp_path / "run", tmp_path / "out")
+    kind = "BertForQuestionAnswering" if task == "qa" else "BertForTokenClassification"
+    assert not done.refused
+    assert all(kind in done.parts[f"{mode}/"] for mode in ("teacher", "student_alone"))
+    if task == "qa":
+        folder = tmp_path / "out" / "teacher"
+        model = AutoModelForQuestionAnswering.from_pretrained(folder)
+        pair = tsarch.load(tmp_path / "run", device="cpu")
+        text, question = "The bridge was opened in May. It spans a bay.", "When was it opened?"
+        own = AutoTokenizer.from_pretrained(folder)(question, text, return_tensors="pt")
+        said = model(**own)
+        inside = [place for place, part in enumerate(own.sequence_ids()) if part == 1]
+        best = max(
+            float(said.start_logits[0, i] + said.end_logits[0, j])
+            for i in inside
+            for j in inside
+            if i <= j < i + 30
+        )
+        (answer,) = pair.predict([{"context": text, "question": question}], "teacher")
+        assert answer.score == pytest.approx(best, abs=1e-4)  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_adapters_are_merged(tmp_path):
+    config = run_of(tmp_path, "ner")
+    lora = {"rank": 2, "alpha": 64.0, "target_modules": ["query", "value"]}
+    raw = config.model_dump()
+    raw["teacher"]["lora"] = lora
+    run_training(type(config).model_validate(raw))
+    assert read_models(tmp_path / "run").merged
+    done = export(tmp_path / "run", tmp_path / "out")
+    assert not done.refused
+    run, own = (tsarch.load(tmp_path / name, device="cpu") for name in ("run", "out"))
+    rows = rows_of(tmp_path / "run")
+    for mode in run.modes:
+        assert len(own.predict(rows, mode)) == len(run.predict(rows, mode))
+    from safetensors import safe_open
+
+    for file in (tmp_path / "out").rglob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            assert not [name for name in tensors.keys() if "lora" in name]  # noqa: SIM118
+
+
+@pytest.mark.slow
+def test_a_folder_is_written_whole_or_not_at_all(ner_run, tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    with pytest.raises(UserError, match="is not empty"):
+        export(ner_run, tmp_path / "full")
+    with pytest.raises(UserError, match="is no folder"):
+        export(ner_run, tmp_path / "full" / "x")
+    with pytest.raises(UserError, match="Make it first"):
+        export(ner_run, tmp_path / "a" / "b")
+    with pytest.raises(UserError, match="is not a finished run"):
+        export(tmp_path / "full", tmp_path / "out")
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tsarch.export.export.write_card", fails)
+    with pytest.raises(UserError, match=r"can't be written: the disk is full\. Make room"):
+        export(ner_run, tmp_path / "out")
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 9))
+    with pytest.raises(UserError, match=r"needs about .* MB, and 0 MB are free"):
+        export(ner_run, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]

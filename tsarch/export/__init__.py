@@ -1,0 +1,1 @@
+"""What was trained, for others: ordinary models of transformers, a folder for the hub, ONNX."""

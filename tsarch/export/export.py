@@ -1,0 +1,124 @@
+"""A finished run for others: what is written, in which order, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tsarch.config import Mode
+from tsarch.errors import UserError
+from tsarch.export.card import Report, Told, write_card
+from tsarch.export.models import TrainedModels, read_models
+from tsarch.export.ordinary import TOLERANCE, difference, ordinary_model
+from tsarch.export.pair_folder import write_pair
+from tsarch.export.sample import Sample, read_sample, tokens_read
+from tsarch.export.tokenizers import save_tokenizer
+from tsarch.export.writing import check_room, check_target, made_whole, size_of
+from tsarch.run.versions import current_folder
+
+if TYPE_CHECKING:
+    from tsarch.models.student_model import StudentModel
+    from tsarch.models.teacher_model import TeacherModel
+
+Say = Callable[[str], None]
+_MOST_SEQUENCES = 32
+"""Contexts or windows that ordinary models are compared on."""
+
+
+@dataclass
+class Exported:
+    """What an export wrote."""
+
+    parts: dict[str, str] = field(default_factory=dict)
+    """Part of the folder → what it is."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Part → why it isn't there."""
+    checks: list[str] = field(default_factory=list)
+    """Results of comparisons with the run."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to export beside the pair."""
+
+    ordinary: bool = True
+    onnx: bool = True
+    int8: bool = False
+    rows: int = 300
+    """Rows to compare on at most."""
+
+
+def export_run(run: Path, target: Path, wanted: Wanted, told: Told, say: Say) -> Exported:
+    """Write a run's current version as a folder; it appears whole or not at all.
+
+    Raises:
+        UserError: the run can't be read, the folder can't be written, or an exported model doesn't
+            say what the run says.
+    """
+    check_target(target)
+    folder = current_folder(run)
+    models = read_models(folder)
+    copies = 1 + 2 * wanted.ordinary + 2 * wanted.onnx
+    check_room(target, copies * size_of(folder / "model"))
+    sample = read_sample(models.blueprint, models.task_file, wanted.rows)
+    done = Exported()
+    with made_whole(target) as new:
+        _write(models, new, wanted, sample, done, say)
+        write_card(models, new, told, Report(done.parts, done.refused, done.checks))
+        about = {"tsarch": version("tsarch"), "transformers": version("transformers")}
+        text = json.dumps({**about, **asdict(done)}, indent=2, ensure_ascii=False)
+        (new / "export.json").write_text(text + "\n", encoding="utf-8")
+    return done
+
+
+def _write(
+    models: TrainedModels, new: Path, wanted: Wanted, sample: Sample, done: Exported, say: Say
+) -> None:
+    write_pair(models, new)
+    done.parts["model/"] = "the pair, which `tsarch.load` reads (with `config.yaml`)"
+    if wanted.ordinary:
+        if models.teacher is not None:
+            _ordinary(models, models.teacher, "teacher", new, sample, done)
+        if models.student is not None:
+            _ordinary(models, models.student, "student_alone", new, sample, done)
+
+
+def _ordinary(
+    models: TrainedModels,
+    module: TeacherModel | StudentModel,
+    mode: Mode,
+    new: Path,
+    sample: Sample,
+    done: Exported,
+) -> None:
+    """Write a model as an ordinary one, or say why it can't be."""
+    try:
+        model = ordinary_model(models, module)
+        ids, types = tokens_read(sample, mode, _MOST_SEQUENCES)
+        gap = difference(models, module, model, ids, types)
+        if not gap <= TOLERANCE:
+            what = f"computes something else (logits differ by {gap:.1g})."
+            raise UserError.single(type(model).__name__, what)
+    except UserError as error:
+        done.refused[f"{mode}/"] = str(error)
+        return
+    blueprint = models.blueprint
+    is_teacher = mode == "teacher"
+    model.save_pretrained(new / mode)
+    save_tokenizer(
+        blueprint.tokenizer(),
+        new / mode,
+        model,
+        blueprint.batches.context_tokens if is_teacher else blueprint.window_tokens,
+        special_tokens=is_teacher,
+        leads=models.task_file.task not in ("classification", "qa"),
+    )
+    done.parts[f"{mode}/"] = f"an ordinary `{type(model).__name__}` of transformers"
+    done.checks.append(
+        f"`{mode}/` as {type(model).__name__}: logits within {gap:.1g} of the run's on {len(ids)} "
+        f"{'contexts' if is_teacher else 'windows'} of {sample.source}"
+    )

@@ -1,0 +1,81 @@
+"""Tokenizers for ordinary models: they give a text the tokens that the model was trained on."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsarch.data.tokenizer import word_lead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_OFFSETS = ("ByteLevel", "RobertaProcessing")
+"""Post-processors that also take spaces out of offsets."""
+
+
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    model: PreTrainedModel,
+    max_tokens: int,
+    special_tokens: bool,
+    leads: bool,
+) -> None:
+    """Write a tokenizer for a model.
+
+    Args:
+        max_tokens: of a text, special tokens counted.
+        special_tokens: whether they stand around a text.
+        leads: whether the first word gets the tokens that it has after a space.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = max_tokens
+    taken = inspect.signature(model.forward).parameters
+    tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n in taken]
+    needs_lead = leads and word_lead(tokenizer) == " "
+    tokenizer.save_pretrained(folder)
+    if special_tokens and not needs_lead:
+        return
+    file = folder / "tokenizer.json"
+    raw = json.loads(file.read_text(encoding="utf-8"))
+    if not special_tokens:
+        raw["post_processor"] = _bare(raw.get("post_processor"))
+    if needs_lead:
+        raw["normalizer"] = _with_lead(raw.get("normalizer"))
+    file.write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
+    _read_as_it_is(folder / "tokenizer_config.json")
+
+
+def _bare(post_processor: Any) -> dict[str, Any]:
+    """A post-processor that adds nothing."""
+    kinds = json.dumps(post_processor)
+    if any(f'"{kind}"' in kinds for kind in _OFFSETS):
+        own = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+        return {**own, "use_regex": True}
+    piece: dict[str, Any] = {"Sequence": {"id": "A", "type_id": 0}}
+    second = {"Sequence": {"id": "B", "type_id": 1}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [piece],
+        "pair": [piece, second],
+        "special_tokens": {},
+    }
+
+
+def _with_lead(normalizer: Any) -> dict[str, Any]:
+    """A normalizer that puts a space before a text first."""
+    lead = {"type": "Prepend", "prepend": " "}
+    parts = [lead] if normalizer is None else [lead, normalizer]
+    return {"type": "Sequence", "normalizers": parts}
+
+
+def _read_as_it_is(file: Path) -> None:
+    """Classes of single architectures write their own post-processor; the general one takes what
+    tokenizer.json has."""
+    raw = json.loads(file.read_text(encoding="utf-8"))
+    raw["tokenizer_class"] = "PreTrainedTokenizerFast"
+    file.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
