@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
@@ -148,7 +149,8 @@ def test_other_tasks_are_ordinary_models_too(tmp_path, task):
         pair = tsarch.load(tmp_path / "run", device="cpu")
         text, question = "The bridge was opened in May. It spans a bay.", "When was it opened?"
         own = AutoTokenizer.from_pretrained(folder)(question, text, return_tensors="pt")
-        said = model(**own)
+        with torch.inference_mode():
+            said = model(**own)
         inside = [place for place, part in enumerate(own.sequence_ids()) if part == 1]
         best = max(
             float(said.start_logits[0, i] + said.end_logits[0, j])

@@ -11,9 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tsarch.architecture import SAVED_OUTPUT, Architecture
 from tsarch.blueprint import Blueprint
@@ -21,6 +19,9 @@ from tsarch.config import Config
 from tsarch.errors import UserError
 from tsarch.tasks.registry import is_generative
 from tsarch.topology import STAGES, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,30 @@ class TaskFile:
 
 def save_weights(folder: Path, stage: Stage, state: dict[str, Tensor]) -> None:
     """Write a stage's weights."""
+    from safetensors.torch import save_file
+
     save_file(state, folder / f"{stage}.safetensors")
 
 
 def load_weights(folder: Path, stage: Stage) -> dict[str, Tensor]:
     """Read a stage's weights."""
+    from safetensors.torch import load_file
+
     weights: dict[str, Tensor] = load_file(folder / f"{stage}.safetensors")
     return weights
 
 
 def save_table(folder: Path, table: Tensor) -> None:
     """Write the tied embedding."""
+    from safetensors.torch import save_file
+
     save_file({"weight": table.cpu().contiguous()}, folder / "embedding.safetensors")
 
 
 def load_table(folder: Path) -> Tensor:
     """Read the tied embedding."""
+    from safetensors.torch import load_file
+
     table: Tensor = load_file(folder / "embedding.safetensors")["weight"]
     return table
 

@@ -133,17 +133,24 @@ def split_digest(split: TokenizedSplit) -> str:
 def packing_spec(blueprint: Blueprint, keep_tokens: bool = True) -> PackingSpec:
     """What a run's contexts and windows depend on beside its rows; `keep_tokens`: see
     `RowTokenizer`."""
-    graph, task = blueprint.topology.graph, blueprint.task
-    readers = [blueprint.stages[stage] for stage in graph.reading("contexts")]
+    readers = [blueprint.stages[stage] for stage in blueprint.topology.graph.reading("contexts")]
     start = None
     if readers and readers[0].architecture.is_seq2seq:
         start = int(readers[0].architecture.config.decoder_start_token_id)
+    tokens = RowTokenizer(
+        blueprint.tokenizer(), blueprint.data.cache_folder, keep_tokens and blueprint.data.cache
+    )
+    return known_packing_spec(blueprint, tokens, bool(blueprint.causal_stages), start)
+
+
+def known_packing_spec(
+    blueprint: Blueprint, tokens: RowTokenizer, label_last: bool, decoder_start: int | None
+) -> PackingSpec:
+    """The same where it is known what the models' architectures ask for, which take torch to read;
+    see `PackingSpec`."""
+    task = blueprint.task
     return PackingSpec(
-        tokens=RowTokenizer(
-            blueprint.tokenizer(),
-            blueprint.data.cache_folder,
-            keep_tokens and blueprint.data.cache,
-        ),
+        tokens=tokens,
         teacher_max_tokens=blueprint.batches.context_tokens,
         student_max_tokens=blueprint.window_tokens,
         overlap_tokens=blueprint.data.overlap_tokens,
@@ -151,6 +158,6 @@ def packing_spec(blueprint: Blueprint, keep_tokens: bool = True) -> PackingSpec:
         source_prefix=task.source_prefix,
         target_prefix=task.target_prefix,
         max_target_tokens=task.max_target_tokens,
-        label_last=bool(blueprint.causal_stages),
-        decoder_start=start,
+        label_last=label_last,
+        decoder_start=decoder_start,
     )

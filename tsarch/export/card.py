@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import UserError
 from tsarch.export.usage import usage
@@ -100,11 +102,9 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 def _names(models: TrainedModels) -> list[str]:
     """Pretrained models that the stages started from."""
-    names = (own.architecture.name for own in models.blueprint.stages.values())
-    raw = models.blueprint.config
-    sections = (raw.teacher, raw.student)
-    found = [s.model for s in sections if s is not None and s.model is not None]
-    return list(dict.fromkeys([*found, *(n for n in names if isinstance(n, str))]))
+    raw = yaml.safe_load((models.folder / "config.yaml").read_text(encoding="utf-8"))
+    sections = (raw.get("teacher") or {}, raw.get("student") or {})
+    return list(dict.fromkeys(own["model"] for own in sections if own.get("model")))
 
 
 def read_backbone(name: str) -> Backbone | None:

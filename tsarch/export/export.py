@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -13,11 +14,13 @@ from tsarch.config import Mode
 from tsarch.errors import UserError
 from tsarch.export.card import Report, Told, write_card
 from tsarch.export.models import TrainedModels, read_models
+from tsarch.export.onnx import check_graphs, losses_by_rounding, write_onnx
 from tsarch.export.ordinary import TOLERANCE, difference, ordinary_model
 from tsarch.export.pair_folder import write_pair
 from tsarch.export.sample import Sample, read_sample, tokens_read
 from tsarch.export.tokenizers import save_tokenizer
 from tsarch.export.writing import check_room, check_target, made_whole, size_of
+from tsarch.prediction.onnx_pair import Weights
 from tsarch.run.versions import current_folder
 
 if TYPE_CHECKING:
@@ -85,6 +88,35 @@ def _write(
             _ordinary(models, models.teacher, "teacher", new, sample, done)
         if models.student is not None:
             _ordinary(models, models.student, "student_alone", new, sample, done)
+    if wanted.onnx:
+        say("making ONNX graphs")
+        _onnx(models, new / "onnx", wanted.int8, sample, done, say)
+
+
+def _onnx(
+    models: TrainedModels, folder: Path, int8: bool, sample: Sample, done: Exported, say: Say
+) -> None:
+    """Write and check graphs, or say why there can't be any."""
+    try:
+        write_onnx(models, folder, int8)
+    except UserError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        done.refused["onnx/"] = str(error)
+        return
+    say(f"comparing them with the run on {sample.num_rows} {sample.source}")
+    precisions: tuple[Weights, ...] = ("fp32", "int8") if int8 else ("fp32",)
+    found = check_graphs(models, folder, sample, precisions)
+    for precision, compared in found.items():
+        what = "weights of 8 bits" if precision == "int8" else "fp32"
+        for file in sorted(folder.glob("*.onnx")):
+            if (".int8." in file.name) == (precision == "int8"):
+                done.parts[f"onnx/{file.name}"] = f"ONNX, {what}; any number of texts and tokens"
+        done.checks += [
+            f"`onnx/` in {precision}, {own.told(sample.num_rows)}: {sample.num_rows} "
+            f"{sample.source}"
+            for own in compared
+        ]
+    done.checks += losses_by_rounding(found)
 
 
 def _ordinary(

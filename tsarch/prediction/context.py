@@ -6,16 +6,15 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from tsarch.config import Mode
 from tsarch.data.packing import window_slices
 from tsarch.errors import UserError, one_line
-from tsarch.pair.states import States
+from tsarch.pair.states import Numbers, States
 from tsarch.prediction.inputs import Inputs, Predicted, TextEntity
 from tsarch.records import IntArray, TokenizedSplit, Windows
 
@@ -85,11 +84,11 @@ class Context:
         """Keep it in a file (safetensors), for `TrainedPair.load_context` of the same pair."""
         tensors = {}
         for number, own in enumerate(self._states):
-            tensors[f"hidden.{number}"] = own.hidden.cpu().contiguous()
-            tensors[f"predictions.{number}"] = own.predictions.cpu().contiguous()
+            tensors[f"hidden.{number}"] = own.hidden
+            tensors[f"predictions.{number}"] = own.predictions
         about = {"format": _FORMAT, "revision": self._pair.revision}
         about["document"] = json.dumps(self._document, ensure_ascii=False)
-        save_file(tensors, path, about)
+        _save(tensors, path, about)
 
     def _answers(self, split: TokenizedSplit, mode: Mode | None) -> dict[int, Predicted]:
         return self._inputs.answers(split, self._pair.answers(split, mode, self._states))
@@ -120,6 +119,19 @@ class Context:
         )
 
 
+def _save(tensors: dict[str, Numbers], path: str | os.PathLike[str], about: dict[str, str]) -> None:
+    """Write tensors of torch or arrays of NumPy."""
+    if all(isinstance(own, np.ndarray) for own in tensors.values()):
+        from safetensors.numpy import save_file as save_arrays
+
+        whole = {name: np.ascontiguousarray(own) for name, own in tensors.items()}
+        save_arrays(whole, path, about)
+        return
+    from safetensors.torch import save_file
+
+    save_file({name: own.cpu().contiguous() for name, own in tensors.items()}, path, about)
+
+
 def _chosen(split: TokenizedSplit, words: IntArray) -> Windows:
     """Those of the split's windows that have one of the words."""
     kept, offsets = [], [0]
@@ -131,14 +143,16 @@ def _chosen(split: TokenizedSplit, words: IntArray) -> Windows:
     return Windows(np.array(kept, dtype=np.int64).reshape(-1, 2), np.array(offsets))
 
 
-def load_states(path: Path, revision: str) -> tuple[Any, list[States]]:
+def load_states(
+    path: Path, revision: str, framework: Literal["pt", "np"] = "pt"
+) -> tuple[Any, list[States]]:
     """The document and the states of a file.
 
     Raises:
         UserError: it can't be read, or is another pair's than that of `revision`.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, framework) as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors raises errors of its own

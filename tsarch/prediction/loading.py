@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tsarch.blueprint import Blueprint
-from tsarch.data.tokenizer import end_token
-from tsarch.model_folder import TaskFile
-from tsarch.pair.answering import Answering
-from tsarch.pair.pair import Pair
-from tsarch.pair.writing import Writing
-from tsarch.prediction.answers import Answers, NoAnswers, WritingAnswers
-from tsarch.prediction.trained_pair import TrainedPair
-from tsarch.prepare import packing_spec
-from tsarch.rank.generation_spec import decoding_spec
-from tsarch.run.saved_run import open_run, saved_pair
+from tsarch.errors import UserError
+from tsarch.prediction.hub import run_folder
 from tsarch.run.versions import current_folder
-from tsarch.tasks.base import AnsweringTask, GenerativeTask
-from tsarch.tasks.registry import make_task, row_reader
 from tsarch.topology import Reads
 
+if TYPE_CHECKING:
+    from tsarch.blueprint import Blueprint
+    from tsarch.model_folder import TaskFile
+    from tsarch.pair.pair import Pair
+    from tsarch.prediction.answers import Answers
+    from tsarch.prediction.trained_pair import TrainedPair
+
 HALVES: tuple[Reads, ...] = ("contexts", "windows")
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
+Backend = Literal["torch", "onnx"]
 
 
 def load(
@@ -32,19 +29,29 @@ def load(
     device: str = "auto",
     precision: Precision = "fp32",
     batch_tokens: int = 4096,
+    backend: Backend = "torch",
 ) -> TrainedPair:
     """The pair of a run's best weights, of its current version, from its folder alone.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, one that was exported, or a name of such a one on the hub.
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.
-        precision: of the arithmetic.
+        precision: of the arithmetic: `fp32`, `bf16` (of torch) or `int8` (of onnx).
         batch_tokens: padded tokens that are read at a time.
+        backend: who computes: `torch`, or `onnx` (onnxruntime, of a folder that was exported with
+            ONNX models; torch isn't imported).
 
     Raises:
         UserError: the folder is not a complete run, or its files are damaged.
     """
-    return load_halves(current_folder(Path(run)), HALVES, device, precision, batch_tokens)
+    folder = current_folder(run_folder(run, backend))
+    if backend == "onnx":
+        from tsarch.prediction.onnx_loading import load_graphs
+
+        return load_graphs(folder, device, precision, batch_tokens)
+    if backend != "torch":
+        raise UserError.single(f"backend {backend}", "is none.", "There are torch and onnx.")
+    return load_halves(folder, HALVES, device, precision, batch_tokens)
 
 
 def load_halves(
@@ -56,6 +63,14 @@ def load_halves(
 ) -> TrainedPair:
     """As `load`, of a run's or a version's own folder, with some of the models: whoever has the
     student alone may be given the teacher's states; without any, inputs can be prepared."""
+    from tsarch.prediction.trained_pair import TrainedPair
+    from tsarch.prepare import packing_spec
+    from tsarch.run.saved_run import open_run, saved_pair
+    from tsarch.tasks.registry import row_reader
+
+    if precision == "int8":
+        hint = "Take backend='onnx', of a folder from `tsarch export --int8`."
+        raise UserError.single("precision int8", "is not torch's here.", hint)
     blueprint, task_file = open_run(folder)
     pair = None if not halves else saved_pair(folder, device, precision, halves)
     reader = row_reader(task_file.task, blueprint.data, labelled=False)
@@ -70,6 +85,14 @@ def _answering(
     blueprint: Blueprint, task_file: TaskFile, pair: Pair | None, batch_tokens: int
 ) -> Answers:
     """What makes answers of a split, as the task's are."""
+    from tsarch.data.tokenizer import end_token
+    from tsarch.pair.answering import Answering
+    from tsarch.pair.writing import Writing
+    from tsarch.prediction.answers import NoAnswers, WritingAnswers
+    from tsarch.rank.generation_spec import decoding_spec
+    from tsarch.tasks.base import AnsweringTask, GenerativeTask
+    from tsarch.tasks.registry import make_task
+
     if pair is None:
         return NoAnswers(blueprint.window_tokens)
     task = make_task(task_file.task, task_file.labels)

@@ -86,11 +86,11 @@ class OnnxPair:
         tokens = Tokens.padded([own.token_ids for own in windows], [own.types for own in windows])
         further = {}
         if fed:
-            width = windows[0].hidden.shape[-1]
-            states = np.zeros((*tokens.places.shape, width), dtype=np.float32)
-            for row, own in enumerate(windows):
-                states[row, : len(own.token_ids)] = own.hidden
-            further["hidden"] = states
+            states = [np.asarray(own.hidden) for own in windows]
+            padded = np.zeros((*tokens.places.shape, states[0].shape[-1]), dtype=np.float32)
+            for row, own in enumerate(states):
+                padded[row, : len(own)] = own
+            further["hidden"] = padded
         (said,) = self._run("student" if fed else "student_alone", tokens, further)
         return [said[row, : len(own.token_ids)] for row, own in enumerate(windows)]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tsarch.config import Mode, SpanEnds
 from tsarch.data.corpus import read_rows
@@ -20,13 +20,13 @@ from tsarch.data.row_reader import RowReader
 from tsarch.errors import Mistake, UserError
 from tsarch.pair.answering import Answering, StateStore
 from tsarch.pair.states import States
-from tsarch.prediction.answers import Answers
 from tsarch.prediction.context import Context, load_states
 from tsarch.prediction.inputs import Input, Inputs, Predicted, as_document, as_rows, told
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.answers import Answer
 
 if TYPE_CHECKING:
+    from tsarch.prediction.answers import Answers
     from tsarch.tasks.relation import RelationReader
 
 _DOCUMENTS = ("ner", "classification")
@@ -54,6 +54,9 @@ class TrainedPair:
         task: name of what was learned.
         labels: names that answers can have; none where answers are texts.
         modes: who can predict: of `teacher`, `student`, `joint`, `student_alone` those there are.
+
+    Args:
+        graphs: kind of the ONNX graphs that compute; empty: torch does.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class TrainedPair:
         layout: Layout[Any],
         answering: Answers,
         folder: Path,
+        graphs: str = "",
     ) -> None:
         self.task = task
         self.labels = tuple(labels)
@@ -73,13 +77,14 @@ class TrainedPair:
         self._layout = layout
         self._answering = answering
         self._folder = folder
+        self._graphs = graphs
         # Tokenizers of Rust change their settings while they work.
         self._tokenizing = threading.Lock()
 
     @cached_property
     def revision(self) -> str:
         """Hexadecimal digest of the weights and of what goes with them."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self._graphs.encode())
         for path in sorted((self._folder / "model").rglob("*")):
             if path.is_file():
                 with path.open("rb") as file:
@@ -212,7 +217,8 @@ class TrainedPair:
         Raises:
             UserError: it is none, or another pair's.
         """
-        document, states = load_states(Path(path), self.revision)
+        framework: Literal["pt", "np"] = "np" if self._graphs else "pt"
+        document, states = load_states(Path(path), self.revision, framework)
         return Context(self, document, *self._document(document), states)
 
     def answers(

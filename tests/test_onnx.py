@@ -1,0 +1,139 @@
+"""ONNX models of a run say what it says, for any number of texts, and without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tsarch
+from tests.helpers import ROOT
+from tests.test_export import export, ner_run, rows_of
+from tests.test_pair import run_of
+from tsarch.errors import UserError
+from tsarch.export.onnx import Compared, losses_by_rounding
+from tsarch.launch.training import run_training
+from tsarch.tasks.collect import label_probabilities
+
+__all__ = ["ner_run"]
+WITHOUT_TORCH = """
+import json, sys
+for name in ("torch", "safetensors.torch", "accelerate", "ray"):
+    sys.modules[name] = None
+import tsarch
+pair = tsarch.load(sys.argv[1], backend="onnx")
+rows = [json.loads(line) for line in open(sys.argv[2])]
+found = {}
+for mode in pair.modes:
+    said = pair.predict(rows, mode)
+    found[mode] = [[(e.type, e.first, e.stop, e.score) for e in own] for own in said]
+text = "Maria Rossi flew from Rome to Paris. She met John there."
+context = pair.read(text)
+context.save(sys.argv[3])
+again = pair.load_context(sys.argv[3])
+(whole,) = pair.predict([text], "joint")
+assert again.predict(mode="joint") == context.predict(mode="joint") == whole
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(ner_run) -> Path:
+    target = ner_run.parent / "onnx"
+    export(ner_run, target, onnx=True, int8=True)
+    return target
+
+
+@pytest.mark.slow
+def test_answers_without_torch_are_those_of_the_run(ner_run, onnx_folder, tmp_path):
+    arguments = [str(onnx_folder), str(ner_run.parent / "test.jsonl"), str(tmp_path / "context")]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    pair = tsarch.load(ner_run, device="cpu")
+    rows = rows_of(ner_run)
+    assert set(found) == set(pair.modes)
+    for mode in pair.modes:
+        for own, run in zip(found[mode], pair.predict(rows, mode), strict=True):
+            assert [tuple(e[:3]) for e in own] == [(e.type, e.first, e.stop) for e in run]
+            assert [e[3] for e in own] == pytest.approx([e.score for e in run], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_what_was_compared_is_on_the_card(onnx_folder):
+    card = (onnx_folder / "README.md").read_text()
+    about = json.loads((onnx_folder / "export.json").read_text())
+    for mode in ("teacher", "student", "joint", "student_alone"):
+        assert f"`onnx/` in fp32, {mode}: 100.00% of answers equal" in card
+        assert f"`onnx/` in int8, {mode}: " in card
+    assert {"onnx/student.onnx", "onnx/student.int8.onnx"} <= set(about["parts"])
+    whole, rounded = (
+        (onnx_folder / "onnx" / name).stat().st_size
+        for name in ("teacher.onnx", "teacher.int8.onnx")
+    )
+    assert rounded < whole / 2
+    pair = tsarch.load(onnx_folder, backend="onnx", precision="int8")
+    assert pair.revision != tsarch.load(onnx_folder, backend="onnx").revision
+    (found,) = pair.predict(["Maria Rossi flew to Paris."], "teacher")
+    assert isinstance(found, tuple)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_loaded_is_told(ner_run, onnx_folder, tmp_path):
+    with pytest.raises(UserError, match="has no ONNX models"):
+        tsarch.load(ner_run, backend="onnx")
+    with pytest.raises(UserError, match="is torch's"):
+        tsarch.load(onnx_folder, backend="onnx", precision="bf16")
+    with pytest.raises(UserError, match="Take backend='onnx'"):
+        tsarch.load(ner_run, precision="int8")
+    with pytest.raises(UserError, match="There are torch and onnx"):
+        tsarch.load(ner_run, backend="jax")  # type: ignore[arg-type]
+    copy = shutil.copytree(onnx_folder, tmp_path / "copy")
+    (copy / "onnx" / "teacher.onnx").write_bytes(b"x")
+    pair = tsarch.load(copy, backend="onnx")
+    with pytest.raises(UserError, match="Export the run again"):
+        pair.predict(["Rome"], "teacher")
+    (copy / "onnx" / "student.onnx").unlink()
+    with pytest.raises(UserError, match=r"lacks student\.onnx"):
+        tsarch.load(copy, backend="onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classification", "relation", "qa"])
+def test_graphs_of_other_tasks_answer_alike(tmp_path, task):
+    run_training(run_of(tmp_path, task))
+    done = export(tmp_path / "run", tmp_path / "out", onnx=True)
+    assert not done.refused
+    run = tsarch.load(tmp_path / "run", device="cpu")
+    own = tsarch.load(tmp_path / "out", backend="onnx")
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "test.jsonl").open()]
+    for mode in run.modes:
+        for a, b in zip(own.predict(rows, mode), run.predict(rows, mode), strict=True):
+            assert type(a) is type(b)
+            assert getattr(a, "name", None) == getattr(b, "name", None)
+            assert getattr(a, "text", None) == getattr(b, "text", None)
+            assert a.score == pytest.approx(b.score, abs=1e-5)  # type: ignore[union-attr]
+
+
+def test_probabilities_of_arrays_are_those_of_tensors():
+    import torch
+
+    logits = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32) * 30
+    wanted = label_probabilities(torch.from_numpy(logits), None, None)
+    assert label_probabilities(logits, None, None) == pytest.approx(wanted, abs=1e-7)
+    assert label_probabilities(logits[:0], None, None).shape == (0, 7)
+
+
+def test_what_rounding_costs_is_told_beyond_a_point():
+    def compared(value: float) -> Compared:
+        return Compared("joint", 1.0, 0.1, "f1", 0.8, value, 1.0, 1.0)
+
+    found = {"fp32": [compared(0.0)], "int8": [compared(0.795), compared(0.78)]}
+    assert losses_by_rounding(found) == ["int8 loses 0.0200 of f1 in joint"]

@@ -1,0 +1,37 @@
+"""Exported folders on the Hugging Face hub, by name."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from tsarch.data.hub import WAYS_ON, unreachable
+from tsarch.errors import UserError, one_line
+
+_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_PARTS = {"torch": ["config.yaml", "model/*"], "onnx": ["config.yaml", "model/t*", "onnx/*"]}
+"""Backend → files that it reads."""
+
+
+def run_folder(run: str | os.PathLike[str], backend: str) -> Path:
+    """A run's folder; of a name on the hub (`org/name`) that is no folder here, a copy of what is
+    needed.
+
+    Raises:
+        UserError: it can't be copied.
+    """
+    folder = Path(run)
+    if folder.exists() or not isinstance(run, str) or _NAME.fullmatch(run) is None:
+        return folder
+    if run.split("/")[0] in ("runs", "."):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    reason = unreachable()
+    try:
+        patterns = _PARTS.get(backend)
+        return Path(snapshot_download(run, allow_patterns=patterns))
+    except Exception as error:  # of the network, or of the hub
+        what = f"is no folder, and can't be copied from the hub: {reason or one_line(error)}."
+        raise UserError.single(run, what, WAYS_ON if reason else "") from None

@@ -1,0 +1,62 @@
+"""Loads the ONNX models of an exported folder, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from tsarch.blueprint import resolve
+from tsarch.config_loading import load_config
+from tsarch.data.row_tokens import RowTokenizer
+from tsarch.data.tokenizer import load_tokenizer
+from tsarch.errors import UserError, one_line
+from tsarch.model_folder import TaskFile, load_task
+from tsarch.pair.answering import Answering
+from tsarch.prediction.onnx_pair import OnnxPair, read_description
+from tsarch.prediction.trained_pair import TrainedPair
+from tsarch.prepare import known_packing_spec
+from tsarch.tasks.base import AnsweringTask
+from tsarch.tasks.registry import make_task, row_reader
+
+
+def load_graphs(folder: Path, device: str, precision: str, batch_tokens: int) -> TrainedPair:
+    """The pair of an exported folder, by onnxruntime.
+
+    Raises:
+        UserError: the folder has no such models, or its files are damaged.
+    """
+    if precision not in ("fp32", "int8"):
+        hint = "With onnx there are fp32 and int8."
+        raise UserError.single(f"precision {precision}", "is torch's.", hint)
+    description = read_description(folder / "onnx")
+    blueprint = resolve(load_config(folder / "config.yaml", base=folder))
+    task_file = _task_file(folder)
+    # Graphs are exported of such tasks alone; asking would look at its losses, which take torch.
+    task = cast(AnsweringTask, make_task(task_file.task, task_file.labels, blueprint.task))
+    pair = OnnxPair(folder / "onnx", "int8" if precision == "int8" else "fp32", device)
+    tokens = RowTokenizer(load_tokenizer(str(folder / "model" / "tokenizer")), None, keep=False)
+    spec = known_packing_spec(
+        blueprint, tokens, bool(description["label_last"]), description["decoder_start"]
+    )
+    reader = row_reader(task_file.task, blueprint.data, labelled=False)
+    answering = Answering(
+        pair,
+        task,
+        blueprint.window_tokens,
+        blueprint.evaluation.windows,
+        task_file.joint_weight,
+        batch_tokens,
+    )
+    layout = reader.layout(spec, task_file.labels)
+    name, labels, kind = task_file.task, task_file.labels, f"onnx {precision}"
+    return TrainedPair(name, labels, blueprint.modes, reader, layout, answering, folder, kind)
+
+
+def _task_file(folder: Path) -> TaskFile:
+    try:
+        return load_task(folder / "model")
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file leads to
+        where = str(folder / "model" / "task.json")
+        raise UserError.single(where, f"can't be read: {one_line(error)}.") from None
