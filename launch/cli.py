@@ -133,18 +133,45 @@ def evaluate(
     show_evaluation(run, split.value, chosen, overrides, data, output, errors)
 
 
+_Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        help="File, glob or URL, in a format that data may have or of plain texts (a line is "
+        "an input); `-`: standard input. May be given again.",
+    ),
+]
+_Output = Annotated[
+    Path,
+    typer.Option(
+        help="File to write: .jsonl, .csv, .tsv or .parquet; `-`: JSON Lines to standard output."
+    ),
+]
+_OnRay = Annotated[
+    bool,
+    typer.Option(
+        "--ray", help="Compute on Ray: the cluster of --address or RAY_ADDRESS, or one's own."
+    ),
+]
+_RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to compute on (`auto`, HOST:PORT or `local`); means --ray."),
+]
+_Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Copies of the models on Ray; means --ray. Default: one a GPU, or a CPU if there is "
+        "none.",
+    ),
+]
+
+
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    input: Annotated[
-        list[str],
-        typer.Option(
-            "--input",
-            help="File, glob or URL of JSON Lines, CSV, Parquet or plain texts (a line is an "
-            "input). May be given again.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option(help="File to write: .jsonl, .csv, .tsv or .parquet.")],
+    input: _Inputs,
+    output: _Output,
     mode: Annotated[
         ModeName | None, typer.Option(help="Who predicts. Default: joint, if there are both.")
     ] = None,
@@ -159,10 +186,18 @@ def predict(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew, though an earlier call was interrupted.")
     ] = False,
+    overrides: Annotated[
+        list[str],
+        typer.Option("--set", help="How files are read: --set data.columns.text=body."),
+    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
+    ray: _OnRay = False,
+    address: _RayAddress = None,
+    workers: _Workers = None,
 ) -> None:
     """Answer the inputs of files, in order; an interrupted call goes on where it was."""
-    from tsarch.launch.prediction import Computing, predict_to_file
+    from tsarch.launch.prediction import Computing, OnRay, predict_to_file
 
+    on_ray = OnRay(address, workers) if ray or address or workers else None
     predict_to_file(
         run,
         input,
@@ -171,6 +206,8 @@ def predict(
         Computing(device.value, precision.value, batch_tokens),
         skip_bad,
         restart,
+        overrides,
+        on_ray,
     )
 
 
@@ -274,7 +311,7 @@ def run_command(app: typer.Typer, arguments: Sequence[str] | None = None) -> Non
         _complain([str(mistake) for mistake in error.mistakes])
         sys.exit(2)
     except InterruptedRunError as error:
-        _complain([str(error)])
+        _complain([str(error)] if str(error) else [])
         sys.exit(128 + error.signal_number)
     except (RunFailedError, ReplicaDriftError) as error:
         _complain([str(error)])

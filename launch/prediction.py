@@ -1,21 +1,33 @@
-"""`tsarch predict`: a run's answers to files."""
+"""`tsarch predict`: a run's answers to files, computed here or on Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tsarch.clock import now_s
 from tsarch.config import Mode
+from tsarch.errors import InterruptedRunError, Mistake, UserError
 
 if TYPE_CHECKING:
-    from tsarch.prediction.batch import BatchProgress, BatchResult
-    from tsarch.prediction.trained_pair import TrainedPair
+    from tsarch.prediction.batch import Answering, BatchJob, BatchProgress, BatchResult
+    from tsarch.prediction.streams import Reading
+
+_ESTIMATE_S = 3600.0
+"""How far back a rate looks: a piece of long texts may take minutes."""
+_READING = ("data.format", "data.encoding", "data.delimiter", "data.quoting", "data.columns")
+_AS_ANY_FILE = (
+    *("data.format=auto", "data.encoding=null", "data.delimiter=null", "data.quoting=auto"),
+)
+"""What held for the training data says nothing of other files."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,16 @@ class Computing:
     batch_tokens: int
 
 
+@dataclass(frozen=True)
+class OnRay:
+    """Where pairs compute, in place of this process."""
+
+    address: str | None
+    """Of a cluster; None: that of RAY_ADDRESS, or a Ray for this call alone."""
+    num_workers: int | None
+    """Copies of the pair; None: as many as have room."""
+
+
 def predict_to_file(
     run: Path,
     inputs: Sequence[str],
@@ -35,41 +57,93 @@ def predict_to_file(
     computing: Computing,
     skip_bad: bool,
     restart: bool,
+    overrides: Sequence[str] = (),
+    on_ray: OnRay | None = None,
 ) -> None:
     """Answer all inputs of some files and say how it went.
 
     Raises:
         UserError: the run, a file or an input can't be read.
+        InterruptedRunError: it was told to end.
     """
     from tsarch.launch.training import quieten
-    from tsarch.prediction.loading import load
+    from tsarch.prediction.batch import STDOUT, BatchJob
     from tsarch.prediction.outputs import check_output
-    from tsarch.prediction.streams import input_files
+    from tsarch.prediction.streams import check_files, input_files
 
     quieten()
-    check_output(output)
-    input_files(inputs)  # before the models are loaded
-    pair = load(run, computing.device, computing.precision, computing.batch_tokens)
-    mode = mode or pair.default_mode
+    reading = _reading(run, overrides)
+    files = input_files(inputs, "tags" in reading.names)
+    if str(output) != STDOUT:
+        check_output(output, files)
+    check_files(files, reading)  # before the models are loaded
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     started = now_s()
-    identity = f"{pair.revision} {computing.precision}"
-    result = _with_progress(console, pair, inputs, output, mode, skip_bad, restart, identity)
-    _tell(console, result, mode, output, now_s() - started)
+    with _answering(run, mode, computing, on_ray, console) as (answering, known, identity):
+        job = BatchJob(files, reading, output, identity, skip_bad, restart)
+        result = _with_progress(console, job, answering, known)
+    _tell(console, result, known, output, now_s() - started)
+
+
+def _reading(run: Path, overrides: Sequence[str]) -> Reading:
+    """How files are read for a run: with its columns, unless they are numbers or others are named.
+
+    Raises:
+        UserError: the folder is no finished run, or an override is a mistake.
+    """
+    from tsarch.data.sources import column_names
+    from tsarch.prediction.streams import Reading
+    from tsarch.run.saved_run import open_run
+    from tsarch.run.versions import current_folder
+    from tsarch.tasks.registry import row_reader
+
+    wrong = [own for own in overrides if not own.strip().startswith(_READING)]
+    if wrong:
+        hint = f"How files are read: {', '.join(_READING)}."
+        raise UserError(Mistake(f"--set {own}", "is nothing of predict's.", hint) for own in wrong)
+    folder = current_folder(run)
+    blueprint, task_file = open_run(folder)
+    columns = column_names(row_reader(task_file.task, blueprint.data, labelled=False))
+    named = {own: name for own, name in blueprint.data.columns.items() if not name.isdecimal()}
+    data = open_run(folder, [*_AS_ANY_FILE, *overrides])[0].data
+    if not any(own.strip().startswith("data.columns") for own in overrides):
+        data = data.model_copy(update={"columns": named})
+    return Reading(task_file.task, columns, data)
+
+
+@contextmanager
+def _answering(
+    run: Path, mode: Mode | None, computing: Computing, on_ray: OnRay | None, console: Console
+) -> Iterator[tuple[Answering, Mode, str]]:
+    """Who answers, in which mode, and what tells them from others."""
+    if on_ray is not None:
+        from tsarch.cluster.prediction import answering_on_ray
+        from tsarch.launch.training import cluster_address
+
+        address = cluster_address(on_ray.address)
+        arguments = (address, on_ray.num_workers, console.print)
+        with answering_on_ray(run, mode, _as_dict(computing), *arguments) as own:
+            yield own
+        return
+    from tsarch.prediction.batch import answering_here
+    from tsarch.prediction.loading import load
+
+    pair = load(run, computing.device, computing.precision, computing.batch_tokens)
+    known = pair.known_mode(mode)
+    yield answering_here(pair, known), known, f"{known} {pair.revision} {computing.precision}"
+
+
+def _as_dict(computing: Computing) -> dict[str, Any]:
+    return {
+        "device": computing.device,
+        "precision": computing.precision,
+        "batch_tokens": computing.batch_tokens,
+    }
 
 
 def _with_progress(
-    console: Console,
-    pair: TrainedPair,
-    inputs: Sequence[str],
-    output: Path,
-    mode: Mode,
-    skip_bad: bool,
-    restart: bool,
-    identity: str,
+    console: Console, job: BatchJob, answering: Answering, mode: Mode
 ) -> BatchResult:
-    from tsarch.prediction.batch import predict_files
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -77,17 +151,53 @@ def _with_progress(
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    done = 0
+    with (
+        Progress(
+            *columns, console=console, transient=True, speed_estimate_period=_ESTIMATE_S
+        ) as bar,
+        _told_to_end(job, lambda: done),
+    ):
         shown = bar.add_task(mode, total=None, inputs=0)
 
-        def progress(done: BatchProgress) -> None:
-            bar.update(shown, completed=done.bytes_read, total=done.num_bytes, inputs=done.inputs)
+        def progress(own: BatchProgress) -> None:
+            nonlocal done
+            if done == 0:  # what an earlier call has answered is no measure of speed
+                total = own.num_bytes or None
+                bar.reset(shown, total=total, completed=own.begun_bytes, inputs=own.inputs)
+            done = own.inputs
+            bar.update(shown, completed=own.bytes_read, inputs=done)
 
-        return predict_files(pair, inputs, output, mode, skip_bad, restart, identity, progress)
+        return job.run(answering, progress)
+
+
+@contextmanager
+def _told_to_end(job: BatchJob, done: Callable[[], int]) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM end the call, which says how it can go on."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        what = f"interrupted: {done():,} inputs are answered"
+        if job.is_resumable:
+            what += f" and kept beside {job.output}; the same command goes on from there"
+        raise InterruptedRunError(int(number), f"{what}.") from None
+    except BrokenPipeError:  # whoever read the answers has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to be flushed into it
+        raise InterruptedRunError(int(signal.SIGPIPE), "") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _tell(console: Console, result: BatchResult, mode: Mode, output: Path, seconds: float) -> None:
     speed = (result.inputs - result.skipped) / max(seconds, 1e-9)
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
     console.print(f"{result.inputs:,} inputs answered by {mode}: {output} ({speed:,.0f} inputs/s)")
     if result.skipped:
         console.print(f"{result.skipped:,} of them by an earlier call that was interrupted")

@@ -16,6 +16,7 @@ from tests.helpers import WIKIGOLD, write_jsonl
 from tsarch.config import DataConfig
 from tsarch.data.corpus import Corpus, read_split, read_splits
 from tsarch.data.formats.conll import read_conll
+from tsarch.data.formats.text import at_hand
 from tsarch.errors import Mistake, UserError
 from tsarch.tasks.classification import ClassificationReader
 from tsarch.tasks.ner import NerReader, TaggedSentence
@@ -160,13 +161,13 @@ def test_conll_documents_comments_and_odd_characters():
         "# # I-NP O\n5 CD I-NP O\n# # I-NP O\n\n\n# newdoc id = 2\n"
         "a\u2028b NN I-NP O\n\u00a0 NN I-NP O"
     )
-    found = list(read_conll(text))
+    found = list(read_conll(at_hand(text)))
     assert [(s.line, s.document, s.column(0), [w[-1] for w in s.words]) for s in found] == [
         (4, "1", ["EU", "says"], ["B-ORG", "O"]),
         (7, "1", ["#", "5", "#"], ["O", "O", "O"]),
         (13, "2", ["a\u2028b", "\u00a0"], ["O", "O"]),
     ]
-    (only,) = read_conll("New York\tB-LOC\n#tag\tO\n")
+    (only,) = read_conll(at_hand("New York\tB-LOC\n#tag\tO\n"))
     assert only.document is None
     assert only.words == [["New York", "B-LOC"], ["#tag", "O"]]
 

@@ -20,7 +20,7 @@ from tsarch.config import LossConfig
 from tsarch.errors import UserError
 from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
-from tsarch.prediction import batch
+from tsarch.prediction import pieces
 from tsarch.prediction.batch import as_json, predict_files
 
 ROWS = [{"id": n, "tokens": f"Maria Rossi saw {n} ships in Rome .".split()} for n in range(50)]
@@ -113,7 +113,7 @@ def test_globs_name_files_in_order(pair, tmp_path):
 
 
 def test_an_interrupted_call_goes_on_where_it_was(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "_CHUNK", 8)
+    monkeypatch.setattr(pieces, "INPUTS", 8)
     source = str(write_inputs(tmp_path, "jsonl"))
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     predict_files(pair, [source], whole)
@@ -142,7 +142,7 @@ def test_a_document_is_never_torn_between_chunks(pair, tmp_path, monkeypatch):
     rows = [{**row, "doc_id": row["id"] // 20} for row in ROWS]
     source = str(write_jsonl(tmp_path / "in.jsonl", rows))
     predict_files(pair, [source], tmp_path / "whole.jsonl")
-    monkeypatch.setattr(batch, "_CHUNK", 7)
+    monkeypatch.setattr(pieces, "INPUTS", 7)
     predict_files(pair, [source], tmp_path / "torn.jsonl")
     whole, torn = (rows_of(tmp_path / f"{name}.jsonl") for name in ("whole", "torn"))
     for a, b in zip(whole, torn, strict=True):

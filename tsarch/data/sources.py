@@ -13,7 +13,7 @@ from typing import Any
 from tsarch.config import DataConfig
 from tsarch.data.formats.brat import brat_rows, is_brat
 from tsarch.data.formats.conll import conll_rows
-from tsarch.data.formats.delimited import delimited_rows
+from tsarch.data.formats.delimited import delimited_rows, is_table
 from tsarch.data.formats.findings import Findings, Found
 from tsarch.data.formats.guess import format_of, text_kind
 from tsarch.data.formats.json_files import json_rows
@@ -21,6 +21,7 @@ from tsarch.data.formats.opening import decoded, inner_name, read_content
 from tsarch.data.formats.parallel import parallel_rows
 from tsarch.data.formats.shapes import with_nested, with_shape
 from tsarch.data.formats.tables import parquet_rows
+from tsarch.data.formats.text import Text
 from tsarch.data.formats.webanno import START as WEBANNO
 from tsarch.data.formats.webanno import webanno_rows
 from tsarch.data.formats.word_rows import with_sentences
@@ -34,7 +35,9 @@ _FORMATS = {
     **dict.fromkeys((".csv", ".tsv", ".tab"), "csv"),
     ".parquet": "parquet",
 }
-_CONTAINERS = ("jsonl", "json", "conll", "csv", "parquet")
+CONTAINERS = ("jsonl", "json", "conll", "csv", "parquet")
+STDIN = "-"
+"""In place of a file's path: standard input."""
 _TITLES = {"json": "JSON", "conll": "CoNLL"}
 _PARQUET = b"PAR1"
 
@@ -53,7 +56,7 @@ def file_rows(
     """
     if path is None:
         raise UserError.single(key, "is missing.")
-    names = _names(reader)
+    names = column_names(reader)
     labelled = reader.label_column in reader.needed
     if isinstance(path, list):
         found = parallel_rows(path, key, reader.needed, data.encoding, findings)
@@ -74,7 +77,7 @@ def _all_files(
         yield from _one_file(path, f"{key}: {path}", data, reader, findings)
         return
     findings.note(f"read from the {len(files):,} files that the pattern names")
-    doc_id = _names(reader).get("doc_id", "")
+    doc_id = column_names(reader).get("doc_id", "")
     for file in files:
         for place, row in _one_file(file, f"{key}: {file}", data, reader, findings):
             if place.line_per_word and doc_id in row:  # numbered anew in each file
@@ -85,32 +88,26 @@ def _all_files(
 def _one_file(
     path: str, where: str, data: DataConfig, reader: RowReader[Any], findings: Findings
 ) -> Found:
-    names = _names(reader)
+    names = column_names(reader)
     content = read_content(path, where)
     kind = _kind(path, content, data, findings)
     if kind == "parquet":
         yield from parquet_rows(path, data, reader)
         return
-    text, broken = decoded(content, path, where, data.encoding, findings)
-    if data.format not in _CONTAINERS:
-        told = format_of(text, kind, "tags" in names)
-        if told is not None and told != kind:
-            findings.note(f"read as {_TITLES[told]}, to judge by what it begins with")
-            kind = told
+    text = decoded(content, path, where, data.encoding, findings)
+    if data.format not in CONTAINERS:
+        kind = _told(text, kind, "tags" in names, findings)
     if kind is None:
-        hint = text_kind(text) or "Set data.format to jsonl, json, conll, csv or parquet."
-        if "source" in names:
-            hint += " Two text files, line by line: data.train: [SOURCE, TARGET]."
-        raise UserError.single(path, "has an ending that names no known format.", hint)
-    findings.guess = lambda: text_kind(text, kind)
-    found = _text_rows(kind, path, text, broken, data, reader, findings)
-    yield from (own for own in found if own[0].number not in broken)
+        raise _unknown(path, text, names)
+    findings.guess = lambda: text_kind(text.start, kind)
+    found = text_rows(kind, path, text, data, reader, findings)
+    yield from (own for own in found if own[0].number not in text.broken)
 
 
 def _kind(path: str, content: bytes, data: DataConfig, findings: Findings) -> str | None:
-    if data.format in _CONTAINERS:
+    if data.format in CONTAINERS:
         return data.format
-    kind = _FORMATS.get(os.path.splitext(inner_name(path))[1].lower())
+    kind = kind_of_name(path)
     if content.startswith(_PARQUET) and b"\x00" in content[:4096]:
         if kind != "parquet":
             findings.note("read as Parquet, which it is")
@@ -118,36 +115,89 @@ def _kind(path: str, content: bytes, data: DataConfig, findings: Findings) -> st
     return "json" if kind is None and data.format != "auto" else kind
 
 
-def _text_rows(
+def kind_of_name(path: str) -> str | None:
+    """The format that a file's ending names; None: none that is known."""
+    return _FORMATS.get(os.path.splitext(inner_name(path))[1].lower())
+
+
+def _told(text: Text, kind: str | None, is_tagged: bool, findings: Findings) -> str | None:
+    """The format of a text, from what it begins with."""
+    told = format_of(text.start, kind, is_tagged)
+    if told is not None and told != kind:
+        findings.note(f"read as {_TITLES[told]}, to judge by what it begins with")
+        return told
+    return kind
+
+
+def told_of_lines(path: str, text: Text, data: DataConfig, reader: RowReader[Any]) -> str:
+    """The format of a text that is only predicted; `text`: each line is an input.
+
+    Raises:
+        UserError: it can't be told.
+    """
+    names = column_names(reader)
+    if data.format in CONTAINERS:
+        return data.format
+    told = format_of(text.start, None, "tags" in names)
+    kind = kind_of_name(path)
+    is_plain = path == STDIN or inner_name(path).lower().endswith(".txt")
+    if is_plain or (kind is None and "source" in names):
+        if told is None and (text.start.startswith(WEBANNO) or "__eou__" in text.start):
+            return "conll"
+        if told is None and path == STDIN and is_table(text.start, data, reader):
+            return "csv"
+        return told or "text"
+    kind = format_of(text.start, kind, "tags" in names)
+    if kind is None and data.format != "auto":
+        return "json"
+    if kind is None:
+        raise _unknown(path, text, names)
+    return kind
+
+
+def _unknown(path: str, text: Text, names: dict[str, str]) -> UserError:
+    hint = text_kind(text.start) or "Set data.format to jsonl, json, conll, csv or parquet."
+    if "source" in names:
+        hint += " Two text files, line by line: data.train: [SOURCE, TARGET]."
+    return UserError.single(path, "has an ending that names no known format.", hint)
+
+
+def text_rows(
     kind: str,
     path: str,
-    text: str,
-    broken: set[int],
+    text: Text,
     data: DataConfig,
     reader: RowReader[Any],
     findings: Findings,
+    only_predicted: bool = False,
 ) -> Found:
-    names = _names(reader)
-    if text.startswith(WEBANNO) and "tags" in names:
-        return webanno_rows(path, text, names, findings)
+    """Rows of a text, of the format `kind`.
+
+    Args:
+        only_predicted: all columns are kept, and a `text` does where others are needed.
+    """
+    names = column_names(reader)
+    labelled = reader.label_column in reader.needed
+    if text.start.startswith(WEBANNO) and "tags" in names:
+        return webanno_rows(path, text, names, findings, labelled)
     if kind == "conll" and "tags" in names:
-        return conll_rows(path, text, names, data.delimiter, findings)
-    if kind in ("conll", "csv") and not ("__eou__" in text and "history" in names):
-        return delimited_rows(path, text, data, reader, findings)
+        return conll_rows(path, text, names, data.delimiter, findings, labelled)
+    if kind in ("conll", "csv") and not ("__eou__" in text.start and "history" in names):
+        return delimited_rows(path, text, data, reader, findings, only_predicted)
     if kind in ("conll", "csv"):
         return _daily_dialog_rows(path, text)
     chosen = data.format if data.format in ("json", "jsonl") else None
-    return json_rows(path, text, broken, reader.needed, chosen, findings)
+    return json_rows(path, text, reader.needed, chosen, findings, only_predicted)
 
 
-def _daily_dialog_rows(path: str, text: str) -> Found:
+def _daily_dialog_rows(path: str, text: Text) -> Found:
     """DailyDialog's text: a dialogue a line, `__eou__` after each turn."""
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.lines(), 1):
         turns = [turn.strip() for turn in line.split("__eou__") if turn.strip()]
         if turns:
             yield Place(path, number), {"dialog": turns}
 
 
-def _names(reader: RowReader[Any]) -> dict[str, str]:
+def column_names(reader: RowReader[Any]) -> dict[str, str]:
     """The task's own name of each column → its name."""
     return {name: str(value) for name, value in reader.columns.model_dump().items()}

@@ -5,23 +5,24 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tsarch.config import Mode
+from tsarch.data.sources import STDIN
 from tsarch.errors import Mistake, UserError
 from tsarch.prediction.inputs import Predicted
-from tsarch.prediction.outputs import write_table
-from tsarch.prediction.streams import FileInput, InputFile, input_files
+from tsarch.prediction.journal import Journal, Sink, StandardOutput
+from tsarch.prediction.pieces import Limits, Piece, pieces, read_ahead
+from tsarch.prediction.streams import InputFile, Reading, input_files
 from tsarch.prediction.trained_pair import TrainedPair
 
-_CHUNK = 1024
-"""Inputs that are answered together, at least."""
 PROBLEM, PREDICTION = "problem", "prediction"
 """Fields of an output row beside the input's own."""
+STDOUT = "-"
+"""In place of an output's path: standard output."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class BatchProgress:
     inputs: int
     bytes_read: int
     num_bytes: int
-    """Of all files."""
+    """Of all files; 0: nobody knows."""
+    begun_bytes: int = 0
+    """That were read before the last piece."""
 
 
 @dataclass(frozen=True)
@@ -42,59 +45,40 @@ class BatchResult:
     bad: int
     skipped: int
     """Inputs that an earlier run had answered."""
+    notes: tuple[str, ...] = ()
+    """On how files were read."""
 
 
-class _Journal:
-    """What of a batch is done: answers so far and their number, beside the output to be."""
+@dataclass(frozen=True)
+class Answered:
+    """What became of a piece."""
 
-    def __init__(self, output: Path, job: dict[str, Any]) -> None:
-        self._answers = output.with_name(output.name + ".part")
-        self._state = output.with_name(output.name + ".part.json")
-        self._job = job
-        self.inputs, self.bad = 0, 0
-        self._bytes = 0
+    lines: list[bytes]
+    """Of the output, a row of JSON for each input."""
+    columns: list[str]
+    """That rows have, in the order in which they first come."""
+    problems: list[Mistake]
+    begun_bytes: int
+    bytes_read: int
+    notes: tuple[str, ...]
 
-    def resume(self) -> None:
-        """Take up what an earlier run of the same job left.
 
-        Raises:
-            UserError: it was another job.
-        """
-        if not self._state.is_file() or not self._answers.is_file():
-            self._answers.unlink(missing_ok=True)
-            return
-        state = json.loads(self._state.read_text(encoding="utf-8"))
-        if state["job"] != self._job:
-            hint = "Give --restart to begin anew, or another --output."
-            what = "was begun with other files, another run or another mode."
-            raise UserError.single(str(self._state), what, hint)
-        self.inputs, self.bad, self._bytes = state["inputs"], state["bad"], state["bytes"]
-        os.truncate(self._answers, self._bytes)
+class Answering(Protocol):
+    """Reads and answers pieces, here or elsewhere."""
 
-    def discard(self) -> None:
-        """Forget an earlier run."""
-        self._state.unlink(missing_ok=True)
-        self._answers.unlink(missing_ok=True)
+    def __call__(self, files: Sequence[str], reading: Reading, skipped: int) -> Iterator[Answered]:
+        """All inputs of files but the first ones, in order."""
 
-    def add(self, lines: Sequence[str], bad: int) -> None:
-        """Keep the next answers."""
-        with self._answers.open("a", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-            self._bytes = file.tell()
-        self.inputs += len(lines)
-        self.bad += bad
-        state = {"job": self._job, "inputs": self.inputs, "bad": self.bad, "bytes": self._bytes}
-        new = self._state.with_name(self._state.name + ".new")
-        new.write_text(json.dumps(state), encoding="utf-8")
-        new.replace(self._state)
 
-    def finish(self, output: Path) -> None:
-        """Put the answers where they belong, in the form that the ending of `output` says."""
-        self._answers.touch()
-        write_table(self._answers, output)
-        self.discard()
+def answering_here(pair: TrainedPair, mode: Mode | None) -> Answering:
+    """In this process; the next pieces are read meanwhile."""
+
+    def answer(files: Sequence[str], reading: Reading, skipped: int) -> Iterator[Answered]:
+        opened = [InputFile(path, reading) for path in files]
+        for piece in read_ahead(pieces(opened, Limits.of(pair.task), skipped)):
+            yield answered(pair, piece, mode)
+
+    return answer
 
 
 def predict_files(
@@ -106,6 +90,7 @@ def predict_files(
     restart: bool = False,
     identity: str = "",
     on_progress: Callable[[BatchProgress], None] = lambda progress: None,
+    reading: Reading | None = None,
 ) -> BatchResult:
     """Answer all inputs of files, in their order, into one file.
 
@@ -114,81 +99,122 @@ def predict_files(
     read together.
 
     Args:
-        inputs: paths, globs or fsspec URLs of JSON Lines, CSV, Parquet or plain texts (a line is an
-            input).
+        inputs: paths, globs or fsspec URLs in the formats that data is trained on, or of plain
+            texts (a line is an input); `-`: standard input.
+        output: `-`: standard output, as JSON Lines.
         skip_bad: go on where an input can't be read, and say so in its row.
         restart: begin anew, though an earlier run was interrupted.
         identity: what predicts, so that an interrupted run is only gone on with by the same.
+        reading: how the files are read. Default: as what the pair was trained on.
 
     Raises:
         UserError: a file or (without `skip_bad`) an input can't be read. What is answered so far is
             kept, and the same call goes on from there.
     """
-    files = [InputFile(path) for path in input_files(inputs)]
-    sizes = {own.path: own.size for own in files}
-    job = {"files": sizes, "mode": mode or pair.default_mode, "by": identity}
-    journal = _Journal(output, job)
-    if restart:
-        journal.discard()
-    journal.resume()
-    skipped = journal.inputs
-    for chunk in _chunks(files, skipped, pair.document_column):
-        lines, problems = _answered(pair, chunk, mode)
-        if problems and not skip_bad:
-            raise UserError(problems)
-        journal.add(lines, len(problems))
-        read = sum(own.position for own in files)
-        on_progress(BatchProgress(journal.inputs, read, sum(sizes.values())))
-    journal.finish(output)
-    return BatchResult(journal.inputs, journal.bad, skipped)
+    reading = reading or pair.reading
+    files = input_files(inputs, "tags" in reading.names)
+    mode = mode or pair.default_mode
+    job = BatchJob(files, reading, output, f"{mode} {identity}", skip_bad, restart)
+    return job.run(answering_here(pair, mode), on_progress)
 
 
-def _chunks(
-    files: Sequence[InputFile], skipped: int, document: str | None
-) -> Iterator[list[FileInput]]:
-    """Inputs that are answered together, without the first `skipped`; a document stays whole."""
-    chunk: list[FileInput] = []
-    last = None
-    for file in files:
-        for own in file:
-            if skipped > 0:
-                skipped -= 1
-                continue
-            current = _document(own, document)
-            if len(chunk) >= _CHUNK and (current is None or current != last):
-                yield chunk
-                chunk = []
-            last = current
-            chunk.append(own)
-        if chunk:  # documents don't go on in another file
-            yield chunk
-            chunk = []
+@dataclass(frozen=True)
+class BatchJob:
+    """Files to answer."""
+
+    files: Sequence[str]
+    reading: Reading
+    output: Path
+    identity: str
+    """What predicts, and who."""
+    skip_bad: bool
+    restart: bool
+
+    def run(
+        self, answering: Answering, on_progress: Callable[[BatchProgress], None]
+    ) -> BatchResult:
+        """Answer them; see `predict_files`."""
+        sizes = [InputFile(path, self.reading).size for path in self.files]
+        sink = self._sink()
+        skipped = sink.inputs
+        notes: dict[str, None] = {}
+        num_bytes = 0 if STDIN in self.files else sum(sizes)
+        try:
+            for own in answering(self.files, self.reading, skipped):
+                if own.problems and not self.skip_bad:
+                    raise UserError(own.problems)
+                sink.add(own.lines, own.columns, len(own.problems))
+                notes.update(dict.fromkeys(own.notes))
+                on_progress(BatchProgress(sink.inputs, own.bytes_read, num_bytes, own.begun_bytes))
+        finally:
+            sink.close()
+        sink.finish()
+        return BatchResult(sink.inputs, sink.bad, skipped, tuple(notes))
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a call that was interrupted can be gone on with."""
+        return STDIN not in self.files and str(self.output) != STDOUT
+
+    def _sink(self) -> Sink:
+        if str(self.output) == STDOUT:
+            return StandardOutput()
+        opened = [InputFile(path, self.reading) for path in self.files]
+        job = {
+            "files": [[own.path, own.size, own.version] for own in opened],
+            "by": self.identity,
+            "read": self.reading.data.model_dump(mode="json"),
+        }
+        journal = Journal(self.output, job)
+        if self.restart or not self.is_resumable:
+            journal.discard()
+        journal.resume()
+        return journal
 
 
-def _document(own: FileInput, column: str | None) -> Any:
-    if column is None or not isinstance(own.value, dict):
-        return None
-    return own.value.get(column)
-
-
-def _answered(
-    pair: TrainedPair, chunk: Sequence[FileInput], mode: Mode | None
-) -> tuple[list[str], list[Mistake]]:
-    """The output's lines, and what is wrong with inputs."""
-    problems = {place: own.problem for place, own in enumerate(chunk) if own.value is None}
-    sound = [(place, own.value) for place, own in enumerate(chunk) if own.value is not None]
+def answered(pair: TrainedPair, piece: Piece, mode: Mode | None) -> Answered:
+    """Answers to a piece."""
+    own = piece.inputs
+    problems = {place: given.problem for place, given in enumerate(own) if given.value is None}
+    sound = [(place, given.value) for place, given in enumerate(own) if given.value is not None]
     found, wrong = pair.try_predict([value for _, value in sound], mode)
     problems |= {sound[number][0]: what for number, what in wrong.items()}
     answers = {sound[number][0]: answer for number, answer in found.items()}
     lines = []
-    for place, own in enumerate(chunk):
-        row = {"text": own.value} if isinstance(own.value, str) else dict(own.value or {})
+    columns: dict[str, None] = {}
+    for place, given in enumerate(own):
+        row = dict(given.row)
         if place in problems:
-            row[PROBLEM] = f"{own.place}: {problems[place]}"
+            row[PROBLEM] = f"{given.place}: {problems[place]}"
         else:
             row[PREDICTION] = as_json(answers[place])
-        lines.append(json.dumps(row, ensure_ascii=False, default=str))
-    return lines, [Mistake(chunk[n].place, what) for n, what in sorted(problems.items())]
+        columns.update(dict.fromkeys(row))
+        lines.append(as_line(row))
+    mistakes = [Mistake(own[n].place, what) for n, what in sorted(problems.items())]
+    return Answered(
+        lines, list(columns), mistakes, piece.begun_bytes, piece.bytes_read, piece.notes
+    )
+
+
+def as_line(row: dict[str, Any]) -> bytes:
+    """A row as a line of JSON, which has no NaN and no half of a surrogate pair."""
+    try:
+        text = json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(row), ensure_ascii=False, default=str)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text)).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same with null in place of numbers that JSON has not."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(own) for key, own in value.items()}
+    return [_finite(own) for own in value] if isinstance(value, list | tuple) else value
 
 
 def as_json(predicted: Predicted) -> Any:
@@ -198,7 +224,8 @@ def as_json(predicted: Predicted) -> Any:
         return [as_json(own) for own in predicted]
     assert is_dataclass(predicted)
     score = predicted.score if math.isfinite(predicted.score) else None
-    return {"kind": KINDS[type(predicted).__name__], **asdict(predicted), "score": score}
+    # `asdict` would take longer than all else here.
+    return {"kind": KINDS[type(predicted).__name__], **vars(predicted), "score": score}
 
 
 KINDS = {

@@ -182,6 +182,13 @@ def _completed(
     return row if name is None else {name: f"input {number + 1}", **row}
 
 
+def takes_texts(task: str, reader: RowReader[Any]) -> bool:
+    """Whether a plain text can be an input."""
+    columns = reader.columns.model_dump()
+    named = (columns[own] for own in _TEXT_COLUMNS if own in columns)
+    return task == "ner" or any(reader.needed == (name,) for name in named)
+
+
 def _text_column(where: str, task: str, reader: RowReader[Any]) -> str:
     """The one column that a plain text can be."""
     columns = reader.columns.model_dump()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,43 @@ from tsarch.errors import UserError
 _ROWS = 1024
 
 
-def check_output(output: Path) -> None:
-    """Check that a file can be written there.
+def check_output(output: Path, inputs: Sequence[str]) -> None:
+    """Check that a file can be written there, which is none of the inputs.
 
     Raises:
         UserError: it can't, or its ending names no form.
     """
+    where = f"--output {output}"
     if _kind(output) is None:
-        hint = "Endings are .jsonl, .csv, .tsv and .parquet."
-        raise UserError.single(str(output), "has an ending that names no known form.", hint)
+        hint = "Endings are .jsonl, .csv, .tsv and .parquet; `-` is standard output."
+        raise UserError.single(where, "has an ending that names no known form.", hint)
     if output.is_dir():
-        raise UserError.single(str(output), "is a folder.")
+        raise UserError.single(where, "is a folder.")
     if not output.absolute().parent.is_dir():
         raise UserError.single(str(output.parent), "is not a folder.", "Make it first.")
+    if any(os.path.realpath(path) == os.path.realpath(output) for path in inputs):
+        hint = "Answers would take its place: name another file."
+        raise UserError.single(where, "is among the inputs.", hint)
+    try:
+        with tempfile.TemporaryFile(dir=output.absolute().parent):
+            pass
+    except OSError as error:
+        raise UserError.single(where, f"can't be written: {error.strerror}.") from None
 
 
-def write_table(lines: Path, output: Path) -> None:
-    """Put JSON Lines into the form that the ending of `output` says; the file appears whole."""
+def is_lines(output: Path) -> bool:
+    """Whether the form is JSON Lines."""
+    return _kind(output) == "jsonl"
+
+
+def write_table(lines: Path, output: Path, columns: Sequence[str]) -> None:
+    """Put JSON Lines into the table that the ending of `output` says; the file appears whole."""
     new = output.with_name(output.name + ".new")
     kind = _kind(output)
-    if kind == "jsonl":
-        shutil.copyfile(lines, new)
-    elif kind == "parquet":
-        _write_parquet(lines, new)
+    if kind == "parquet":
+        _write_parquet(lines, new, columns)
     else:
-        _write_csv(lines, new, "\t" if kind == "tsv" else ",")
+        _write_csv(lines, new, columns, "\t" if kind == "tsv" else ",")
     new.replace(output)
 
 
@@ -53,33 +66,24 @@ def _rows(lines: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _columns(lines: Path) -> list[str]:
-    """Of all rows, in the order in which they first come."""
-    names: dict[str, None] = {}
-    for row in _rows(lines):
-        names.update(dict.fromkeys(row))
-    return list(names)
-
-
 def _cell(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
-def _write_csv(lines: Path, output: Path, delimiter: str) -> None:
-    columns = _columns(lines)
+def _write_csv(lines: Path, output: Path, columns: Sequence[str], delimiter: str) -> None:
     with output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerow(columns)
         writer.writerows([_cell(row.get(name)) for name in columns] for row in _rows(lines))
 
 
-def _write_parquet(lines: Path, output: Path) -> None:
+def _write_parquet(lines: Path, output: Path, columns: Sequence[str]) -> None:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    schema = pa.schema([(name, pa.string()) for name in _columns(lines)])
+    schema = pa.schema([(name, pa.string()) for name in columns])
     with pq.ParquetWriter(output, schema) as writer:
         batch: list[dict[str, str | None]] = []
         for row in _rows(lines):

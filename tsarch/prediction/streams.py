@@ -1,72 +1,135 @@
-"""Inputs from files, one at a time, so that memory doesn't grow with them."""
+"""Inputs from files, one at a time, so that memory doesn't grow with them.
+
+The readers are those of training data (`data/formats/`), without labels; the rows keep all of their
+columns.
+"""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import IO, Any
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import fsspec
 
+from tsarch.config import DataConfig
+from tsarch.data.formats.brat import is_brat
+from tsarch.data.formats.findings import Findings, Found
+from tsarch.data.formats.opening import DAMAGED, unpacking
+from tsarch.data.formats.shapes import Item, Raw, fitting, nested
+from tsarch.data.formats.tables import parquet_stream
+from tsarch.data.formats.text import Text, text_of
+from tsarch.data.formats.word_rows import with_sentences
+from tsarch.data.rows import Place
+from tsarch.data.sources import STDIN, column_names, kind_of_name, text_rows, told_of_lines
 from tsarch.errors import UserError, one_line
+from tsarch.prediction.inputs import Input, takes_texts
+from tsarch.tasks.registry import row_reader
 
-ENDINGS = {
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
-    **dict.fromkeys((".csv", ".tsv"), "csv"),
-    ".parquet": "parquet",
-    ".txt": "text",
-}
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-_PARQUET_ROWS = 1024
+if TYPE_CHECKING:
+    from tsarch.data.row_reader import RowReader
+
+_LOOKED_AT = 100
+_PARQUET = b"PAR1"
+_BUFFER_BYTES = 2**16
+_NUMBER = re.compile(r":(?:row |item )?(\d+)$")
 
 
 @dataclass(frozen=True)
 class FileInput:
     """One input, and where it stands."""
 
-    value: str | dict[str, Any] | None
-    """A line of a text, or a row; None: it can't be read, as `problem` says."""
+    row: dict[str, Any]
+    """Its columns, as they are written again."""
+    value: Input | None
+    """What is predicted; None: it can't be read, as `problem` says."""
     place: str
     problem: str = ""
+    document: str | None = None
+    """Inputs of one document that follow one another are read together."""
 
 
-def input_files(patterns: Sequence[str]) -> list[str]:
+@dataclass(frozen=True)
+class Reading:
+    """How files are read for a pair."""
+
+    task: str
+    columns: dict[str, str]
+    """The pair's columns: own name → name."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Format, encoding, delimiter and columns of the files."""
+
+    @cached_property
+    def reader(self) -> RowReader[Any]:
+        """Of the files' rows."""
+        return row_reader(self.task, self.data, labelled=False)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The files' columns: own name → name."""
+        return column_names(self.reader)
+
+    @cached_property
+    def takes_texts(self) -> bool:
+        """Whether a plain text can be an input."""
+        return takes_texts(self.task, self.reader)
+
+    def value(self, row: Raw) -> Input:
+        """What is predicted of a row."""
+        absent = [own for own in self.reader.needed if own not in row and nested(row, own) is None]
+        if absent and self.takes_texts and isinstance(row.get("text"), str):
+            return str(row["text"])
+        if self.names == self.columns and not any("." in own for own in self.names.values()):
+            return row
+        found = {self.columns[own]: _cell(row, name) for own, name in self.names.items()}
+        told = {name: value for name, value in found.items() if value is not None}
+        return {**row, **told} if self.names == self.columns else told or row
+
+
+def _cell(row: Raw, name: str) -> Any:
+    return row[name] if name in row else nested(row, name)
+
+
+def input_files(patterns: Sequence[str], is_tagged: bool = False) -> list[str]:
     """The files that paths, globs and URLs name, each pattern's in the order of their names.
 
+    Args:
+        is_tagged: a folder of BRAT's means its texts.
+
     Raises:
-        UserError: one names none, or a file whose ending says nothing.
+        UserError: one names none.
     """
     found: list[str] = []
     for pattern in patterns:
-        try:
-            files = sorted(_name(own) for own in fsspec.open_files(pattern, "rb") if _is_there(own))
-        except Exception as error:  # file systems raise what they like
-            raise UserError.single(pattern, f"can't be read: {one_line(error)}.") from None
+        files = [pattern] if pattern == STDIN else _named(pattern, is_tagged)
         if not files:
             raise UserError.single(pattern, "names no file.")
         found += files
-    for path in found:
-        kind_of(path)
+    if found.count(STDIN) > 1:
+        raise UserError.single(STDIN, "is standard input, which is read once.")
     return found
 
 
-def kind_of(path: str) -> str:
-    """`jsonl`, `csv`, `parquet` or `text`, by the ending.
-
-    Raises:
-        UserError: by its ending it is none.
-    """
-    name = path.lower()
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
-    kind = next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
-    if kind is None:
-        hint = f"Endings are {', '.join(ENDINGS)}, also compressed ({', '.join(_COMPRESSED)})."
-        raise UserError.single(path, "has an ending that names no known format.", hint)
-    return kind
+def _named(pattern: str, is_tagged: bool) -> list[str]:
+    own = Path(pattern)
+    if own.is_dir():
+        if is_tagged and is_brat(pattern):
+            return [str(path) for path in sorted(own.rglob("*.txt"))]
+        hint = f"Name its files by a pattern, such as '{own}/*.jsonl'."
+        raise UserError.single(pattern, "is a folder.", hint)
+    if own.is_file():
+        return [pattern]  # though its name may have a `*` or a `[`
+    try:
+        return sorted(_name(own) for own in fsspec.open_files(pattern, "rb") if _is_there(own))
+    except Exception as error:  # file systems raise what they like
+        raise UserError.single(pattern, f"can't be read: {one_line(error)}.") from None
 
 
 def _name(file: fsspec.core.OpenFile) -> str:
@@ -78,101 +141,218 @@ def _is_there(file: fsspec.core.OpenFile) -> bool:
     return bool(file.fs.isfile(file.path))
 
 
+def check_files(paths: Sequence[str], reading: Reading) -> None:
+    """Check that each file can be opened and is of a known format.
+
+    Raises:
+        UserError: one isn't.
+    """
+    for path in paths:
+        if path != STDIN:
+            InputFile(path, reading).check()
+
+
+class _Counted(io.RawIOBase):
+    """An open file that counts the bytes that are read."""
+
+    def __init__(self, binary: IO[bytes]) -> None:
+        self._binary = binary
+        # What is there now, where a pipe may have more later.
+        self._read = getattr(binary, "read1", binary.read)
+        self.num_read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._read(len(buffer))
+        buffer[: len(found)] = found
+        self.num_read += len(found)
+        return len(found)
+
+    def seekable(self) -> bool:
+        return self._binary.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._binary.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._binary.tell()
+
+
 class InputFile:
-    """The inputs of one file, in order: its rows, or the lines of a text that aren't empty."""
+    """The inputs of one file, in order: its rows, or the lines of a text that aren't empty.
 
-    def __init__(self, path: str) -> None:
+    Attributes:
+        size: its bytes; 0: nobody knows.
+        version: what another content of the same name has not.
+        findings: remarks on how it is read.
+    """
+
+    def __init__(self, path: str, reading: Reading) -> None:
         self.path = path
-        self.size = _size(path)
-        """Bytes."""
-        self.position = 0
-        """Bytes that have been read, or so."""
+        self.findings = Findings()
+        self._reading = reading
+        self._text: Text | None = None
+        self._share = 0.0
+        self.size, self.version = (0, "") if path == STDIN else _size(path)
 
-    def __iter__(self) -> Iterator[FileInput]:
-        """The inputs.
+    @property
+    def position(self) -> int:
+        """Bytes that have been used, or so."""
+        if self._text is not None:
+            return min(self._text.position, self.size) if self.size else self._text.position
+        return int(self.size * self._share)
+
+    def check(self) -> None:
+        """See whether its format is known.
 
         Raises:
-            UserError: the file as a whole can't be read.
+            UserError: it isn't, or the file can't be read.
         """
-        kind = kind_of(self.path)
+        next(iter(self._opened(only_begin=True)), None)
+
+    def __iter__(self) -> Iterator[FileInput]:
+        """The inputs; what keeps the rest of the file from being read is the last one."""
         try:
-            with fsspec.open(self.path, "rb") as binary:
-                if kind == "parquet":
-                    yield from self._parquet(binary)
-                    return
-                text = io.TextIOWrapper(
-                    _unpacked(self.path, binary), "utf-8-sig", errors="replace", newline=""
-                )
-                for own in {"jsonl": _jsonl, "csv": _csv, "text": _lines}[kind](self.path, text):
-                    self.position = binary.tell()
-                    yield own
+            yield from self._opened()
+        except UserError as error:
+            for mistake in error.mistakes:
+                yield _bad(mistake.where, f"{mistake.what} {mistake.hint}")
+        self._text, self._share = None, 1.0
+
+    def _opened(self, only_begin: bool = False) -> Iterator[FileInput]:
+        try:
+            with _open(self.path) as file:
+                raw = _Counted(file)
+                binary: Any = io.BufferedReader(raw, _BUFFER_BYTES)
+                if binary.peek(4)[:4] == _PARQUET or kind_of_name(self.path) == "parquet":
+                    found: Iterator[FileInput] = self._parquet(binary)
+                else:
+                    content = unpacking(binary, self.path)
+                    encoding = self._reading.data.encoding
+                    text = text_of(content, self.path, encoding, lambda: raw.num_read)
+                    found = self._of_text(text)
+                yield from itertools.islice(found, 1) if only_begin else found
         except UserError:
             raise
+        except DAMAGED as error:
+            what = f"can't be read any further: it is damaged: {one_line(error)}."
+            raise UserError.single(self.path, what) from None
         except Exception as error:  # file systems and unpackers raise what they like
             raise UserError.single(self.path, f"can't be read: {one_line(error)}.") from None
 
-    def _parquet(self, binary: IO[bytes]) -> Iterator[FileInput]:
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    def _parquet(self, binary: io.BufferedReader) -> Iterator[FileInput]:
+        if not binary.seekable():
+            what = "can't be read: Parquet has its table of contents at its end."
+            raise UserError.single(self.path, what, "Name the file in place of `-`.")
+        yield from self._inputs(self._parquet_rows(binary))
 
-        file = pq.ParquetFile(binary)
-        number = 0
-        for batch in file.iter_batches(_PARQUET_ROWS):
-            for row in batch.to_pylist():
-                number += 1
-                self.position = self.size * number // file.metadata.num_rows
-                yield FileInput(row, f"{self.path}:row {number}")
+    def _parquet_rows(self, binary: io.BufferedReader) -> Found:
+        for place, row, number in parquet_stream(binary, self.path):
+            self._share = place.number / number
+            yield place, row
+
+    def _of_text(self, text: Text) -> Iterator[FileInput]:
+        self._text = text
+        if not text.start.strip() and text.is_whole:
+            self.findings.note(f"{self.path} is empty")
+            return
+        reading = self._reading
+        if self.path != STDIN and "tags" in reading.names and is_brat(self.path):
+            whole = text.whole(self.path, "")
+            own = {"doc_id": Path(self.path).stem, "text": whole}
+            yield FileInput(own, whole, self.path)
+            return
+        kind = told_of_lines(self.path, text, reading.data, reading.reader)
+        if kind == "text":
+            yield from self._lines(text)
+            return
+        found = text_rows(
+            kind, self.path, text, reading.data, reading.reader, self.findings, only_predicted=True
+        )
+        yield from self._inputs(found)
+
+    def _lines(self, text: Text) -> Iterator[FileInput]:
+        for number, line in enumerate(text.lines(), 1):
+            place = f"{self.path}:{number}"
+            if number in text.broken:
+                yield _bad(place, "is not UTF-8 text.", {"text": line})
+            elif line.strip():
+                line = line.removesuffix("\r")
+                yield FileInput({"text": line}, line, place)
+
+    def _inputs(self, found: Found) -> Iterator[FileInput]:
+        """The rows, and in their places what is wrong with others."""
+        for place, row, value in self._values(found):
+            yield from self._mistakes(place.number)
+            if self._is_broken(place, row):
+                yield _bad(str(place), "is not UTF-8 text.", row)
+            else:
+                document = row.get(self._reading.names.get("doc_id", ""))
+                shown = None if document in (None, "") else str(document)
+                yield FileInput(row, value, str(place), document=shown)
+        yield from self._mistakes(sys.maxsize)
+
+    def _values(self, found: Found) -> Iterator[tuple[Place, Raw, Input]]:
+        """Rows as they are written again, and what is predicted of them."""
+        reading = self._reading
+        first = list(itertools.islice(found, _LOOKED_AT))
+        rows = itertools.chain(first, found)
+        shapes, wanted = reading.reader.shapes, reading.data.format
+        shape = fitting([raw for _, raw in first], shapes, wanted, reading.names)
+        if shape is None:
+            for place, row in with_sentences(rows, reading.names, self.findings):
+                yield place, row, reading.value(row)
+            return
+        self.findings.note(f"read as {shape.title}")
+        for place, raw in rows:
+            item = Item(place, raw, reading.names, False, self.findings)
+            if shape.text is None:
+                for own, row in shape.rows(item):
+                    yield own, row, reading.value(row)
+            elif (text := shape.text(item)) is not None:
+                yield place, raw, text
+
+    def _mistakes(self, before: int) -> Iterator[FileInput]:
+        """What the reader has found wrong so far, before a line or row."""
+        kept = []
+        broken = set() if self._text is None else self._text.broken
+        for mistake in self.findings.mistakes:
+            match = _NUMBER.search(mistake.where)
+            number = int(match[1]) if match else 0
+            if number >= before:
+                kept.append(mistake)
+            elif number in broken:
+                yield _bad(mistake.where, "is not UTF-8 text.")
+            else:
+                yield _bad(mistake.where, f"{mistake.what} {mistake.hint}")
+        self.findings.mistakes = kept
+
+    def _is_broken(self, place: Place, row: Mapping[str, Any]) -> bool:
+        if self._text is None or not self._text.broken:
+            return False
+        return place.number in self._text.broken or "\ufffd" in str(row)
 
 
-def _unpacked(path: str, binary: IO[bytes]) -> Any:
-    name = fsspec.utils.infer_compression(path)
-    return binary if name is None else fsspec.compression.compr[name](binary, mode="rb")
+def _bad(place: str, problem: str, row: dict[str, Any] | None = None) -> FileInput:
+    return FileInput(row or {}, None, place, problem.strip())
 
 
-def _size(path: str) -> int:
-    filesystem, own = fsspec.core.url_to_fs(path)
-    return int(filesystem.size(own) or 0)
+def _open(path: str) -> Any:
+    if path == STDIN:
+        return nullcontext(sys.stdin.buffer)
+    return fsspec.open(path, "rb")
 
 
-def _lines(path: str, text: IO[str]) -> Iterator[FileInput]:
-    for number, line in enumerate(text, 1):
-        if line.strip():
-            yield _checked(line.rstrip("\r\n"), line, f"{path}:{number}")
+def _size(path: str) -> tuple[int, str]:
+    """Bytes of a file, and what tells its content from another of the same name.
 
-
-def _jsonl(path: str, text: IO[str]) -> Iterator[FileInput]:
-    for number, line in enumerate(text, 1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield FileInput(None, place, f"is not JSON: {error}.")
-            continue
-        if isinstance(row, dict | str):
-            yield _checked(row, line, place)
-        else:
-            yield FileInput(None, place, "is neither a JSON object nor a text.")
-
-
-def _csv(path: str, text: IO[str]) -> Iterator[FileInput]:
-    delimiter = "\t" if ".tsv" in path.lower() else ","
-    csv.field_size_limit(2**31 - 1)
-    rows = csv.reader(text, delimiter=delimiter)
-    header = next(rows, None)
-    if header is None:
-        return
-    for cells in rows:
-        if not cells:
-            continue
-        place = f"{path}:{rows.line_num}"
-        if len(cells) != len(header):
-            yield FileInput(None, place, f"has {len(cells)} cells, the header has {len(header)}.")
-        else:
-            yield _checked(dict(zip(header, cells, strict=True)), "".join(cells), place)
-
-
-def _checked(value: str | dict[str, Any], raw: str, place: str) -> FileInput:
-    if "\ufffd" in raw:
-        return FileInput(None, place, "is not UTF-8 text.")
-    return FileInput(value, place)
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        filesystem, own = fsspec.core.url_to_fs(path)
+        return int(filesystem.size(own) or 0), str(filesystem.ukey(own))
+    except Exception as error:  # file systems raise what they like
+        raise UserError.single(path, f"can't be read: {one_line(error)}.") from None

@@ -12,16 +12,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from tsarch.config import Mode, SpanEnds
+from tsarch.config import DataConfig, Mode, SpanEnds
 from tsarch.data.corpus import read_rows
 from tsarch.data.layouts import Layout
 from tsarch.data.merging import merged
 from tsarch.data.row_reader import RowReader
+from tsarch.data.sources import column_names
 from tsarch.errors import Mistake, UserError
 from tsarch.pair.answering import Answering, StateStore
 from tsarch.pair.states import States
 from tsarch.prediction.context import Context, load_states
 from tsarch.prediction.inputs import Input, Inputs, Predicted, as_document, as_rows, told
+from tsarch.prediction.streams import Reading
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.answers import Answer
 
@@ -131,7 +133,7 @@ class TrainedPair:
         Raises:
             UserError: there is no such mode.
         """
-        self._known(mode)
+        self.known_mode(mode)
         return self.answer([self.prepare(inputs)], mode)[0]
 
     def prepare(self, inputs: Iterable[Input]) -> Prepared:
@@ -153,7 +155,7 @@ class TrainedPair:
         Raises:
             UserError: there is no such mode.
         """
-        mode = self._known(mode)
+        mode = self.known_mode(mode)
         splits = [own.split for own in prepared if own.split is not None]
         given = None if states is None else [own for read in states for own in read]
         found = self._answering.answers(merged(splits), mode, given) if splits else []
@@ -225,7 +227,7 @@ class TrainedPair:
         self, split: TokenizedSplit, mode: Mode | None, states: Sequence[States]
     ) -> list[tuple[Answer, ...]]:
         """Answers to every row of a document that the teacher has read."""
-        return self._answering.answers(split, self._known(mode), states)
+        return self._answering.answers(split, self.known_mode(mode), states)
 
     def _read_rows(self, own: Inputs) -> tuple[Inputs, tuple[Any, ...]]:
         """The inputs that can be read, and their rows."""
@@ -276,12 +278,19 @@ class TrainedPair:
         return cast("RelationReader", self._reader).span_ends
 
     @property
-    def document_column(self) -> str | None:
-        """Column of rows that names their document; None: every row is by itself."""
-        name: str | None = self._reader.columns.model_dump().get("doc_id")
-        return name
+    def reading(self) -> Reading:
+        """How files are read for it, where nobody says otherwise: with the columns that its data
+        had, but for numbers, which files without names have."""
+        columns = column_names(self._reader)
+        named = {own: name for own, name in columns.items() if not name.isdecimal()}
+        return Reading(self.task, columns, DataConfig(columns=named))
 
-    def _known(self, mode: Mode | None) -> Mode:
+    def known_mode(self, mode: Mode | None) -> Mode:
+        """The mode, or the default one.
+
+        Raises:
+            UserError: there is no such mode.
+        """
         if mode is None:
             return self.default_mode
         if mode not in self.modes:

@@ -41,7 +41,8 @@ def brat_rows(
     for file in texts:
         if not file.read_bytes().strip():
             continue
-        text, _ = decoded(read_content(str(file), where), str(file), where, encoding, findings)
+        content = read_content(str(file), where)
+        text = decoded(content, str(file), where, encoding, findings).start
         doc_id = str(file.relative_to(folder).with_suffix("")) if folder.is_dir() else file.stem
         item = Item(Place(str(file), 1), {}, names, labelled, findings)
         spans = _entities(file.with_suffix(".ann"), item) if labelled else []

@@ -6,16 +6,19 @@ from the place of a column in one line.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tsarch.data.formats.findings import Findings, Found
+from tsarch.data.formats.text import Text
 from tsarch.data.rows import Place
 from tsarch.errors import UserError
 
+_LOOKED_AT = 1000
 _NEW_DOCUMENT = ("-DOCSTART-", "# newdoc")
 _TAG = re.compile(r"O|[A-Z]-.+")
 _INDEX = re.compile(r"\d+")
@@ -44,23 +47,32 @@ class ConllSentence:
 
 
 def conll_rows(
-    path: str, text: str, names: Mapping[str, str], delimiter: str | None, findings: Findings
+    path: str,
+    text: Text,
+    names: Mapping[str, str],
+    delimiter: str | None,
+    findings: Findings,
+    labelled: bool = True,
 ) -> Found:
     """A row for each sentence.
 
     Args:
         names: the task's own name of a column → its name, or its number from 1.
+        labelled: whether tags are wanted; without, sentences are read one by one, and which column
+            is the word is told from the first ones.
 
     Raises:
         UserError: it can't be told which columns are the word and the tag.
     """
-    sentences = list(read_conll(text, delimiter))
-    if not sentences:
+    found = read_conll(text, delimiter)
+    first = list(found) if labelled else list(itertools.islice(found, _LOOKED_AT))
+    if not first:
         return
-    token, tag = _word_and_tag(sentences, names, path, findings)
+    token, tag = _word_and_tag(first, names, path, findings, labelled)
+    sentences: Iterable[ConllSentence] = itertools.chain(first, found)
     if _INDEX.fullmatch(names["tokens"]) is None and token:
-        sentences = [own for each in sentences for own in _without_parts(each)]
-    by_sentence = _documents_are_sentences(text, sentences, findings)
+        sentences = (own for each in sentences for own in _without_parts(each))
+    by_sentence = _documents_are_sentences(text, first, findings)
     for sentence in sentences:
         place = Place(path, sentence.line, line_per_word=True)
         words = sentence.column(token)
@@ -70,7 +82,8 @@ def conll_rows(
             findings.mistake(place.of_word(words.index("")), what, hint)
             continue
         row: dict[str, Any] = {names["tokens"]: words}
-        row[names["tags"]] = [""] * len(words) if tag is None else sentence.column(tag)
+        if labelled:
+            row[names["tags"]] = [""] * len(words) if tag is None else sentence.column(tag)
         for name in ("doc_id", "sent_id"):
             if (number := _number(names[name])) is not None:
                 row[names[name]] = sentence.column(number)[0]
@@ -79,20 +92,21 @@ def conll_rows(
         yield place, row
 
 
-def read_conll(text: str, delimiter: str | None = None) -> Iterator[ConllSentence]:
+def read_conll(text: Text, delimiter: str | None = None) -> Iterator[ConllSentence]:
     """Sentences of the text of a CoNLL file, in order.
 
     Columns are separated by `delimiter`, or by tabs, or by spaces in lines without a tab.
     `-DOCSTART-` or `# newdoc` starts a document; a file with neither is one document a sentence.
     """
     # Not splitlines(): it would also cut at characters such as U+2028 inside a word.
-    lines = [line.rstrip("\r") for line in text.split("\n")]
+    start = [line.rstrip("\r") for line in text.start.split("\n")]
     # Label Studio writes `WORD -X- _ TAG`, with labels that may have spaces.
-    most = 3 if any(_LABEL_STUDIO.match(line) for line in lines) else -1
-    width = _num_columns(lines, delimiter, most)
+    most = 3 if any(_LABEL_STUDIO.match(line) for line in start) else -1
+    width = _num_columns(start, delimiter, most)
     document = 0
     words: list[list[str]] = []
-    for number, line in enumerate([*lines, ""], 1):
+    for number, own in enumerate(itertools.chain(text.lines(), ("",)), 1):
+        line = own.rstrip("\r")
         starts_document = line.startswith(_NEW_DOCUMENT)
         if line.strip(" \t") and not starts_document:
             columns = _columns(line, delimiter, most)
@@ -136,16 +150,22 @@ def _number(name: str) -> int | None:
 
 
 def _word_and_tag(
-    sentences: Sequence[ConllSentence], names: Mapping[str, str], path: str, findings: Findings
+    sentences: Sequence[ConllSentence],
+    names: Mapping[str, str],
+    path: str,
+    findings: Findings,
+    labelled: bool,
 ) -> tuple[int, int | None]:
-    """Columns of the word and the tag, from 0; the tag's is None where there is one column.
+    """Columns of the word and the tag, from 0; the tag's is None where there is one column, or none
+    is wanted.
 
     Raises:
         UserError: several columns hold tags, or a column that is named isn't there.
     """
     width = max(len(columns) for own in sentences for columns in own.words)
     token, tag = _number(names["tokens"]), _number(names["tags"])
-    for own, number in (("tokens", token), ("tags", tag)):
+    wanted = (("tokens", token), ("tags", tag)) if labelled else (("tokens", token),)
+    for own, number in wanted:
         if number is not None and not 0 <= number < width:
             what = f"has {width} columns, but data.columns.{own} is {number + 1}."
             raise UserError.single(path, what, "The first column is 1.")
@@ -154,7 +174,7 @@ def _word_and_tag(
         indexed = not all(_TAG.fullmatch(own) for each in sentences for own in each.column(1))
     if token is None:
         token = int(indexed)
-    if tag is None:
+    if tag is None and labelled:
         tag = _tag_column(sentences, token, path)
     if indexed:
         shown = "" if tag is None else f", its tag column {tag + 1}"
@@ -217,16 +237,15 @@ def _examples(tags: Mapping[str, int]) -> str:
 
 
 def _documents_are_sentences(
-    text: str, sentences: Sequence[ConllSentence], findings: Findings
+    text: Text, sentences: Sequence[ConllSentence], findings: Findings
 ) -> bool:
     """Whether the one document mark of a file says nothing: Label Studio puts it before tasks that
     have nothing to do with each other."""
     if len(sentences) < 2 or {own.document for own in sentences} != {"1"}:
         return False
-    if any(_LABEL_STUDIO.match(line) for line in text.split("\n", 20)[:20]):
+    if any(_LABEL_STUDIO.match(line) for line in text.start.split("\n", 20)[:20]):
         findings.note("read as Label Studio's CoNLL: every task is a document")
         return True
-    findings.note(
-        f"the file has one document mark: its {len(sentences):,} sentences are one document"
-    )
+    number = f"its {len(sentences):,}" if text.is_whole else "its"
+    findings.note(f"the file has one document mark: {number} sentences are one document")
     return False

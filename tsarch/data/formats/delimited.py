@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,9 @@ from typing import Any, Literal
 
 from tsarch.config import DataConfig
 from tsarch.data.formats.findings import Findings, Found
+from tsarch.data.formats.opening import inner_name
 from tsarch.data.formats.shapes import fitting
+from tsarch.data.formats.text import Text, at_hand
 from tsarch.data.row_reader import RowReader
 from tsarch.data.rows import Place, from_json, no_column, shown
 from tsarch.errors import Mistake, UserError
@@ -20,6 +21,7 @@ from tsarch.errors import Mistake, UserError
 _DELIMITERS = (",", "\t", ";", "|")
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "`|`"}
 _LOOKED_AT = 20
+_MOST_OF_A_CELL = 2**28
 _NUMBER = re.compile(r"[1-9]\d{0,3}")
 _PROPER = re.compile(r'"(?:[^"]|"")*"')
 
@@ -31,16 +33,18 @@ class _Form:
     delimiter: str
     quoted: bool
 
-    def lines(self, path: str, text: str) -> Iterator[tuple[int, list[str]]]:
+    def lines(self, path: str, text: Text) -> Iterator[tuple[int, list[str]]]:
         """(line where it starts, cells) of each row; a quoted cell may have several lines.
 
         Raises:
             UserError: quotation marks don't fit.
         """
-        csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # at first it is 131,072
+        # At first it is 131,072. A quotation mark that nothing ends makes a cell of all the rest.
+        csv.field_size_limit(max(_MOST_OF_A_CELL, len(text.start)))
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        lines = io.StringIO(text, newline="")
-        reader = csv.reader(lines, delimiter=self.delimiter, quoting=quoting, strict=True)
+        reader = csv.reader(
+            text.lines_for_csv(), delimiter=self.delimiter, quoting=quoting, strict=True
+        )
         ended = 0
         try:
             for cells in reader:
@@ -53,9 +57,18 @@ class _Form:
 
 
 def delimited_rows(
-    path: str, text: str, data: DataConfig, reader: RowReader[Any], findings: Findings
+    path: str,
+    text: Text,
+    data: DataConfig,
+    reader: RowReader[Any],
+    findings: Findings,
+    only_predicted: bool = False,
 ) -> Found:
     """Rows of a file; lists in cells are JSON, or words separated by spaces.
+
+    Args:
+        only_predicted: a column `text` does where others are needed, and all cells are kept as they
+            are, for rows that are only predicted.
 
     Raises:
         UserError: columns can't be told apart, or aren't there.
@@ -66,7 +79,8 @@ def delimited_rows(
         others = ", ".join(f"`{name}`" for name in reader.needed if name not in numbers)
         what = f"is read with columns that are numbers and others that are names: {others}."
         raise UserError.single(path, what, "Number all columns of a file without a header line.")
-    form = _form(path, text, data, reader, numbered, findings)
+    enough = [frozenset(reader.needed), *([frozenset(("text",))] if only_predicted else [])]
+    form = _form(path, text.start, data, reader, numbered, enough, findings)
     lines = form.lines(path, text)
     first = next(lines, None)
     if first is None:
@@ -75,12 +89,15 @@ def delimited_rows(
     if numbered:
         header = _numbers(path, header, reader)
         lines = itertools.chain([first], lines)
-    elif not set(reader.needed) <= set(header):
+    elif not any(own <= set(header) for own in enough):
         start = list(itertools.islice(lines, _LOOKED_AT))
         lines = itertools.chain(start, lines)
         if _has_objects([cells for _, cells in start], header, data, reader):
             yield from ((Place(path, number), _parsed(cells, header)) for number, cells in lines)
             return
+    if only_predicted and any(own <= set(header) for own in enough):
+        yield from _whole_cells(path, lines, header, findings)
+        return
     names = _wanted(path, header, reader, form)
     yield from _cells(path, lines, len(header), names, reader, findings)
 
@@ -101,6 +118,26 @@ def _parsed(cells: Sequence[str], header: Sequence[str]) -> dict[str, Any]:
     return {name: from_json(own) if own[:1] in ("[", "{") else own for name, own in pairs}
 
 
+def _whole_cells(
+    path: str, lines: Iterator[tuple[int, list[str]]], header: Sequence[str], findings: Findings
+) -> Found:
+    """All cells of rows, as they are."""
+    missing = [""] * len(header)
+    for number, cells in lines:
+        if _fits(path, number, cells, len(header), findings):
+            yield Place(path, number), dict(zip(header, (*cells, *missing[len(cells) :])))
+
+
+def _fits(path: str, number: int, cells: Sequence[str], width: int, findings: Findings) -> bool:
+    """Whether a row has no more cells than the header; else it is a mistake."""
+    if len(cells) <= width or not any(cell.strip() for cell in cells[width:]):
+        return True
+    what = f"has {len(cells)} cells, the header has {width}."
+    hint = "Cells with the delimiter in them stand between quotation marks."
+    findings.mistake(f"{path}:{number}", what, hint)
+    return False
+
+
 def _cells(
     path: str,
     lines: Iterator[tuple[int, list[str]]],
@@ -110,10 +147,7 @@ def _cells(
     findings: Findings,
 ) -> Found:
     for number, cells in lines:
-        if len(cells) > width and any(cell.strip() for cell in cells[width:]):
-            what = f"has {len(cells)} cells, the header has {width}."
-            hint = "Cells with the delimiter in them stand between quotation marks."
-            findings.mistake(f"{path}:{number}", what, hint)
+        if not _fits(path, number, cells, width, findings):
             continue
         row: dict[str, Any] = {
             name: cells[place] if place < len(cells) else "" for name, place in names.items()
@@ -132,13 +166,14 @@ def _form(
     data: DataConfig,
     reader: RowReader[Any],
     numbered: bool,
+    enough: Sequence[frozenset[str]],
     findings: Findings,
 ) -> _Form:
     """The delimiter and whether cells are quoted: as the config says, or as the file shows."""
-    usual = "\t" if path.lower().removesuffix(".gz").endswith((".tsv", ".tab", ".txt")) else ","
+    usual = "\t" if inner_name(path).lower().endswith((".tsv", ".tab", ".txt")) else ","
     delimiter = data.delimiter
     if delimiter is None:
-        delimiter = _delimiter(text, usual, reader, numbered)
+        delimiter = _delimiter(text, usual, reader, numbered, enough)
         if delimiter != usual:
             findings.note(f"cells are separated by {_NAMES[delimiter]}")
     if data.quoting != "auto":
@@ -147,16 +182,33 @@ def _form(
     return _Form(delimiter, quoted)
 
 
-def _delimiter(text: str, usual: str, reader: RowReader[Any], numbered: bool) -> str:
+def _delimiter(
+    text: str,
+    usual: str,
+    reader: RowReader[Any],
+    numbered: bool,
+    enough: Sequence[frozenset[str]],
+) -> str:
     """That by which the first line has the columns that are needed."""
     first = text.lstrip("\n").split("\n", 1)[0].rstrip("\r")
     for delimiter in dict.fromkeys((usual, *_DELIMITERS)):
         cells = next(csv.reader([first], delimiter=delimiter), [])
         if numbered and len(cells) >= max(map(int, reader.needed)):
             return delimiter
-        if not numbered and set(reader.needed) <= set(cells):
+        if not numbered and any(own <= set(cells) for own in enough):
             return delimiter
     return usual
+
+
+def is_table(start: str, data: DataConfig, reader: RowReader[Any]) -> bool:
+    """Whether the first line of a text is a header that has the columns that are needed, or
+    `text`."""
+    enough = [frozenset(reader.needed), frozenset(("text",))]
+    usual = data.delimiter or ","
+    delimiter = data.delimiter or _delimiter(start, usual, reader, False, enough)
+    first = start.lstrip("\n").split("\n", 1)[0].rstrip("\r")
+    cells = next(csv.reader([first], delimiter=delimiter), [])
+    return any(own <= set(cells) for own in enough)
 
 
 def _is_quoted(path: str, text: str, delimiter: str) -> bool:
@@ -169,7 +221,7 @@ def _is_quoted(path: str, text: str, delimiter: str) -> bool:
         proper = all(_PROPER.fullmatch(cell) for cell in cells)
         return proper and (any('""' in cell for cell in cells) or '"' in rows[0][0])
     try:
-        widths = {len(own) for _, own in _Form(delimiter, True).lines(path, text)}
+        widths = {len(own) for _, own in _Form(delimiter, True).lines(path, at_hand(text))}
     except UserError:
         return False
     return len(widths) == 1

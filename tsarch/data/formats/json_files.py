@@ -9,45 +9,51 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tsarch.data.formats.findings import Findings, Found
+from tsarch.data.formats.text import Text
 from tsarch.data.rows import Place, shown
 from tsarch.errors import UserError
 
 _LISTS = ("data", "rows", "examples", "instances", "items", "documents", "dialogues", "records")
 """Keys under which a document may keep its rows."""
-_GAP = re.compile(r"[ \t\r\n]*")
+_SPACES = " \t\r\n"
+_MOST_OF_AN_ITEM = 2**28
+"""Characters after which an item of a list that still isn't whole is taken for broken."""
+_GAP = re.compile(f"[{_SPACES}]*")
 
 
 def json_rows(
     path: str,
-    text: str,
-    broken: set[int],
+    text: Text,
     needed: Sequence[str],
     kind: str | None,
     findings: Findings,
+    only_predicted: bool = False,
 ) -> Found:
     """Rows of a file.
 
     Args:
-        broken: lines that were not text.
         needed: columns that every row has, so that a row is not taken for a document of rows.
+        only_predicted: a line, or an item of a list, may be a string (a row with a `text` alone),
+            and each line that is no sound text is a mistake of its own.
         kind: `json`: one document; `jsonl`: an object a line; None: whichever it is.
     """
     if kind != "jsonl" and (kind == "json" or _is_document(text, needed)):
         findings.note("read as one JSON document")
-        yield from _document_rows(path, text, needed, findings)
+        yield from _only_objects(_document_rows(path, text, needed), findings, only_predicted)
     else:
-        yield from _line_rows(path, text, broken, findings)
+        yield from _line_rows(path, text, findings, only_predicted)
 
 
-def _is_document(text: str, needed: Sequence[str]) -> bool:
+def _is_document(text: Text, needed: Sequence[str]) -> bool:
     """Whether the text as a whole, and not each of its lines, is JSON."""
-    start = text.lstrip()
+    start = text.start.lstrip()
     if start[:1] not in ("[", "{"):
         return False
     first, _, others = start.partition("\n")
     value = _loaded(first)
     if value is None:
-        return _loaded(text) is not None or _is_cut_array(start)
+        whole = text.is_whole and _loaded(text.start) is not None
+        return whole or _is_cut(start, text.is_whole)
     if others.strip():
         return False
     if isinstance(value, dict):
@@ -57,8 +63,10 @@ def _is_document(text: str, needed: Sequence[str]) -> bool:
     return isinstance(value, list) and all(isinstance(own, dict | list) for own in value)
 
 
-def _is_cut_array(start: str) -> bool:
-    """Whether a text that isn't whole begins as a list of objects does."""
+def _is_cut(start: str, is_whole: bool) -> bool:
+    """Whether a text that isn't whole, or not all known, begins as a document does."""
+    if not is_whole and re.match(r"\{\s*\n\s*\"|\[\s*\"", start):
+        return True
     return re.match(r"\[\s*\{", start) is not None
 
 
@@ -69,15 +77,21 @@ def _loaded(text: str) -> Any:
         return None
 
 
-def _line_rows(path: str, text: str, broken: set[int], findings: Findings) -> Found:
-    for number, line in enumerate(text.split("\n"), 1):
-        if number in broken or not line or line.isspace():
+def _line_rows(path: str, text: Text, findings: Findings, only_predicted: bool) -> Found:
+    for number, line in enumerate(text.lines(), 1):
+        if not line or line.isspace():
+            continue
+        if number in text.broken:
+            if only_predicted:
+                findings.mistake(f"{path}:{number}", "is not UTF-8 text.")
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             findings.mistake(f"{path}:{number}", f"is not JSON: {error}.")
             continue
+        if only_predicted and isinstance(row, str):
+            row = {"text": row}
         if isinstance(row, dict):
             yield Place(path, number), row
         else:
@@ -85,41 +99,88 @@ def _line_rows(path: str, text: str, broken: set[int], findings: Findings) -> Fo
             findings.mistake(f"{path}:{number}", "is not a JSON object.", hint)
 
 
-def _document_rows(path: str, text: str, needed: Sequence[str], findings: Findings) -> Found:
-    start = _GAP.match(text).end()  # type: ignore[union-attr]
-    if text[start : start + 1] == "[":
-        yield from _only_objects(_array_items(path, text, start), findings)
+def _document_rows(path: str, text: Text, needed: Sequence[str]) -> Iterator[tuple[Place, Any]]:
+    if text.start.lstrip(_SPACES)[:1] == "[":
+        yield from _Items(path, text)
         return
+    hint = "Write its rows as JSON Lines, one a line: `jq -c '.data[]' FILE > NEW.jsonl`."
     try:
-        value = json.loads(text)
+        value = json.loads(text.whole(path, hint))
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError.single(path, f"is not one JSON document: {error}.") from None
     if not isinstance(value, dict):
         raise UserError.single(path, "is neither a list of rows nor an object that has one.")
-    yield from _only_objects(_object_items(path, value, needed), findings)
+    yield from _object_items(path, value, needed)
 
 
-def _array_items(path: str, text: str, start: int) -> Iterator[tuple[Place, Any]]:
-    """Items of a list, each with the line where it begins; one at a time is held."""
-    decoder = json.JSONDecoder()
-    place, line, counted = start + 1, 1, 0
-    for number in itertools.count(1):
-        place = _GAP.match(text, place).end()  # type: ignore[union-attr]
-        if text[place : place + 1] == "]":
-            break
-        line, counted = line + text.count("\n", counted, place), place
-        try:
-            item, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
-            raise UserError.single(f"{path}:{line}", f"is not JSON: {error}.") from None
-        yield Place(path, line, part=(number,)), item
-        place = _GAP.match(text, place).end()  # type: ignore[union-attr]
-        if text[place : place + 1] == ",":
-            place += 1
-        elif text[place : place + 1] != "]":
-            line += text.count("\n", counted, place)
-            what = "is not JSON: after an item of the list comes neither `,` nor `]`."
-            raise UserError.single(f"{path}:{line}", what)
+class _Items:
+    """The items of a list, each with the line where it begins; of the text is held what one item
+    needs."""
+
+    def __init__(self, path: str, text: Text) -> None:
+        self._path = path
+        self._text = text
+        self._parts = text.parts()
+        self._held = next(self._parts, "")
+        self._place = self._line_from = 0
+        self._line = 1
+        self._decoder = json.JSONDecoder()
+
+    def __iter__(self) -> Iterator[tuple[Place, Any]]:
+        self._next_character()
+        self._place += 1
+        for number in itertools.count(1):
+            if self._next_character() == "]":
+                return
+            line = self._line_here()
+            item = self._item(line)
+            yield Place(self._path, line, part=(number,)), item
+            mark = self._next_character()
+            if mark == ",":
+                self._place += 1
+            elif mark != "]":
+                what = "is not JSON: after an item of the list comes neither `,` nor `]`."
+                raise UserError.single(f"{self._path}:{self._line_here()}", what)
+
+    def _next_character(self) -> str:
+        """What comes after spaces."""
+        while True:
+            self._place = _GAP.match(self._held, self._place).end()  # type: ignore[union-attr]
+            if self._place < len(self._held) or not self._more():
+                return self._held[self._place : self._place + 1]
+
+    def _line_here(self) -> int:
+        self._line += self._held.count("\n", self._line_from, self._place)
+        self._line_from = self._place
+        return self._line
+
+    def _item(self, line: int) -> Any:
+        while True:
+            try:
+                item, stop = self._decoder.raw_decode(self._held, self._place)
+                if stop < len(self._held) or not self._more():  # else a number may go on
+                    self._place = stop
+                    return item
+            except (ValueError, RecursionError) as error:
+                rest = len(self._held) - self._place
+                if rest > _MOST_OF_AN_ITEM or not self._more(rest):
+                    what = f"is not JSON: {error}."
+                    raise UserError.single(f"{self._path}:{line}", what) from None
+
+    def _more(self, wanted: int = 1) -> bool:
+        """Hold so much more of the text; what was used is let go. Whether there is more."""
+        parts = []
+        while wanted > 0 and (part := next(self._parts, "")):
+            self._text.took(len(part))
+            parts.append(part)
+            wanted -= len(part)
+        if parts:
+            self._line_here()
+            self._held = "".join((self._held[self._place :], *parts))
+            self._place = self._line_from = 0
+        return bool(parts)
 
 
 def _held(value: Mapping[str, Any]) -> list[Any] | None:
@@ -165,8 +226,12 @@ def _by_column(path: str, value: dict[str, Any]) -> Iterator[tuple[Place, Any]]:
         yield Place(path, number, unit="item "), row
 
 
-def _only_objects(items: Iterator[tuple[Place, Any]], findings: Findings) -> Found:
+def _only_objects(
+    items: Iterator[tuple[Place, Any]], findings: Findings, only_predicted: bool
+) -> Found:
     for place, item in items:
+        if only_predicted and isinstance(item, str):
+            item = {"text": item}
         if isinstance(item, dict):
             yield place, item
         else:

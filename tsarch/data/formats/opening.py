@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import codecs
 import gzip
 import io
 import lzma
@@ -12,19 +11,17 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 from tsarch.data.formats.findings import Findings
 from tsarch.data.formats.guess import binary_kind
+from tsarch.data.formats.text import MARKS, Text, at_hand, is_utf8
 from tsarch.errors import UserError, one_line
 
 ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 """Of compressed files; what they hold is named before: `train.jsonl.gz`."""
-_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, with which it begins
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+DAMAGED = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
+"""What unpacking raises."""
 _SHOWN_LINES = 5
 _SHOWN_CHARACTERS = 60
 
@@ -68,18 +65,22 @@ def _unpacked(content: bytes, unpack: Callable[[bytes, str], bytes], where: str)
         return unpack(content, where)
     except UserError:
         raise
-    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise UserError.single(where, f"can't be read: it is damaged: {one_line(error)}.") from None
 
 
 def _from_zip(content: bytes, where: str) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = [own.filename for own in archive.infolist() if not own.is_dir()]
-        if len(names) != 1:
-            what = f"can't be read: it is a ZIP archive of {len(names)} files."
-            hint = f"Unpack it and name the one that is meant: {', '.join(names[:5])}."
-            raise UserError.single(where, what, hint if names else "")
-        return archive.read(names[0])
+        return archive.read(_only_name(archive, where))
+
+
+def _only_name(archive: zipfile.ZipFile, where: str) -> str:
+    names = [own.filename for own in archive.infolist() if not own.is_dir()]
+    if len(names) != 1:
+        what = f"can't be read: it is a ZIP archive of {len(names)} files."
+        hint = f"Unpack it and name the one that is meant: {', '.join(names[:5])}."
+        raise UserError.single(where, what, hint if names else "")
+    return names[0]
 
 
 def _from_zstd(content: bytes, where: str) -> bytes:
@@ -98,30 +99,68 @@ _UNPACKERS: dict[bytes, Callable[[bytes, str], bytes]] = {
 }
 
 
+def unpacking(binary: io.BufferedReader, where: str) -> IO[bytes]:
+    """The content of an open file, unpacked while it is read.
+
+    Raises:
+        UserError: it is an archive of several files.
+    """
+    start = binary.peek(2048)
+    for magic, unpack in _STREAMS.items():
+        if start.startswith(magic) and not _is_workbook(start):
+            stream: IO[bytes] = unpack(binary, where)
+            return stream
+    return binary
+
+
+def _zip_stream(binary: io.BufferedReader, where: str) -> IO[bytes]:
+    if not binary.seekable():
+        what = "can't be read: a ZIP archive has its table of contents at its end."
+        raise UserError.single(where, what, "Unpack it before, or give its name in place of `-`.")
+    archive = zipfile.ZipFile(binary)
+    return archive.open(_only_name(archive, where))
+
+
+def _zstd_stream(binary: io.BufferedReader, where: str) -> IO[bytes]:
+    import pyarrow as pa
+
+    stream: IO[bytes] = pa.CompressedInputStream(pa.PythonFile(binary, "r"), "zstd")
+    return stream
+
+
+_STREAMS: dict[bytes, Callable[[io.BufferedReader, str], Any]] = {
+    b"\x1f\x8b": lambda binary, where: gzip.GzipFile(fileobj=binary),
+    b"BZh": lambda binary, where: bz2.BZ2File(binary),
+    b"\xfd7zXZ\x00": lambda binary, where: lzma.LZMAFile(binary),  # noqa: SIM115 - `_open` closes
+    b"\x28\xb5\x2f\xfd": _zstd_stream,
+    b"PK\x03\x04": _zip_stream,
+}
+
+
 def decoded(
     content: bytes, path: str, where: str, encoding: str | None, findings: Findings
-) -> tuple[str, set[int]]:
-    """The text, and the numbers of the lines that are not sound.
+) -> Text:
+    """The text of a file that is at hand.
 
     Without `encoding`: UTF-8, or what a byte order mark says.
 
     Raises:
         UserError: the file is no text, or not in the encoding that was named.
     """
-    marked = next((own for mark, own in _MARKS.items() if content.startswith(mark)), None)
+    marked = next((own for mark, own in MARKS.items() if content.startswith(mark)), None)
     if encoding is not None:
         text = _named(content, where, encoding)
-        return _with_line_ends(text), set()
+        return at_hand(_with_line_ends(text))
     if marked is not None:
         findings.note(f"read as {marked.upper()}, which its byte order mark says")
-        return _with_line_ends(_named(content, where, marked)), set()
+        return at_hand(_with_line_ends(_named(content, where, marked)))
     if kind := binary_kind(content):
         raise UserError.single(where, f"is no text: {kind}")
-    lines = [] if _is_utf8(content) else content.split(b"\n")
-    broken = {number for number, line in enumerate(lines, 1) if not _is_utf8(line)}
+    lines = [] if is_utf8(content) else content.split(b"\n")
+    broken = {number for number, line in enumerate(lines, 1) if not is_utf8(line)}
     if broken:
         _tell_broken(path, lines, broken, findings)
-    return _with_line_ends(content.decode("utf-8-sig", errors="replace")), broken
+    return at_hand(_with_line_ends(content.decode("utf-8-sig", errors="replace")), broken)
 
 
 def _named(content: bytes, where: str, encoding: str) -> str:
@@ -134,14 +173,6 @@ def _named(content: bytes, where: str, encoding: str) -> str:
 
 def _with_line_ends(text: str) -> str:
     return text if "\n" in text else text.replace("\r", "\n")
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _tell_broken(path: str, lines: list[bytes], broken: set[int], findings: Findings) -> None:

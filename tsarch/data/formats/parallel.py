@@ -27,11 +27,11 @@ def parallel_rows(
     sides = []
     for path in paths:
         where = f"{key}: {path}"
-        text, broken = decoded(read_content(path, where), path, where, encoding, findings)
-        lines = [line.rstrip("\r") for line in text.split("\n")]
+        text = decoded(read_content(path, where), path, where, encoding, findings)
+        lines = [line.rstrip("\r") for line in text.start.split("\n")]
         while lines and not lines[-1].strip():
             lines.pop()
-        sides.append([line if n not in broken else "" for n, line in enumerate(lines, 1)])
+        sides.append([line if n not in text.broken else "" for n, line in enumerate(lines, 1)])
     if len(sides[0]) != len(sides[1]):
         what = f"has {len(sides[0]):,} lines, but {paths[1]} has {len(sides[1]):,}."
         raise UserError.single(

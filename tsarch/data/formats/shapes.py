@@ -48,6 +48,9 @@ class Shape:
     """Whether a row has this layout; takes the names of the columns, too."""
     rows: Callable[[Item], Iterator[tuple[Place, Raw]]]
     """The task's rows of one."""
+    text: Callable[[Item], str | None] | None = None
+    """The plain text that one is about, where it is one; None: it has none (a mistake, or it is
+    left out)."""
 
 
 def with_shape(

@@ -62,10 +62,16 @@ def _is_prodigy(raw: Raw, names: Mapping[str, str]) -> bool:
     return isinstance(raw.get("text"), str) and isinstance(raw.get("spans"), list) and marked
 
 
-def _span_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
+def _span_text(item: Item) -> str | None:
     text = _text(item.raw, item.names)
     if text is None:
         item.findings.mistake(item.place, f"has no text. Columns: {shown(', '.join(item.raw))}.")
+    return text
+
+
+def _span_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
+    text = _span_text(item)
+    if text is None:
         return
     found = _spans(item.raw) if item.labelled else []
     if found is None:
@@ -132,6 +138,11 @@ def _label_studio_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
     yield from sentences(item, task[0], spans)
 
 
+def _task_text(item: Item) -> str | None:
+    task = _task(item)
+    return None if task is None else task[0]
+
+
 def _choice_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
     task = _task(item)
     if task is None:
@@ -145,8 +156,12 @@ def _choice_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
 
 
 NER_SHAPES = (
-    Shape("label_studio", "Label Studio's JSON", _is_label_studio, _label_studio_rows),
-    Shape("prodigy", "Prodigy's spans", _is_prodigy, _prodigy_rows),
-    Shape("doccano", "texts with spans of characters, as doccano's", _is_spans, _span_rows),
+    Shape("label_studio", "Label Studio's JSON", _is_label_studio, _label_studio_rows, _task_text),
+    Shape("prodigy", "Prodigy's spans", _is_prodigy, _prodigy_rows, _span_text),
+    Shape(
+        "doccano", "texts with spans of characters, as doccano's", _is_spans, _span_rows, _span_text
+    ),
 )
-CHOICE_SHAPES = (Shape("label_studio", "Label Studio's JSON", _is_label_studio, _choice_rows),)
+CHOICE_SHAPES = (
+    Shape("label_studio", "Label Studio's JSON", _is_label_studio, _choice_rows, _task_text),
+)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tsarch.config import DataConfig
 from tsarch.data.cache import table_cache
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _LOOKED_AT = 20
+_ROWS_AT_ONCE = 1024
 _HUB_NAMES = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
 
 
@@ -43,6 +44,28 @@ def parquet_rows(path: str, data: DataConfig, reader: RowReader[Any]) -> Found:
         reason = one_line(error.__cause__ or error)
         raise UserError.single(path, f"can't be read as parquet: {reason}") from None
     yield from table_rows(table, path, data, reader)
+
+
+def parquet_stream(binary: IO[bytes], path: str) -> Iterator[tuple[Place, dict[str, Any], int]]:
+    """Rows of an open Parquet file, all of their columns, and how many there are in all; a few
+    are held at a time.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    number = 0
+    try:
+        file = pq.ParquetFile(binary)
+        for batch in file.iter_batches(_ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                number += 1
+                yield Place(path, number, unit="row "), row, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        reason = one_line(error)
+        raise UserError.single(path, f"can't be read as parquet: {reason}") from None
 
 
 def load_hub(data: DataConfig) -> dict[str, Dataset]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from tsarch.data.formats.findings import Findings, Found
+from tsarch.data.formats.text import Text
 from tsarch.data.rows import Place
 from tsarch.errors import UserError
 
@@ -17,15 +19,19 @@ _FIRST_FEATURE = 3
 """Columns before: the word's number, its characters, the word."""
 
 
-def webanno_rows(path: str, text: str, names: Mapping[str, str], findings: Findings) -> Found:
-    """A row for each sentence.
+def webanno_rows(
+    path: str, text: Text, names: Mapping[str, str], findings: Findings, labelled: bool = True
+) -> Found:
+    """A row for each sentence; the file is read as a whole.
 
     Raises:
         UserError: it can't be told which column has the entities.
     """
-    lines = [line.rstrip("\r") for line in text.split("\n")]
-    column = _entity_column(path, lines, names["tags"])
-    findings.note(f"read as WebAnno's TSV, entities in column {column + 1}")
+    whole = text.whole(path, "Export its documents one by one.")
+    lines = [line.rstrip("\r") for line in whole.split("\n")]
+    column = _entity_column(path, lines, names["tags"]) if labelled else _FIRST_FEATURE - 1
+    shown = f", entities in column {column + 1}" if labelled else ""
+    findings.note(f"read as WebAnno's TSV{shown}")
     words: list[list[str]] = []
     first = Place(path, 1)
     for number, line in enumerate([*lines, ""], 1):
@@ -34,12 +40,18 @@ def webanno_rows(path: str, text: str, names: Mapping[str, str], findings: Findi
         if _WORD.fullmatch(cells[0]) and len(cells) > column:
             first = first if words else place
             words.append(cells)
-        elif _PART.fullmatch(cells[0]) and cells[column : column + 1] not in (["_"], [""], []):
+        elif (
+            labelled
+            and _PART.fullmatch(cells[0])
+            and cells[column : column + 1] not in (["_"], [""], [])
+        ):
             findings.count("{} entities of parts of words are left out, the first in {}", place)
         elif not line and words:
-            tags = _tags([own[column] for own in words], first, findings)
-            tokens = [own[2] for own in words]
-            yield first, {names["tokens"]: tokens, names["tags"]: tags, names["doc_id"]: path}
+            row: dict[str, Any] = {names["tokens"]: [own[2] for own in words]}
+            if labelled:
+                tags = _tags([own[column] for own in words], first, findings)
+                row[names["tags"]] = tags
+            yield first, {**row, names["doc_id"]: path}
             words = []
 
 

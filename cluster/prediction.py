@@ -1,0 +1,178 @@
+"""`tsarch predict` on Ray Data: one task reads, where the files are; actors that each load the pair
+once answer pieces, and the driver writes them in order.
+
+The pieces are those of one process, and so is the output.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import ray
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import RayError
+
+from tsarch.cluster.joining import join_ray
+from tsarch.config import Mode
+from tsarch.data.sources import STDIN
+from tsarch.errors import RunFailedError, UserError, one_line
+from tsarch.prediction.batch import Answered, Answering, answered
+from tsarch.prediction.loading import load, load_halves
+from tsarch.prediction.pieces import Limits, pieces
+from tsarch.prediction.streams import InputFile, Reading
+from tsarch.run.versions import current_folder
+
+_PIECE, _ANSWERED = "piece", "answered"
+
+
+@contextmanager
+def answering_on_ray(
+    run: Path,
+    mode: Mode | None,
+    computing: Mapping[str, Any],
+    address: str | None,
+    num_workers: int | None,
+    say: Callable[[str], None],
+) -> Iterator[tuple[Answering, Mode, str]]:
+    """Within, copies of a run's pair on Ray answer; with the mode, and what tells this pair from
+    others.
+
+    Args:
+        computing: of `tsarch.load`.
+        address: of a cluster; None: a Ray for this call alone.
+        num_workers: copies; None: one for each GPU, or for each CPU where there is none.
+
+    Raises:
+        UserError: no such cluster or run, or the cluster can't hold a copy.
+    """
+    folder = current_folder(run)
+    pair = load_halves(folder, ())  # without its models
+    known = pair.known_mode(mode)
+    identity = f"{known} {pair.revision} {computing['precision']}"
+    join_ray(num_workers or 1, address, say)
+    try:
+        each, most = _share(str(computing["device"]))
+        copies = min(num_workers or most, most)
+        if num_workers is not None and num_workers > most:
+            what = f"are more than the {most} that have room on this Ray."
+            raise UserError.single(f"--workers {num_workers}", what, "Each takes a GPU or a CPU.")
+        say(f"{copies} workers on Ray load the models")
+        arguments = (str(run.absolute()), known, dict(computing))
+        yield partial(_answers, each, copies, arguments), known, identity
+    finally:
+        ray.shutdown()
+
+
+def _share(device: str) -> tuple[dict[str, float], int]:
+    """What a worker takes of the cluster, and how many have room."""
+    total = ray.cluster_resources()
+    gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
+    if device == "cuda" and not gpus:
+        raise UserError.single("--device cuda", "no node of this Ray has a GPU.")
+    if gpus and device != "cpu":
+        return {"num_cpus": 1, "num_gpus": 1}, gpus
+    return {"num_cpus": 1}, cpus
+
+
+def _answers(
+    each: Mapping[str, float],
+    copies: int,
+    arguments: tuple[str, Mode, dict[str, Any]],
+    files: Sequence[str],
+    reading: Reading,
+    skipped: int,
+) -> Iterator[Answered]:
+    """Answers to all pieces of files, in order; see `Answering`.
+
+    Raises:
+        UserError: a worker can't load the pair, or reads what this process doesn't know.
+        RunFailedError: Ray lost its workers.
+    """
+    if STDIN in files:
+        raise UserError.single(STDIN, "can't be read on Ray.", "Name a file.")
+    _configure()
+    source = _Files(files, reading, skipped)
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    read = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0, label_selector=here)
+    written = read.map_batches(
+        _Worker,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        batch_format="pyarrow",
+        concurrency=(1, copies, copies),
+        **each,
+    )
+    try:
+        for batch in written.iter_batches(batch_size=1, batch_format="pyarrow"):
+            own = pickle.loads(batch[_ANSWERED][0].as_py())
+            if isinstance(own, UserError):
+                raise own
+            yield own
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise RunFailedError(f"predicting on Ray failed: {one_line(cause)}") from None
+
+
+def _configure() -> None:
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.target_max_block_size = 1  # a piece is a block: else Ray puts many into one
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+class _Files(Datasource):  # type: ignore[misc]
+    """Pieces of files, in order."""
+
+    def __init__(self, files: Sequence[str], reading: Reading, skipped: int) -> None:
+        self._read = partial(_pieces, os.getcwd(), tuple(files), reading, skipped)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Nobody knows."""
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        """One, which keeps the order."""
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None)
+        return [ReadTask(self._read, unknown)]
+
+
+def _pieces(folder: str, files: Sequence[str], reading: Reading, skipped: int) -> Iterator[Any]:
+    """Blocks of one piece each, read from `folder`, as the names of files may be relative."""
+    os.chdir(folder)
+    opened = [InputFile(path, reading) for path in files]
+    for piece in pieces(opened, Limits.of(reading.task), skipped):
+        yield pa.table({_PIECE: [pickle.dumps(piece)]})
+
+
+class _Worker:
+    """Loads the pair once and answers pieces."""
+
+    def __init__(self, run: str, mode: Mode, computing: dict[str, Any]) -> None:
+        self._mode = mode
+        try:
+            self._pair = load(run, **computing)
+        except UserError as error:  # told by the driver: Ray would try again and again
+            self._error: UserError | None = error
+        else:
+            self._error = None
+
+    def __call__(self, batch: Any) -> Any:
+        """Answers to a piece, or why there are none."""
+        own: Answered | UserError
+        if self._error is not None:
+            own = self._error
+        else:
+            own = answered(self._pair, pickle.loads(batch[_PIECE][0].as_py()), self._mode)
+        return pa.table({_ANSWERED: [pickle.dumps(own)]})

@@ -1,0 +1,159 @@
+"""What of a batch is done: answers so far and their number, beside the output to be."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from tsarch.clock import now_s
+from tsarch.errors import UserError
+from tsarch.prediction.outputs import is_lines, write_table
+
+_SAVED_EVERY_S = 1.0
+
+
+class Sink(Protocol):
+    """Takes answers, in order."""
+
+    inputs: int
+    bad: int
+
+    def add(self, lines: Sequence[bytes], columns: Sequence[str], bad: int) -> None:
+        """Take the next ones."""
+
+    def close(self) -> None:
+        """No more come, for now."""
+
+    def finish(self) -> None:
+        """These were all."""
+
+
+class Journal:
+    """Answers on their way to a file; a call that ends before all are there can go on later."""
+
+    def __init__(self, output: Path, job: dict[str, Any]) -> None:
+        self._output = output
+        self._answers = output.with_name(output.name + ".part")
+        self._state = output.with_name(output.name + ".part.json")
+        self._job = job
+        self.inputs, self.bad = 0, 0
+        self._columns: dict[str, None] = {}
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+        self._saved_s = now_s()
+
+    def resume(self) -> None:
+        """Take up what an earlier run of the same job left.
+
+        Raises:
+            UserError: it was another job.
+        """
+        if not self._state.is_file() or not self._answers.is_file():
+            self._answers.unlink(missing_ok=True)
+            return
+        state = json.loads(self._state.read_text(encoding="utf-8"))
+        if state["job"] != self._job:
+            hint = "Give --restart to begin anew, or another --output."
+            what = "was begun with other files, another run or another mode."
+            raise UserError.single(str(self._state), what, hint)
+        self.inputs, self.bad, self._bytes = state["inputs"], state["bad"], state["bytes"]
+        self._columns = dict.fromkeys(state["columns"])
+        os.truncate(self._answers, self._bytes)
+
+    def discard(self) -> None:
+        """Forget an earlier run."""
+        self._state.unlink(missing_ok=True)
+        self._answers.unlink(missing_ok=True)
+
+    def add(self, lines: Sequence[bytes], columns: Sequence[str], bad: int) -> None:
+        """Keep the next answers.
+
+        Raises:
+            UserError: they can't be written.
+        """
+        with _told(self._output):
+            if self._file is None:
+                self._file = self._answers.open("ab")
+            self._file.writelines(lines)
+        self.inputs += len(lines)
+        self.bad += bad
+        self._columns.update(dict.fromkeys(columns))
+        if now_s() - self._saved_s >= _SAVED_EVERY_S:
+            self._save()
+
+    def close(self) -> None:
+        """Keep what is there for a later call."""
+        if self._file is not None:
+            self._save()
+            self._file.close()
+            self._file = None
+
+    def finish(self) -> None:
+        """Put the answers where they belong, in the form that the ending says."""
+        self.close()
+        with _told(self._output):
+            self._answers.touch()
+            if is_lines(self._output):
+                self._answers.replace(self._output)
+            else:
+                write_table(self._answers, self._output, list(self._columns))
+        self.discard()
+
+    def _save(self) -> None:
+        assert self._file is not None
+        with _told(self._output):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._bytes = self._file.tell()
+            state = {"job": self._job, "inputs": self.inputs, "bad": self.bad}
+            state |= {"bytes": self._bytes, "columns": list(self._columns)}
+            new = self._state.with_name(self._state.name + ".new")
+            new.write_text(json.dumps(state), encoding="utf-8")
+            new.replace(self._state)
+        self._saved_s = now_s()
+
+
+class StandardOutput:
+    """Answers on their way out of this process, as JSON Lines."""
+
+    def __init__(self) -> None:
+        self.inputs, self.bad = 0, 0
+
+    def add(self, lines: Sequence[bytes], columns: Sequence[str], bad: int) -> None:
+        """Write the next answers.
+
+        Raises:
+            UserError: they can't be written.
+        """
+        with _told(Path("-")):
+            sys.stdout.buffer.writelines(lines)
+            sys.stdout.buffer.flush()
+        self.inputs += len(lines)
+        self.bad += bad
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def finish(self) -> None:
+        """All is written."""
+
+
+@contextmanager
+def _told(output: Path) -> Iterator[None]:
+    """A disk that is full, or is gone, as one message."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        hint = "What is answered so far is kept: the same call goes on from there."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = f"Make room. {hint}"
+        what = f"can't be written: {error.strerror or error}."
+        raise UserError.single(f"--output {output}", what, hint) from None
