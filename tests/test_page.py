@@ -252,6 +252,7 @@ def test_labels_relations_answers_and_texts(tab):
     assert tab.locator(".words .head").all_text_contents() == ["Ann head", "Lee head"]
     assert tab.locator(".words .tail").all_text_contents() == ["Rome tail"]
     assert panel(tab, "joint", ".verdict").text_content() == "birthplace 0.900"
+    assert marks(tab, "joint") == [(0, "Ann Lee", "head"), (20, "Rome", "tail")]
 
     example(tab, "qa")
     predict(tab)
@@ -371,12 +372,14 @@ def test_a_phone_scrolls_down_only_and_all_can_be_read(tab, scheme):
     tab.emulate_media(color_scheme=scheme)
     for task in EXAMPLES:
         example(tab, task)
-        if task == "translation":
-            tab.fill("#fields textarea", "Donaudampfschiff" * 40)
+        if task == "ner":
+            tab.fill("#fields textarea", f"{TEXT}\n{'Donaudampfschiff' * 40}\n{'東京' * 40}")
         predict(tab)
         for summary in tab.locator("summary").all():
             summary.click()
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, task
+        wide = "all => all.filter(own => own.scrollWidth > own.clientWidth).length"
+        assert tab.locator(".panel .text").evaluate_all(wide) == 0, task
         poor = [own for own in tab.evaluate(CONTRASTS) if own[0] < 4.5]
         assert poor == []
 

@@ -21,7 +21,10 @@ function textOf(run, input) {
   if (typeof input === "string") return { text: input, words: wordsOf(input) };
   const column = TEXT_COLUMNS[run.task] || "text";
   const own = Array.isArray(input) ? input : cell(input, columnOf(run, column));
-  if (Array.isArray(own)) return joined(own.map(String));
+  if (Array.isArray(own)) {
+    const source = joined(own.map(String));
+    return run.task === "relation" ? { ...source, ends: endSpans(run, input, source.words) } : source;
+  }
   const text = typeof own === "string" ? own : JSON.stringify(input);
   return { text, words: wordsOf(text) };
 }
@@ -37,7 +40,18 @@ function viewOf(run, source, answer) {
   if (answer.kind === "text") {
     return { kind: "text", answer, text: answer.text, words: wordsOf(answer.text), spans: [] };
   }
-  return { ...source, kind: answer.kind, answer, spans: [] };
+  return { ...source, kind: answer.kind, answer, spans: answer.kind === "relation" ? source.ends : [] };
+}
+
+/** Where the row of a relation has its head and tail. */
+function endSpans(run, row, words) {
+  const last = run.span_ends === "inclusive" ? 1 : 0;
+  return ENDS.flatMap((end) => {
+    const [first, stop] = cell(row, columnOf(run, end)) || [];
+    const [from, to] = [words[first], words[stop + last - 1]];
+    const points = [first, stop + last];
+    return from && to ? [{ type: end, start: from[0], end: to[1], points, byWord: true }] : [];
+  });
 }
 
 function told(answer) {

@@ -48,7 +48,7 @@ function toggleAccess(isOpen) {
 function chooseRun(run) {
   state.run = run;
   state.hidden = new Set();
-  const facts = [state.runs.length > 1 ? "" : run.name, run.task, run.version ? `version ${String(run.version).slice(0, 12)}` : ""];
+  const facts = [state.runs.length > 1 ? "" : run.name, run.task, run.version ? `version ${String(run.version).slice(0, 24)}` : ""];
   $("about").textContent = facts.filter(Boolean).join(" · ");
   $("modes").replaceChildren(...run.modes.map((mode) => modeBox(mode)));
   const examples = run.examples || [];

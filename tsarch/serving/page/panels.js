@@ -37,6 +37,7 @@ function focusIn(group, selector, element) {
 }
 
 function scoreLine(view, span) {
+  if (span.score === undefined) return span.type;
   const name = view.kind === "answer" ? "log-odds" : "score";
   return `${span.type}, ${name} ${number(span.score)}`;
 }
@@ -141,7 +142,9 @@ function bar([name, score]) {
 function viewParts(view, mode, marks, modes, types) {
   if (view.kind === "label" || view.kind === "relation") {
     const { name, score, scores } = view.answer;
-    return [el("p", { class: "verdict" }, name, el("small", {}, ` ${number(score)}`)), bars(scores)];
+    const verdict = el("p", { class: "verdict" }, name, el("small", {}, ` ${number(score)}`));
+    const text = view.spans.length ? [markedPanel(view, mode, marks, modes, types).box] : [];
+    return [verdict, ...text, bars(scores)];
   }
   if (view.kind === "no_answer") {
     return [el("p", { class: "verdict" }, "No answer", el("small", {}, ` log-odds of the best ${number(view.answer.score)}`)),
