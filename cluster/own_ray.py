@@ -65,6 +65,12 @@ def start_ray(num_cpus: float) -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
+def hush_ray() -> None:
+    """Keep Ray from printing what it knows of dead processes, which who asked them says better; Ray
+    has no setting for it."""
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+
+
 def is_own(variable: str) -> bool:
     """Whether a Ray that a run starts for itself may see a variable of the environment."""
     if not variable.startswith("RAY_") or variable.startswith(_KEPT):

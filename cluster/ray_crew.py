@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tsarch.blueprint import Blueprint
 from tsarch.cluster.joining import join_ray
 from tsarch.cluster.nodes import nodes_of, stop_processes
+from tsarch.cluster.own_ray import hush_ray
 from tsarch.cluster.placement import place, rank_bundles, supply_on_cluster
 from tsarch.cluster.probe import ActorApi, check_ranks
 from tsarch.cluster.rank_calls import Calls
@@ -94,7 +95,7 @@ class RayCrew(CrewOfProcesses):
             RankFailedError: a rank failed.
         """
         say("starting a Ray on this machine" if address is None else "joining the Ray cluster")
-        _hush_ray()
+        hush_ray()
         join_ray(blueprint.total_cpus, address, say)
         try:
             if restarted:
@@ -174,12 +175,6 @@ class RayCrew(CrewOfProcesses):
         self._workers = []
         remove_placement_group(self._placement)
         ray.shutdown()
-
-
-def _hush_ray() -> None:
-    """Keep Ray from printing what it knows of dead processes, which `RankFailedError` says better;
-    Ray has no setting for it."""
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _start_workers(

@@ -211,6 +211,20 @@ def predict(
     )
 
 
+OnRay = Annotated[
+    bool,
+    typer.Option("--ray", help="Teachers and students as replicas on Ray Serve."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="With --ray: cluster to join (`auto` or HOST:PORT). Default: that of RAY_ADDRESS, "
+        "else `local`: a Ray of its own."
+    ),
+]
+NumReplicas = Annotated[int, typer.Option(min=1, help="With --ray: of each run.")]
+
+
 @app.command()
 def serve(
     runs: Annotated[
@@ -241,13 +255,18 @@ def serve(
     once: Annotated[
         bool, typer.Option("--once", help="Answer an example of each run over HTTP, and end.")
     ] = False,
+    ray: OnRay = False,
+    address: Address = None,
+    teacher_replicas: NumReplicas = 1,
+    student_replicas: NumReplicas = 1,
 ) -> None:
     """Serve runs over HTTP, with a page to try them."""
     from tsarch.launch.prediction import Computing
-    from tsarch.launch.serving import ServeOptions, serve_runs
+    from tsarch.launch.serving import OnRay, ServeOptions, serve_runs
 
     computing = Computing(device.value, precision.value, batch_tokens)
-    options = ServeOptions(host, port, token_file, computing, limit, follow_s, once)
+    fleet = OnRay(ray, address, teacher_replicas, student_replicas)
+    options = ServeOptions(host, port, token_file, computing, limit, follow_s, once, fleet)
     serve_runs(runs, options)
 
 

@@ -24,14 +24,27 @@ if TYPE_CHECKING:
 
     from tsarch.launch.prediction import Computing
     from tsarch.serving.access_tokens import AccessTokens
+    from tsarch.serving.batcher import Batching
     from tsarch.serving.engine import Engine
     from tsarch.serving.limits import Limits
+    from tsarch.serving.local_engine import Loading
     from tsarch.serving.metrics import Metrics
     from tsarch.serving.server import Server
 
 LOG = logging.getLogger("tsarch.serving")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _START_S = 60
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Whether and where replicas on Ray Serve answer."""
+
+    is_on: bool = False
+    address: str | None = None
+    """See `launch.training.cluster_address`."""
+    teachers: int = 1
+    students: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,7 @@ class ServeOptions:
     follow_s: float
     """How often a new current version is looked for; 0: never."""
     once: bool
+    ray: OnRay = OnRay()
 
 
 def serve_runs(runs: Sequence[str], options: ServeOptions) -> None:
@@ -70,7 +84,8 @@ def serve_runs(runs: Sequence[str], options: ServeOptions) -> None:
     with listen(options.host, options.port) as place:  # before models are loaded
         _warn(options.host, tokens)
         metrics = Metrics()
-        engine = _local_engine(folders, options.computing, limits, metrics)
+        make = _ray_engine if options.ray.is_on else _local_engine
+        engine = make(folders, options, limits, metrics)
         _serve(engine, place, tokens, limits, metrics, options)
 
 
@@ -111,14 +126,48 @@ def check_installed() -> None:
 
 
 def _local_engine(
-    folders: dict[str, Path], computing: Computing, limits: Limits, metrics: Metrics
+    folders: dict[str, Path], options: ServeOptions, limits: Limits, metrics: Metrics
 ) -> Engine:
-    from tsarch.serving.batcher import Batching
-    from tsarch.serving.local_engine import Loading, LocalEngine
+    from tsarch.serving.local_engine import LocalEngine
 
-    loading = Loading(computing.device, computing.precision, computing.batch_tokens)
-    batching = Batching(computing.batch_tokens, limits.wait_ms / 1000, limits.queue_tokens)
-    return LocalEngine(folders, loading, batching, limits.cache_mb << 20, metrics)
+    own = options.ray
+    if own.address is not None or (own.teachers, own.students) != (1, 1):
+        what = "--address and --…-replicas are of replicas on Ray Serve."
+        raise UserError.single("tsarch serve", what, "Give --ray too.")
+    return LocalEngine(folders, *_computing(options, limits), limits.cache_mb << 20, metrics)
+
+
+def _ray_engine(
+    folders: dict[str, Path], options: ServeOptions, limits: Limits, metrics: Metrics
+) -> Engine:
+    if find_spec("mmh3") is None:  # of Ray Serve's extras
+        hint = 'Install them: pip install "tsarch[serving]".'
+        raise UserError.single("tsarch serve --ray", "needs ray[serve].", hint)
+    from tsarch.cluster.serving import RayEngine
+    from tsarch.cluster.serving_deploy import Replicas
+    from tsarch.launch.training import cluster_address
+
+    own = options.ray
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    return RayEngine(
+        folders,
+        Replicas(own.teachers, own.students, limits.cache_mb << 20),
+        cluster_address(own.address),
+        *_computing(options, limits),
+        metrics,
+        lambda text: console.print(text, markup=False),
+    )
+
+
+def _computing(options: ServeOptions, limits: Limits) -> tuple[Loading, Batching]:
+    from tsarch.serving.batcher import Batching
+    from tsarch.serving.local_engine import Loading
+
+    own = options.computing
+    return (
+        Loading(own.device, own.precision, own.batch_tokens),
+        Batching(own.batch_tokens, limits.wait_ms / 1000, limits.queue_tokens),
+    )
 
 
 def _serve(

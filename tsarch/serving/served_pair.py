@@ -19,11 +19,26 @@ from tsarch.serving.engine import Answered, RunInfo, ServiceError
 from tsarch.serving.examples import examples_of
 from tsarch.serving.metrics import Metrics
 
-_CHARACTERS_A_TOKEN = 4
+CHARACTERS_A_TOKEN = 4
 """About: room is kept for a text before it's tokenised."""
 _MOST_PROBLEMS = 10
 """Inputs that are named."""
 Results = tuple[dict[int, Predicted], dict[int, str]]
+
+
+def info_of(run: str, version: str, pair: TrainedPair) -> RunInfo:
+    """What is told of a run."""
+    return RunInfo(
+        run,
+        pair.task,
+        pair.labels,
+        pair.modes,
+        pair.default_mode,
+        version,
+        examples_of(pair.task, pair.columns),
+        pair.columns,
+        pair.span_ends,
+    )
 
 
 class ServedPair:
@@ -33,17 +48,7 @@ class ServedPair:
         self, run: str, version: str, pair: TrainedPair, batching: Batching, metrics: Metrics
     ) -> None:
         self.pair = pair
-        self.info = RunInfo(
-            run,
-            pair.task,
-            pair.labels,
-            pair.modes,
-            pair.default_mode,
-            version,
-            examples_of(pair.task, pair.columns),
-            pair.columns,
-            pair.span_ends,
-        )
+        self.info = info_of(run, version, pair)
         self._metrics = metrics
         self.batcher = Batcher[Prepared, Results](self._compute, batching, self._tell)
         self._users = 0
@@ -69,13 +74,13 @@ class ServedPair:
 
     async def predict(self, inputs: Sequence[Input], mode: Mode) -> Answered:
         """Answers to inputs; `ServiceError`: see `Engine.predict`."""
-        with self.batcher.reserved(_num_characters(inputs) // _CHARACTERS_A_TOKEN):
+        with self.batcher.reserved(num_characters(inputs) // CHARACTERS_A_TOKEN):
             prepared = await asyncio.to_thread(self.pair.prepare, inputs)
-        _check(prepared.inputs.problems)
+        check_problems(prepared.inputs.problems)
         answers: dict[int, Predicted] = {}
         if prepared.split is not None:
             answers, problems = await self.batcher.submit(mode, prepared, prepared.num_tokens)
-            _check(problems)
+            check_problems(problems)
         found = [as_json(answers[number]) for number in range(len(inputs))]
         return Answered(self.info.name, self.info.version, mode, found, prepared.num_tokens)
 
@@ -89,7 +94,7 @@ class ServedPair:
         self._metrics.batch_seconds.labels(run).observe(seconds)
 
 
-def _check(problems: dict[int, str]) -> None:
+def check_problems(problems: dict[int, str]) -> None:
     """Raises `ServiceError` if inputs can't be read, and names them."""
     if problems:
         told = [f"inputs[{n}]: {what}" for n, what in sorted(problems.items())]
@@ -98,12 +103,12 @@ def _check(problems: dict[int, str]) -> None:
         raise ServiceError(422, " ".join(told))
 
 
-def _num_characters(inputs: object) -> int:
+def num_characters(inputs: object) -> int:
     """Of all texts in inputs."""
     if isinstance(inputs, str):
         return len(inputs)
     if isinstance(inputs, dict):
-        return sum(map(_num_characters, inputs.values()))
+        return sum(map(num_characters, inputs.values()))
     if isinstance(inputs, list | tuple):
-        return sum(map(_num_characters, inputs))
+        return sum(map(num_characters, inputs))
     return 1
