@@ -16,6 +16,7 @@ from rich.console import Console
 from tsarch.config import Config, Mode
 from tsarch.config_loading import config_schema, load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
+from tsarch.launch.version_commands import register
 from tsarch.launchers import describe, forget_launchers
 from tsarch.redaction import redact
 
@@ -309,6 +310,9 @@ def schema(
         output.write_text(config_schema(), encoding="utf-8")
     except OSError as error:
         raise UserError.single(str(output), f"can't be written ({error.strerror}).") from None
+
+
+register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

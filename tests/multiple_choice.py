@@ -129,6 +129,10 @@ class ChoiceReader(PlainSplits):
             return None, mistakes
         return Choice(Origin(place, str(place)), question, choices, answer), []
 
+    def raw(self, row: Choice) -> dict[str, Any]:
+        """Question, choices and answer."""
+        return {"question": row.question, "choices": row.choices, "answer": row.answer}
+
     def label_names(self, row: Choice) -> Iterable[tuple[str, str]]:
         """None: what a choice is called doesn't matter."""
         return ()

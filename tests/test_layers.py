@@ -51,6 +51,7 @@ LAYERS = [
     ["tsarch.prediction"],
     ["tsarch.serving"],
     ["tsarch.export"],
+    ["tsarch.refit"],
     ["tsarch.cluster"],
     ["tsarch.launch"],
 ]

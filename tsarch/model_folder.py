@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tsarch.architecture import SAVED_OUTPUT, Architecture
 from tsarch.blueprint import Blueprint
@@ -115,6 +115,26 @@ def load_task(folder: Path) -> TaskFile:
     )
 
 
+def start_labels(blueprint: Blueprint) -> tuple[str, ...] | None:
+    """Labels of the run that this one starts from; None: it starts anew.
+
+    Raises:
+        UserError: that run isn't there, or has another task.
+    """
+    if blueprint.run.start_from is None:
+        return None
+    folder = Path(blueprint.run.start_from)
+    where = f"run.start_from: {folder}"
+    if not (folder / "task.json").is_file():
+        hint = "Name the folder `model` of a finished run."
+        raise UserError.single(where, "is not there, or has no task.json.", hint)
+    task = load_task(folder)
+    if task.task != blueprint.task.name:
+        what = f"was trained for {task.task}, this run is for {blueprint.task.name}."
+        raise UserError.single(where, what)
+    return task.labels
+
+
 def replace_folder(new: Path, old: Path) -> None:
     """Put the complete folder `new` in the place of `old`."""
     aside = old.with_name(old.name + ".old")
@@ -125,9 +145,7 @@ def replace_folder(new: Path, old: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def saved_config(
-    config: Config, folder: Path, data: Mapping[str, str | None] | None = None
-) -> Config:
+def saved_config(config: Config, folder: Path, data: Mapping[str, Any] | None = None) -> Config:
     """The config changed so that models and tokenizer are built from `folder` alone; `data`: other
     keys of its section, with their values."""
     sections = {}
@@ -142,4 +160,5 @@ def saved_config(
         sections[stage.name] = section.model_copy(update=fields)
     own = {**(data or {}), "tokenizer": str(folder / "tokenizer")}
     changed = config.data.model_copy(update=own)
-    return config.model_copy(update={**sections, "data": changed})
+    run = config.run.model_copy(update={"start_from": None})
+    return config.model_copy(update={**sections, "data": changed, "run": run})

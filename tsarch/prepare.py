@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,9 @@ from tsarch.data.corpus import read_split, read_splits
 from tsarch.data.cuts import cut_notes, unknown_notes
 from tsarch.data.layouts import PackingSpec
 from tsarch.data.row_tokens import RowTokenizer
+from tsarch.data.rows import Row
 from tsarch.data.tokenizer import end_token, unknown_token
+from tsarch.model_folder import start_labels
 from tsarch.records import IGNORED, TokenizedSplit
 from tsarch.tasks.label_weights import check_loss, label_weights, told
 from tsarch.tasks.registry import is_generative, make_task, row_reader
@@ -83,7 +86,7 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     """
     check_loss(blueprint.loss, make_task(blueprint.task.name, ()), blueprint.task.name)
     reader = row_reader(blueprint.task.name, blueprint.data)
-    corpus = read_splits(blueprint.data, reader)
+    corpus = read_splits(blueprint.data, reader, start_labels(blueprint))
     task = make_task(blueprint.task.name, corpus.labels, blueprint.task)
     spec = packing_spec(blueprint)
     layout = reader.layout(spec, corpus.labels)
@@ -122,9 +125,14 @@ def _token_notes(splits: dict[str, TokenizedSplit], spec: PackingSpec) -> tuple[
 def split_digest(split: TokenizedSplit) -> str:
     """A hash of a split's rows and of which of them are a document, however they are tokenised and
     wherever they lie."""
+    return rows_digest(split.rows)
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """`split_digest` of rows that are read and in order."""
     digest = hashlib.sha256()
     documents: dict[str, int] = {}
-    for row in split.rows:
+    for row in rows:
         number = documents.setdefault(row.origin.doc_id, len(documents))
         digest.update(f"{number} {row!r}\n".encode())
     return digest.hexdigest()

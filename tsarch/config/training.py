@@ -32,6 +32,9 @@ class RunConfig(Section):
     timeline in the report (`tsarch train --trace`)."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """Seed of the weights, the batch order, dropout and `teacher_dropout`."""
+    start_from: str | None = None
+    """Folder `model` of a finished run whose weights and labels this run starts from: its models
+    are the same, and its data may lack labels, but has no others (`tsarch refit`)."""
 
 
 class AlternationConfig(Section):

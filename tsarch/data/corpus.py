@@ -40,8 +40,13 @@ class Corpus(Generic[RowT]):
     """Remarks for the user."""
 
 
-def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
+def read_splits(
+    data: DataConfig, reader: RowReader[RowT], labels: Sequence[str] | None = None
+) -> Corpus[RowT]:
     """Read, check and order the three splits.
+
+    Args:
+        labels: those of a trained model that goes on; None: those of the training split.
 
     Raises:
         UserError: names the mistakes with file and line.
@@ -60,7 +65,10 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
             sound = not findings.mistakes
     names = sorted(_names(rows["train"], reader))
     notes: tuple[str, ...] = ()
-    if sound and (nothing := reader.nothing_to_learn(names)):
+    if labels is not None:
+        for split in SPLITS:
+            findings.mistakes += _unknown(rows[split], reader, labels)
+    elif sound and (nothing := reader.nothing_to_learn(names)):
         what = f"{nothing}: there is nothing to learn."
         findings.mistakes.append(Mistake(source_of("train", data), what, _CHECK))
     else:
@@ -68,7 +76,8 @@ def read_splits(data: DataConfig, reader: RowReader[RowT]) -> Corpus[RowT]:
     if findings.mistakes:
         raise UserError(of_several_files(findings.mistakes))
     ordered = {split: tuple(_in_order(rows[split])) for split in SPLITS}
-    return Corpus(ordered, reader.labels(names), (*findings.notes, *notes))
+    known = reader.labels(names) if labels is None else tuple(labels)
+    return Corpus(ordered, known, (*findings.notes, *notes))
 
 
 def read_split(
@@ -87,11 +96,18 @@ def read_split(
     rows = _checked(found, reader, source_of(split, data), findings)
     if is_part:
         rows = _with_validation(rows, data, reader, findings)[split]
-    for name, place in _names(rows, reader).items():
-        if not set(reader.labels([name])) <= set(labels):
-            what = f"label `{shown(name)}` is not among those that the run was trained with:"
-            findings.mistakes.append(Mistake(place, what, f"{shown(', '.join(labels))}."))
+    findings.mistakes += _unknown(rows, reader, labels)
     return _sound(rows, findings), tuple(findings.notes)
+
+
+def _unknown(rows: Sequence[RowT], reader: RowReader[RowT], labels: Sequence[str]) -> list[Mistake]:
+    """Labels that a trained model doesn't know."""
+    what = "label `{}` is not among those that the run was trained with:"
+    return [
+        Mistake(place, what.format(shown(name)), f"{shown(', '.join(labels))}.")
+        for name, place in _names(rows, reader).items()
+        if not set(reader.labels([name])) <= set(labels)
+    ]
 
 
 def _lacks_validation(data: DataConfig, sets: Mapping[str, Any]) -> bool:

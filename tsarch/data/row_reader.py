@@ -53,6 +53,10 @@ class RowReader(Protocol[RowT]):
         """The sound rows of a split, once what only all of them together tell is known; more
         mistakes, with their places, go to the findings."""
 
+    def raw(self, row: RowT) -> dict[str, Any]:
+        """What the row is read from again, under the task's own names of columns, without document
+        and place in it."""
+
     def label_names(self, row: RowT) -> Iterable[tuple[str, str]]:
         """(name, place) of what the training split has to have for this row to be learned."""
 

@@ -6,7 +6,7 @@ then (`tsarch/stage/zero3.py`), so that no rank ever holds a whole model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,13 @@ from torch import nn
 
 def _keep(parameters: Sequence[nn.Parameter]) -> None:
     """Whole parameters stay as they are."""
+
+
+def _fill(tensor: torch.Tensor, value: torch.Tensor | None) -> None:
+    """Put a value into a whole tensor."""
+    assert value is not None
+    with torch.no_grad():
+        tensor.copy_(value)
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,25 @@ class Construction:
     parameters in the same order; those it has taken before are left alone."""
     reads: bool = True
     """Whether this rank reads weights from files; one that doesn't gets them in `settle`."""
+    fill: Callable[[torch.Tensor, torch.Tensor | None], None] = _fill
+    """Puts another value into a settled parameter, or a buffer. All ranks of a stage call it in the
+    same order; those that don't read give None for a parameter."""
 
 
 WHOLE = Construction()
+
+
+def put_weights(
+    module: nn.Module, state: Mapping[str, torch.Tensor], construction: Construction
+) -> None:
+    """Put a whole state into a built module; all ranks of a stage call it."""
+    names = set(module.state_dict())
+    for name, parameter in module.named_parameters():
+        if name in names:
+            construction.fill(parameter, state[name] if construction.reads else None)
+    for name, buffer in module.named_buffers():
+        if name in names:
+            construction.fill(buffer, state[name])
 
 
 def full_shape(parameter: nn.Parameter) -> torch.Size:

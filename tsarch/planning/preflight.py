@@ -12,6 +12,7 @@ from tsarch.data.hub import WAYS_ON, is_hub_name, unreachable, why_absent
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.planning.generative_models import generation_mistakes
+from tsarch.planning.start import start_mistakes
 from tsarch.tasks.registry import is_generative
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_run(blueprint: Blueprint, own_ray: bool) -> None:
         mistakes += broken or _adapters(blueprint)
         mistakes += generation_mistakes(blueprint)
         if not mistakes:
-            mistakes += _readings(blueprint)
+            mistakes += [*_readings(blueprint), *start_mistakes(blueprint)]
     mistakes += _fragments(blueprint)
     if mistakes:
         raise UserError(mistakes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from tsarch.blueprint import Blueprint
 from tsarch.losses.objective import LabelObjective, Objective
-from tsarch.models.construction import num_elements
+from tsarch.model_folder import load_table, load_weights
+from tsarch.models.construction import num_elements, put_weights
 from tsarch.parallel.link import GroupLink, Link, LoopbackLink
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
@@ -68,6 +70,8 @@ def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Par
         )
         for stage, replica in wiring.stages
     }
+    if blueprint.run.start_from is not None:
+        models = _started(Path(blueprint.run.start_from), wiring, models)
     tied = _tie(blueprint, prepared, wiring, task, models)
     sizes = {stage.value: num_elements(model.module) for stage, model in models.items()}
     engines = {
@@ -79,6 +83,18 @@ def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Par
     sizes["embedding"] = tied.table.storage.numel()
     link = _link(blueprint, wiring)
     return Parts(task, engines, stages, tied, link, sizes, predictions)
+
+
+def _started(
+    folder: Path, wiring: Wiring, models: Mapping[Stage, BuiltModel]
+) -> dict[Stage, BuiltModel]:
+    """The models with the weights of a finished run (all ranks of a stage call it)."""
+    started = {}
+    for stage, model in models.items():
+        put_weights(model.module, load_weights(folder, stage), wiring.construction)
+        table = None if model.table is None else load_table(folder)
+        started[stage] = BuiltModel(model.module, table)
+    return started
 
 
 def _tie(

@@ -111,7 +111,7 @@ def _told(model: Path) -> Iterator[None]:
 
 
 def open_run(
-    run: Path, overrides: Sequence[str] = (), data: Mapping[str, str | None] | None = None
+    run: Path, overrides: Sequence[str] = (), data: Mapping[str, Any] | None = None
 ) -> tuple[Blueprint, TaskFile]:
     """A finished run (its current version), built from its own folder alone.
 
@@ -201,25 +201,59 @@ def evaluate_run(
     split: str,
     mode: Mode | None = None,
     overrides: Sequence[str] = (),
-    data: str | None = None,
+    data: str | Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
     marks: bool = False,
+    texts: bool = True,
 ) -> SavedEvaluation:
     """Metrics of a run's best weights, of its current version, on a split; texts are only generated
     as `mode` predicts them, if it is given.
 
     Args:
         overrides: see `open_run`.
-        data: file in place of the run's own; no other file is read.
+        data: file in place of the run's own, or keys of the section `data` with their values; no
+            other file is read.
         say: is told what takes time.
         marks: mark the answers, too.
+        texts: whether generative tasks generate, beside their perplexity.
 
     Raises:
         UserError: the folder is not a complete run, or the data holds mistakes.
     """
     run = current_folder(run)
     model = run / "model"
-    file = None if data is None else {"hub": None, split: str(Path(data).expanduser().absolute())}
+    blueprint, task_file = _open_split(run, split, mode, overrides, data)
+    say(f"reading and tokenising the data ({cache_note(blueprint.data)})")
+    prepared = prepare_split(blueprint, split, task_file.labels)
+    with _told(model):
+        crew = LocalCrew(blueprint, prepared)
+        crew.ask(RankApi.load, model)
+    weight = task_file.joint_weight
+    task = make_task(task_file.task, prepared.labels, blueprint.task)
+    modes = (None if mode is None else (mode,)) if texts else ()
+    found = examine(crew, blueprint, prepared, task, split, weight, marks, modes)
+    source, digest = source_of(split, blueprint.data), prepared.digests[split]
+    own_digest = task_file.data.get(split)
+    notes = (*prepared.notes, *task.choices, *score_notes(blueprint, prepared, (split,)))
+    return SavedEvaluation(
+        blueprint, found.evaluation, source, digest, own_digest, notes, found.marked
+    )
+
+
+def _open_split(
+    run: Path,
+    split: str,
+    mode: Mode | None,
+    overrides: Sequence[str],
+    data: str | Mapping[str, Any] | None,
+) -> tuple[Blueprint, TaskFile]:
+    """A finished run that can measure a split; see `evaluate_run`.
+
+    Raises:
+        UserError: it can't.
+    """
+    path = str(Path(data).expanduser().absolute()) if isinstance(data, str) else None
+    file = {"hub": None, split: path} if isinstance(data, str) else data
     blueprint, task_file = open_run(run, overrides, file)
     if mode is not None and mode not in blueprint.modes:
         raise UserError.single(
@@ -229,21 +263,7 @@ def evaluate_run(
     check_run(blueprint, own_ray=False)
     if task_file.transformers != version("transformers"):
         check_parity(blueprint)
-    say(f"reading and tokenising the data ({cache_note(blueprint.data)})")
-    prepared = prepare_split(blueprint, split, task_file.labels)
-    with _told(model):
-        crew = LocalCrew(blueprint, prepared)
-        crew.ask(RankApi.load, model)
-    weight = task_file.joint_weight
-    task = make_task(task_file.task, prepared.labels, blueprint.task)
-    modes = None if mode is None else (mode,)
-    found = examine(crew, blueprint, prepared, task, split, weight, marks, modes)
-    source, digest = source_of(split, blueprint.data), prepared.digests[split]
-    own_digest = task_file.data.get(split)
-    notes = (*prepared.notes, *task.choices, *score_notes(blueprint, prepared, (split,)))
-    return SavedEvaluation(
-        blueprint, found.evaluation, source, digest, own_digest, notes, found.marked
-    )
+    return blueprint, task_file
 
 
 def _check_there(blueprint: Blueprint, split: str) -> None:

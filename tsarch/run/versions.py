@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -54,3 +55,18 @@ def current_name(run: Path) -> str | None:
 def version_folder(run: Path, name: str) -> Path:
     """Where a version of a run is."""
     return run / VERSIONS / name
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a whole file or nothing, so that it is there after a power cut too."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

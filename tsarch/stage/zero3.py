@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tsarch.models.construction import Construction
 
@@ -21,7 +21,18 @@ def zero3_construction(
         dtype: of the parameters in the engine.
         stage_rank: this rank's place in the stage's world, which must be up.
     """
-    return Construction(_Sharder(deepspeed_config, dtype), reads=stage_rank == 0)
+    return Construction(_Sharder(deepspeed_config, dtype), stage_rank == 0, _fill)
+
+
+def _fill(tensor: Tensor, value: Tensor | None) -> None:
+    """Put the first rank's value into a sharded parameter, or this rank's into a buffer."""
+    import deepspeed
+
+    is_sharded = hasattr(tensor, "ds_id")
+    gathered = deepspeed.zero.GatheredParameters([tensor], modifier_rank=0, enabled=is_sharded)
+    with gathered, torch.no_grad():
+        if value is not None:
+            tensor.copy_(value)
 
 
 class _Sharder:

@@ -120,6 +120,10 @@ class ClassificationReader:
             return []
         return rows
 
+    def raw(self, row: LabelledText) -> dict[str, Any]:
+        """Text and label."""
+        return {"text": row.text, "label": row.label}
+
     def label_names(self, row: LabelledText) -> Iterable[tuple[str, str]]:
         """The row's label."""
         if row.label is not None:

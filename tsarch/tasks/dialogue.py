@@ -66,6 +66,10 @@ class DialogueReader(SourceTargetReader):
             return None, [Mistake(str(place), f"`{history}` has no turn, or an empty one.")]
         return self.row(place, raw, tuple(turns), reads_last=True)
 
+    def raw_pair(self, row: SourceTarget) -> dict[str, Any]:
+        """The same two."""
+        return {"history": list(row.parts), "response": row.target}
+
 
 class DialogueTask(TargetTask):
     """Responses in dialogues."""

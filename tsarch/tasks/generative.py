@@ -92,6 +92,16 @@ class SourceTargetReader(PlainSplits, ABC):
             return None, mistakes
         return SourceTarget(Origin(place, place.name), parts, target, references, reads_last), []
 
+    def raw(self, row: SourceTarget) -> dict[str, Any]:
+        """Source, target and further references."""
+        names = type(self.columns)()
+        own = {names.references: list(row.references)} if row.references else {}
+        return {**self.raw_pair(row), **own}
+
+    @abstractmethod
+    def raw_pair(self, row: SourceTarget) -> dict[str, Any]:
+        """Source and target, under the task's own names of columns."""
+
     def label_names(self, row: SourceTarget) -> Iterable[tuple[str, str]]:
         """None: whatever the vocabulary spells can be learned."""
         return ()

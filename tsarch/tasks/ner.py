@@ -147,6 +147,10 @@ class NerReader:
             findings.note(f"tags are {_SCHEMES[scheme]}, read as IOB2")
         return [own for row in rows if (own := _with_iob2(row, scheme, findings)) is not None]
 
+    def raw(self, row: TaggedSentence) -> dict[str, Any]:
+        """Words and IOB2 tags."""
+        return {"tokens": row.words, "tags": row.tags}
+
     def label_names(self, row: TaggedSentence) -> Iterable[tuple[str, str]]:
         """Entity types."""
         for word, tag in enumerate(row.tags or ()):

@@ -115,6 +115,16 @@ class QaReader(PlainSplits):
             tuple(span for span in spans if span is not None) if self._labelled else None,
         ), []
 
+    def raw(self, row: Question) -> dict[str, Any]:
+        """All four."""
+        starts = [start for start, _ in row.spans or ()]
+        return {
+            "id": row.origin.unique_id,
+            "context": row.passage,
+            "question": row.question,
+            "answers": {"text": list(row.answers or ()), "answer_start": starts},
+        }
+
     def label_names(self, row: Question) -> Iterable[tuple[str, str]]:
         """Whether there is an answer."""
         if row.answers is not None:

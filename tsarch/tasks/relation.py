@@ -161,6 +161,11 @@ class RelationReader:
         """Labels that look the same are the same."""
         return [_with_clean_label(row, findings) for row in rows]
 
+    def raw(self, row: MarkedEntities) -> dict[str, Any]:
+        """Words, both spans and the relation."""
+        own = {"tokens": row.tokens, "head": list(row.head), "tail": list(row.tail)}
+        return {**own, "relation": row.label}
+
     def label_names(self, row: MarkedEntities) -> Iterable[tuple[str, str]]:
         """The relation."""
         if row.label is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tsarch.config import DataConfig
+from tsarch.data.source_target import SourceTarget
 from tsarch.tasks.base import Metrics, References
 from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
 from tsarch.tasks.text_metrics import bleu, bleu_signature, chrf, chrf_signature
@@ -37,6 +39,10 @@ class TranslationReader(SourceTargetReader):
     def label_column(self) -> str:
         """Its translation."""
         return self.columns.target
+
+    def raw_pair(self, row: SourceTarget) -> dict[str, Any]:
+        """The same two."""
+        return {"source": row.source, "target": row.target}
 
 
 class TranslationTask(TargetTask):
