@@ -24,7 +24,6 @@ from ray.exceptions import RayError
 
 from tsarch.cluster.joining import join_ray
 from tsarch.config import Mode
-from tsarch.data.sources import STDIN
 from tsarch.errors import RunFailedError, UserError, one_line
 from tsarch.prediction.batch import Answered, Answering, answered
 from tsarch.prediction.loading import load, load_halves
@@ -98,8 +97,6 @@ def _answers(
         UserError: a worker can't load the pair, or reads what this process doesn't know.
         RunFailedError: Ray lost its workers.
     """
-    if STDIN in files:
-        raise UserError.single(STDIN, "can't be read on Ray.", "Name a file.")
     _configure()
     source = _Files(files, reading, skipped)
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
@@ -136,7 +133,8 @@ class _Files(Datasource):  # type: ignore[misc]
     """Pieces of files, in order."""
 
     def __init__(self, files: Sequence[str], reading: Reading, skipped: int) -> None:
-        self._read = partial(_pieces, os.getcwd(), tuple(files), reading, skipped)
+        limits = Limits.of(reading.task)
+        self._read = partial(_pieces, os.getcwd(), tuple(files), reading, limits, skipped)
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Nobody knows."""
@@ -148,11 +146,13 @@ class _Files(Datasource):  # type: ignore[misc]
         return [ReadTask(self._read, unknown)]
 
 
-def _pieces(folder: str, files: Sequence[str], reading: Reading, skipped: int) -> Iterator[Any]:
+def _pieces(
+    folder: str, files: Sequence[str], reading: Reading, limits: Limits, skipped: int
+) -> Iterator[Any]:
     """Blocks of one piece each, read from `folder`, as the names of files may be relative."""
     os.chdir(folder)
     opened = [InputFile(path, reading) for path in files]
-    for piece in pieces(opened, Limits.of(reading.task), skipped):
+    for piece in pieces(opened, limits, skipped):
         yield pa.table({_PIECE: [pickle.dumps(piece)]})
 
 

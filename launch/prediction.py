@@ -66,6 +66,7 @@ def predict_to_file(
         UserError: the run, a file or an input can't be read.
         InterruptedRunError: it was told to end.
     """
+    from tsarch.data.sources import STDIN
     from tsarch.launch.training import quieten
     from tsarch.prediction.batch import STDOUT, BatchJob
     from tsarch.prediction.outputs import check_output
@@ -76,6 +77,8 @@ def predict_to_file(
     files = input_files(inputs, "tags" in reading.names)
     if str(output) != STDOUT:
         check_output(output, files)
+    if on_ray is not None and STDIN in files:
+        raise UserError.single(STDIN, "can't be read on Ray.", "Name a file.")
     check_files(files, reading)  # before the models are loaded
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     started = now_s()

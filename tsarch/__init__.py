@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tsarch.config import Config as Config
     from tsarch.config_loading import load_config as load_config
+    from tsarch.data.plain_text import text_rows as text_rows
     from tsarch.errors import UserError as UserError
     from tsarch.prediction.loading import load as load
 
@@ -18,8 +19,9 @@ _PUBLIC = {
     "load_config": "tsarch.config_loading",
     "UserError": "tsarch.errors",
     "load": "tsarch.prediction.loading",
+    "text_rows": "tsarch.data.plain_text",
 }
-__all__ = ["Config", "UserError", "load", "load_config"]
+__all__ = ["Config", "UserError", "load", "load_config", "text_rows"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,6 +44,17 @@ def sentence_bounds(text: str) -> list[tuple[int, int]]:
         if own.strip():
             found.append((start, start + len(own.strip())))
     return found
+
+
+def text_rows(text: str, doc_id: str) -> list[dict[str, Any]]:
+    """A text as rows of `ner` without tags, one for each sentence, as where it is predicted: words
+    as `tokens`, `doc_id`, and the sentence's number as `sent_id`; for data of one's own."""
+    rows: list[dict[str, Any]] = []
+    for number, (start, stop) in enumerate(sentence_bounds(text)):
+        own = text[start:stop]
+        words = [own[first:last] for first, last in word_bounds(own).tolist()]
+        rows.append({"tokens": words, "doc_id": doc_id, "sent_id": number})
+    return rows
 
 
 @lru_cache(maxsize=1)

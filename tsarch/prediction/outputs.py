@@ -25,6 +25,8 @@ def check_output(output: Path, inputs: Sequence[str]) -> None:
     if _kind(output) is None:
         hint = "Endings are .jsonl, .csv, .tsv and .parquet; `-` is standard output."
         raise UserError.single(where, "has an ending that names no known form.", hint)
+    if "://" in str(output) or str(output).startswith(("s3:/", "gs:/", "https:/", "http:/")):
+        raise UserError.single(where, "is a URL.", "Name a file of this machine, and copy it.")
     if output.is_dir():
         raise UserError.single(where, "is a folder.")
     if not output.absolute().parent.is_dir():

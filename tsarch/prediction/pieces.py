@@ -68,7 +68,7 @@ def pieces(files: Sequence[InputFile], limits: Limits, skipped: int = 0) -> Iter
             kept.append(own)
             size += _characters(own)
             position = file.position
-        if kept:
+        if kept or (not position and file.findings.notes):  # an empty file has something to say
             yield _piece(file, kept, before, begun, file.size or position)
         before += file.size or position
 

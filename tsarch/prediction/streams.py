@@ -284,7 +284,8 @@ class InputFile:
 
     def _inputs(self, found: Found) -> Iterator[FileInput]:
         """The rows, and in their places what is wrong with others."""
-        for place, row, value in self._values(found):
+        stopped: list[Exception] = []
+        for place, row, value in self._values(_until_error(found, stopped)):
             yield from self._mistakes(place.number)
             if self._is_broken(place, row):
                 yield _bad(str(place), "is not UTF-8 text.", row)
@@ -293,6 +294,8 @@ class InputFile:
                 shown = None if document in (None, "") else str(document)
                 yield FileInput(row, value, str(place), document=shown)
         yield from self._mistakes(sys.maxsize)
+        if stopped:
+            raise stopped[0]
 
     def _values(self, found: Found) -> Iterator[tuple[Place, Raw, Input]]:
         """Rows as they are written again, and what is predicted of them."""
@@ -330,9 +333,25 @@ class InputFile:
         self.findings.mistakes = kept
 
     def _is_broken(self, place: Place, row: Mapping[str, Any]) -> bool:
+        """Whether one of a row's lines is no sound text."""
         if self._text is None or not self._text.broken:
             return False
-        return place.number in self._text.broken or "\ufffd" in str(row)
+        last = place.number
+        for value in row.values():
+            if isinstance(value, str):
+                last += value.count("\n")
+            elif place.line_per_word and isinstance(value, list):
+                last = max(last, place.number + len(value) - 1)
+        return not self._text.broken.isdisjoint(range(place.number, last + 1))
+
+
+def _until_error(found: Found, stopped: list[Exception]) -> Found:
+    """The rows before one that keeps others from being read, which goes to `stopped`: whoever looks
+    at some rows together has those before it."""
+    try:
+        yield from found
+    except Exception as error:  # told in its place
+        stopped.append(error)
 
 
 def _bad(place: str, problem: str, row: dict[str, Any] | None = None) -> FileInput:

@@ -1,0 +1,278 @@
+"""`tsarch predict` on files as people have them, pipes, and calls that end too early."""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import io
+import json
+import lzma
+import os
+import signal
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import tsarch
+from tests.test_pair import run_of
+from tests.test_predict_files import ROWS, rows_of
+from tsarch.config import DataConfig
+from tsarch.data.plain_text import text_rows
+from tsarch.errors import UserError
+from tsarch.launch.cli import main
+from tsarch.launch.training import run_training
+from tsarch.prediction import journal, pieces
+from tsarch.prediction.batch import predict_files
+from tsarch.prediction.streams import InputFile, Reading, input_files
+
+pytestmark = pytest.mark.slow
+NER = {"tokens": "tokens", "tags": "tags", "doc_id": "doc_id", "sent_id": "sent_id"}
+TEXTS = {"text": "text", "label": "label", "doc_id": "doc_id", "sent_id": "sent_id"}
+QUESTIONS = {"id": "id", "context": "context", "question": "question", "answers": "answers"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ner")
+    run_training(run_of(folder, "ner"))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def pair(run):
+    return tsarch.load(run, device="cpu")
+
+
+def read(path: Path, task: str = "ner", **data) -> list[tuple]:
+    """(value, or what is wrong) of the inputs of a file."""
+    columns = {"ner": NER, "classification": TEXTS, "qa": QUESTIONS}[task]
+    reading = Reading(task, columns, DataConfig(**data))
+    return [own.value or own.problem for own in InputFile(str(path), reading)]
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+LINE = '{"tokens": ["Rome"]}\n'
+ONE = [{"tokens": ["Rome"]}]
+
+
+def zipped(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("rows.jsonl", content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("no-newline.jsonl", LINE.strip()),
+        ("crlf.jsonl", LINE.replace("\n", "\r\n")),
+        ("mac.jsonl", (LINE * 1).replace("\n", "\r")),
+        ("mark.jsonl", b"\xef\xbb\xbf" + LINE.encode()),
+        ("utf-16.jsonl", LINE.encode("utf-16")),
+        ("rows.jsonl.gz", gzip.compress(LINE.encode())),
+        ("rows.jsonl.bz2", bz2.compress(LINE.encode())),
+        ("rows.jsonl.xz", lzma.compress(LINE.encode())),
+        ("rows.jsonl.zip", zipped(LINE.encode())),
+        ("not-packed.jsonl.gz", LINE),
+        ("list.json", f"[{LINE}]"),
+        ("indented.json", json.dumps(ONE, indent=2)),
+        ("held.json", json.dumps({"data": ONE})),
+        ("words.conll", "Rome B-LOC\n\n"),
+        ("words.txt", "Rome B-LOC\n\n"),
+    ],
+)
+def test_one_row_is_read_however_it_is_written(tmp_path, name, content):
+    found = read(written(tmp_path, name, content))
+    assert [own["tokens"] for own in found] == [["Rome"]]
+    assert all("tags" not in own for own in found)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "content", "expected"),
+    [
+        ("ner", "a.txt", "Maria saw Rome.\n\n  \nx", ["Maria saw Rome.", "x"]),
+        ("ner", "a.csv", "text,n\nMaria,1\n", ["Maria"]),
+        ("ner", "a.jsonl", '{"text": "x", "label": [[0, 1, "PER"]]}', ["x"]),
+        ("ner", "a.json", '[{"data": {"text": "x"}, "annotations": []}]', ["x"]),
+        ("ner", "a.jsonl", '"x"\n', ["x"]),
+        ("classification", "a.tsv", "n\ttext\n1\tx\n", [{"n": "1", "text": "x"}]),
+        ("classification", "a.csv", "text;n\nx;1\n", [{"n": "1", "text": "x"}]),
+        ("classification", "a.csv", 'text\n"x\ny"\n', [{"text": "x\ny"}]),
+    ],
+)
+def test_texts_and_tables(tmp_path, task, name, content, expected):
+    assert read(written(tmp_path, name, content), task) == expected
+
+
+def test_the_words_of_counted_lines(tmp_path):
+    content = "1-2\tRome.\t_\n1\tRome\t_\n2\t.\t_\n\n"
+    assert read(written(tmp_path, "a.conllu", content)) == [{"tokens": ["Rome", "."]}]
+
+
+def test_questions_below_their_passages(tmp_path):
+    questions = [{"id": "1", "question": "Who?"}, {"id": "2", "question": "Where?"}]
+    passage = {"context": "Ann sings in Rome.", "qas": questions}
+    content = json.dumps({"version": "2", "data": [{"title": "t", "paragraphs": [passage]}]})
+    found = read(written(tmp_path, "squad.json", content), "qa")
+    assert [own["question"] for own in found] == ["Who?", "Where?"]
+    assert {own["context"] for own in found} == {"Ann sings in Rome."}
+
+
+def test_a_folder_of_brat_is_its_texts(tmp_path):
+    for name in ("a", "b"):
+        written(tmp_path, f"{name}.txt", f"Maria {name}.\nRome.\n")
+        written(tmp_path, f"{name}.ann", "T1\tPER 0 5\tMaria\n")
+    files = input_files([str(tmp_path)], is_tagged=True)
+    assert [read(Path(own)) for own in files] == [["Maria a.\nRome.\n"], ["Maria b.\nRome.\n"]]
+    with pytest.raises(UserError, match="is a folder"):
+        input_files([str(tmp_path)])
+
+
+def test_the_config_says_what_a_file_does_not(tmp_path):
+    path = written(tmp_path, "a.csv", "body|n\ncaf\xe9|1\n".encode("latin-1"))
+    options = {"encoding": "latin-1", "delimiter": "|", "columns": {"text": "body"}}
+    (found,) = InputFile(str(path), Reading("classification", TEXTS, DataConfig(**options)))
+    assert (found.value, found.row) == ({"text": "café"}, {"body": "café", "n": "1"})
+
+
+def test_bad_rows_stand_where_they_were(tmp_path):
+    lines = [b'{"text": "a"}', b"{broken", b'{"text": "\xff"}', b"[1]", b'{"text": "b\\ufffd"}']
+    path = written(tmp_path, "a.jsonl", b"\n".join(lines))
+    first, second, third, fourth, last = read(path, "classification")
+    assert (first, last) == ({"text": "a"}, {"text": "b\ufffd"})
+    assert second.startswith("is not JSON")
+    assert third == "is not UTF-8 text."
+    assert fourth.startswith("is not a JSON object")
+    table = written(tmp_path, "a.csv", b'text\na\n"b\n\xff"\nc\n')
+    assert read(table, "classification") == [{"text": "a"}, "is not UTF-8 text.", {"text": "c"}]
+    words = written(tmp_path, "a.conll", b"a O\n\xff O\n\nb O\n")
+    assert read(words) == ["is not UTF-8 text.", {"tokens": ["b"]}]
+
+
+def test_what_stands_before_damage_is_read(tmp_path):
+    content = gzip.compress("".join(f'{{"text": "{n}"}}\n' for n in range(50_000)).encode())
+    found = read(written(tmp_path, "a.jsonl.gz", content[: len(content) // 2]), "classification")
+    assert found[:-1] == [{"text": str(n)} for n in range(len(found) - 1)]
+    assert len(found) > 1000
+    assert "it is damaged" in found[-1]
+    found = read(written(tmp_path, "a.csv", 'text,n\nok,1\n"open,2\n'), "classification")
+    assert found[0] == {"text": "ok", "n": "1"}
+    assert "is not CSV" in found[1]
+    found = read(written(tmp_path, "b.json", '[{"text": "a"}, {"text": oops}]'), "classification")
+    assert found[0] == {"text": "a"}
+    assert "is not JSON" in found[1]
+
+
+@pytest.mark.parametrize("end", ["\n", " "])
+def test_lists_are_read_part_by_part(tmp_path, end):
+    rows = [{"text": f"{n} é " * 9} for n in range(20_000)]
+    body = f",{end}".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    path = written(tmp_path, "a.json", f"[{body}]")
+    reading = Reading("classification", TEXTS)
+    file = InputFile(str(path), reading)
+    places = []
+    for own, expected in zip(file, rows, strict=True):
+        assert own.value == expected
+        places.append(file.position)
+    assert places[100] < file.size / 4
+    assert places == sorted(places)
+
+
+def test_nested_columns_and_numbers_that_json_has_not(pair, tmp_path):
+    table = {"text": ["Maria saw Rome."], "meta": [{"k": [1, 2]}], "v": [float("nan")]}
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    predict_files(pair, [str(tmp_path / "in.parquet")], tmp_path / "out.jsonl")
+    line = (tmp_path / "out.jsonl").read_text()
+    row = json.loads(line, parse_constant=pytest.fail)
+    assert (row["meta"], row["v"]) == ({"k": [1, 2]}, None)
+
+
+def test_empty_files_have_no_inputs(pair, tmp_path):
+    result = predict_files(pair, [str(written(tmp_path, "a.jsonl", ""))], tmp_path / "o.jsonl")
+    assert (result.inputs, (tmp_path / "o.jsonl").read_text()) == (0, "")
+    assert "is empty" in result.notes[0]
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", *arguments])
+    return int(caught.value.code or 0)
+
+
+def test_pipes_at_both_ends(run, pair, tmp_path, monkeypatch, capfdbinary):
+    content = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    predict_files(pair, [str(written(tmp_path, "a.jsonl", content))], tmp_path / "o.jsonl")
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as out:
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out))
+        assert command(str(run), "--input", "-", "--output", "-") == 0
+    with os.fdopen(read_end, "rb") as file:
+        assert file.read() == (tmp_path / "o.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("in.jsonl", "is among the inputs"), ("/proc/out.jsonl", "can't be written")],
+)
+def test_outputs_that_cannot_be(run, tmp_path, capsys, output, message):
+    path = written(tmp_path, "in.jsonl", LINE)
+    own = str(tmp_path / output) if not output.startswith("/") else output
+    assert command(str(run), "--input", str(path), "--output", own) == 2
+    assert message in capsys.readouterr().err
+    assert path.read_text() == LINE
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_what_another_call_goes_on_with(run, tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setattr(pieces, "INPUTS", 8)
+    path = written(tmp_path, "in.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS))
+    paths = ["--input", str(path), "--output"]
+    assert command(str(run), *paths, str(tmp_path / "whole.jsonl")) == 0
+    add = journal.Journal.add
+
+    def add_and_be_told(self, *arguments):
+        add(self, *arguments)
+        if self.inputs == 24:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", add_and_be_told)
+        assert command(str(run), *paths, str(tmp_path / "out.jsonl")) == 128 + number
+    assert "the same command goes on from there" in capsys.readouterr().err.replace("\n", " ")
+    assert command(str(run), *paths, str(tmp_path / "out.jsonl")) == 0
+    assert "by an earlier call" in capsys.readouterr().err
+    assert rows_of(tmp_path / "out.jsonl") == rows_of(tmp_path / "whole.jsonl")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_full_disk_is_one_message(pair, tmp_path, monkeypatch):
+    path = written(tmp_path, "in.jsonl", LINE)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match=r"No space left on device\. Make room") as caught:
+        predict_files(pair, [str(path)], tmp_path / "out.jsonl")
+    assert len(caught.value.mistakes) == 1
+
+
+def test_texts_of_ones_own_are_split_as_where_they_are_predicted(pair):
+    text = "Maria Rossi saw Dr. Berg in Rome. Then she slept!"
+    rows = text_rows(text, "notes/1")
+    assert rows == tsarch.text_rows(text, "notes/1")
+    assert [row["sent_id"] for row in rows] == [0, 1]
+    (of_text,) = pair.predict([text])
+    by_sentence = pair.predict(rows)
+    assert [own.score for own in of_text] == [own.score for row in by_sentence for own in row]
