@@ -142,6 +142,10 @@ _Inputs = Annotated[
         "an input); `-`: standard input. May be given again.",
     ),
 ]
+_More = Annotated[
+    list[str],
+    typer.Argument(help="More files, as a shell makes of a pattern behind --input."),
+]
 _Output = Annotated[
     Path,
     typer.Option(
@@ -173,6 +177,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     input: _Inputs,
     output: _Output,
+    more: _More = [],  # noqa: B006 - typer reads the default, nobody changes it
     mode: Annotated[
         ModeName | None, typer.Option(help="Who predicts. Default: joint, if there are both.")
     ] = None,
@@ -201,7 +206,7 @@ def predict(
     on_ray = OnRay(address, workers) if ray or address or workers else None
     predict_to_file(
         run,
-        input,
+        [*input, *more],
         output,
         None if mode is None else mode.value,
         Computing(device.value, precision.value, batch_tokens),

@@ -6,10 +6,13 @@ import bz2
 import errno
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
+import re
 import signal
+import threading
 import zipfile
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tsarch
+from tests.helpers import ROOT
 from tests.test_pair import run_of
 from tests.test_predict_files import ROWS, rows_of
 from tsarch.config import DataConfig
@@ -276,3 +280,50 @@ def test_texts_of_ones_own_are_split_as_where_they_are_predicted(pair):
     (of_text,) = pair.predict([text])
     by_sentence = pair.predict(rows)
     assert [own.score for own in of_text] == [own.score for row in by_sentence for own in row]
+
+
+def test_the_page_shows_what_its_example_prints(capsys):
+    page = (ROOT / "docs" / "predicting-files.md").read_text(encoding="utf-8")
+    code, expected = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.S).groups()
+    exec(code, {})
+    assert capsys.readouterr().out == expected
+
+
+def test_pieces_end_between_documents_unless_one_is_too_long(tmp_path):
+    names = [*"aaabbb", *"c" * 200, "d"]
+    lines = "".join(
+        json.dumps({"text": n, "doc_id": name}) + "\n"
+        for n, name in ((str(n), name) for n, name in enumerate(names))
+    )
+    path = str(written(tmp_path, "a.jsonl", lines))
+    reading = Reading("classification", TEXTS)
+
+    def made(skipped: int) -> list[tuple[str, ...]]:
+        own = pieces.pieces([InputFile(path, reading)], pieces.Limits(4), skipped)
+        return [tuple(given.row["text"] for given in piece.inputs) for piece in own]
+
+    whole = made(0)
+    assert [len(piece) for piece in whole] == [6, 128, 72, 1]
+    assert [text for piece in whole for text in piece] == [str(n) for n in range(len(names))]
+    assert made(6) == whole[1:]
+
+
+def test_what_reads_ahead_tells_its_error_and_ends_with_its_reader():
+    def items():
+        yield from range(3)
+        raise UserError.single("here", "is wrong.")
+
+    found = []
+    with pytest.raises(UserError, match="is wrong"):
+        found.extend(own for own in pieces.read_ahead(items()))
+    endless = pieces.read_ahead(itertools.count())
+    assert next(endless) == 0
+    endless.close()
+    assert "read-ahead" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_pattern_that_the_shell_has_resolved(run, tmp_path):
+    paths = [str(written(tmp_path, f"{n}.jsonl", LINE)) for n in range(3)]
+    output = str(tmp_path / "out.jsonl")
+    assert command(str(run), "--input", *paths, "--output", output) == 0
+    assert len(rows_of(tmp_path / "out.jsonl")) == 3
