@@ -157,7 +157,7 @@ async function askAll(asked, signal) {
   $("stale").hidden = true;
   asked.panels = new Map(asked.modes.map((mode) => [mode, panelOf(mode)]));
   $("panels").replaceChildren(...asked.panels.values());
-  if ($("results").getBoundingClientRect().top > 0.7 * innerHeight) $("results").scrollIntoView();
+  if ($("panels").getBoundingClientRect().top > 0.6 * innerHeight) $("results").scrollIntoView();
   for (const [n, mode] of asked.modes.entries()) {
     say(`Asking ${mode}, ${n + 1} of ${asked.modes.length} …`);
     const began = performance.now();
