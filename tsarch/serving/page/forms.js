@@ -20,8 +20,16 @@ function labelled(text, field, hint = "") {
   return el("div", { class: "field" }, ...parts);
 }
 
+const GROWING = 4000; // characters up to which a field grows with its text: the browser lays out all of it
+
 function area(rows) {
-  return el("textarea", { rows: String(rows), dir: "auto", spellcheck: "false" });
+  const field = el("textarea", { rows: String(rows), dir: "auto", spellcheck: "false" });
+  field.addEventListener("input", () => sized(field));
+  return field;
+}
+
+function sized(field) {
+  field.classList.toggle("full", field.value.length > GROWING);
 }
 
 function needed(field, what) {
@@ -53,6 +61,7 @@ class Remembered {
 
   fill(text, input) {
     this.field.value = text;
+    sized(this.field);
     this.given = { value: this.field.value, input }; // browsers make CR LF one LF
   }
 
@@ -157,6 +166,7 @@ function jsonForm() {
     element: labelled("Inputs as JSON", field, hint),
     show(inputs) {
       field.value = JSON.stringify(inputs, null, 1);
+      sized(field);
       return true;
     },
     read() {
