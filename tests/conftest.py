@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -115,3 +116,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return group(nodeid.partition("::")[0])
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def ner_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run whose best weights tag something. It is only read."""
+    from tests.test_pair import run_of
+    from tsarch.config import LossConfig
+    from tsarch.launch.training import run_training
+
+    folder = tmp_path_factory.mktemp("ner")
+    config = run_of(folder, "ner")
+    loss = LossConfig(label_weights="balanced")
+    longer = config.schedule.model_copy(update={"max_steps": 12})
+    run_training(config.model_copy(update={"loss": loss, "schedule": longer}))
+    return folder / "run"

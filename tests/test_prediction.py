@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 import tsarch
 from tests.generative_configs import generative_raw
 from tests.test_pair import run_of
-from tsarch.config import LossConfig
 from tsarch.config_loading import parse_config
 from tsarch.data.plain_text import sentence_bounds, word_bounds
 from tsarch.errors import UserError
@@ -27,17 +25,6 @@ from tsarch.tasks.answers import Label, Relation
 from tsarch.tasks.generative import spelled
 
 TEXT = 'Ada Lovelace met Mr. Babbage in London.  They "talked"! Then? Nothing …\nP.S. 羅馬。On.'
-
-
-@pytest.fixture(scope="module")
-def ner_run(tmp_path_factory) -> Path:
-    """A short run whose best weights tag something."""
-    folder = tmp_path_factory.mktemp("ner")
-    config = run_of(folder, "ner")
-    loss = LossConfig(label_weights="balanced")
-    longer = config.schedule.model_copy(update={"max_steps": 12})
-    run_training(config.model_copy(update={"loss": loss, "schedule": longer}))
-    return folder / "run"
 
 
 def test_sentences_and_words_of_a_text():
@@ -57,11 +44,12 @@ def test_sentences_and_words_of_a_text():
 
 @pytest.mark.parametrize("mode", ["teacher", "student", "joint", "student_alone"])
 def test_rows_are_answered_as_the_run_evaluates_them(ner_run, mode):
-    """Tags of the test split, put together from predictions, have the run's own metrics."""
+    """Tags of the test split, put together from predictions, have the run's own metrics, where long
+    sentences are cut as they were for the run."""
     from seqeval.metrics.v1 import precision_recall_fscore_support
     from seqeval.scheme import IOB2
 
-    pair = tsarch.load(ner_run, device="cpu")
+    pair = tsarch.load(ner_run, device="cpu", overlap=False)
     rows = [json.loads(line) for line in (ner_run.parent / "test.jsonl").open()]
     guess = []
     for row, entities in zip(rows, pair.predict(rows, mode), strict=True):

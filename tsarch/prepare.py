@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tsarch.blueprint import Blueprint
@@ -138,9 +138,11 @@ def rows_digest(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def packing_spec(blueprint: Blueprint, keep_tokens: bool = True) -> PackingSpec:
+def packing_spec(
+    blueprint: Blueprint, keep_tokens: bool = True, overlaps: bool = False
+) -> PackingSpec:
     """What a run's contexts and windows depend on beside its rows; `keep_tokens`: see
-    `RowTokenizer`."""
+    `RowTokenizer`, `overlaps`: see `PackingSpec`."""
     readers = [blueprint.stages[stage] for stage in blueprint.topology.graph.reading("contexts")]
     start = None
     if readers and readers[0].architecture.is_seq2seq:
@@ -148,7 +150,8 @@ def packing_spec(blueprint: Blueprint, keep_tokens: bool = True) -> PackingSpec:
     tokens = RowTokenizer(
         blueprint.tokenizer(), blueprint.data.cache_folder, keep_tokens and blueprint.data.cache
     )
-    return known_packing_spec(blueprint, tokens, bool(blueprint.causal_stages), start)
+    spec = known_packing_spec(blueprint, tokens, bool(blueprint.causal_stages), start)
+    return replace(spec, overlaps=overlaps)
 
 
 def known_packing_spec(

@@ -33,6 +33,8 @@ class Windows:
     """(num_windows, 2) as `TokenizedSplit.windows`."""
     offsets: IntArray
     """(num_contexts + 1,) as `TokenizedSplit.window_offsets`."""
+    answered: IntArray | None = None
+    """(num_windows, 2) as `TokenizedSplit.answered`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Cut:
     num_tokens: int
     is_read: bool
     """Whether the teacher reads it, and only the student's windows lack it."""
+    spans: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """Of each of the `rows` the parts [start, stop) that are left out."""
+    of: str = "words"
+    """What they count: the row's `words`, or characters of its `question`, `context` or `source`.
+    """
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ class TokenizedSplit:
     token_ids: IntArray
     """(num_tokens,) tokens of all contexts, one context after the other."""
     words: IntArray
-    """(num_tokens,) number of the word that starts at a token; −1: no word starts here."""
+    """(num_tokens,) number of the word that starts at a token; −1: no word starts here; −2: the
+    token is of a word that another context answers for."""
     context_offsets: IntArray
     """(num_contexts + 1,) where each context starts in `token_ids`."""
     windows: IntArray
@@ -96,6 +104,9 @@ class TokenizedSplit:
     """Of rows with a passage: its parts, one a context, in order of the contexts."""
     token_types: IntArray | None = None
     """(num_tokens,) type of each token, for models that tell two texts apart by it; None: all 0."""
+    answered: IntArray | None = None
+    """(num_windows, 2) start and stop in `token_ids` of what each window answers for, where windows
+    overlap; None: all that they have."""
 
     def window_places(self, window: int) -> IntArray:
         """(num_tokens,) places in `token_ids` of a window's tokens, its context's lead first."""
@@ -104,6 +115,16 @@ class TokenizedSplit:
             return own
         lead = np.arange(*self.leads[self.context_of(window)])
         return np.concatenate([lead, own])
+
+    def window_words(self, window: int) -> IntArray:
+        """(num_tokens,) words that start at the tokens of `window_places`; of those that the window
+        doesn't answer for −1."""
+        places = self.window_places(window)
+        words = self.words[places]
+        if self.answered is None:
+            return words
+        start, stop = self.answered[window]
+        return np.where((places >= start) & (places < stop), words, -1)
 
     def window_length(self, window: int) -> int:
         """Tokens of a window, its context's lead among them."""
@@ -119,7 +140,12 @@ class TokenizedSplit:
 
     def with_windows(self, chosen: Windows) -> TokenizedSplit:
         """The same contexts with other windows."""
-        return replace(self, windows=chosen.slices, window_offsets=chosen.offsets)
+        return replace(
+            self,
+            windows=chosen.slices,
+            window_offsets=chosen.offsets,
+            answered=chosen.answered,
+        )
 
     def check_labels(self, purpose: str) -> None:
         """Every word must have a label.

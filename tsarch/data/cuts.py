@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tsarch.records import Cut, TokenizedSplit
 
+Span = tuple[int, int]
 _MAX_SHOWN = 3
 _UNKNOWN_SHARE = 0.01
 
@@ -16,19 +17,57 @@ class Cutting:
     """Counts while rows are packed."""
 
     _found: dict[tuple[str, bool], dict[int, int]] = field(default_factory=dict)
+    _spans: dict[tuple[str, int], list[Span]] = field(default_factory=dict)
+    _of: dict[str, str] = field(default_factory=dict)
 
-    def add(self, what: str, row: int, num_tokens: int, is_read: bool = False) -> None:
+    def add(
+        self,
+        what: str,
+        row: int,
+        num_tokens: int,
+        is_read: bool = False,
+        spans: Sequence[Span] = (),
+        of: str = "words",
+    ) -> None:
         """Count tokens of a row; see `Cut`."""
         if num_tokens > 0:
             rows = self._found.setdefault((what, is_read), {})
             rows[row] = rows.get(row, 0) + num_tokens
+            self._spans.setdefault((what, row), []).extend(spans)
+            self._of[what] = of
 
     def cuts(self) -> tuple[Cut, ...]:
         """All that was counted."""
         return tuple(
-            Cut(what, tuple(rows), sum(rows.values()), is_read)
+            Cut(
+                what,
+                tuple(rows),
+                sum(rows.values()),
+                is_read,
+                tuple(tuple(self._spans[what, row]) for row in rows),
+                self._of[what],
+            )
             for (what, is_read), rows in self._found.items()
         )
+
+
+def with_places(
+    cuts: Sequence[Cut], of: str, place: Callable[[int, Span], Span]
+) -> tuple[Cut, ...]:
+    """The cuts with other spans in those that count in `of`: what `place` makes of a row's
+    number and span."""
+    return tuple(
+        replace(
+            cut,
+            spans=tuple(
+                tuple(place(row, span) for span in spans)
+                for row, spans in zip(cut.rows, cut.spans, strict=True)
+            ),
+        )
+        if cut.of == of
+        else cut
+        for cut in cuts
+    )
 
 
 def cut_notes(splits: Mapping[str, TokenizedSplit]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from tsarch.data.cuts import Span, with_places
 from tsarch.data.packing import Sentence, pack, pack_rows
 from tsarch.data.passages import (
     Limits,
@@ -46,7 +47,8 @@ class PackingSpec:
     teacher_max_tokens: int
     student_max_tokens: int
     overlap_tokens: int
-    """What neighbouring contexts of a long passage share."""
+    """What neighbouring contexts of a long passage share, and, with `overlaps`, neighbouring
+    contexts and windows of a long sentence."""
     seed: int
     source_prefix: str
     """Generative tasks: see `TaskConfig`."""
@@ -56,6 +58,9 @@ class PackingSpec:
     """A row's one label stands after what it is about, for models that see earlier tokens only."""
     decoder_start: int | None
     """First token of a sequence-to-sequence teacher's decoder; None: the teacher has none."""
+    overlaps: bool = False
+    """Parts of a long sentence overlap; for predictions, where the rows aren't those of training.
+    """
 
 
 class Layout(Protocol[RowT_contra]):
@@ -126,6 +131,7 @@ class TaggedWordsLayout:
             *special_tokens(self._spec.tokens.tokenizer),
             self._spec.teacher_max_tokens,
             self._spec.student_max_tokens,
+            self._spec.overlap_tokens if self._spec.overlaps else 0,
         )
         return replace(packed, rows=tuple(rows))
 
@@ -203,7 +209,7 @@ class QuestionLayout:
             UserError: the tokenizer has no token for an answer.
         """
         spec = self._spec
-        questions = spec.tokens.placed([row.question for row in rows])
+        questions = list(spec.tokens.placed([row.question for row in rows]))
         placed = list(spec.tokens.placed([row.passage for row in rows]))
         passages = [parts_of(own) for own in placed]
         specials, types = pair_specials(spec.tokens.tokenizer)
@@ -218,7 +224,17 @@ class QuestionLayout:
             spec.seed,
             types,
         )
-        return replace(packed, rows=tuple(rows))
+
+        def of_question(row: int, own: Span) -> Span:
+            return questions[row].starts[own[0]], questions[row].stops[own[1] - 1]
+
+        def of_passage(row: int, own: Span) -> Span:
+            bounds = passages[row].bounds
+            return int(bounds[own[0], 0]), int(bounds[own[1] - 1, 1])
+
+        cuts = with_places(packed.cuts, "question", of_question)
+        cuts = with_places(cuts, "context", of_passage)
+        return replace(packed, rows=tuple(rows), cuts=cuts)
 
 
 def _answer_words(row: Question, parts: Parts) -> list[WordSpan] | None:
@@ -265,7 +281,22 @@ class SourceTargetLayout:
             )
             for row in rows
         ]
-        return replace(pack_targets(tokenized, self.frame), rows=tuple(rows))
+        packed = pack_targets(tokenized, self.frame)
+        cuts = with_places(
+            packed.cuts, "source", lambda row, own: self._characters(rows[row].parts, *own)
+        )
+        return replace(packed, rows=tuple(rows), cuts=cuts)
+
+    def _characters(self, parts: Sequence[str], start: int, stop: int) -> Span:
+        """Characters of a source, its parts with a line break between them, that some of its
+        tokens stand for."""
+        places: list[Span] = []
+        first = 0
+        for part, spans in zip(parts, self._tokens.text_spans(parts), strict=True):
+            places += [(first + a, first + b) for a, b in spans]
+            first += len(part) + 1
+            places.append((first - 1, first))  # the separator
+        return places[start][0], places[stop - 1][1]
 
 
 def _frame(spec: PackingSpec, keep_last: bool) -> TargetFrame:

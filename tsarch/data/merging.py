@@ -36,6 +36,7 @@ def merged(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
             for row in own.pieces
         ),
         token_types=_types(splits),
+        answered=_answered(splits, tokens),
     )
 
 
@@ -65,6 +66,15 @@ def _leads(splits: Sequence[TokenizedSplit], tokens: IntArray) -> IntArray | Non
         none = np.zeros((own.num_contexts, 2), dtype=np.int64)
         found.append(none if own.leads is None else own.leads + at)
     return np.concatenate(found)
+
+
+def _answered(splits: Sequence[TokenizedSplit], tokens: IntArray) -> IntArray | None:
+    if all(own.answered is None for own in splits):
+        return None
+    found = zip(splits, tokens, strict=False)
+    return np.concatenate(
+        [o.windows + t if o.answered is None else o.answered + t for o, t in found]
+    )
 
 
 def _types(splits: Sequence[TokenizedSplit]) -> IntArray | None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tsarch.data.cuts import Cutting
+from tsarch.data.overlaps import Part, parts_of
 from tsarch.data.pieces import pieces_of, with_breaks
 from tsarch.data.row_slices import slices_around
 from tsarch.errors import Mistake, UserError
-from tsarch.records import IntArray, TokenizedSplit, Windows
+from tsarch.records import IntArray, TokenizedSplit
 
 _LONG_WORDS = "ends of words longer than a window (student.max_tokens)"
 _BETWEEN = "what is far from a relation's entities (teacher.max_tokens)"
@@ -21,6 +22,8 @@ _UNREAD = "ends of texts longer than a window (student.max_tokens)"
 _UNREAD_START = "starts of texts longer than a window (student.max_tokens)"
 _UNREAD_ENTITY = "what follows a window with the first entity alone (student.max_tokens)"
 _UNREAD_FIRST = "what stands before a window with the last entity alone (student.max_tokens)"
+_ELSEWHERE = -2
+"""In place of a token's word, where another context answers for it."""
 _LEAST_ROOM = 2
 """Tokens of a label and of what it is about."""
 NUM_VOTES = 4
@@ -54,10 +57,13 @@ class _Packer:
     teacher_max_tokens: int
     student_max_tokens: int
     """At most what a context has room for."""
+    overlap: int = 0
+    """See `parts_of`; of contexts and of windows."""
     token_ids: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     context_offsets: list[int] = field(default_factory=lambda: [0])
     windows: list[tuple[int, int]] = field(default_factory=list)
+    answered: list[tuple[int, int]] = field(default_factory=list)
     window_offsets: list[int] = field(default_factory=lambda: [0])
     cutting: Cutting = field(default_factory=Cutting)
     mistakes: list[Mistake] = field(default_factory=list)
@@ -78,12 +84,28 @@ class _Packer:
         self.row += 1
         token_ids, words = self._cut_words(token_ids, words)
         whole = self.teacher_max_tokens - len(self.prefix) - len(self.suffix)
-        for ids, starts in pieces_of(token_ids, words, whole):
-            self._make_room(len(ids))
-            for window_ids, window_words in pieces_of(ids, starts, self.student_max_tokens):
-                begin = len(self.token_ids)
-                self._append(window_ids, window_words)
-                self.windows.append((begin, len(self.token_ids)))
+        for part in parts_of(words, whole, self.overlap):
+            self._make_room(part.stop - part.start)
+            begin = len(self.token_ids) - part.start
+            self._append(
+                token_ids[part.start : part.stop],
+                [
+                    word if part.first <= place < part.end else _ELSEWHERE
+                    for place, word in enumerate(words[part.start : part.stop], part.start)
+                ],
+            )
+            self._add_windows(begin, part, words)
+
+    def _add_windows(self, begin: int, context: Part, words: list[int]) -> None:
+        """Add the windows of a context's part of a sentence, whose first token is at `begin`."""
+        inside = words[context.start : context.stop]
+        for part in parts_of(inside, self.student_max_tokens, self.overlap):
+            first, end = part.first + context.start, part.end + context.start
+            first, end = max(first, context.first), min(end, context.end)
+            if first < end:
+                start = begin + context.start
+                self.windows.append((start + part.start, start + part.stop))
+                self.answered.append((begin + first, begin + end))
 
     def add_row(self, token_ids: list[int], labelled: list[int], start: int) -> None:
         """Add a row whose one window is what fits of it from the token `start` on.
@@ -127,12 +149,16 @@ class _Packer:
         if len(token_ids) <= limit:
             return token_ids, words
         kept = []
-        first = 0
+        first, number = 0, -1
+        long = set()
         for place, word in enumerate(words):
-            first = place if word >= 0 else first
+            first, number = (place, number + 1) if word >= 0 else (first, number)
             if place - first < limit:
                 kept.append(place)
-        self.cutting.add(_LONG_WORDS, self.row, len(words) - len(kept))
+            else:
+                long.add((number, number + 1))
+        num_cut = len(words) - len(kept)
+        self.cutting.add(_LONG_WORDS, self.row, num_cut, spans=sorted(long))
         return [token_ids[place] for place in kept], [words[place] for place in kept]
 
 
@@ -156,15 +182,17 @@ def pack(
     suffix: list[int],
     teacher_max_tokens: int,
     student_max_tokens: int,
+    overlap: int = 0,
 ) -> TokenizedSplit:
     """Sentences of a document in order to contexts, cut at sentence boundaries; every sentence
     to one window, or to several of about equal length if it exceeds `student_max_tokens`.
 
     A sentence longer than a context becomes several contexts, cut at word boundaries; a word
-    longer than a window is cut, and counted. Special tokens belong to no window.
+    longer than a window is cut, and counted. With an `overlap` these contexts and windows share
+    some tokens (`parts_of`). Special tokens belong to no window.
     """
     limit = min(student_max_tokens, _room(prefix, suffix, teacher_max_tokens))
-    packer = _Packer(prefix, suffix, teacher_max_tokens, limit)
+    packer = _Packer(prefix, suffix, teacher_max_tokens, limit, overlap)
     num_words, document = 0, None
     for sentence, own in zip(sentences, labels, strict=True):
         if sentence.document != document:
@@ -173,7 +201,9 @@ def pack(
         packer.add(sentence.token_ids, [num_words + w if w >= 0 else -1 for w in sentence.starts])
         num_words += len(own)
     packer.close()
-    return _split(packer, labels)
+    packed = _split(packer, labels)
+    answered = _array(packer.answered).reshape(-1, 2) if overlap else None
+    return replace(packed, answered=answered)
 
 
 def pack_rows(
@@ -215,7 +245,8 @@ def pack_rows(
         pieces = pieces_of(row.token_ids, starts, room - 1)
         if row.focus is not None and len(pieces) > 1:
             pieces = [_marked_piece(packer, row, pieces, room - 1)]
-            packer.cutting.add(_BETWEEN, number, len(row.token_ids) - len(pieces[0][0]))
+            num_cut = len(row.token_ids) - len(pieces[0][0])
+            packer.cutting.add(_BETWEEN, number, num_cut, spans=_left_out(row, pieces[0][1]))
         before = packer.num_labels
         for ids, words in pieces:
             add(packer, row, ids, words, label_token)
@@ -245,6 +276,18 @@ def _marked_piece(
         [token for start, stop in slices for token in row.token_ids[start:stop]],
         [word for start, stop in slices for word in row.starts[start:stop]],
     )
+
+
+def _left_out(row: Sentence, kept: Sequence[int]) -> list[tuple[int, int]]:
+    """Words [start, stop) of a row that aren't kept."""
+    there = set(kept)
+    spans: list[tuple[int, int]] = []
+    for word in (own for own in row.starts if own >= 0 and own not in there):
+        if spans and spans[-1][1] == word:
+            spans[-1] = (spans[-1][0], word + 1)
+        else:
+            spans.append((word, word + 1))
+    return spans
 
 
 def _add_piece(
@@ -314,46 +357,3 @@ def _split(packer: _Packer, labels: Sequence[Sequence[int]]) -> TokenizedSplit:
 
 def _array(values: Sequence[Any]) -> IntArray:
     return np.array(values, dtype=np.int64)
-
-
-def window_slices(split: TokenizedSplit, words: IntArray, max_tokens: int) -> Windows:
-    """Windows of at most `max_tokens` tokens that have just the `words`, of all sentences in them
-    together, in place of a window a sentence."""
-    slices: list[tuple[int, int]] = []
-    offsets = [0]
-    for context in range(split.num_contexts):
-        own = range(*split.window_offsets[context : context + 2].tolist())
-        starts, stops = _chosen_runs(split, [split.windows[number] for number in own], words)
-        for start, stop in zip(starts, stops, strict=True):
-            places = list(range(start, stop))
-            for piece, _ in pieces_of(places, split.words[start:stop].tolist(), max_tokens):
-                slices.append((piece[0], piece[-1] + 1))
-        offsets.append(len(slices))
-    return Windows(np.array(slices, dtype=np.int64).reshape(-1, 2), np.array(offsets))
-
-
-def _chosen_runs(
-    split: TokenizedSplit, windows: Sequence[IntArray], words: IntArray
-) -> tuple[list[int], list[int]]:
-    """Starts and stops of the runs of tokens of a context's windows that belong to the words."""
-    wanted = set(words.tolist())
-    chosen = [
-        place
-        for start, stop in windows
-        for place, word in zip(
-            range(start, stop), _filled(split.words[start:stop].tolist()), strict=True
-        )
-        if word in wanted
-    ]
-    among = set(chosen)
-    starts = [own for own in chosen if own - 1 not in among]
-    stops = [own + 1 for own in chosen if own + 1 not in among]
-    return starts, stops
-
-
-def _filled(words: Sequence[int]) -> list[int]:
-    """Each token's word, from the words that start at tokens."""
-    filled: list[int] = []
-    for own in words:
-        filled.append(own if own >= 0 or not filled else filled[-1])
-    return filled

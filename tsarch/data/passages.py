@@ -189,8 +189,12 @@ class _Packer:
         self, row: PassageTokens, answers: Sequence[WordSpan] | None, rng: np.random.Generator
     ) -> None:
         """Add a question's contexts and windows."""
-        question = self._cut(row.question, self.room // 2, _LONG_QUESTIONS)
-        words = [self._cut(word, self.room - len(question), _LONG_WORDS) for word in row.words]
+        limit = self.room // 2
+        question = row.question[:limit]
+        num_cut, left = len(row.question) - limit, (limit, len(row.question))
+        number = len(self.pieces)
+        self.cutting.add(_LONG_QUESTIONS, number, num_cut, spans=[left], of="question")
+        words = self._words(row.words, self.room - len(question))
         lead = [*self.specials.before, *question, *self.specials.between]
         room = self.limits.context - len(lead) - len(self.specials.after)
         pieces = []
@@ -230,9 +234,12 @@ class _Packer:
             token_types=None if self.types is None else _array(self.token_types),
         )
 
-    def _cut(self, tokens: list[int], limit: int, what: str) -> list[int]:
-        self.cutting.add(what, len(self.pieces), len(tokens) - limit)
-        return tokens[:limit]
+    def _words(self, words: Sequence[list[int]], limit: int) -> list[list[int]]:
+        """A passage's words, what of them is too long cut off."""
+        for place, word in enumerate(words):
+            own, number = [(place, place + 1)], len(self.pieces)
+            self.cutting.add(_LONG_WORDS, number, len(word) - limit, spans=own, of="context")
+        return [word[:limit] for word in words]
 
     def _add_context(
         self,

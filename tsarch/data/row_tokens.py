@@ -76,6 +76,15 @@ class RowTokenizer:
         found = self._found("texts", texts, self._tokenize_texts)
         return TokenLists(found["token_ids"], found["offsets"])
 
+    def text_spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Characters [start, stop) of the tokens that `texts` gives for each text."""
+        led = [self.after_space(text) for text in texts]
+        found = []
+        for text, own, (_, offsets) in zip(texts, led, self._encoded(led), strict=True):
+            lead = len(own) - len(text)
+            found.append([(max(a - lead, 0), max(b - lead, 0)) for a, b in offsets])
+        return found
+
     def placed(self, texts: Sequence[str]) -> Iterator[PlacedTokens]:
         """Tokens of texts as the tokenizer gives them, and where they stand. A text that has none
         gets the unknown one."""

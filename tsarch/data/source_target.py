@@ -141,7 +141,9 @@ def pack_targets(rows: Iterable[SourceTargetTokens], frame: TargetFrame) -> Toke
 def _add(packed: _Packed, number: int, row: SourceTargetTokens, frame: TargetFrame) -> None:
     source = list(itertools.chain(*((*part, frame.separator) for part in row.source)))[:-1]
     room = frame.max_source_tokens
-    packed.cutting.add(_LONG_SOURCES[frame.keep_last], number, len(source) - room)
+    num_cut = len(source) - room
+    left = (0, num_cut) if frame.keep_last else (room, len(source))
+    packed.cutting.add(_LONG_SOURCES[frame.keep_last], number, num_cut, spans=[left], of="source")
     source = source[-room:] if frame.keep_last else source[:room]
     labels = [IGNORED] if row.target is None else [*row.target, frame.end]
     packed.cutting.add(_LONG_TARGETS, number, len(labels) - frame.max_target_tokens)

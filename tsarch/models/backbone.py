@@ -116,6 +116,8 @@ def build_backbone(
         checkpoint = open_checkpoint(model)
         found = check_weights(skeleton, checkpoint)
         claim(encoder, {n for n in encoder.state_dict() if skeleton.origin(n) in found})
+    if not construction.draws:
+        claim(encoder, {name for name, _ in encoder.named_parameters()})
     fill_with_random(skeleton, seed_of, construction)
     if model is not None:
         load_weights(skeleton, checkpoint, construction, with_table)

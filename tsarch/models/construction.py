@@ -36,9 +36,14 @@ class Construction:
     fill: Callable[[torch.Tensor, torch.Tensor | None], None] = _fill
     """Puts another value into a settled parameter, or a buffer. All ranks of a stage call it in the
     same order; those that don't read give None for a parameter."""
+    draws: bool = True
+    """Whether backbones get values at all; without, their parameters stay on the meta device until
+    saved ones are put in their places (`load_state_dict(assign=True)`)."""
 
 
 WHOLE = Construction()
+SAVED = Construction(draws=False)
+"""For models whose values were saved."""
 
 
 def put_weights(

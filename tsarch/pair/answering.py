@@ -192,12 +192,12 @@ class Answering:
         states: list[States] | None,
     ) -> None:
         """Let the student read all windows of some contexts, alone and, with `states`, fed."""
-        windows, places, predictions = [], [], []
+        windows, answered, predictions = [], [], []
         for place, context in enumerate(own):
             first = int(split.context_offsets[context])
             for number in context_windows(split, context):
                 at = split.window_places(number)
-                places.append(at)
+                answered.append(split.window_words(number))
                 read = None if states is None else states[place]
                 inside = at - first
                 hidden = None if read is None else read.hidden[inside]
@@ -206,8 +206,8 @@ class Answering:
         if not windows:
             return
         found = self._pair.read(windows)
-        for at, said, teacher in zip(places, found, predictions, strict=True):
-            collector.add(self._outputs(split.words[at], said, teacher, states is not None))
+        for words, said, teacher in zip(answered, found, predictions, strict=True):
+            collector.add(self._outputs(words, said, teacher, states is not None))
 
     def _outputs(
         self, words: IntArray, student: Numbers, teacher: Numbers | None, is_fed: bool

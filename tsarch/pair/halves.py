@@ -41,6 +41,10 @@ class Plain:
         self.compute_dtype = dtype
         self._module = module.to(device, dtype).eval()
 
+    def compile(self) -> None:
+        """Have it compiled when it is first run, for inputs of any length."""
+        self._module.compile(dynamic=True)
+
     def forward(self, *inputs: Any) -> Any:
         """Run it."""
         with torch.inference_mode():

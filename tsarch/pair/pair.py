@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.data.replica_arrays import parts_by_length
+from tsarch.errors import UserError, one_line
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf
@@ -38,12 +39,15 @@ class Pair:
         self.table = Table(values.to(device))
         self.lookup = TableLookup(self.table)
         self._teacher, self._student = None, None
+        self._plain: list[Plain] = []
         if teacher is not None:
             assert isinstance(teacher, TeacherModel)
-            self._teacher = TeacherHalf(Plain(teacher, device, dtype), teacher)
+            self._plain.append(Plain(teacher, device, dtype))
+            self._teacher = TeacherHalf(self._plain[-1], teacher)
         if student is not None:
             assert isinstance(student, StudentModel)
-            self._student = StudentHalf(Plain(student, device, dtype), student)
+            self._plain.append(Plain(student, device, dtype))
+            self._student = StudentHalf(self._plain[-1], student)
 
     @property
     def teacher(self) -> TeacherHalf:
@@ -56,6 +60,26 @@ class Pair:
         """The half that reads windows."""
         assert self._student is not None, "this pair has no student"
         return self._student
+
+    def compile(self) -> None:
+        """Compile both models (`torch.compile`), now: of an encoder each, as both are tried on a
+        few tokens.
+
+        Raises:
+            UserError: there is no compiler, or it can't.
+        """
+        for own in self._plain:
+            own.compile()
+        try:
+            for length in (3, 5):  # the second is compiled for any length
+                tokens = np.zeros(length, dtype=np.int64)
+                states = self.encode([tokens] * 2)[0].hidden if self.has_teacher else None
+                if self.has_student:
+                    self.read([Window(tokens, hidden) for hidden in (None, states)])
+        except Exception as error:  # compilers raise what they like
+            hint = "Install one (g++ on CPUs, Triton on GPUs), or leave `compile` out."
+            what = f"can't be done: {one_line(error)}."
+            raise UserError.single("compile", what, hint) from None
 
     @property
     def has_teacher(self) -> bool:

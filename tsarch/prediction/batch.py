@@ -6,14 +6,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from tsarch.config import Mode
 from tsarch.data.sources import STDIN
 from tsarch.errors import Mistake, UserError
-from tsarch.prediction.inputs import Predicted
+from tsarch.prediction.inputs import PartlyRead, Predicted
 from tsarch.prediction.journal import Journal, Sink, StandardOutput
 from tsarch.prediction.pieces import Limits, Piece, pieces, read_ahead
 from tsarch.prediction.streams import InputFile, Reading, input_files
@@ -222,6 +222,9 @@ def as_json(predicted: Predicted) -> Any:
     is null."""
     if isinstance(predicted, tuple):
         return [as_json(own) for own in predicted]
+    if isinstance(predicted, PartlyRead):
+        unread = [asdict(gap) for gap in predicted.unread]
+        return {"kind": "partly_read", "answer": as_json(predicted.answer), "unread": unread}
     assert is_dataclass(predicted)
     score = predicted.score if math.isfinite(predicted.score) else None
     # `asdict` would take longer than all else here.

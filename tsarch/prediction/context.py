@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 
 from tsarch.config import Mode
-from tsarch.data.packing import window_slices
+from tsarch.data.chosen_windows import window_slices
 from tsarch.errors import UserError, one_line
 from tsarch.pair.states import Numbers, States
 from tsarch.prediction.inputs import Inputs, Predicted, TextEntity
@@ -91,7 +91,8 @@ class Context:
         _save(tensors, path, about)
 
     def _answers(self, split: TokenizedSplit, mode: Mode | None) -> dict[int, Predicted]:
-        return self._inputs.answers(split, self._pair.answers(split, mode, self._states))
+        found = self._pair.answers(split, mode, self._states)
+        return self._inputs.answers([(split, found)])
 
     def _windows_of(self, sentence: int) -> Windows:
         """The split's own windows that have words of a sentence."""
@@ -134,13 +135,15 @@ def _save(tensors: dict[str, Numbers], path: str | os.PathLike[str], about: dict
 
 def _chosen(split: TokenizedSplit, words: IntArray) -> Windows:
     """Those of the split's windows that have one of the words."""
-    kept, offsets = [], [0]
+    kept: list[int] = []
+    offsets = [0]
     for context in range(split.num_contexts):
         for number in range(*split.window_offsets[context : context + 2].tolist()):
-            if np.isin(split.words[split.window_places(number)], words).any():
-                kept.append(split.windows[number])
+            if np.isin(split.window_words(number), words).any():
+                kept.append(number)
         offsets.append(len(kept))
-    return Windows(np.array(kept, dtype=np.int64).reshape(-1, 2), np.array(offsets))
+    answered = None if split.answered is None else split.answered[kept]
+    return Windows(split.windows[kept], np.array(offsets), answered)
 
 
 def load_states(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tsarch.data.formats.delimited import unpacked
 from tsarch.data.plain_text import sentence_bounds, word_bounds
 from tsarch.data.row_reader import RowReader
+from tsarch.data.rows import Place, check_unicode
 from tsarch.errors import UserError
+from tsarch.prediction.given import plain
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.answers import Answer, Entity
 
@@ -38,7 +40,32 @@ class TextEntity:
 
 
 Prediction = Answer | TextEntity
-Predicted = Prediction | tuple[Prediction, ...]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A part of an input that wasn't read."""
+
+    what: str
+    """Which and why, in words."""
+    start: int
+    """Its first character of `of`, or word."""
+    stop: int
+    """The one after its last."""
+    of: str
+    """What is counted: `words` of a row that has words, or characters of a `text` (as it was
+    given), `question`, `context` or `source` (its parts with a line break between them)."""
+
+
+@dataclass(frozen=True)
+class PartlyRead:
+    """The answer to an input that couldn't be read whole, and what of it wasn't read."""
+
+    answer: Prediction | tuple[Prediction, ...]
+    unread: tuple[Gap, ...]
+
+
+Predicted = Prediction | tuple[Prediction, ...] | PartlyRead
 """Of an input: its entities in order, none or many; of all other tasks one answer."""
 
 
@@ -70,14 +97,27 @@ class Inputs:
         owners = [self.owners[place] for place in kept]
         return Inputs(rows, owners, self.texts, self.problems | problems)
 
+    def with_problems(self, problems: Mapping[int, str]) -> Inputs:
+        """The same with what is wrong with some rows, by their numbers (from 1 on)."""
+        own = {self.owners[number - 1]: what for number, what in problems.items()}
+        return replace(self, problems=self.problems | own)
+
+    def owner(self, row: Any) -> int:
+        """The input that a row, as the task reads it, is a part of."""
+        number: int = row.origin.place.number
+        return self.owners[number - 1]
+
     def answers(
-        self, split: TokenizedSplit, found: Sequence[tuple[Answer, ...]]
+        self, found: Iterable[tuple[TokenizedSplit, Sequence[tuple[Answer, ...]]]]
     ) -> dict[int, Predicted]:
-        """Input → its answer, put together from answers to the rows of a split."""
-        numbers = [row.origin.place.number - 1 for row in split.rows]
-        by_row = dict(zip(numbers, found, strict=True))
+        """Input → its answer, put together from answers to the rows of splits."""
+        by_row = {
+            row.origin.place.number - 1: answers
+            for split, own in found
+            for row, answers in zip(split.rows, own, strict=True)
+        }
         answers: dict[int, Predicted] = {}
-        for number, rows in itertools.groupby(range(len(found)), key=self.owners.__getitem__):
+        for number, rows in itertools.groupby(sorted(by_row), key=self.owners.__getitem__):
             own = [by_row[row] for row in rows]
             if text := self.texts.get(number):
                 answers[number] = tuple(_in_text(text, own))
@@ -119,7 +159,7 @@ def as_rows(given: Iterable[Input], task: str, reader: RowReader[Any]) -> Inputs
     found = Inputs([], [], {}, {})
     for number, own in enumerate(given):
         try:
-            rows = _rows(own, number, task, reader, found.texts)
+            rows = _rows(plain(own), number, task, reader, found.texts)
         except UserError as error:
             found.problems[number] = told(error)
             continue
@@ -138,6 +178,9 @@ def _rows(
 ) -> list[dict[str, Any]]:
     where = f"input {number + 1}"
     if isinstance(own, Mapping):
+        text = own.get(_TEXT_COLUMNS[0])
+        if task == "ner" and isinstance(text, str) and not set(reader.needed) & own.keys():
+            return _sentences(text, number, where, reader, texts)
         return [_completed(dict(own), number, task, reader)]
     if isinstance(own, str):
         if task == "ner":
@@ -157,6 +200,8 @@ def _sentences(
 ) -> list[dict[str, Any]]:
     """The sentences of a document that is a plain text, a row each."""
     names = reader.columns.model_dump()
+    if mistake := check_unicode(Place(where, 1), text):
+        raise UserError([mistake])
     bounds, rows = [], []
     for place, (start, stop) in enumerate(sentence_bounds(text)):
         own = word_bounds(text[start:stop]) + start

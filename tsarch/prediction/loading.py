@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from tsarch.errors import UserError
 from tsarch.prediction.hub import run_folder
+from tsarch.prediction.remote import local_run
 from tsarch.run.versions import current_folder
 from tsarch.topology import Reads
 
@@ -30,28 +31,51 @@ def load(
     precision: Precision = "fp32",
     batch_tokens: int = 4096,
     backend: Backend = "torch",
+    overlap: bool = True,
+    compile: bool = False,
 ) -> TrainedPair:
     """The pair of a run's best weights, of its current version, from its folder alone.
 
     Args:
-        run: the run's folder, one that was exported, or a name of such a one on the hub.
+        run: the run's folder, one that was exported, a name of such a one on the hub, or an fsspec
+            URL, such as `s3://bucket/run`: what predictions need is then copied to
+            `~/.cache/tsarch`, again whenever it has changed.
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.
         precision: of the arithmetic: `fp32`, `bf16` (of torch) or `int8` (of onnx).
         batch_tokens: padded tokens that are read at a time.
         backend: who computes: `torch`, or `onnx` (onnxruntime, of a folder that was exported with
             ONNX models; torch isn't imported).
+        overlap: parts of a sentence that a window or a context has no room for overlap by
+            `data.overlap_tokens`, so that no word is read at a cut. False: they don't, as in
+            training and evaluation.
+        compile: compile the models (`torch.compile`), which takes up to some minutes; of tasks
+            whose answers aren't texts.
 
     Raises:
-        UserError: the folder is not a complete run, or its files are damaged.
+        UserError: the folder is not a complete run, its files are damaged, or an option is none.
     """
-    folder = current_folder(run_folder(run, backend))
+    _check(device, precision, batch_tokens, backend)
+    folder = current_folder(run_folder(local_run(run), backend))
     if backend == "onnx":
         from tsarch.prediction.onnx_loading import load_graphs
 
-        return load_graphs(folder, device, precision, batch_tokens)
-    if backend != "torch":
-        raise UserError.single(f"backend {backend}", "is none.", "There are torch and onnx.")
-    return load_halves(folder, HALVES, device, precision, batch_tokens)
+        if compile:
+            raise UserError.single("compile", "is torch's, not for onnx.", "Leave it out.")
+        return load_graphs(folder, device, precision, batch_tokens, overlap)
+    return load_halves(folder, HALVES, device, precision, batch_tokens, overlap, compile)
+
+
+def _check(device: str, precision: str, batch_tokens: int, backend: str) -> None:
+    for name, value, known in (
+        ("device", device, ("auto", "cpu", "cuda")),
+        ("precision", precision, get_args(Precision)),
+        ("backend", backend, get_args(Backend)),
+    ):
+        if value not in known:
+            hint = f"It is {', '.join(known[:-1])} or {known[-1]}."
+            raise UserError.single(f"{name} {value}", "is unknown.", hint)
+    if batch_tokens < 1:
+        raise UserError.single(f"batch_tokens {batch_tokens}", "is less than 1.")
 
 
 def load_halves(
@@ -60,24 +84,37 @@ def load_halves(
     device: str = "auto",
     precision: Precision = "fp32",
     batch_tokens: int = 4096,
+    overlap: bool = True,
+    compile: bool = False,
 ) -> TrainedPair:
     """As `load`, of a run's or a version's own folder, with some of the models: whoever has the
     student alone may be given the teacher's states; without any, inputs can be prepared."""
+    import torch
+
+    from tsarch.prediction.packed import Layouts
     from tsarch.prediction.trained_pair import TrainedPair
     from tsarch.prepare import packing_spec
     from tsarch.run.saved_run import open_run, saved_pair
-    from tsarch.tasks.registry import row_reader
+    from tsarch.tasks.registry import is_generative, row_reader
 
     if precision == "int8":
         hint = "Take backend='onnx', of a folder from `tsarch export --int8`."
         raise UserError.single("precision int8", "is not torch's here.", hint)
-    blueprint, task_file = open_run(folder)
-    pair = None if not halves else saved_pair(folder, device, precision, halves)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError.single("device cuda", "is not there: torch sees no GPU.", "Use cpu.")
+    opened = blueprint, task_file = open_run(folder)
+    if compile and is_generative(task_file.task):
+        what = f"is not for {task_file.task}, whose texts grow by one token at a time."
+        raise UserError.single("compile", what, "Leave it out.")
+    pair = None if not halves else saved_pair(folder, device, precision, halves, opened)
+    if compile and pair is not None:
+        pair.compile()
     reader = row_reader(task_file.task, blueprint.data, labelled=False)
-    layout = reader.layout(packing_spec(blueprint, keep_tokens=False), task_file.labels)
+    spec = packing_spec(blueprint, keep_tokens=False, overlaps=overlap)
+    layouts = Layouts.of(reader, spec, task_file.labels)
     answering = _answering(blueprint, task_file, pair, batch_tokens)
     return TrainedPair(
-        task_file.task, task_file.labels, blueprint.modes, reader, layout, answering, folder
+        task_file.task, task_file.labels, blueprint.modes, reader, layouts, answering, folder
     )
 
 

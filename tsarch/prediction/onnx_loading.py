@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -13,13 +14,16 @@ from tsarch.errors import UserError, one_line
 from tsarch.model_folder import TaskFile, load_task
 from tsarch.pair.answering import Answering
 from tsarch.prediction.onnx_pair import OnnxPair, read_description
+from tsarch.prediction.packed import Layouts
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prepare import known_packing_spec
 from tsarch.tasks.base import AnsweringTask
 from tsarch.tasks.registry import make_task, row_reader
 
 
-def load_graphs(folder: Path, device: str, precision: str, batch_tokens: int) -> TrainedPair:
+def load_graphs(
+    folder: Path, device: str, precision: str, batch_tokens: int, overlap: bool = True
+) -> TrainedPair:
     """The pair of an exported folder, by onnxruntime.
 
     Raises:
@@ -47,9 +51,9 @@ def load_graphs(folder: Path, device: str, precision: str, batch_tokens: int) ->
         task_file.joint_weight,
         batch_tokens,
     )
-    layout = reader.layout(spec, task_file.labels)
+    layouts = Layouts.of(reader, replace(spec, overlaps=overlap), task_file.labels)
     name, labels, kind = task_file.task, task_file.labels, f"onnx {precision}"
-    return TrainedPair(name, labels, blueprint.modes, reader, layout, answering, folder, kind)
+    return TrainedPair(name, labels, blueprint.modes, reader, layouts, answering, folder, kind)
 
 
 def _task_file(folder: Path) -> TaskFile:

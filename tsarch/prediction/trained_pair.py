@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from tsarch.config import DataConfig, Mode, SpanEnds
 from tsarch.data.corpus import read_rows
-from tsarch.data.layouts import Layout
 from tsarch.data.merging import merged
 from tsarch.data.row_reader import RowReader
 from tsarch.data.sources import column_names
@@ -22,8 +20,19 @@ from tsarch.errors import Mistake, UserError
 from tsarch.pair.answering import Answering, StateStore
 from tsarch.pair.states import States
 from tsarch.prediction.context import Context, load_states
-from tsarch.prediction.inputs import Input, Inputs, Predicted, as_document, as_rows, told
+from tsarch.prediction.given import inputs_of
+from tsarch.prediction.inputs import (
+    Input,
+    Inputs,
+    PartlyRead,
+    Predicted,
+    as_document,
+    as_rows,
+    told,
+)
+from tsarch.prediction.packed import Layouts
 from tsarch.prediction.streams import Reading
+from tsarch.prediction.unread import OnUnread, gaps, told_gaps
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.answers import Answer
 
@@ -67,7 +76,7 @@ class TrainedPair:
         labels: Sequence[str],
         modes: Sequence[Mode],
         reader: RowReader[Any],
-        layout: Layout[Any],
+        layouts: Layouts,
         answering: Answers,
         folder: Path,
         graphs: str = "",
@@ -76,12 +85,10 @@ class TrainedPair:
         self.labels = tuple(labels)
         self.modes = tuple(modes)
         self._reader = reader
-        self._layout = layout
+        self._layouts = layouts
         self._answering = answering
         self._folder = folder
         self._graphs = graphs
-        # Tokenizers of Rust change their settings while they work.
-        self._tokenizing = threading.Lock()
 
     @cached_property
     def revision(self) -> str:
@@ -103,7 +110,12 @@ class TrainedPair:
         """`joint`, or the one mode that there is."""
         return "joint" if "joint" in self.modes else self.modes[-1]
 
-    def predict(self, inputs: Iterable[Input], mode: Mode | None = None) -> list[Predicted]:
+    def predict(
+        self,
+        inputs: Iterable[Input],
+        mode: Mode | None = None,
+        on_unread: OnUnread = "error",
+    ) -> list[Predicted]:
         """Answers to inputs, in their order.
 
         Args:
@@ -112,40 +124,43 @@ class TrainedPair:
                 plain text is a document: its sentences and words are found by the rules of
                 `tsarch.data.plain_text`, and entities say where in it they stand.
             mode: who predicts. Default: `default_mode`.
+            on_unread: `mark`: to an input that can't be read whole the answer is a `PartlyRead`,
+                which says what of it wasn't.
 
         Raises:
             UserError: names every input that can't be read, or read whole, and modes that there
                 aren't.
         """
-        if isinstance(inputs, str | dict):
-            raise UserError.single("inputs", "is one input.", "Give a list: predict([text]).")
-        answers, problems = self.try_predict(inputs, mode)
+        answers, problems = self.try_predict(inputs, mode, on_unread)
         if problems:
             raise UserError(Mistake(f"input {n + 1}", what) for n, what in sorted(problems.items()))
         return [answers[number] for number in range(len(answers))]
 
     def try_predict(
-        self, inputs: Iterable[Input], mode: Mode | None = None
+        self,
+        inputs: Iterable[Input],
+        mode: Mode | None = None,
+        on_unread: OnUnread = "error",
     ) -> tuple[dict[int, Predicted], dict[int, str]]:
         """As `predict`, but inputs that can't be read, or not whole, don't keep others from being
         answered: number of an input → its answer, and number → what is wrong.
 
         Raises:
-            UserError: there is no such mode.
+            UserError: there is no such mode or option, or `inputs` are none.
         """
         self.known_mode(mode)
-        return self.answer([self.prepare(inputs)], mode)[0]
+        return self.answer([self.prepare(inputs_of(inputs))], mode, on_unread=on_unread)[0]
 
     def prepare(self, inputs: Iterable[Input]) -> Prepared:
         """Inputs, tokenised; no model runs."""
-        own, rows = self._read_rows(as_rows(inputs, self.task, self._reader))
-        return Prepared(own, self._packed(rows) if rows else None)
+        return self._prepared(as_rows(inputs, self.task, self._reader))
 
     def answer(
         self,
         prepared: Sequence[Prepared],
         mode: Mode | None = None,
         states: Sequence[Sequence[States]] | None = None,
+        on_unread: OnUnread = "error",
     ) -> list[tuple[dict[int, Predicted], dict[int, str]]]:
         """Of each list of inputs what `try_predict` gives; all are read together.
 
@@ -153,18 +168,19 @@ class TrainedPair:
             states: of the contexts of each, where the teacher has read them: see `states`.
 
         Raises:
-            UserError: there is no such mode.
+            UserError: there is no such mode or option.
         """
         mode = self.known_mode(mode)
-        splits = [own.split for own in prepared if own.split is not None]
+        if on_unread not in get_args(OnUnread):
+            raise UserError.single(f"on_unread {on_unread}", "is unknown.", "It is error or mark.")
+        packed = [self._layouts.as_read(own.split, mode) for own in prepared]
+        splits = [split for own in packed for split in own.splits]
         given = None if states is None else [own for read in states for own in read]
-        found = self._answering.answers(merged(splits), mode, given) if splits else []
-        answered = []
-        for own in prepared:
-            count = 0 if own.split is None else len(own.split.rows)
-            answered.append(_parted(own, found[:count], mode))
-            found = found[count:]
-        return answered
+        found = iter(self._answering.answers(merged(splits), mode, given) if splits else ())
+        return [
+            _parted(own.inputs.with_problems(read.problems), read.splits, found, mode, on_unread)
+            for own, read in zip(prepared, packed, strict=True)
+        ]
 
     def states(self, prepared: Sequence[Prepared]) -> list[list[States]]:
         """What the teacher makes of the contexts of each; all are read together. Of tasks whose
@@ -244,10 +260,11 @@ class TrainedPair:
             except UserError as error:
                 yield number, told(error)
 
-    def _packed(self, rows: tuple[Any, ...]) -> TokenizedSplit:
-        """The contexts and windows of rows."""
-        with self._tokenizing:
-            return self._layout.pack(rows)
+    def _prepared(self, inputs: Inputs) -> Prepared:
+        """The inputs that can be read and that contexts have room for."""
+        own, rows = self._read_rows(inputs)
+        packed = self._layouts.pack(rows)
+        return Prepared(own.with_problems(packed.problems), next(iter(packed.splits), None))
 
     def _document(self, document: Any) -> tuple[Inputs, TokenizedSplit]:
         """The rows, contexts and windows of a document.
@@ -255,14 +272,14 @@ class TrainedPair:
         Raises:
             UserError: it can't be read, or not whole.
         """
-        own, rows = self._read_rows(as_document(document, self.task, self._reader))
-        problems = own.problems
-        if not problems:
-            split = self._packed(rows)
-            problems = _unread(own, split, "joint")
+        found = self._prepared(as_document(document, self.task, self._reader))
+        own, split = found.inputs, found.split
+        unread = {} if split is None else gaps(own, [split], "joint")
+        problems = own.problems | {n: told_gaps(parts) for n, parts in unread.items()}
         if problems:
             wrong = sorted(problems.items())
             raise UserError(Mistake(f"sentence {n + 1}", what) for n, what in wrong)
+        assert split is not None
         return own, split
 
     @property
@@ -300,24 +317,19 @@ class TrainedPair:
 
 
 def _parted(
-    own: Prepared, found: Sequence[tuple[Answer, ...]], mode: Mode
+    own: Inputs,
+    splits: Sequence[TokenizedSplit],
+    found: Iterator[tuple[Answer, ...]],
+    mode: Mode,
+    on_unread: OnUnread,
 ) -> tuple[dict[int, Predicted], dict[int, str]]:
-    """Answers to inputs that are read whole, and what is wrong with the others."""
-    if own.split is None:
-        return {}, own.inputs.problems
-    unread = _unread(own.inputs, own.split, mode)
-    answers = own.inputs.answers(own.split, found).items()
-    kept = {number: answer for number, answer in answers if number not in unread}
-    return kept, own.inputs.problems | unread
-
-
-def _unread(own: Inputs, split: TokenizedSplit, mode: Mode) -> dict[int, str]:
-    """Inputs of which something isn't read: what."""
-    found: dict[int, str] = {}
-    for cut in split.cuts:
-        if cut.is_read and mode != "student_alone":
-            continue  # the teacher has read it
-        for place in cut.rows:
-            number = own.owners[split.rows[place].origin.place.number - 1]
-            found[number] = f"can't be read whole: {cut.what}. Split it into several."
-    return found
+    """Answers to inputs, the next of `found`, and what is wrong with inputs."""
+    by_split = [(split, list(itertools.islice(found, len(split.rows)))) for split in splits]
+    answers: dict[int, Any] = {**own.answers(by_split)}
+    problems = dict(own.problems)
+    for number, unread in gaps(own, splits, mode).items():
+        if on_unread == "error":
+            problems[number] = told_gaps(unread)
+        else:
+            answers[number] = PartlyRead(answers[number], tuple(unread))
+    return {n: own for n, own in answers.items() if n not in problems}, problems

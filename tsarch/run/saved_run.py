@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from glob import glob
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -19,22 +19,18 @@ from tsarch.config_loading import load_config
 from tsarch.data.cache import cache_note
 from tsarch.data.corpus import source_of
 from tsarch.errors import Mistake, UserError, one_line
-from tsarch.marking.marked import Marked
 from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, saved_config
 from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
-from tsarch.planning.parity import check_parity
-from tsarch.planning.preflight import check_run
 from tsarch.prepare import prepare_split
-from tsarch.rank.api import RankApi
-from tsarch.rank.local_crew import LocalCrew
-from tsarch.run.evaluate import Evaluation
-from tsarch.run.marked_split import examine
-from tsarch.run.self_score import score_notes
 from tsarch.run.versions import current_folder
 from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Reads
+
+if TYPE_CHECKING:
+    from tsarch.marking.marked import Marked
+    from tsarch.run.evaluate import Evaluation
 
 _OPEN = (
     *("data.", "task.", "evaluation.", "decoding.", "precision", "topology.device"),
@@ -166,6 +162,7 @@ def saved_pair(
     device: str = "cpu",
     precision: Literal["fp32", "bf16"] = "fp32",
     halves: Collection[Reads] = ("contexts", "windows"),
+    opened: tuple[Blueprint, TaskFile] | None = None,
 ) -> Pair:
     """The pair of a run's best weights, of its current version.
 
@@ -173,15 +170,14 @@ def saved_pair(
         device: `auto`, `cpu` or `cuda`.
         precision: of the arithmetic.
         halves: those that are wanted, of those that there are.
+        opened: what `open_run` gave for the folder, which is then the one to read.
 
     Raises:
         UserError: the folder is not a complete run, or its files are damaged.
     """
-    run = current_folder(run)
-    blueprint, task_file = open_run(run)
-    if task_file.transformers != version("transformers"):  # they were checked with another one
-        check_run(blueprint, own_ray=False)
-        check_parity(blueprint)
+    run = run if opened else current_folder(run)
+    blueprint, task_file = opened or open_run(run)
+    _check(blueprint, task_file)
     objective = make_task(task_file.task, task_file.labels, blueprint.task).objective
     wanted = [stage for stage in blueprint.stages if stage.reads in halves]
     with _told(run / "model"):
@@ -220,6 +216,12 @@ def evaluate_run(
     Raises:
         UserError: the folder is not a complete run, or the data holds mistakes.
     """
+    # Not needed to predict, which should start at once.
+    from tsarch.rank.api import RankApi
+    from tsarch.rank.local_crew import LocalCrew
+    from tsarch.run.marked_split import examine
+    from tsarch.run.self_score import score_notes
+
     run = current_folder(run)
     model = run / "model"
     blueprint, task_file = _open_split(run, split, mode, overrides, data)
@@ -260,10 +262,26 @@ def _open_split(
             f"--mode {mode}", f"{run} has no such mode.", f"It has {', '.join(blueprint.modes)}."
         )
     _check_there(blueprint, split)
-    check_run(blueprint, own_ray=False)
-    if task_file.transformers != version("transformers"):
-        check_parity(blueprint)
+    _check(blueprint, task_file, run_too=True)
     return blueprint, task_file
+
+
+def _check(blueprint: Blueprint, task_file: TaskFile, run_too: bool = False) -> None:
+    """Whether the models compute what transformers' own do, where they were compared with another
+    version of it; `run_too`: whether the run can be repeated here, in any case.
+
+    Raises:
+        UserError: they don't, or it can't.
+    """
+    is_known = task_file.transformers == version("transformers")
+    if is_known and not run_too:
+        return
+    from tsarch.planning.parity import check_parity
+    from tsarch.planning.preflight import check_run
+
+    check_run(blueprint, own_ray=False)
+    if not is_known:
+        check_parity(blueprint)
 
 
 def _check_there(blueprint: Blueprint, split: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.models.adapters import add_adapters, checkpoint_activations
 from tsarch.models.backbone import Backbone, build_backbone, cut_out_table, freeze_backbone
-from tsarch.models.construction import WHOLE, Construction
+from tsarch.models.construction import SAVED, WHOLE, Construction
 from tsarch.models.loading import check_weights
 from tsarch.models.measures import measure
 from tsarch.models.output_head import (
@@ -89,14 +90,26 @@ def build_pair(
 ) -> Pair:
     """The pair, or the one model that there is, as training starts, or with saved `weights` and
     `table`; `device`: None is the CPU; `stages`: those whose models are wanted, None is all."""
+    how, with_table = WHOLE if weights is None else SAVED, table is None
     wanted = blueprint.stages if stages is None else stages
-    models = {stage: build_model(blueprint, stage, num_outputs) for stage in wanted}
+    models = {
+        stage: build_model(blueprint, stage, num_outputs, how, with_table) for stage in wanted
+    }
     for stage, state in ({} if weights is None else weights).items():
-        models[stage].module.load_state_dict(state)
+        _put(models[stage].module, state)
     if table is None:
         table = next(model.table for model in models.values() if model.table is not None)
     modules = {stage.reads: model.module for stage, model in models.items()}
     return Pair(table, modules.get("contexts"), modules.get("windows"), device, dtype)
+
+
+def _put(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put saved values in the places of a model's own, in the types that these have."""
+    own = module.state_dict()
+    kept = {n: v.to(own[n].dtype) if n in own else v for n, v in state.items()}
+    module.load_state_dict(kept, assign=True)
+    values = itertools.chain(module.parameters(), module.buffers())
+    assert not any(value.is_meta for value in values), "a value is in no file"
 
 
 def outline_model(blueprint: Blueprint, stage: Stage, num_outputs: int | None) -> nn.Module:

@@ -1,0 +1,62 @@
+"""What of inputs isn't read, because it is longer than what models have room for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from tsarch.config import Mode
+from tsarch.data.cuts import Span
+from tsarch.prediction.inputs import Gap, Inputs
+from tsarch.records import Cut, TokenizedSplit
+from tsarch.tasks.relation import MarkedEntities
+
+OnUnread = Literal["error", "mark"]
+"""What is done about inputs that can't be read whole."""
+
+
+def gaps(own: Inputs, splits: Iterable[TokenizedSplit], mode: Mode) -> dict[int, list[Gap]]:
+    """Input → what of it a mode doesn't read."""
+    found: dict[int, list[Gap]] = {}
+    for split in splits:
+        for cut in split.cuts:
+            if cut.is_read and mode != "student_alone":
+                continue  # the teacher has read it
+            for place, spans in zip(cut.rows, cut.spans, strict=True):
+                row = split.rows[place]
+                unread = found.setdefault(own.owner(row), [])
+                unread += [Gap(cut.what, *span) for span in _as_given(own, row, cut, spans)]
+    return {number: unread for number, unread in found.items() if unread}
+
+
+def told_gaps(gaps: Sequence[Gap]) -> str:
+    """As the reason why an input isn't answered."""
+    reasons = ", ".join(dict.fromkeys(gap.what for gap in gaps))
+    return f"can't be read whole: {reasons}. Split it into several."
+
+
+def _as_given(
+    own: Inputs, row: Any, cut: Cut, spans: Iterable[Span]
+) -> Iterator[tuple[int, int, str]]:
+    """Spans of a row, and what they count, as they are in what the user gave."""
+    text = own.texts.get(own.owner(row))
+    for start, stop in spans:
+        if text is not None:
+            number = row.origin.place.number - 1
+            bounds = text.bounds[number - own.owners.index(own.owners[number])]
+            yield int(bounds[start, 0]), int(bounds[stop - 1, 1]), "text"
+        elif isinstance(row, MarkedEntities):
+            start, stop = _without_marks(row, start, stop)
+            if start < stop:
+                yield start, stop, cut.of
+        else:
+            yield start, stop, cut.of
+
+
+def _without_marks(row: MarkedEntities, start: int, stop: int) -> Span:
+    """A span of words without the marks around entities."""
+    marks = [mark for first, end in row.marked for mark in (first, end - 1)]
+    return (
+        start - sum(mark < start for mark in marks),
+        stop - sum(mark < stop for mark in marks),
+    )
