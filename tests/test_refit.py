@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.generative_configs import generative_config
 from tests.helpers import WIKIGOLD, tiny_config, write_jsonl
+from tests.test_pair import run_of
 from tests.test_refit_lineage import finished_run
 from tests.test_saved_run import command, rows_of
 from tsarch.blueprint import resolve
@@ -288,3 +290,78 @@ def test_the_exit_status_says_whether_the_version_was_taken(lineage, trained, mo
     with pytest.raises(UserError, match=r"has the rows of v2 \(not taken on .*; --again|--again"):
         refit_run(lineage.run, file, REQUEST, False, None)
     assert refit_run(lineage.run, file, REQUEST, True, None) == 0
+
+
+def rates(value: float) -> dict[str, float]:
+    return {f"{own}_learning_rate": value for own in ("teacher", "student", "embedding")}
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.ranks
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_sharded_ranks_start_from_the_weights_too(trained, tmp_path, zero_stage):
+    """Ranks of both stages, the teacher's sharded; the rates are too small to change a weight."""
+    run, stage = trained / "run", {"replicas": 2, "zero_stage": zero_stage}
+    blueprint = resolve(load_config(run / "config.yaml")).altered(
+        run={"folder": str(tmp_path / "second"), "start_from": str(run / "model")},
+        optimizer=rates(1e-30),
+        schedule={"epochs": 1, "max_steps": 2},
+        topology={"runner": "processes", "teacher": stage, "threads": 1},
+    )
+    run_training(blueprint.config)
+    models = run / "model", tmp_path / "second" / "model"
+    for own in STAGES:
+        first, second = (load_weights(model, own) for model in models)
+        assert all(first[name].equal(second[name]) for name in {*first, *second})
+    assert load_table(models[0]).equal(load_table(models[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.ray
+def test_a_run_is_refitted_on_ray(lineage, trained):
+    file = [str(trained / "new.jsonl")]
+    overrides = ("topology.runner=ray", "topology.student.replicas=2", "topology.threads=1")
+    request = Request(epochs=1, margin=100.0, held_out=0.0, overrides=overrides)
+    assert refit_run(lineage.run, file, request, False, None) == 0
+    summary = json.loads((lineage.folder("v2") / "summary.json").read_text())
+    assert (summary["runner"], summary["student"]["replicas"]) == ("ray", 2)
+    assert lineage.current == "v2"
+
+
+def reworded(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that the run hasn't seen, with the same label."""
+    if "tokens" in row:
+        return {**row, "tokens": [*row["tokens"], "again"]}
+    if "history" in row:
+        return {**row, "history": [*row["history"], "and so on"]}
+    name = next(own for own in ("question", "text", "source", "document") if own in row)
+    extra = {"id": f"new-{row['id']}"} if "id" in row else {}
+    return {**row, **extra, name: f"again {row[name]}"}
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.parametrize("task", ["classification", "relation", "qa", "gpt2", "t5"])
+def test_runs_of_every_kind_are_refitted(tmp_path, task):
+    if task in ("gpt2", "t5"):
+        config = generative_config(
+            tmp_path,
+            "dialogue" if task == "gpt2" else "translation",
+            task,
+            run={"folder": str(tmp_path / "run")},
+            topology={"runner": "local", "threads": 1},
+            evaluation={"before": False},
+            schedule={"max_steps": 3},
+        )
+    else:
+        config = run_of(tmp_path, task)
+    run_training(config)
+    rows = [reworded(row) for row in rows_of(str(config.data.train))][:30]
+    lineage = Lineage(tmp_path / "run")
+    own = refit(lineage, write_jsonl(tmp_path / "new.jsonl", rows))
+    assert own.accepted is not None
+    assert {*own.scores} == {"test", "held_out"}
+    assert own.rows["new"] + own.rows["held_out"] <= 30
+    assert (lineage.folder("v2") / "model" / "task.json").is_file()

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tsarch.data.corpus import SPLITS
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.refit.records import Record, read_record, utc_now
 from tsarch.run.checkpoint_keeper import link_or_copy
@@ -163,7 +164,7 @@ class Lineage:
 
     def prune(self, keep: int) -> list[str]:
         """Remove the weights of all but the `keep` newest versions, never those of the current one
-        and of its parent; their names."""
+        and of its parent, and what no version needs once it is decided; their names."""
         current = self.current
         parents = [own.parent for own in self.ancestors(current)[:1]]
         names = [FIRST, *(own.version for own in self.records())]
@@ -171,6 +172,10 @@ class Lineage:
         old = [name for name in names[:-keep] if name not in (current, *parents)]
         for name in old:
             remove_folder(version_folder(self.run, name))
+            for split in SPLITS:  # what is new of them stays, in files of its own
+                (self.refit_folder(name) / f"{split}.jsonl").unlink(missing_ok=True)
+        for name in names:
+            remove_folder(version_folder(self.run, name) / "checkpoints")
         return old
 
     def _names(self) -> list[str]:
@@ -179,7 +184,11 @@ class Lineage:
         return [path.name for path in own if _NUMBERED.fullmatch(path.name)]
 
     def _settle(self) -> None:
-        """Switch to a version that was accepted by a process that was killed before it did."""
+        """Switch to a version that was accepted by a process that was killed before it did, and
+        remove what one has left that was killed before it wrote a record."""
+        for name in self._names():
+            if read_record(self.refit_folder(name)) is None:
+                self.discard(name)
         done = {change["version"] for change in self.changes}
         for own in self.records():
             if own.accepted and own.version not in done:

@@ -186,7 +186,6 @@ class Refit:
         record.write(rows)
         if record.accepted:
             lineage.make_current(record.version, record.reason)
-        remove_folder(folder / "checkpoints")
         for name in lineage.prune(self._request.keep):
             self._say(f"the weights of {name} are removed (--keep {self._request.keep})")
         return record

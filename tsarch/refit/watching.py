@@ -93,7 +93,7 @@ class Watch:
         waiting = 0
         for path in self._files():
             stamp = _stamp(path)
-            if stamp is None or self._done.get(path) == stamp:
+            if not stamp or not stamp[0] or self._done.get(path) == stamp:  # empty: to be written
                 continue
             if not self._is_stable(path, stamp):
                 waiting += 1
@@ -118,11 +118,11 @@ class Watch:
         return fits(self._options.patterns) and not fits(_UNFINISHED)
 
     def _is_stable(self, path: Path, stamp: tuple[int, int]) -> bool:
-        """Whether nobody writes a file any more: it isn't empty, it was the same at the last look,
-        and has been for a while."""
+        """Whether nobody writes a file any more: it was the same at the last look, and has been for
+        a while."""
         same = self._seen.get(path) == stamp
         self._seen[path] = stamp
-        return same and stamp[0] > 0 and time.time() - stamp[1] / 1e9 >= self._options.settle_s
+        return same and time.time() - stamp[1] / 1e9 >= self._options.settle_s
 
     def _claim(self, path: Path) -> Claim | None:
         """The claim on a file; None: its content was claimed before, or it has just gone."""
