@@ -17,6 +17,10 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import tsarch
 from tests.helpers import ROOT
@@ -143,6 +147,29 @@ def test_the_teacher_reads_a_document_once(served):
     assert served.count("tsarch_cache_bytes") > 0
 
 
+def test_odd_requests_made_from_the_document_get_documented_answers(served):
+    schema = schemathesis.openapi.from_url(f"{served.client.base_url}/openapi.json")
+    operations = [own.ok() for own in schema.get_all_operations()]
+    assert len(operations) == 5
+    statuses = set()
+    for operation in operations:
+
+        @given(
+            case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE),
+            odd=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE),
+        )
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        def ask(case, odd):
+            for own in (case, odd):
+                # What a row must have is the task's, which a schema for all of them can't say.
+                answer = own.call_and_validate(excluded_checks=[positive_data_acceptance])
+                statuses.add(answer.status_code)
+
+        ask()
+    assert {200, 404, 422} <= statuses
+    assert max(statuses) < 500
+
+
 def test_what_the_task_cannot_read_is_named(served):
     answer = served.ask(["fine", " ", ["a", "zq" * 45], {"text": "no tokens"}])
     assert answer.status_code == 422
@@ -252,7 +279,7 @@ def test_examples_of_every_task_are_answered_as_in_python(tmp_path, task):
     async def answered() -> list[Any]:
         engine = LocalEngine({"own": tmp_path / "run"}, Loading("cpu"))
         (info,) = engine.runs()
-        assert len(info.examples) >= 2
+        assert info.examples
         found = await asyncio.gather(
             *(engine.predict("own", [example], None) for example in info.examples)
         )
@@ -303,9 +330,9 @@ def test_an_address_that_is_taken_is_told_before_models_are_loaded(run, capsys):
 
 
 def test_sigterm_answers_what_was_accepted(run):
-    command = [sys.executable, "-m", "tsarch.launch.cli", "serve", str(run), "--port", "0"]
+    command = [sys.executable, "-c", "from tsarch.launch.cli import main; main()", "serve"]
     process = subprocess.Popen(
-        [*command, "--host", "0.0.0.0", "--device", "cpu"],
+        [*command, str(run), "--port", "0", "--host", "0.0.0.0", "--device", "cpu"],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -38,7 +38,17 @@ class Echo:
 
     def runs(self) -> tuple[RunInfo, ...]:
         return tuple(
-            RunInfo(name, "summarization", (), ("teacher", "joint"), "joint", "v1", ("a text",))
+            RunInfo(
+                name,
+                task="summarization",
+                labels=(),
+                modes=("teacher", "joint"),
+                default_mode="joint",
+                version="v1",
+                examples=("a text",),
+                columns={"document": "document"},
+                span_ends="exclusive",
+            )
             for name in self.names
         )
 

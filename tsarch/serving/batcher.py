@@ -75,11 +75,12 @@ class Batcher(Generic[T, R]):
 
     @contextmanager
     def reserved(self, tokens: int) -> Iterator[None]:
-        """Room for a request that isn't ready yet.
+        """Room for about so many tokens of a request that isn't ready yet.
 
         Raises:
             ServiceError: there is none.
         """
+        tokens = min(tokens, self._batching.queue_tokens)
         self._admit(tokens)
         self.tokens += tokens
         try:

@@ -26,12 +26,14 @@ _EXAMPLES: Mapping[str, tuple[Any, ...]] = {
     "qa": (
         {"context": _PASSAGE, "question": "When was the bridge opened?"},
         {"context": _PASSAGE, "question": "Who built the tunnel?"},
+        {"context": "Ada sings in Rome.", "question": "Who sings?"},
     ),
-    "translation": ({"source": "Good morning."}, {"source": "Where is the station?"}),
-    "summarization": ({"document": _PASSAGE}, {"document": _NEWS}),
+    "translation": ({"source": "Where is the station?"}, {"source": "Good morning."}),
+    "summarization": ({"document": _PASSAGE}, {"document": _NEWS}, {"document": "It rains."}),
     "dialogue": (
         {"history": ["I'm looking for a place to eat."]},
         {"history": ["Hello!", "Hello, how can I help?", "I need a train to Cambridge."]},
+        {"history": ["Hello!"]},
     ),
 }
 

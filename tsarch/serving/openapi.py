@@ -14,9 +14,10 @@ def with_examples(document: dict[str, Any], runs: Sequence[RunInfo]) -> dict[str
     content["application/json"]["examples"] = {
         f"{run.name} {mode}".replace(" ", "_"): {
             "summary": f"{run.task}: {run.name}, answered by {mode}",
-            "value": {"run": run.name, "inputs": [run.examples[0]], "mode": mode},
+            "value": {"run": run.name, "inputs": list(run.examples[:1]), "mode": mode},
         }
         for run in runs
+        if run.examples
         for mode in run.modes
     }
     return document

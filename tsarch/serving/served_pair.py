@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ def info_of(run: str, version: str, pair: TrainedPair) -> RunInfo:
         pair.modes,
         pair.default_mode,
         version,
-        examples_of(pair.task, pair.columns),
+        _examples(pair),
         pair.columns,
         pair.span_ends,
     )
@@ -92,6 +92,16 @@ class ServedPair:
         self._metrics.batch_requests.labels(run).observe(requests)
         self._metrics.batch_tokens.labels(run).observe(tokens)
         self._metrics.batch_seconds.labels(run).observe(seconds)
+
+
+def _examples(pair: TrainedPair) -> tuple[Any, ...]:
+    """Those that are read whole."""
+    found = []
+    for own in examples_of(pair.task, pair.columns):
+        prepared = pair.prepare([own])
+        if prepared.split is not None and not prepared.split.cuts:
+            found.append(own)
+    return tuple(found)
 
 
 def check_problems(problems: dict[int, str]) -> None:

@@ -105,6 +105,9 @@ def ask_once(url: str, runs: Sequence[RunInfo], token: str | None = None) -> lis
         RunFailedError: it doesn't answer as it should.
     """
     _asked(f"{url}/health", None, token)
+    for own in runs:
+        if not own.examples:
+            raise RunFailedError(f"run {own.name}: no example is short enough for its models")
     bodies = [{"run": own.name, "inputs": [own.examples[0]]} for own in runs]
     return [{**own, **_asked(f"{url}/predict", own, token)} for own in bodies]
 
