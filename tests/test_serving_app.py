@@ -285,7 +285,8 @@ def test_requests_are_counted_and_logged_without_texts_and_tokens(caplog):
 
 
 def test_the_document_has_examples_of_what_is_served():
-    document = ask(make_app(Echo(names=("a", "b"))), "GET", "/openapi.json").json()
+    app = make_app(Echo(names=("a", "b")), AccessTokens([TOKEN]))
+    document = ask(app, "GET", "/openapi.json", headers={"authorization": f"Bearer {TOKEN}"}).json()
     own = document["paths"]["/predict"]["post"]
     examples = own["requestBody"]["content"]["application/json"]["examples"]
     assert examples["b_teacher"]["value"] == {

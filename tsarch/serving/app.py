@@ -34,7 +34,7 @@ from tsarch.serving.observing import Guarded, Observed
 from tsarch.serving.openapi import with_examples
 from tsarch.serving.page import page as try_page
 
-_BEARER = HTTPBearer(auto_error=False, description="A token of the server's, if it has any.")
+_BEARER = HTTPBearer(auto_error=False, description="A token of the server's.")
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -67,7 +67,8 @@ def make_app(
         redoc_url=None,
         lifespan=_lifespan(engine, background),
     )
-    _add_routes(app, engine, limits, metrics)
+    bearer = [Depends(_BEARER)] if tokens else []
+    _add_routes(app, engine, limits, metrics, bearer)
     _add_handlers(app)
     app.add_middleware(Guarded, tokens=tokens or AccessTokens(), body_bytes=limits.body_bytes)
     if "*" not in hosts:
@@ -89,9 +90,9 @@ def _lifespan(engine: Engine, background: Callable[[], Any] | None) -> Any:
     return lifespan
 
 
-def _add_routes(app: FastAPI, engine: Engine, limits: Limits, metrics: Metrics) -> None:
-    bearer = [Depends(_BEARER)]
-
+def _add_routes(
+    app: FastAPI, engine: Engine, limits: Limits, metrics: Metrics, bearer: Sequence[Any]
+) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         own = try_page()
@@ -122,15 +123,15 @@ def _add_routes(app: FastAPI, engine: Engine, limits: Limits, metrics: Metrics) 
         request.scope["tsarch"]["run"] = _run(engine, name).name
         return JSONResponse(asdict(await engine.reload(name)))
 
-    _add_predict(app, engine, limits)
+    _add_predict(app, engine, limits, bearer)
 
 
-def _add_predict(app: FastAPI, engine: Engine, limits: Limits) -> None:
+def _add_predict(app: FastAPI, engine: Engine, limits: Limits, bearer: Sequence[Any]) -> None:
     @app.post(
         "/predict",
         response_model=PredictResponse,
         responses=_problems(401, 404, 413, 422, 429, 503, 504),
-        dependencies=[Depends(_BEARER)],
+        dependencies=bearer,
     )
     async def predict(asked: PredictRequest, request: Request) -> Response:
         """Answers to inputs, in their order."""
