@@ -1,24 +1,25 @@
-"""A server of the page with answers that are known beforehand, in the shapes of the real ones."""
+"""The app of the page in front of an engine whose answers are known beforehand."""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import FastAPI
 
+from tsarch.config import Mode
 from tsarch.prediction.batch import as_json
-from tsarch.prediction.inputs import Predicted, TextEntity
-from tsarch.serving.page import page
+from tsarch.prediction.inputs import Input, Predicted, TextEntity
+from tsarch.serving.engine import Answered, RunInfo, ServiceError
 from tsarch.tasks.answers import Entity, GeneratedText, Label, NoAnswer, Relation, SpanAnswer
 
-MODES = ("teacher", "student", "joint", "student_alone")
+MODES: tuple[Mode, ...] = ("teacher", "student", "joint", "student_alone")
 TEXT = (
     "👩‍🚀 Ada Lovelace met Zoe\u0308 Müller in New York.\r\n"
     "<b>Rome</b> & 羅馬 are far.\r\n\r\n"
@@ -95,71 +96,46 @@ def answer(task: str, own: Any, mode: str) -> Predicted:
     return GeneratedText(text, -0.5)
 
 
-class Asked:
-    """What the page asked, and what the server is to do other than answer."""
+class FakeEngine:
+    """Answers of pairs that were never trained; they may be changed while it serves."""
 
     def __init__(self) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        self.tokens: list[str | None] = []
-        self.errors: list[Response] = []
+        self.asked: list[tuple[str, list[Any], str | None]] = []
+        """(run, inputs, mode) of each request so far."""
+        self.errors: list[ServiceError] = []
         """Given in place of the next answers."""
-        self.token: str | None = None
         self.wait_s = 0.0
         self.answer: Callable[[str, Any, str], Predicted] = answer
-        self.runs: list[dict[str, Any]] = [run_of(task) for task in EXAMPLES]
+        self.versions: Iterator[str] = itertools.repeat("20260102")
+        self.infos = tuple(run_of(task) for task in EXAMPLES)
+
+    def runs(self) -> tuple[RunInfo, ...]:
+        return self.infos
+
+    async def predict(self, run: str, inputs: Sequence[Input], mode: Mode | None) -> Answered:
+        self.asked.append((run, list(inputs), mode))
+        if self.errors:
+            raise self.errors.pop(0)
+        await asyncio.sleep(self.wait_s)
+        task = next(own.task for own in self.infos if own.name == run)
+        assert mode is not None
+        answers = [as_json(self.answer(task, own, mode)) for own in inputs]
+        return Answered(run, next(self.versions), mode, answers, 9)
+
+    async def reload(self, run: str) -> RunInfo:
+        raise ServiceError(503, "It stays as it is.")
+
+    async def close(self) -> None:
+        pass
 
 
-def run_of(task: str) -> dict[str, Any]:
-    return {
-        "name": f"my-{task}",
-        "task": task,
-        "labels": LABELS.get(task, []),
-        "modes": list(MODES),
-        "default_mode": "joint",
-        "version": "20260102",
-        "examples": EXAMPLES[task],
-    }
-
-
-def error(status: int, detail: Any, **headers: str) -> JSONResponse:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return JSONResponse({"detail": detail}, status, headers=named)
-
-
-def fake_app(asked: Asked) -> FastAPI:
-    """The app; what stands in `asked` may be changed while it runs."""
-    app = FastAPI()
-
-    def refused(request: Request) -> Response | None:
-        token = request.headers.get("authorization")
-        asked.tokens.append(token)
-        if asked.token and token != f"Bearer {asked.token}":
-            return error(401, "Give a token: Authorization: Bearer …")
-        return None
-
-    @app.get("/")
-    def get_page() -> Response:
-        own = page()
-        return Response(own.body, headers=dict(own.headers))
-
-    @app.get("/runs")
-    def get_runs(request: Request) -> Any:
-        return refused(request) or asked.runs
-
-    @app.post("/predict")
-    def predict(request: Request, body: dict[str, Any]) -> Any:
-        if no := refused(request):
-            return no
-        asked.bodies.append(body)
-        if asked.errors:
-            return asked.errors.pop(0)
-        time.sleep(asked.wait_s)
-        task = next(own["task"] for own in asked.runs if own["name"] == body["run"])
-        answers = [as_json(asked.answer(task, own, body["mode"])) for own in body["inputs"]]
-        head = {"run": body["run"], "version": "20260102", "mode": body["mode"]}
-        return {**head, "answers": answers, "seconds": 0.012}
-
-    return app
+def run_of(task: str) -> RunInfo:
+    columns = {own: own for own in ("tokens", "head", "tail", "context", "question", "history")}
+    examples = tuple(EXAMPLES[task])
+    labels = tuple(LABELS.get(task, ()))
+    return RunInfo(
+        f"my-{task}", task, labels, MODES, "joint", "20260102", examples, columns, "exclusive"
+    )
 
 
 @contextmanager
@@ -167,7 +143,7 @@ def served(app: FastAPI) -> Iterator[str]:
     """The address of an app on a free port of this machine."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:

@@ -235,6 +235,8 @@ function finish(asked) {
   const sum = summed(comparisons);
   if (sum.differing) modes.forEach((mode) => drawPanel(asked, mode, comparisons));
   const parts = modes.length > 1 ? [disagreement(sum, modes)] : [];
+  const versions = new Set([...asked.answered.values()].map((own) => own.version));
+  if (versions.size > 1) alertOf("The run was swapped meanwhile: not all modes are of one version. Predict again.");
   if (asked.run.task === "ner") parts.push(legend(typesOf(asked.run, [...views.values()].flat()), views, state.hidden, showType));
   $("summary").replaceChildren(...parts);
   const hasToken = sessionStorage.getItem(TOKEN) !== null;
