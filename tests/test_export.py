@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 
 import tsarch
+from tests.generative_configs import generative_raw
 from tests.helpers import QUICKSTART_MODEL
 from tests.test_pair import run_of
 from tsarch.config import LossConfig
+from tsarch.config_loading import parse_config
 from tsarch.errors import UserError
 from tsarch.export import writing
 from tsarch.export.card import Told
@@ -46,6 +51,27 @@ def exported(ner_run) -> Path:
     target = ner_run.parent / "exported"
     export(ner_run, target)
     return target
+
+
+ASKED: dict[str, Any] = {
+    "classification": "The ship left on Monday.",
+    "relation": {
+        "tokens": ["The", "engine", "drives", "a", "large", "pump", "."],
+        "head": [1, 2],
+        "tail": [5, 6],
+    },
+}
+"""What the cards ask."""
+
+
+def run_card(folder: Path, instead: tuple[str, str] = ("", "")) -> str:
+    """What the card's code without tsarch prints; `instead`: a text in place of its own."""
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    (code,) = [block for block in blocks if "import torch" in block]
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(code.replace("FOLDER", str(folder)).replace(*instead), {})
+    return printed.getvalue().strip()
 
 
 def export(run: Path, target: Path, **wanted: bool) -> Exported:
@@ -135,14 +161,33 @@ def test_what_the_user_and_the_backbones_say_is_on_the_card(ner_run, tmp_path):
     assert f"started from `{QUICKSTART_MODEL}`: apache-2.0" in card.text
 
 
+def check_graphs(folder: Path) -> None:
+    """ONNX answers as the run does."""
+    run = tsarch.load(folder / "run", device="cpu")
+    own = tsarch.load(folder / "out", backend="onnx")
+    rows = [json.loads(line) for line in (folder / "rows" / "test.jsonl").open()]
+    for mode in run.modes:
+        for a, b in zip(own.predict(rows, mode), run.predict(rows, mode), strict=True):
+            assert type(a) is type(b)
+            assert getattr(a, "name", None) == getattr(b, "name", None)
+            assert getattr(a, "text", None) == getattr(b, "text", None)
+            assert a.score == pytest.approx(b.score, abs=1e-5)  # type: ignore[union-attr]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["classification", "relation", "qa"])
 def test_other_tasks_are_ordinary_models_too(tmp_path, task):
     run_training(run_of(tmp_path, task))
-    done = export(tmp_path / "run", tmp_path / "out")
+    done = export(tmp_path / "run", tmp_path / "out", onnx=True)
     kind = "BertForQuestionAnswering" if task == "qa" else "BertForTokenClassification"
     assert not done.refused
     assert all(kind in done.parts[f"{mode}/"] for mode in ("teacher", "student_alone"))
+    check_graphs(tmp_path)
+    if task != "qa":
+        name, score = run_card(tmp_path / "out").split()
+        (own,) = tsarch.load(tmp_path / "run", device="cpu").predict([ASKED[task]], "student_alone")
+        assert own.name == name  # type: ignore[union-attr]
+        assert float(score) == pytest.approx(own.score, abs=1e-5)  # type: ignore[union-attr]
     if task == "qa":
         folder = tmp_path / "out" / "teacher"
         model = AutoModelForQuestionAnswering.from_pretrained(folder)
@@ -160,6 +205,27 @@ def test_other_tasks_are_ordinary_models_too(tmp_path, task):
         )
         (answer,) = pair.predict([{"context": text, "question": question}], "teacher")
         assert answer.score == pytest.approx(best, abs=1e-4)  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "model"), [("translation", "llama"), ("summarization", "bart"), ("dialogue", "gpt2")]
+)
+def test_models_that_write_are_ordinary_too(tmp_path, task, model):
+    raw = generative_raw(tmp_path, task, model)
+    raw["run"]["folder"] = str(tmp_path / "run")
+    raw["schedule"] = {"max_steps": 40}
+    raw["topology"] = {"runner": "local", "device": "cpu", "threads": 1}
+    run_training(parse_config(raw, "tiny"))
+    done = export(tmp_path / "run", tmp_path / "out", onnx=True)
+    assert list(done.refused) == ["onnx/"]
+    assert "writes texts token by token" in done.refused["onnx/"]
+    said = run_card(tmp_path / "out", ("Good morning.", "old house red"))
+    column = {"translation": "source", "summarization": "document", "dialogue": "history"}[task]
+    row = {column: ["old house red"] if task == "dialogue" else "old house red"}
+    (own,) = tsarch.load(tmp_path / "run", device="cpu").predict([row], "teacher")
+    assert own.text == said  # type: ignore[union-attr]
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "teacher").model_max_length == 64
 
 
 @pytest.mark.slow

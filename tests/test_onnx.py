@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 import tsarch
 from tests.helpers import ROOT
 from tests.test_export import export, ner_run, rows_of
-from tests.test_pair import run_of
 from tsarch.errors import UserError
 from tsarch.export.onnx import Compared, losses_by_rounding
-from tsarch.launch.training import run_training
 from tsarch.tasks.collect import label_probabilities
 
 __all__ = ["ner_run"]
@@ -106,20 +105,29 @@ def test_what_cannot_be_loaded_is_told(ner_run, onnx_folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["classification", "relation", "qa"])
-def test_graphs_of_other_tasks_answer_alike(tmp_path, task):
-    run_training(run_of(tmp_path, task))
-    done = export(tmp_path / "run", tmp_path / "out", onnx=True)
-    assert not done.refused
-    run = tsarch.load(tmp_path / "run", device="cpu")
-    own = tsarch.load(tmp_path / "out", backend="onnx")
-    rows = [json.loads(line) for line in (tmp_path / "rows" / "test.jsonl").open()]
-    for mode in run.modes:
-        for a, b in zip(own.predict(rows, mode), run.predict(rows, mode), strict=True):
-            assert type(a) is type(b)
-            assert getattr(a, "name", None) == getattr(b, "name", None)
-            assert getattr(a, "text", None) == getattr(b, "text", None)
-            assert a.score == pytest.approx(b.score, abs=1e-5)  # type: ignore[union-attr]
+def test_an_exported_folder_is_loaded_from_the_hub_by_name(onnx_folder, monkeypatch, tmp_path):
+    asked = []
+
+    def copied(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        target = tmp_path / f"copy-{len(asked)}"
+        for file in filter_repo_objects(
+            [str(own.relative_to(onnx_folder)) for own in onnx_folder.rglob("*") if own.is_file()],
+            allow_patterns=allow_patterns,
+        ):
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(onnx_folder / file, target / file)
+        return str(target)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", copied)
+    monkeypatch.setattr("tsarch.prediction.hub.unreachable", lambda: None)
+    by_torch, by_onnx = tsarch.load("org/ner-x"), tsarch.load("org/ner-x", backend="onnx")
+    row = {"tokens": ["Maria", "Rossi", "flew", "to", "Paris", "."]}
+    for mode in by_torch.modes:
+        (a,), (b,) = by_torch.predict([row], mode), by_onnx.predict([row], mode)
+        assert [(e.type, e.first) for e in a] == [(e.type, e.first) for e in b]
+    assert [name for name, _ in asked] == ["org/ner-x"] * 2
+    assert not list((tmp_path / "copy-2").rglob("*.safetensors"))
 
 
 def test_probabilities_of_arrays_are_those_of_tensors():

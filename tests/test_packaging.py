@@ -149,9 +149,10 @@ def test_every_requirement_is_met_by_its_pin(wheel):
 
 
 def test_extras_are_those_that_some_code_is_for(wheel):
-    assert set(requirements(wheel)) == {"", "dev", "docs", "gguf", "quickstart", "s3"}
+    extras = {"dev", "docs", "gguf", "onnx", "quickstart", "s3", "serving"}
+    assert set(requirements(wheel)) == {"", *extras}
     core = {canonicalize_name(own.name) for own in requirements(wheel)[""]}
-    for extra in ("docs", "gguf", "quickstart", "s3"):
+    for extra in ("docs", "gguf", "onnx", "quickstart", "s3"):
         assert core.isdisjoint(canonicalize_name(own.name) for own in requirements(wheel)[extra])
 
 

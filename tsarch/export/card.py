@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ def _results(models: TrainedModels, summary: dict[str, Any]) -> list[EvalResult]
         )
         for mode, values in summary.get("after", {}).items()
         for metric, value in values.items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and math.isfinite(value)
     ]
 
 

@@ -24,6 +24,8 @@ from tsarch.prediction.onnx_pair import Weights
 from tsarch.run.versions import current_folder
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from tsarch.models.student_model import StudentModel
     from tsarch.models.teacher_model import TeacherModel
 
@@ -129,12 +131,10 @@ def _ordinary(
 ) -> None:
     """Write a model as an ordinary one, or say why it can't be."""
     try:
-        model = ordinary_model(models, module)
-        ids, types = tokens_read(sample, mode, _MOST_SEQUENCES)
-        gap = difference(models, module, model, ids, types)
-        if not gap <= TOLERANCE:
-            what = f"computes something else (logits differ by {gap:.1g})."
-            raise UserError.single(type(model).__name__, what)
+        if models.is_generative:
+            model, checked = _writer(models, module)
+        else:
+            model, checked = _reader(models, module, mode, sample)
     except UserError as error:
         done.refused[f"{mode}/"] = str(error)
         return
@@ -146,11 +146,40 @@ def _ordinary(
         new / mode,
         model,
         blueprint.batches.context_tokens if is_teacher else blueprint.window_tokens,
-        special_tokens=is_teacher,
-        leads=models.task_file.task not in ("classification", "qa"),
+        special_tokens=is_teacher or models.is_generative,
+        leads=models.task_file.task in ("ner", "relation"),
     )
     done.parts[f"{mode}/"] = f"an ordinary `{type(model).__name__}` of transformers"
-    done.checks.append(
-        f"`{mode}/` as {type(model).__name__}: logits within {gap:.1g} of the run's on {len(ids)} "
-        f"{'contexts' if is_teacher else 'windows'} of {sample.source}"
-    )
+    done.checks.append(f"`{mode}/` as {type(model).__name__}: {checked}")
+
+
+def _reader(
+    models: TrainedModels, module: TeacherModel | StudentModel, mode: Mode, sample: Sample
+) -> tuple[PreTrainedModel, str]:
+    """The ordinary model for a task with labels or spans, and how near it is.
+
+    Raises:
+        UserError: none is near enough.
+    """
+    model = ordinary_model(models, module)
+    ids, types = tokens_read(sample, mode, _MOST_SEQUENCES)
+    gap = difference(models, module, model, ids, types)
+    if not gap <= TOLERANCE:
+        what = f"computes something else (logits differ by {gap:.1g})."
+        raise UserError.single(type(model).__name__, what)
+    kind = "contexts" if mode == "teacher" else "windows"
+    return model, f"logits within {gap:.1g} of the run's on {len(ids)} {kind} of {sample.source}"
+
+
+def _writer(
+    models: TrainedModels, module: TeacherModel | StudentModel
+) -> tuple[PreTrainedModel, str]:
+    """The ordinary language model, and how near it is.
+
+    Raises:
+        UserError: none is near enough.
+    """
+    from tsarch.export.language import language_model
+
+    model, gap = language_model(models, module)
+    return model, f"logits within {gap:.1g} of the run's on random tokens"

@@ -143,6 +143,7 @@ def check_graphs(
     found: dict[str, list[Compared]] = {}
     for precision in precisions:
         pair = OnnxPair(folder, precision)
+        pair.open()
         found[precision] = [
             _compared(models, sample, mode, run[mode], _scored(models, pair, sample, mode))
             for mode in models.blueprint.modes
@@ -163,7 +164,7 @@ def _task(models: TrainedModels) -> AnsweringTask:
 def _scored(
     models: TrainedModels, pair: Reads, sample: Sample, mode: Mode
 ) -> tuple[FloatArray, float]:
-    """Scores of a mode, and the seconds that a second call took (the first one warms up)."""
+    """Scores of a mode, and the seconds that they took."""
     blueprint = models.blueprint
     answering = Answering(
         pair,
@@ -172,7 +173,6 @@ def _scored(
         blueprint.evaluation.windows,
         models.task_file.joint_weight,
     )
-    answering.scores(sample.split, mode)
     started = now_s()
     scores = answering.scores(sample.split, mode)
     return scores, now_s() - started

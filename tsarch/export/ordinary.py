@@ -33,14 +33,12 @@ TOLERANCE = 1e-4
 
 
 def ordinary_model(models: TrainedModels, module: TeacherModel | StudentModel) -> PreTrainedModel:
-    """The ordinary model of a teacher, or of a student that reads alone.
+    """The ordinary model of a teacher, or of a student that reads alone, of a task with labels or
+    spans.
 
     Raises:
         UserError: no class of transformers computes the same.
     """
-    if models.is_generative:
-        what = "models that write texts are not exported as ordinary ones yet."
-        raise UserError.single(models.task_file.task, what)
     kind = AutoModelForTokenClassification
     if models.task_file.task == "qa":
         kind = AutoModelForQuestionAnswering

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from tsarch.data.tokenizer import label_token
+from tsarch.data.tokenizer import label_token, special_tokens, word_lead
+from tsarch.tasks.relation import HEAD_MARK, TAIL_MARK
 
 if TYPE_CHECKING:
     from tsarch.export.models import TrainedModels
@@ -28,7 +29,8 @@ def usage(models: TrainedModels, parts: Collection[str]) -> str:
     text = [
         "```python\nimport tsarch\n\n"
         f'pair = tsarch.load("FOLDER")\nprint(pair.predict({_INPUTS[task]}))\n```',
-        "`FOLDER` is this folder, or its name on the hub. On the command line, and over HTTP:",
+        "`FOLDER` is this folder; `tsarch.load` takes its name on the hub too. On the command "
+        "line, and over HTTP:",
         "```console\n$ tsarch predict FOLDER --input texts.txt --output answers.jsonl\n"
         "$ tsarch serve FOLDER\n```",
     ]
@@ -39,24 +41,64 @@ def usage(models: TrainedModels, parts: Collection[str]) -> str:
         )
     plain = [part for part in ("teacher/", "student_alone/") if part in parts]
     if plain:
-        text.append("Without tsarch, " + _plain(models, plain[-1].rstrip("/")))
+        best = plain[0] if models.is_generative else plain[-1]
+        text.append("Without tsarch, " + _plain(models, best.rstrip("/")))
     return "\n\n".join(text)
 
 
 def _plain(models: TrainedModels, part: str) -> str:
     task = models.task_file.task
     if models.is_generative:
-        return _GENERATIVE.format(part=part)
+        return _writing(models, part)
     if task == "ner":
         return _NER.format(part=part)
     if task == "qa":
         return _QA.format(part=part)
-    token = models.blueprint.tokenizer().convert_ids_to_tokens(
-        label_token(models.blueprint.tokenizer())
+    return _labelling(models, part)
+
+
+def _labelling(models: TrainedModels, part: str) -> str:
+    """How a row's label is read, with the run's own tokens around it."""
+    tokenizer, is_last = models.blueprint.tokenizer(), bool(models.blueprint.causal_stages)
+    label = label_token(tokenizer)
+    before, after = special_tokens(tokenizer) if part == "teacher" else ([], [])
+    known = {
+        "part": part,
+        "token": tokenizer.convert_ids_to_tokens(label),
+        "label": label,
+        "before": before,
+        "after": after,
+    }
+    if models.task_file.task == "classification":
+        return (_LAST if is_last else _VOTES).format(**known)
+    return _RELATION.format(
+        **known,
+        head=HEAD_MARK,
+        tail=TAIL_MARK,
+        lead=word_lead(tokenizer),
+        where="behind the last of them" if is_last else "before the first of them",
+        place="spans[1][0][1] + 4" if is_last else "spans[0][0][0]",
     )
-    if task == "classification" and not models.blueprint.causal_stages:
-        return _VOTES.format(part=part, token=token)
-    return _LABEL.format(part=part, token=token)
+
+
+def _writing(models: TrainedModels, part: str) -> str:
+    """How the teacher is asked, with the run's own tokens around a source."""
+    from tsarch.export.language import target_frame
+
+    frame = target_frame(models)
+    if part != "teacher" and models.teacher is not None:
+        return _WINDOWS.format(part=part)
+    assert models.teacher is not None or models.student is not None
+    is_seq2seq = models.teacher is not None and models.teacher.is_seq2seq
+    after = list(frame.suffix) if is_seq2seq else [*frame.suffix, frame.start]
+    return _TEXTS.format(
+        part=part,
+        kind="AutoModelForSeq2SeqLM" if is_seq2seq else "AutoModelForCausalLM",
+        before=list(frame.prefix),
+        after=after,
+        lead=word_lead(models.blueprint.tokenizer()),
+        skip="" if is_seq2seq else "[len(ids):]",
+    )
 
 
 _NER = """as an ordinary model of transformers. A word's tag is that of its first token:
@@ -75,14 +117,47 @@ print([(word, found[start]) for word, start in zip(words, starts)])
 same rule; an I- tag that no entity of its type stands before begins one there, and none here.
 The student reads a sentence at a time, without special tokens, which its tokenizer adds none of.
 """
-_LABEL = """as an ordinary model of transformers for tokens: the label is read at the token
-`{token}` that stands for it (`tsarch.data.packing.pack_rows` says where).
+_RELATION = """as an ordinary model of transformers for tokens. Marks stand around both entities,
+and the label is read at the token `{token}`, which stands {where}:
 
 ```python
+import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER/{part}")
 model = AutoModelForTokenClassification.from_pretrained("FOLDER/{part}")
+words = ["The", "engine", "drives", "a", "large", "pump", "."]
+spans = sorted([((1, 2), "{head}"), ((5, 6), "{tail}")])  # first entity, second entity
+for (start, stop), mark in reversed(spans):
+    words = [*words[:start], mark, *words[start:stop], mark, *words[stop:]]
+place = {place}
+
+
+def tokens(words):
+    text = "{lead}" + " ".join(words)
+    return tokenizer(text, add_special_tokens=False).input_ids if words else []
+
+
+before = {before} + tokens(words[:place])
+ids = before + [{label}] + tokens(words[place:]) + {after}
+said = model(torch.tensor([ids])).logits.detach()[0, len(before)].softmax(-1)
+print(model.config.id2label[int(said.argmax())], float(said.max()))
+```
+"""
+_LAST = """as an ordinary model of transformers for tokens: the label is read at the token `{token}`
+behind the text:
+
+```python
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER/{part}")
+model = AutoModelForTokenClassification.from_pretrained("FOLDER/{part}")
+text = "The ship left on Monday."
+before = {before} + tokenizer(text, add_special_tokens=False).input_ids
+ids = before + [{label}] + {after}
+said = model(torch.tensor([ids])).logits.detach()[0, len(before)].softmax(-1)
+print(model.config.id2label[int(said.argmax())], float(said.max()))
 ```
 """
 _VOTES = """as an ordinary model of transformers for tokens: `{token}` stands before the text, and
@@ -96,9 +171,16 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("FOLDER/{part}")
 model = AutoModelForTokenClassification.from_pretrained("FOLDER/{part}")
 text = "The ship left on Monday."
-encoded = tokenizer("{token}" + text, return_tensors="pt", return_offsets_mapping=True)
-offsets = encoded.pop("offset_mapping")[0].tolist()
-said = model(**encoded).logits[0].argmax(-1).tolist()
+encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+bounds = encoded.offset_mapping
+starts = [n for n, (a, _) in enumerate(bounds) if n == 0 or a > bounds[n - 1][1]]
+size = min(len(starts), 4)
+places = [0] + [starts[n * len(starts) // size] + 1 for n in range(size)]
+ids = {before} + [{label}] + encoded.input_ids + {after}
+said = model(torch.tensor([ids])).logits.detach()[0, len({before}) :].softmax(-1)[places]
+votes = said.argmax(-1).tolist()
+label = max(votes, key=votes.count)
+print(model.config.id2label[label], float(said[:, label].mean()))
 ```
 """
 _QA = """as an ordinary model of transformers. The answer is the span of the passage with the
@@ -112,11 +194,27 @@ model = AutoModelForQuestionAnswering.from_pretrained("FOLDER/{part}")
 said = model(**tokenizer("When was it opened?", "It was opened in 1937.", return_tensors="pt"))
 ```
 """
-_GENERATIVE = """as an ordinary language model of transformers:
+_TEXTS = """as an ordinary language model of transformers; the numbers are the tokens that stand
+around a source (a dialogue's turns have the first of those behind it between them):
 
 ```python
-from transformers import AutoTokenizer
+import torch
+from transformers import {kind}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER/{part}")
+model = {kind}.from_pretrained("FOLDER/{part}")
+source = "{lead}" + "Good morning."
+ids = {before} + tokenizer(source, add_special_tokens=False).input_ids + {after}
+(found,) = model.generate(torch.tensor([ids]), do_sample=False)
+print(tokenizer.decode(found{skip}, skip_special_tokens=True))
+```
+"""
+_WINDOWS = """as an ordinary language model of transformers, which reads targets alone, in blocks
+of the student's window:
+
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER/{part}")
 ```
 """

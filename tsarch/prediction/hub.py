@@ -10,7 +10,10 @@ from tsarch.data.hub import WAYS_ON, unreachable
 from tsarch.errors import UserError, one_line
 
 _NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-_PARTS = {"torch": ["config.yaml", "model/*"], "onnx": ["config.yaml", "model/t*", "onnx/*"]}
+_PARTS = {
+    "torch": ["config.yaml", "model/*"],
+    "onnx": ["config.yaml", "model/task.json", "model/tokenizer/*", "onnx/*"],
+}
 """Backend → files that it reads."""
 
 

@@ -55,6 +55,11 @@ class OnnxPair:
         """Whether it can `read`."""
         return "student_alone" in self._files
 
+    def open(self) -> None:
+        """Read all graphs now."""
+        for graph in self._files:
+            self._session(graph)
+
     def encode(
         self,
         contexts: Sequence[IntArray],
