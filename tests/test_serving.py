@@ -351,7 +351,7 @@ def test_sigterm_answers_what_was_accepted(run):
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
             assert pending.result(60).status_code == 200
-        assert process.wait(30) == 0
+        assert process.wait(90) == 0
         assert "answering what was accepted" in process.stderr.read()
     finally:
         process.kill()
