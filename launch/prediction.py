@@ -81,8 +81,8 @@ def predict_to_file(
         raise UserError.single(STDIN, "can't be read on Ray.", "Name a file.")
     check_files(files, reading)  # before the models are loaded
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    started = now_s()
     with _answering(run, mode, computing, on_ray, console) as (answering, known, identity):
+        started = now_s()  # loading the models isn't predicting
         job = BatchJob(files, reading, output, identity, skip_bad, restart)
         result = _with_progress(console, job, answering, known)
     _tell(console, result, known, output, now_s() - started)
