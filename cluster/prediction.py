@@ -26,17 +26,16 @@ from tsarch.cluster.joining import join_ray
 from tsarch.config import Mode
 from tsarch.errors import RunFailedError, UserError, one_line
 from tsarch.prediction.batch import Answered, Answering, answered
-from tsarch.prediction.loading import load, load_halves
+from tsarch.prediction.loading import folder_of, load, load_halves
 from tsarch.prediction.pieces import Limits, pieces
 from tsarch.prediction.streams import InputFile, Reading
-from tsarch.run.versions import current_folder
 
 _PIECE, _ANSWERED = "piece", "answered"
 
 
 @contextmanager
 def answering_on_ray(
-    run: Path,
+    run: str,
     mode: Mode | None,
     computing: Mapping[str, Any],
     address: str | None,
@@ -54,8 +53,7 @@ def answering_on_ray(
     Raises:
         UserError: no such cluster or run, or the cluster can't hold a copy.
     """
-    folder = current_folder(run)
-    pair = load_halves(folder, ())  # without its models
+    pair = load_halves(folder_of(run), ())  # without its models
     known = pair.known_mode(mode)
     identity = f"{known} {pair.revision} {computing['precision']}"
     join_ray(num_workers or 1, address, say)
@@ -66,7 +64,8 @@ def answering_on_ray(
             what = f"are more than the {most} that have room on this Ray."
             raise UserError.single(f"--workers {num_workers}", what, "Each takes a GPU or a CPU.")
         say(f"{copies} workers on Ray load the models")
-        arguments = (str(run.absolute()), known, dict(computing))
+        place = str(Path(run).absolute()) if Path(run).exists() else run
+        arguments = (place, known, dict(computing))
         yield partial(_answers, each, copies, arguments), known, identity
     finally:
         ray.shutdown()

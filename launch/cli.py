@@ -174,7 +174,7 @@ _Workers = Annotated[
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[str, typer.Argument(help="Folder or URL of a finished run.")],
     input: _Inputs,
     output: _Output,
     more: _More = [],  # noqa: B006 - typer reads the default, nobody changes it

@@ -50,7 +50,7 @@ class OnRay:
 
 
 def predict_to_file(
-    run: Path,
+    run: str,
     inputs: Sequence[str],
     output: Path,
     mode: Mode | None,
@@ -88,23 +88,23 @@ def predict_to_file(
     _tell(console, result, known, output, now_s() - started)
 
 
-def _reading(run: Path, overrides: Sequence[str]) -> Reading:
+def _reading(run: str, overrides: Sequence[str]) -> Reading:
     """How files are read for a run: with its columns, unless they are numbers or others are named.
 
     Raises:
         UserError: the folder is no finished run, or an override is a mistake.
     """
     from tsarch.data.sources import column_names
+    from tsarch.prediction.loading import folder_of
     from tsarch.prediction.streams import Reading
     from tsarch.run.saved_run import open_run
-    from tsarch.run.versions import current_folder
     from tsarch.tasks.registry import row_reader
 
     wrong = [own for own in overrides if not own.strip().startswith(_READING)]
     if wrong:
         hint = f"How files are read: {', '.join(_READING)}."
         raise UserError(Mistake(f"--set {own}", "is nothing of predict's.", hint) for own in wrong)
-    folder = current_folder(run)
+    folder = folder_of(run)
     blueprint, task_file = open_run(folder)
     columns = column_names(row_reader(task_file.task, blueprint.data, labelled=False))
     named = {own: name for own, name in blueprint.data.columns.items() if not name.isdecimal()}
@@ -116,7 +116,7 @@ def _reading(run: Path, overrides: Sequence[str]) -> Reading:
 
 @contextmanager
 def _answering(
-    run: Path, mode: Mode | None, computing: Computing, on_ray: OnRay | None, console: Console
+    run: str, mode: Mode | None, computing: Computing, on_ray: OnRay | None, console: Console
 ) -> Iterator[tuple[Answering, Mode, str]]:
     """Who answers, in which mode, and what tells them from others."""
     if on_ray is not None:

@@ -55,7 +55,7 @@ def load(
         UserError: the folder is not a complete run, its files are damaged, or an option is none.
     """
     _check(device, precision, batch_tokens, backend)
-    folder = current_folder(run_folder(local_run(run), backend))
+    folder = folder_of(run, backend)
     if backend == "onnx":
         from tsarch.prediction.onnx_loading import load_graphs
 
@@ -63,6 +63,15 @@ def load(
             raise UserError.single("compile", "is torch's, not for onnx.", "Leave it out.")
         return load_graphs(folder, device, precision, batch_tokens, overlap)
     return load_halves(folder, HALVES, device, precision, batch_tokens, overlap, compile)
+
+
+def folder_of(run: str | os.PathLike[str], backend: Backend = "torch") -> Path:
+    """Where the pair of a run is read: its current version's folder, on this machine; see `load`.
+
+    Raises:
+        UserError: there is none.
+    """
+    return current_folder(run_folder(local_run(run), backend))
 
 
 def _check(device: str, precision: str, batch_tokens: int, backend: str) -> None:
