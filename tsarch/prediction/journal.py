@@ -16,6 +16,7 @@ from tsarch.errors import UserError
 from tsarch.prediction.outputs import is_lines, write_table
 
 _SAVED_EVERY_S = 1.0
+_KEPT = "What is answered so far is kept: the same call goes on from there."
 
 
 class Sink(Protocol):
@@ -131,7 +132,7 @@ class StandardOutput:
         Raises:
             UserError: they can't be written.
         """
-        with _told(Path("-")):
+        with _told(Path("-"), ""):
             sys.stdout.buffer.writelines(lines)
             sys.stdout.buffer.flush()
         self.inputs += len(lines)
@@ -145,15 +146,14 @@ class StandardOutput:
 
 
 @contextmanager
-def _told(output: Path) -> Iterator[None]:
+def _told(output: Path, kept: str = _KEPT) -> Iterator[None]:
     """A disk that is full, or is gone, as one message."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        hint = "What is answered so far is kept: the same call goes on from there."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = f"Make room. {hint}"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = f"Make room. {kept}".strip() if is_full else kept
         what = f"can't be written: {error.strerror or error}."
         raise UserError.single(f"--output {output}", what, hint) from None

@@ -1,0 +1,78 @@
+"""Every example of docs/data-formats.md can be read to be predicted, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.helpers import ROOT
+from tsarch.config import DataConfig
+from tsarch.data.sources import column_names
+from tsarch.prediction.streams import InputFile, Reading, input_files
+from tsarch.tasks.registry import row_reader
+
+WORDS = ["Lena", "Vogt", "moved", "to", "New", "Haven", "."]
+TEXT = "Lena Vogt moved to New Haven. She works for Brightwell Ltd."
+CASES: list[tuple[str, str, int, Any, dict[str, Any]]] = [
+    ("ner", "conll-2003.conll", 4, WORDS, {}),
+    ("ner", "annotators.iob2", 4, WORDS, {}),
+    ("ner", "bioes.conll", 4, WORDS, {}),
+    ("ner", "two-tags.tsv", 4, WORDS, {"format": "conll"}),
+    (
+        "ner",
+        "word-a-row.csv",
+        4,
+        WORDS,
+        {"columns": {"tokens": "Word", "tags": "Tag", "sent_id": "Sentence #"}},
+    ),
+    ("ner", "webanno.tsv", 1, ["Lena", "Vogt", "lives", "in", "Ulm", "."], {}),
+    ("ner", "doccano.jsonl", 2, TEXT, {}),
+    ("ner", "prodigy.jsonl", 2, TEXT, {}),
+    ("ner", "label-studio.json", 2, TEXT, {}),
+    ("ner", "brat", 2, TEXT + "\n", {}),
+    ("classification", "list.json", 4, "Good, and cheap", {}),
+    ("classification", "rows.jsonl.gz", 4, "Good, and cheap", {}),
+    ("classification", "semicolons.csv", 4, "Good, and cheap", {"encoding": "cp1252"}),
+    ("classification", "no-header.csv", 4, "Good, and cheap", {"columns": {"text": "3"}}),
+    ("classification", "tabs.tsv", 4, '"Good, and cheap', {"columns": {"text": "sentence"}}),
+    ("qa", "squad.json", 2, "Lena Vogt moved to New Haven in 1998.", {}),
+    ("qa", "answers.jsonl", 2, "Lena Vogt moved to New Haven in 1998.", {}),
+    ("relation", "tacred.json", 2, [0, 2], {}),
+    ("relation", "docred.json", 6, [0, 2], {}),
+    ("relation", "opennre.jsonl", 2, [0, 2], {}),
+    ("relation", "marked.jsonl", 2, [0, 2], {}),
+    (
+        "translation",
+        "translation.jsonl",
+        3,
+        "I see a cat.",
+        {"columns": {"source": "translation.en"}},
+    ),
+    ("translation", "parallel.en", 3, "I see a cat.", {}),
+    ("dialogue", "messages.jsonl", 2, ["Be brief.", "I need a table"], {}),
+    ("dialogue", "sharegpt.json", 2, ["I need a table"], {}),
+    ("dialogue", "sgd.json", 2, ["I need a table"], {}),
+    ("dialogue", "multiwoz.json", 3, ["I need a table"], {}),
+    ("dialogue", "dailydialog.txt", 4, ["I need a table"], {}),
+]
+"""Task, file, inputs, what the first one says, how it is read."""
+TELLING = {
+    "ner": "tokens",
+    "classification": "text",
+    "qa": "context",
+    "relation": "head",
+    "translation": "source",
+    "dialogue": "history",
+}
+
+
+@pytest.mark.parametrize(("task", "name", "number", "first", "options"), CASES)
+def test_it_is_read_without_labels(task, name, number, first, options):
+    columns = column_names(row_reader(task, DataConfig(), labelled=False))
+    reading = Reading(task, columns, DataConfig(**options))
+    files = input_files([str(ROOT / "configs" / "formats" / name)], "tags" in columns)
+    found = [own for file in files for own in InputFile(file, reading)]
+    assert [own.problem for own in found] == [""] * number
+    value = found[0].value
+    assert (value if isinstance(value, str) else value[TELLING[task]]) == first
