@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults soak fuzz bench study seeds load-test clean
+.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults soak fuzz bench bench-inference study seeds load-test clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -29,6 +29,7 @@ help:
 	@echo "make fuzz         thousands of broken configs, data files and run folders"
 	@echo "make bench        the measurements of docs/results.md"
 	@echo "make load-test    a server under load, with replicas killed and versions swapped"
+	@echo "make bench-inference  what answering costs, beside its neighbours"
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
 	@echo "make seeds        every task's config with three seeds"
 	@echo "make format schema install clean"
@@ -123,6 +124,10 @@ bench: install
 # A few minutes; `.venv/bin/python -m benchmarks.serving_load RUN` asks a run of your own.
 load-test: install
 	.venv/bin/python -m benchmarks.serving_load
+
+# Needs the quickstart's finished run. Ten minutes; writes its table into docs/results.md.
+bench-inference: install
+	.venv/bin/python -m benchmarks.inference
 
 # Goes on where it was interrupted: finished runs are in runs/study.
 study: install
