@@ -48,8 +48,9 @@ def main(
     """Measure all sides and write the table."""
     quieten()
     rows, gold = _rows(run)
-    plan = Plan(run, Path("runs/inference"), threads)
-    wanted = [own for own in sides(plan, _say) if not only or own.name in only.split(",")]
+    names = tuple(only.split(",")) if only else ()
+    plan = Plan(run, Path("runs/inference"), threads, names)
+    wanted = sides(plan, _say)
     results: dict[str, list[dict[str, Any]]] = {own.name: [] for own in wanted}
     failed: dict[str, str] = dict(missing_sides())
     for turn in range(turns):

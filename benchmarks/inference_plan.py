@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,12 @@ class Plan:
     work: Path
     """Where exports and environments are made; kept for the next time."""
     threads: int
+    only: tuple[str, ...] = ()
+    """Sides that are wanted; none: all."""
+
+    def wants(self, name: str) -> bool:
+        """Whether a side is wanted."""
+        return not self.only or name in self.only
 
     @property
     def exported(self) -> Path:
@@ -45,15 +50,15 @@ class SideSpec:
 
 
 def sides(plan: Plan, say: Callable[[str], None]) -> list[SideSpec]:
-    """All sides that can be measured here."""
+    """All sides that can be measured here, of those that are wanted."""
     found = [*_ours(plan), *_one_window(plan)]
     if _export(plan, say):
         found += _exported(plan)
-    python = _spacy_python(plan, say)
+    python = _spacy_python(plan, say) if plan.wants("spacy") else None
     if python is not None:
         shown = "spaCy `en_core_web_sm` (trained on OntoNotes, types mapped)"
         found.append(SideSpec("spacy", shown, {**_BARE, "kind": "spacy"}, python))
-    return found
+    return [own for own in found if plan.wants(own.name)]
 
 
 _BARE = {"mode": "", "model": _SPACY_MODEL}
@@ -125,14 +130,14 @@ def _exported(plan: Plan) -> list[SideSpec]:
         for mode in ("teacher", "student_alone"):
             if "backend" not in inspect.signature(tsarch.load).parameters:
                 continue
-            load = {"backend": "onnx", **({} if weights == "fp32" else {"precision": "int8"})}
+            load = {"backend": "onnx", "precision": weights}
             name = f"{mode}-{'onnx' if weights == 'fp32' else 'int8'}"
             bold = "**" if mode == "student_alone" else ""
             job = {"run": str(folder), "kind": "ours", "mode": mode, "load": load}
             found.append(SideSpec(name, f"{bold}`{mode}`{bold}, {shown}", job))
     graph = folder / "onnx" / "teacher.onnx"
     if graph.is_file():
-        job = {"kind": "runtime", "mode": "", "folder": str(folder / "teacher")}
+        job: dict[str, Any] = {"kind": "runtime", "mode": "", "folder": str(folder / "teacher")}
         job |= {"file": str(graph), "threads": plan.threads}
         found.append(SideSpec("runtime", "plain onnxruntime, exported `teacher`, sentences", job))
     return found
@@ -140,8 +145,6 @@ def _exported(plan: Plan) -> list[SideSpec]:
 
 def _export(plan: Plan, say: Callable[[str], None]) -> bool:
     """Whether there is an export of the run: made now, if it isn't there."""
-    if find_spec("tsarch.export") is None:
-        return False
     if not plan.exported.exists():
         say(f"exporting {plan.run} to {plan.exported}")
         plan.work.mkdir(parents=True, exist_ok=True)

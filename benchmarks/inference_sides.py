@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,9 @@ class RuntimeSide(Side):
     tag of each word's first token."""
 
     def __init__(self, folder: str, file: str, threads: int) -> None:
-        import onnxruntime
         from tokenizers import Tokenizer
+
+        onnxruntime = import_module("onnxruntime")
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -143,7 +145,8 @@ class RuntimeSide(Side):
                 "token_type_ids": np.array([e.type_ids for e in encoded]),
             }
             wanted = {own.name for own in self._session.get_inputs()}
-            (logits, *_) = self._session.run(None, {n: v for n, v in feeds.items() if n in wanted})
+            given = {name: value for name, value in feeds.items() if name in wanted}
+            logits = self._session.run(None, given)[-1]  # behind the hidden states
             for number, encoding, ids in zip(own, encoded, logits.argmax(-1), strict=True):
                 found[number] = self._tagged(encoding.word_ids, ids)
         return [found[number] for number in range(len(rows))]
@@ -167,12 +170,11 @@ class SpacySide(Side):
     }
 
     def __init__(self, name: str) -> None:
-        import spacy
-        from spacy.tokens import Doc
+        spacy = import_module("spacy")
 
         others = ["tagger", "parser", "attribute_ruler", "lemmatizer"]
         self._model = spacy.load(name, exclude=others)
-        self._doc = Doc
+        self._doc = spacy.tokens.Doc
 
     def answer(self, rows: Sequence[Row]) -> list[list[Span]]:
         """Words as they are, in batches as spaCy makes them."""

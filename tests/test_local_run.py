@@ -41,6 +41,7 @@ def test_a_run_writes_all_its_files_and_evaluates_again(tmp_path, capsys):
         "config.yaml",
         "metrics.jsonl",
         "evaluations.jsonl",
+        "errors.json",
         "report.html",
         "tensorboard",
         "summary.json",
