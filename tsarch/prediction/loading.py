@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from tsarch.config import MODES, Mode
 from tsarch.errors import UserError
 from tsarch.prediction.hub import run_folder
 from tsarch.prediction.remote import local_run
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from tsarch.prediction.trained_pair import TrainedPair
 
 HALVES: tuple[Reads, ...] = ("contexts", "windows")
+_HALVES_OF: dict[Mode, tuple[Reads, ...]] = {
+    "teacher": ("contexts",),
+    "student_alone": ("windows",),
+}
 Precision = Literal["fp32", "bf16", "int8"]
 Backend = Literal["torch", "onnx"]
 
@@ -33,6 +38,7 @@ def load(
     backend: Backend = "torch",
     overlap: bool = True,
     compile: bool = False,
+    modes: Collection[Mode] | None = None,
 ) -> TrainedPair:
     """The pair of a run's best weights, of its current version, from its folder alone.
 
@@ -50,9 +56,12 @@ def load(
             training and evaluation.
         compile: compile the models (`torch.compile`), which takes up to some minutes; of tasks
             whose answers aren't texts.
+        modes: who will be asked; None: all. A model that none of them needs isn't loaded:
+            `["student_alone"]` leaves out the teacher.
 
     Raises:
-        UserError: the folder is not a complete run, its files are damaged, or an option is none.
+        UserError: the folder is not a complete run, its files are damaged, an option is none, or
+            there is no such mode.
     """
     _check(device, precision, batch_tokens, backend)
     folder = folder_of(run, backend)
@@ -61,8 +70,26 @@ def load(
 
         if compile:
             raise UserError.single("compile", "is torch's, not for onnx.", "Leave it out.")
-        return load_graphs(folder, device, precision, batch_tokens, overlap)
-    return load_halves(folder, HALVES, device, precision, batch_tokens, overlap, compile)
+        graphs = load_graphs(folder, device, precision, batch_tokens, overlap)
+        return graphs.with_modes(modes)
+    halves = HALVES if modes is None else _needed(folder, modes)
+    pair = load_halves(folder, halves, device, precision, batch_tokens, overlap, compile)
+    return pair.with_modes(modes)
+
+
+def _needed(folder: Path, modes: Collection[Mode]) -> Collection[Reads]:
+    """The halves that modes need, where the student alone finds its windows by itself."""
+    from tsarch.model_folder import load_task
+    from tsarch.tasks.registry import make_task
+
+    for mode in modes:
+        if mode not in MODES:
+            raise UserError.single(f"mode {mode}", "is none.", f"There are {', '.join(MODES)}.")
+    task_file = load_task(folder / "model")
+    if make_task(task_file.task, task_file.labels).window_choice is not None:
+        return HALVES
+    wanted = {half for mode in modes for half in _HALVES_OF.get(mode, HALVES)}
+    return [half for half in HALVES if half in wanted]
 
 
 def folder_of(run: str | os.PathLike[str], backend: Backend = "torch") -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +109,20 @@ class TrainedPair:
     def default_mode(self) -> Mode:
         """`joint`, or the one mode that there is."""
         return "joint" if "joint" in self.modes else self.modes[-1]
+
+    def with_modes(self, modes: Collection[Mode] | None) -> TrainedPair:
+        """The same pair, with some of its modes; None: all.
+
+        Raises:
+            UserError: it hasn't got one of them.
+        """
+        if modes is not None:
+            if not modes:
+                raise UserError.single("modes", "names none.", "Leave it out for all of them.")
+            self.modes = tuple(
+                m for m in self.modes if m in {self.known_mode(own) for own in modes}
+            )
+        return self
 
     def predict(
         self,
@@ -220,7 +234,7 @@ class TrainedPair:
             UserError: it can't be read, or read whole; or the teacher's contexts are not documents:
                 in `relation` and `qa` what is asked is a part of what it reads.
         """
-        if "teacher" not in self.modes or "student" not in self.modes:
+        if "student" not in self.modes and "joint" not in self.modes:
             raise UserError.single("read", "needs a pair of a teacher and a student.")
         if self.task not in _DOCUMENTS:
             what = f"is not for {self.task}, whose teacher reads what is asked or written too."
