@@ -185,7 +185,7 @@ def saved_pair(
             blueprint,
             objective.num_outputs(len(task_file.labels)),
             {stage: load_weights(run / "model", stage) for stage in wanted},
-            load_table(run / "model"),
+            load_table(run / "model").clone(),
             choose_device(device),
             torch.bfloat16 if precision == "bf16" else torch.float32,
             wanted,

@@ -104,9 +104,10 @@ def build_pair(
 
 
 def _put(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put saved values in the places of a model's own, in the types that these have."""
+    """Put copies of saved values in the places of a model's own, in the types that these have: what
+    was read may still be a part of its file, which somebody may write anew."""
     own = module.state_dict()
-    kept = {n: v.to(own[n].dtype) if n in own else v for n, v in state.items()}
+    kept = {n: v.to(own[n].dtype if n in own else v.dtype, copy=True) for n, v in state.items()}
     module.load_state_dict(kept, assign=True)
     values = itertools.chain(module.parameters(), module.buffers())
     assert not any(value.is_meta for value in values), "a value is in no file"
