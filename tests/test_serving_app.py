@@ -14,11 +14,14 @@ import pytest
 from tsarch.config import DataConfig
 from tsarch.data.corpus import read_rows
 from tsarch.errors import UserError
+from tsarch.launch import serving
+from tsarch.launch.cli import main
 from tsarch.prediction.inputs import as_rows
 from tsarch.serving.access_tokens import AccessTokens, read_tokens
 from tsarch.serving.app import make_app
 from tsarch.serving.engine import Answered, RunInfo, ServiceError
 from tsarch.serving.examples import examples_of
+from tsarch.serving.following import follow
 from tsarch.serving.limits import Limits, parse_limits
 from tsarch.task_names import TASKS
 from tsarch.tasks.registry import row_reader
@@ -308,6 +311,40 @@ def test_limits_are_changed_by_name():
     for wrong in ("inputs=0", "request_s=nan", "queue_tokens=many", "cache_mb=-1"):
         with pytest.raises(UserError, match=wrong):
             parse_limits([wrong])
+
+
+def test_current_versions_are_looked_for_while_the_app_runs():
+    """And a version that can't be loaded doesn't end it."""
+    engine, looked = Echo(names=("a", "b")), []
+
+    async def reload(run):
+        looked.append(run)
+        raise ServiceError(503, "it can't be loaded")
+
+    engine.reload = reload
+
+    async def main() -> None:
+        app = make_app(engine, background=lambda: follow(engine, 0.001))
+        async with app.router.lifespan_context(app), asyncio.timeout(10):
+            while len(looked) < 6:
+                await asyncio.sleep(0.001)
+        assert engine.closed
+        count = len(looked)
+        await asyncio.sleep(0.02)
+        assert len(looked) == count
+
+    asyncio.run(main())
+    assert looked[:4] == ["a", "b", "a", "b"]
+
+
+def test_what_is_not_installed_is_named_with_how_to_get_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "fastapi" else name)
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", str(tmp_path)])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "not installed: fastapi." in said
+    assert 'pip install "tsarch[serving]"' in said
 
 
 @pytest.mark.parametrize("task", TASKS)
