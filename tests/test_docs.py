@@ -150,7 +150,8 @@ def test_calls_of_tsarch_have_arguments_that_it_knows():
         if name.isupper() or name.startswith("-"):  # `tsarch COMMAND`
             continue
         assert name in COMMANDS, call
-        known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+        own = COMMANDS[name].params
+        known = {option for each in own for option in (*each.opts, *each.secondary_opts)}
         options = {a.partition("=")[0] for a in arguments if a.startswith("--")}
         assert options <= known | {"--help"}, call
 
