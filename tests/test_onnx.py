@@ -7,16 +7,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 import tsarch
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tiny_blueprint
 from tests.test_export import export, ner_run, rows_of
 from tsarch.errors import UserError
+from tsarch.export.graphs import graph_of, write_graph
+from tsarch.export.models import TrainedModels
 from tsarch.export.onnx import Compared, losses_by_rounding
+from tsarch.export.ordinary import difference, ordinary_model
+from tsarch.model_folder import TaskFile
+from tsarch.stage.build import build_model
 from tsarch.tasks.collect import label_probabilities
 
 __all__ = ["ner_run"]
@@ -92,7 +98,7 @@ def test_what_cannot_be_loaded_is_told(ner_run, onnx_folder, tmp_path):
         tsarch.load(onnx_folder, backend="onnx", precision="bf16")
     with pytest.raises(UserError, match="Take backend='onnx'"):
         tsarch.load(ner_run, precision="int8")
-    with pytest.raises(UserError, match="There are torch and onnx"):
+    with pytest.raises(UserError, match="It is torch or onnx"):
         tsarch.load(ner_run, backend="jax")  # type: ignore[arg-type]
     copy = shutil.copytree(onnx_folder, tmp_path / "copy")
     (copy / "onnx" / "teacher.onnx").write_bytes(b"x")
@@ -128,6 +134,51 @@ def test_an_exported_folder_is_loaded_from_the_hub_by_name(onnx_folder, monkeypa
         assert [(e.type, e.first) for e in a] == [(e.type, e.first) for e in b]
     assert [name for name, _ in asked] == ["org/ner-x"] * 2
     assert not list((tmp_path / "copy-2").rglob("*.safetensors"))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128},
+    "modernbert": {
+        "model_type": "modernbert",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id"), 0),
+        **dict.fromkeys(("eos_token_id", "sep_token_id"), 2),
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_other_kinds(tmp_path, kind):
+    """A student that is narrower than the table, and knows a vector for the missing teacher: its
+    projection is folded. ModernBERT's class for tokens has layers that nobody trained."""
+    config = {**KINDS[kind], "vocab_size": 30522}
+    narrow = {**config, "n_embd": 16} if kind == "gpt2" else {**config, "hidden_size": 16}
+    student = {"layers": None, "config": narrow, "no_teacher": "learned"}
+    blueprint = tiny_blueprint(tmp_path, teacher={"config": config}, student=student)
+    built = {stage: build_model(blueprint, stage, 3) for stage in blueprint.stages}
+    modules = {stage: own.module.eval().requires_grad_(False) for stage, own in built.items()}
+    (table,) = (own.table for own in built.values() if own.table is not None)
+    task = TaskFile("ner", ("O", "B-A", "I-A"), 0.5)
+    models = TrainedModels(tmp_path, blueprint, task, table, modules, ())
+    assert models.student is not None
+    assert models.teacher is not None
+    models.student.no_teacher.normal_()
+    texts = [np.arange(5, 5 + size) for size in (17, 3, 1, 40, 8)]
+    for module in (models.teacher, models.student):
+        for fed in (False, True) if module is models.student else (False,):
+            graph = graph_of(module, table, fed, False, 60)
+            assert write_graph(graph, tmp_path / "model.onnx") < 1e-5
+        if kind == "modernbert":
+            with pytest.raises(UserError, match=r"more than a linear layer \(head\.dense"):
+                ordinary_model(models, module)
+        else:
+            own = ordinary_model(models, module)
+            assert difference(models, module, own, texts, [None] * 5) < 1e-5
 
 
 def test_probabilities_of_arrays_are_those_of_tensors():
