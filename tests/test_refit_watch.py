@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -19,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT, WIKIGOLD, write_jsonl
+from tests.helpers import WIKIGOLD, write_jsonl
 from tests.test_refit import CutOffError, copied, cut_after, cut_before, no_switch, trained
 from tests.test_saved_run import rows_of
 from tsarch.errors import RunFailedError, UserError
+from tsarch.launch.cli import main
 from tsarch.refit.journal import Journal
 from tsarch.refit.lineage import Lineage
 from tsarch.refit.server import ServedRun
@@ -52,8 +51,9 @@ def watch(lineage: Lineage, inbox: Path, train: Any = copied, **options: Any) ->
 
 
 def put(inbox: Path, number: int, name: str | None = None) -> Path:
-    """A file of the number-th ten rows."""
+    """A file of the number-th ten rows, each a document of its own."""
     rows = ROWS[100 + 10 * number : 110 + 10 * number]
+    rows = [{own: row[own] for own in ("tokens", "tags")} for row in rows]
     return write_jsonl(inbox / (name or f"part-{number}.jsonl"), rows)
 
 
@@ -211,53 +211,76 @@ def test_what_is_no_server_or_token_is_told(tmp_path):
         ServedRun.of("http://localhost:80", "run", tmp_path / "token")
 
 
-def watching(lineage: Lineage, inbox: Path) -> subprocess.Popen[bytes]:
-    """The real command, in a session of its own."""
-    options = ["--run", str(lineage.run), "--once", "--settle-s", "0.1", "--epochs", "1"]
-    options += ["--margin", "1000", "--held-out", "0", "--replay", "0.1"]
-    code = "import sys; from tsarch.launch.cli import main; main(sys.argv[1:])"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "watch", str(inbox), *options],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
+def call(run: Path, inbox: Path) -> None:
+    """The command itself, in a process of its own."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    options = ["--run", str(run), "--once", "--settle-s", "0.1", "--epochs", "1"]
+    main(["watch", str(inbox), *options, "--margin", "1000", "--held-out", "0", "--replay", "0.1"])
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Makes processes in which the heavy libraries are imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.watch_imports"])
+    return context
 
 
 @pytest.mark.slow
 @pytest.mark.thorough
 @pytest.mark.timeout(1800)
-def test_killed_at_any_of_ten_moments_every_file_is_used_exactly_once(lineage, inbox):
-    """`kill -9` of the real process, between its start and the end of what one call takes."""
+def test_killed_at_any_of_ten_moments_every_file_is_used_exactly_once(lineage, inbox, processes):
+    """`kill -9` of the process at moments drawn over what a call takes."""
+
+    def start() -> Any:
+        process = processes.Process(target=call, args=(lineage.run, inbox))
+        process.start()
+        return process
+
     put(inbox, 0)
-    started = time.monotonic()
-    assert watching(lineage, inbox).wait() == 0
+    first = start()
+    first.join()  # with the imports
+    assert first.exitcode == 0
+    put(inbox, 1)
+    started, second = time.monotonic(), start()
+    second.join()
     whole_s = time.monotonic() - started
-    for number in range(1, 4):
-        put(inbox, number)
-    moments = random.Random(7)
-    kills = 0
-    for _ in range(10):
-        process = watching(lineage, inbox)
-        try:
-            process.wait(moments.uniform(0.3, 1.3) * whole_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.communicate()
-        if len(used(lineage)) == 4 and kills < 10:
-            put(inbox, 10 + kills)  # so that there is something to be killed at
-    last = watching(lineage, inbox)
-    assert last.wait() == 0, last.communicate()[1]
+    moments, kills, number = random.Random(7), [], 1
+    for _ in range(40):
+        if len(kills) == 10:
+            break
+        if len(used(lineage)) > number:  # so that there is something to be killed at
+            number += 1
+            put(inbox, number)
+        process = start()
+        process.join(moments.uniform(0.05, 1.0) * whole_s)
+        if process.is_alive():
+            kills.append(stage_of(lineage))
+            process.kill()
+        process.join()
+    assert len(kills) == 10
+    assert len(set(kills)) > 1, f"always at the same place: {kills}"
+    last = start()
+    last.join()
+    assert last.exitcode == 0
     files = {path.name for path in inbox.iterdir()}
     assert used(lineage) == dict.fromkeys(files, 1)
     assert [own for own in lineage.records() if not own.decided] == []
-    names = [name for step, name in steps(lineage) if step == "decided"]
-    assert sorted(names) == sorted(files)
-    assert kills >= 5
+    decided = [name for step, name in steps(lineage) if step == "decided"]
+    assert sorted(decided) == sorted(files)
     current = json.loads((lineage.run / "current.json").read_text())
     assert [own["version"] for own in current["changes"]] == [
-        own.version for own in lineage.records() if own.accepted
+        own.version for own in lineage.records()
     ]
+
+
+def stage_of(lineage: Lineage) -> str:
+    """What a call has done last."""
+    last = [own.version for own in lineage.records() if not own.decided]
+    if not last:
+        return steps(lineage)[-1][0]
+    folder = lineage.folder(last[-1])
+    files = ("summary.json", "model/task.json", "config.yaml")
+    return next((own for own in files if (folder / own).exists()), "rows")
