@@ -9,6 +9,7 @@ import pytest
 
 from tsarch.serving.batcher import Batcher, Batching
 from tsarch.serving.engine import ServiceError
+from tsarch.serving.room import Room
 
 
 class Held:
@@ -87,9 +88,26 @@ def test_a_full_queue_says_when_to_come_again():
         assert await batcher.submit("x", "b", 100) == "B"
         with batcher.reserved(60):
             assert batcher.tokens == 60
+        with batcher.reserved(1000):  # a guess alone refuses nobody for good
+            assert batcher.tokens == 100
         await batcher.close()
 
     asyncio.run(main())
+
+
+def test_a_guess_alone_refuses_nobody_for_good_where_queues_are_elsewhere():
+    room = Room(100)
+    with room.reserved_for(["x" * 4000]) as counted:
+        assert room.tokens == 100
+        with pytest.raises(ServiceError) as caught, room.reserved_for(["a word"]):
+            pass
+        assert caught.value.status == 429
+        counted(7)
+        assert room.tokens == 7
+        with pytest.raises(ServiceError) as caught:
+            counted(101)
+        assert caught.value.status == 413
+    assert (room.tokens, room.num_requests) == (0, 0)
 
 
 def test_one_bad_request_does_not_fail_its_neighbours():

@@ -42,7 +42,7 @@ class Room:
 
         self.num_requests += 1
         try:
-            reserve(num_characters(inputs) // CHARACTERS_A_TOKEN)
+            reserve(min(num_characters(inputs) // CHARACTERS_A_TOKEN, self._most))
             yield reserve
             self._measure(now_s() - started)
         finally:
