@@ -188,7 +188,8 @@ def answered(pair: TrainedPair, piece: Piece, mode: Mode | None) -> Answered:
             row[PROBLEM] = f"{given.place}: {problems[place]}"
         else:
             row[PREDICTION] = as_json(answers[place])
-        columns.update(dict.fromkeys(row))
+        if not row.keys() <= columns.keys():
+            columns.update(dict.fromkeys(row))
         lines.append(as_line(row))
     mistakes = [Mistake(own[n].place, what) for n, what in sorted(problems.items())]
     return Answered(
@@ -196,10 +197,13 @@ def answered(pair: TrainedPair, piece: Piece, mode: Mode | None) -> Answered:
     )
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False)  # once: it takes time
+
+
 def as_line(row: dict[str, Any]) -> bytes:
     """A row as a line of JSON, which has no NaN and no half of a surrogate pair."""
     try:
-        text = json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
+        text = _ENCODER.encode(row)
     except ValueError:
         text = json.dumps(_finite(row), ensure_ascii=False, default=str)
     try:

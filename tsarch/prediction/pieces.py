@@ -56,21 +56,22 @@ def pieces(files: Sequence[InputFile], limits: Limits, skipped: int = 0) -> Iter
     before = 0
     for file in files:
         kept: list[FileInput] = []
-        begun = position = size = 0
+        begun = size = 0
         for own in file:
             if skipped > 0:
                 skipped -= 1
                 begun = file.position
                 continue
             if kept and _ends(kept, size, own, limits):
+                position = file.position
                 yield _piece(file, kept, before, begun, position)
                 begun, kept, size = position, [], 0
             kept.append(own)
             size += _characters(own)
-            position = file.position
-        if kept or (not position and file.findings.notes):  # an empty file has something to say
-            yield _piece(file, kept, before, begun, file.size or position)
-        before += file.size or position
+        end = file.size or file.position
+        if kept or (not begun and file.findings.notes):  # an empty file has something to say
+            yield _piece(file, kept, before, begun, end)
+        before += end
 
 
 def _piece(
@@ -89,8 +90,8 @@ def _ends(kept: Sequence[FileInput], size: int, following: FileInput, limits: Li
 
 
 def _characters(own: FileInput) -> int:
-    """Of the longest value, which is what takes room."""
-    return max((len(value) for value in own.row.values() if hasattr(value, "__len__")), default=0)
+    """Of its texts; of lists as many as they have items."""
+    return sum(len(value) for value in own.row.values() if isinstance(value, str | list | dict))
 
 
 def read_ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:

@@ -81,12 +81,23 @@ class Reading:
         """Whether a plain text can be an input."""
         return takes_texts(self.task, self.reader)
 
+    @cached_property
+    def _is_same(self) -> bool:
+        """Whether a row of a file is one of the pair's as it is."""
+        return self.names == self.columns and not any("." in own for own in self.names.values())
+
+    @cached_property
+    def _needed(self) -> tuple[str, ...]:
+        return tuple(self.reader.needed)
+
     def value(self, row: Raw) -> Input:
         """What is predicted of a row."""
-        absent = [own for own in self.reader.needed if own not in row and nested(row, own) is None]
-        if absent and self.takes_texts and isinstance(row.get("text"), str):
-            return str(row["text"])
-        if self.names == self.columns and not any("." in own for own in self.names.values()):
+        for own in self._needed:
+            if own not in row and nested(row, own) is None:
+                if self.takes_texts and isinstance(row.get("text"), str):
+                    return str(row["text"])
+                break
+        if self._is_same:
             return row
         found = {self.columns[own]: _cell(row, name) for own, name in self.names.items()}
         told = {name: value for name, value in found.items() if value is not None}
@@ -285,12 +296,14 @@ class InputFile:
     def _inputs(self, found: Found) -> Iterator[FileInput]:
         """The rows, and in their places what is wrong with others."""
         stopped: list[Exception] = []
+        doc_id = self._reading.names.get("doc_id", "")
         for place, row, value in self._values(_until_error(found, stopped)):
-            yield from self._mistakes(place.number)
+            if self.findings.mistakes:
+                yield from self._mistakes(place.number)
             if self._is_broken(place, row):
                 yield _bad(str(place), "is not UTF-8 text.", row)
             else:
-                document = row.get(self._reading.names.get("doc_id", ""))
+                document = row.get(doc_id)
                 shown = None if document in (None, "") else str(document)
                 yield FileInput(row, value, str(place), document=shown)
         yield from self._mistakes(sys.maxsize)
