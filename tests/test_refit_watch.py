@@ -195,12 +195,13 @@ def test_a_server_is_told_and_one_that_is_down_is_told_later(
     served = ServedRun.of(server, "my run", tmp_path / "token")
     monkeypatch.setattr(Swaps, "status", 404)
     watch(lineage, inbox, server=served)
-    assert len(Swaps.asked) == 3
+    assert len(Swaps.asked) >= 3
     assert "404" in capsys.readouterr().out
     monkeypatch.setattr(Swaps, "status", 200)
+    Swaps.asked.clear()
     watch(lineage, inbox, server=served)
     watch(lineage, inbox, server=served)
-    assert Swaps.asked[3:] == [("/runs/my%20run/reload", "Bearer abcdefghijklmnop")]
+    assert Swaps.asked == [("/runs/my%20run/reload", "Bearer abcdefghijklmnop")]
 
 
 def test_what_is_no_server_or_token_is_told(tmp_path):
