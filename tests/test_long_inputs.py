@@ -79,6 +79,24 @@ def test_sentences_that_fit_are_packed_as_without_an_overlap():
         assert np.array_equal(getattr(plain, name), getattr(overlapping, name))
 
 
+@given(st.lists(st.sampled_from([3, 9, 12, 50, 80]), min_size=1, max_size=8))
+def test_what_stands_beside_a_long_sentence_is_read_as_without_an_overlap(lengths):
+    sentences = [Sentence("a", [10 * i] * n, list(range(n))) for i, n in enumerate(lengths)]
+    labels = [[0] * n for n in lengths]
+    plain, overlapping = (pack(sentences, labels, [1], [2], 40, 12, own) for own in (0, 8))
+    starts = plain.sentence_offsets
+    for number, length in enumerate(lengths):
+        if length <= 12:
+            contexts = [_context_of(own, int(starts[number])) for own in (plain, overlapping)]
+            assert contexts[0] == contexts[1]
+
+
+def _context_of(split, word: int) -> list[int]:
+    place = int(np.flatnonzero(split.words == word)[0])
+    context = int(np.searchsorted(split.context_offsets, place, side="right")) - 1
+    return split.token_ids[slice(*split.context_offsets[context : context + 2])].tolist()
+
+
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=4), st.integers(1, 20))
 def test_every_word_is_answered_once_by_contexts_and_by_windows(lengths, overlap):
     sentences = [Sentence("a", list(range(n)), list(range(n))) for n in lengths]

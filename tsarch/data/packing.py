@@ -65,6 +65,8 @@ class _Packer:
     windows: list[tuple[int, int]] = field(default_factory=list)
     answered: list[tuple[int, int]] = field(default_factory=list)
     window_offsets: list[int] = field(default_factory=lambda: [0])
+    waiting: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    """Tokens and words of sentences that follow the open context, see `_add_apart`."""
     cutting: Cutting = field(default_factory=Cutting)
     mistakes: list[Mistake] = field(default_factory=list)
     row: int = -1
@@ -84,20 +86,36 @@ class _Packer:
         self.row += 1
         token_ids, words = self._cut_words(token_ids, words)
         whole = self.teacher_max_tokens - len(self.prefix) - len(self.suffix)
+        parts = parts_of(words, whole, 0)
+        is_apart = self.overlap > 0 and len(parts) > 1
+        for part in parts:
+            self._make_room(part.stop - part.start)
+            own = words[part.start : part.stop]
+            self._append(
+                token_ids[part.start : part.stop], [_ELSEWHERE] * len(own) if is_apart else own
+            )
+            if not is_apart:
+                self._add_windows(part, words)
+        if is_apart:
+            self.waiting.append((token_ids, words))
+
+    def _add_apart(self, token_ids: list[int], words: list[int]) -> None:
+        """Add a sentence as contexts of its own that overlap. What stands beside it in the document
+        is read with its plain parts, as if nothing overlapped."""
+        whole = self.teacher_max_tokens - len(self.prefix) - len(self.suffix)
         for part in parts_of(words, whole, self.overlap):
             self._make_room(part.stop - part.start)
-            begin = len(self.token_ids) - part.start
-            self._append(
-                token_ids[part.start : part.stop],
-                [
-                    word if part.first <= place < part.end else _ELSEWHERE
-                    for place, word in enumerate(words[part.start : part.stop], part.start)
-                ],
-            )
-            self._add_windows(begin, part, words)
+            own = [
+                word if part.first <= place < part.end else _ELSEWHERE
+                for place, word in enumerate(words[part.start : part.stop], part.start)
+            ]
+            self._append(token_ids[part.start : part.stop], own)
+            self._add_windows(part, words)
+            self.close()
 
-    def _add_windows(self, begin: int, context: Part, words: list[int]) -> None:
-        """Add the windows of a context's part of a sentence, whose first token is at `begin`."""
+    def _add_windows(self, context: Part, words: list[int]) -> None:
+        """Add the windows of the part of a sentence that was just added."""
+        begin = len(self.token_ids) - context.stop
         inside = words[context.start : context.stop]
         for part in parts_of(inside, self.student_max_tokens, self.overlap):
             first, end = part.first + context.start, part.end + context.start
@@ -130,6 +148,9 @@ class _Packer:
             self.context_offsets.append(len(self.token_ids))
             self.window_offsets.append(len(self.windows))
             self.is_open = False
+        waiting, self.waiting = self.waiting, []
+        for token_ids, words in waiting:
+            self._add_apart(token_ids, words)
 
     def _make_room(self, num_tokens: int) -> None:
         """Have a context open that `num_tokens` more fit into."""
