@@ -167,7 +167,10 @@ def check_graphs(folder: Path) -> None:
     own = tsarch.load(folder / "out", backend="onnx")
     rows = [json.loads(line) for line in (folder / "rows" / "test.jsonl").open()]
     for mode in run.modes:
-        for a, b in zip(own.predict(rows, mode), run.predict(rows, mode), strict=True):
+        (found, unread), (wanted, problems) = (p.try_predict(rows, mode) for p in (own, run))
+        assert len(found) > len(rows) / 2
+        assert (unread, list(found)) == (problems, list(wanted))
+        for a, b in zip(found.values(), wanted.values(), strict=True):
             assert type(a) is type(b)
             assert getattr(a, "name", None) == getattr(b, "name", None)
             assert getattr(a, "text", None) == getattr(b, "text", None)
@@ -189,6 +192,12 @@ def test_other_tasks_are_ordinary_models_too(tmp_path, task):
         assert own.name == name  # type: ignore[union-attr]
         assert float(score) == pytest.approx(own.score, abs=1e-5)  # type: ignore[union-attr]
     if task == "qa":
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "student_alone")
+        own = tokenizer("When?", "In May.")  # a window: [CLS] question [SEP] part of the passage
+        said = tokenizer.convert_ids_to_tokens(own.input_ids)
+        assert said == ["[CLS]", "when", "?", "[SEP]", "in", "may", "."]
+        assert own.token_type_ids == [0] * 4 + [1] * 3
+        assert len(tokenizer("When?").input_ids) == 2
         folder = tmp_path / "out" / "teacher"
         model = AutoModelForQuestionAnswering.from_pretrained(folder)
         pair = tsarch.load(tmp_path / "run", device="cpu")
@@ -208,9 +217,7 @@ def test_other_tasks_are_ordinary_models_too(tmp_path, task):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("task", "model"), [("translation", "llama"), ("summarization", "bart"), ("dialogue", "gpt2")]
-)
+@pytest.mark.parametrize(("task", "model"), [("dialogue", "llama"), ("summarization", "bart")])
 def test_models_that_write_are_ordinary_too(tmp_path, task, model):
     raw = generative_raw(tmp_path, task, model)
     raw["run"]["folder"] = str(tmp_path / "run")
@@ -221,8 +228,8 @@ def test_models_that_write_are_ordinary_too(tmp_path, task, model):
     assert list(done.refused) == ["onnx/"]
     assert "writes texts token by token" in done.refused["onnx/"]
     said = run_card(tmp_path / "out", ("Good morning.", "old house red"))
-    column = {"translation": "source", "summarization": "document", "dialogue": "history"}[task]
-    row = {column: ["old house red"] if task == "dialogue" else "old house red"}
+    text = "old house red"
+    row = {"history": [text]} if task == "dialogue" else {"document": text}
     (own,) = tsarch.load(tmp_path / "run", device="cpu").predict([row], "teacher")
     assert own.text == said  # type: ignore[union-attr]
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / "teacher").model_max_length == 64

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsarch.data.passages import PairTypes, pair_specials
 from tsarch.data.tokenizer import word_lead
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def save_tokenizer(
 
     Args:
         max_tokens: of a text, special tokens counted.
-        special_tokens: whether they stand around a text.
+        special_tokens: whether they stand around a text. Without, a pair of texts still has those
+            before and between both: a question is asked so of a part of a passage.
         leads: whether the first word gets the tokens that it has after a space.
     """
     tokenizer = copy.deepcopy(tokenizer)
@@ -43,27 +45,41 @@ def save_tokenizer(
     file = folder / "tokenizer.json"
     raw = json.loads(file.read_text(encoding="utf-8"))
     if not special_tokens:
-        raw["post_processor"] = _bare(raw.get("post_processor"))
+        raw["post_processor"] = _bare(tokenizer, raw.get("post_processor"))
     if needs_lead:
         raw["normalizer"] = _with_lead(raw.get("normalizer"))
     file.write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
-    _read_as_it_is(folder / "tokenizer_config.json")
+    _read_as_it_is(folder / "tokenizer_config.json", tokenizer.model_input_names)
 
 
-def _bare(post_processor: Any) -> dict[str, Any]:
-    """A post-processor that adds nothing."""
-    kinds = json.dumps(post_processor)
-    if any(f'"{kind}"' in kinds for kind in _OFFSETS):
-        own = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-        return {**own, "use_regex": True}
-    piece: dict[str, Any] = {"Sequence": {"id": "A", "type_id": 0}}
-    second = {"Sequence": {"id": "B", "type_id": 1}}
-    return {
+def _bare(tokenizer: PreTrainedTokenizerBase, post_processor: Any) -> dict[str, Any]:
+    """A post-processor that adds nothing to a text, and nothing behind a pair of texts."""
+    specials, types = pair_specials(tokenizer)
+    kinds = types or PairTypes([0] * 9, 0, [0] * 9, 0, [])
+    names = {n: tokenizer.convert_ids_to_tokens(n) for n in (*specials.before, *specials.between)}
+    pair: list[dict[str, Any]] = [
+        {"SpecialToken": {"id": names[token], "type_id": kind}}
+        for token, kind in zip(specials.before, kinds.before)
+    ]
+    pair.append({"Sequence": {"id": "A", "type_id": kinds.question}})
+    pair += [
+        {"SpecialToken": {"id": names[token], "type_id": kind}}
+        for token, kind in zip(specials.between, kinds.between)
+    ]
+    pair.append({"Sequence": {"id": "B", "type_id": kinds.passage}})
+    template = {
         "type": "TemplateProcessing",
-        "single": [piece],
-        "pair": [piece, second],
-        "special_tokens": {},
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": pair,
+        "special_tokens": {
+            name: {"id": name, "ids": [token], "tokens": [name]} for token, name in names.items()
+        },
     }
+    said = json.dumps(post_processor)
+    if not any(f'"{kind}"' in said for kind in _OFFSETS):
+        return template
+    own = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return {"type": "Sequence", "processors": [own, template]}
 
 
 def _with_lead(normalizer: Any) -> dict[str, Any]:
@@ -73,9 +89,9 @@ def _with_lead(normalizer: Any) -> dict[str, Any]:
     return {"type": "Sequence", "normalizers": parts}
 
 
-def _read_as_it_is(file: Path) -> None:
+def _read_as_it_is(file: Path, inputs: list[str]) -> None:
     """Classes of single architectures write their own post-processor; the general one takes what
     tokenizer.json has."""
     raw = json.loads(file.read_text(encoding="utf-8"))
-    raw["tokenizer_class"] = "PreTrainedTokenizerFast"
+    raw |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
     file.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
