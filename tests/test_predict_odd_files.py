@@ -260,6 +260,16 @@ def test_a_signal_leaves_what_another_call_goes_on_with(run, tmp_path, monkeypat
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_damaged_notes_of_an_earlier_call_are_told(pair, tmp_path):
+    path = str(written(tmp_path, "in.jsonl", LINE))
+    written(tmp_path, "out.jsonl.part", "")
+    written(tmp_path, "out.jsonl.part.json", '{"job": ')
+    with pytest.raises(UserError, match="Give --restart to begin anew"):
+        predict_files(pair, [path], tmp_path / "out.jsonl")
+    predict_files(pair, [path], tmp_path / "out.jsonl", restart=True)
+    assert len(rows_of(tmp_path / "out.jsonl")) == 1
+
+
 def test_a_full_disk_is_one_message(pair, tmp_path, monkeypatch):
     path = written(tmp_path, "in.jsonl", LINE)
 

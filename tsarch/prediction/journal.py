@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from tsarch.clock import now_s
-from tsarch.errors import UserError
+from tsarch.errors import UserError, one_line
 from tsarch.prediction.outputs import is_lines, write_table
 
 _SAVED_EVERY_S = 1.0
@@ -58,13 +58,18 @@ class Journal:
         if not self._state.is_file() or not self._answers.is_file():
             self._answers.unlink(missing_ok=True)
             return
-        state = json.loads(self._state.read_text(encoding="utf-8"))
-        if state["job"] != self._job:
-            hint = "Give --restart to begin anew, or another --output."
+        hint = "Give --restart to begin anew, or another --output."
+        try:
+            state = json.loads(self._state.read_text(encoding="utf-8"))
+            job, columns = state["job"], dict.fromkeys(state["columns"])
+            self.inputs, self.bad, self._bytes = state["inputs"], state["bad"], state["bytes"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            what = f"can't be read: {one_line(error)}."
+            raise UserError.single(str(self._state), what, hint) from None
+        if job != self._job:
             what = "was begun with other files, another run or another mode."
             raise UserError.single(str(self._state), what, hint)
-        self.inputs, self.bad, self._bytes = state["inputs"], state["bad"], state["bytes"]
-        self._columns = dict.fromkeys(state["columns"])
+        self._columns = columns
         os.truncate(self._answers, self._bytes)
 
     def discard(self) -> None:
