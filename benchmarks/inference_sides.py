@@ -138,7 +138,7 @@ class RuntimeSide(Side):
         for start in range(0, len(rows), 16):
             own = order[start : start + 16]
             texts = [rows[n]["tokens"] for n in own]
-            encoded = self._tokenizer.encode_batch_fast(texts, is_pretokenized=True)
+            encoded = self._tokenizer.encode_batch(texts, is_pretokenized=True)
             feeds = {
                 "input_ids": np.array([e.ids for e in encoded]),
                 "attention_mask": np.array([e.attention_mask for e in encoded]),
