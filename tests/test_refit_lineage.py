@@ -153,7 +153,9 @@ def pair(old: float, new: float, metric: str = "f1") -> Pair:
 @pytest.mark.parametrize(
     ("test", "held", "accepted"),
     [
-        ((0.60, 0.59), (0.50, 0.50), True),
+        ((0.60, 0.59), (0.50, 0.51), True),
+        ((0.60, 0.60), (0.50, 0.50), True),
+        ((0.60, 0.595), (0.00, 0.00), False),
         ((0.60, 0.5899), (0.50, 0.70), False),
         ((0.60, 0.70), (0.50, 0.4999), False),
         ((0.60, math.nan), (0.50, 0.60), False),

@@ -34,11 +34,22 @@ class Verdict:
 
 
 def judge(task: Task, monitor: Monitor, measured: Mapping[str, Pair], margin: float) -> Verdict:
+    """A new version is taken if it is at most `margin` points worse on the old test set, no worse on
+    the held-out new data, and better there if it is worse on the old test set at all: what is lost
+    must buy something, and labels at random buy nothing. A point is a hundredth of full marks; of a
+    metric that is best when it is lowest, such as perplexity, one percent."""
+    scores: dict[str, dict[str, float]]
+    """Data → version → the selection metric."""
+
+
+def judge(task: Task, monitor: Monitor, measured: Mapping[str, Pair], margin: float) -> Verdict:
     """A new version is taken if it is at most `margin` points worse on the old test set, and no
-    worse on the held-out new data. A point is a hundredth of full marks; of a metric that is best
+    worse on the held-out new data; and better there, if it is worse at all on the old test set: what
+    is lost must buy something, which labels at random don't. A point is a hundredth of full marks; of a metric that is best
     when it is lowest, such as perplexity, one percent."""
     scores: dict[str, dict[str, float]] = {}
     told, bad = [], []
+    all_lost: dict[str, float] = {}
     for name, pair in measured.items():
         own = {
             version: selection_score(task, evaluation.metrics, monitor)
@@ -47,11 +58,15 @@ def judge(task: Task, monitor: Monitor, measured: Mapping[str, Pair], margin: fl
         sign = -1.0 if task.lower_is_better else 1.0
         scores[name] = {version: sign * value for version, value in own.items()}
         lost = _points_lost(task, own["old"], own["new"])
+        all_lost[name] = lost
         allowed = margin if name == TEST else 0.0
         told.append(_told(name, scores[name], lost))
         if not lost <= allowed + _ROUNDING:  # NaN is worse
             limit = f"more than the margin of {margin:g}" if name == TEST else "worse than the old"
             bad.append(f"{told[-1]}: {limit}")
+    buys_nothing = all_lost.get(HELD_OUT, -math.inf) >= -_ROUNDING
+    if not bad and all_lost[TEST] > _ROUNDING and buys_nothing:
+        bad.append(f"{'; '.join(told)}: nothing is gained for what is lost")
     return Verdict(not bad, "; ".join(bad or told), scores)
 
 
