@@ -43,7 +43,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of each of the three measurements.")] = 1.2,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a process.")] = 2,
     only: Annotated[str, typer.Option(help="Sides, with commas. Default: all.")] = "",
-    page: Annotated[bool, typer.Option(help="Write docs/results.md.")] = True,
+    page: Annotated[bool, typer.Option(help="Write the files.")] = True,
 ) -> None:
     """Measure all sides and write the table."""
     quieten()
@@ -67,10 +67,10 @@ def main(
             results[own.name].append(found)
             _say(f"turn {turn + 1}: {own.name} {found['rows_per_s']:.0f} rows/s")
     summary = summarized({name: own for name, own in results.items() if own}, failed)
-    _RESULTS.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     text = markdown(summary, wanted, turns, threads, len(rows))
     typer.echo(text)
     if page and not only:
+        _RESULTS.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         write_section(_PAGE, text)
 
 
