@@ -34,19 +34,10 @@ class Verdict:
 
 
 def judge(task: Task, monitor: Monitor, measured: Mapping[str, Pair], margin: float) -> Verdict:
-    """A new version is taken if it is at most `margin` points worse on the old test set, no worse on
-    the held-out new data, and better there if it is worse on the old test set at all: what is lost
-    must buy something, and labels at random buy nothing. A point is a hundredth of full marks; of a
-    metric that is best when it is lowest, such as perplexity, one percent."""
-    scores: dict[str, dict[str, float]]
-    """Data → version → the selection metric."""
-
-
-def judge(task: Task, monitor: Monitor, measured: Mapping[str, Pair], margin: float) -> Verdict:
-    """A new version is taken if it is at most `margin` points worse on the old test set, and no
-    worse on the held-out new data; and better there, if it is worse at all on the old test set: what
-    is lost must buy something, which labels at random don't. A point is a hundredth of full marks; of a metric that is best
-    when it is lowest, such as perplexity, one percent."""
+    """A new version is taken if it is at most `margin` points worse on the old test set, no worse
+    on the held-out new data, and better there if it is worse on the old test set at all: what is
+    lost must buy something, and labels at random buy nothing. A point is a hundredth of full marks;
+    of a metric that is best when it is lowest, such as perplexity, one percent."""
     scores: dict[str, dict[str, float]] = {}
     told, bad = [], []
     all_lost: dict[str, float] = {}
