@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
+import pandas as pd  # type: ignore[import-untyped]
 import ray
 import ray.data
 from ray.data.block import BlockMetadata
@@ -104,13 +103,13 @@ def _answers(
         _Worker,
         fn_constructor_args=arguments,
         batch_size=1,
-        batch_format="pyarrow",
+        batch_format="pandas",
         concurrency=(1, copies, copies),
         **each,
     )
     try:
-        for batch in written.iter_batches(batch_size=1, batch_format="pyarrow"):
-            own = pickle.loads(batch[_ANSWERED][0].as_py())
+        for batch in written.iter_batches(batch_size=1, batch_format="pandas"):
+            own = batch[_ANSWERED][0]
             if isinstance(own, UserError):
                 raise own
             yield own
@@ -152,7 +151,7 @@ def _pieces(
     os.chdir(folder)
     opened = [InputFile(path, reading) for path in files]
     for piece in pieces(opened, limits, skipped):
-        yield pa.table({_PIECE: [pickle.dumps(piece)]})
+        yield pd.DataFrame({_PIECE: [piece]})
 
 
 class _Worker:
@@ -173,5 +172,5 @@ class _Worker:
         if self._error is not None:
             own = self._error
         else:
-            own = answered(self._pair, pickle.loads(batch[_PIECE][0].as_py()), self._mode)
-        return pa.table({_ANSWERED: [pickle.dumps(own)]})
+            own = answered(self._pair, batch[_PIECE][0], self._mode)
+        return pd.DataFrame({_ANSWERED: [own]})
