@@ -95,7 +95,7 @@ class RayEngine:
         self._watch()
         version = self._served[run]  # the version that this request meets
         mode = mode or version.info.default_mode
-        with version.used(), self._rooms[run].reserved_for(inputs) as reserve:
+        with version.usage.used(), self._rooms[run].reserved_for(inputs) as reserve:
             parts = await asyncio.to_thread(version.prepare, inputs)
             check_problems(_in_order(parts, [own.inputs.problems for _, own in parts]))
             num_tokens = sum(own.num_tokens for _, own in parts)
@@ -130,7 +130,7 @@ class RayEngine:
         """See `Engine`."""
         if self._watching is not None:
             self._watching.cancel()
-        await asyncio.gather(*(own.unused() for own in self._served.values()), *self._tasks)
+        await asyncio.gather(*(own.usage.unused() for own in self._served.values()), *self._tasks)
         await asyncio.to_thread(self._fleet.stop)
 
     async def _load(self, run: str) -> Version:
@@ -149,7 +149,7 @@ class RayEngine:
         return await asyncio.to_thread(Version, run, self._folders[run], folder, _joined(found))
 
     async def _free(self, run: str, old: Version) -> None:
-        await old.unused()
+        await old.usage.unused()
         kept = [str(self._served[run].folder.absolute())]
         for handle in self._handles[run].values():
             with suppress(Exception):  # one that died has nothing left

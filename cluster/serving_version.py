@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from tsarch.prediction.loading import load_halves
 from tsarch.prediction.trained_pair import Prepared
 from tsarch.run.versions import current_folder, current_name
 from tsarch.serving.served_pair import info_of
+from tsarch.serving.usage import Usage
 
 
 class Version:
@@ -35,9 +34,7 @@ class Version:
         self._pair = load_halves(folder, ())
         version = f"{self._name}@{self._pair.revision[:12]}"
         self.info = info_of(run, version, self._pair)
-        self._users = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self.usage = Usage()
 
     def is_current(self) -> bool:
         """Whether it is the run's current one still."""
@@ -58,22 +55,6 @@ class Version:
             (numbers, self._pair.prepare([inputs[number] for number in numbers]))
             for numbers in documents.values()
         ]
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """While a request is at work here."""
-        self._users += 1
-        self._unused.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
-
-    async def unused(self) -> None:
-        """Wait for the requests that are at work here."""
-        await self._unused.wait()
 
     def _document(self, number: int, own: Input) -> Any:
         """What an input is a part of; by itself, its number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -131,3 +132,30 @@ def ner_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     longer = config.schedule.model_copy(update={"max_steps": 12})
     run_training(config.model_copy(update={"loss": loss, "schedule": longer}))
     return folder / "run"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of an empty bucket of an S3 server on loopback, which the environment names."""
+    from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    # A file system of an earlier server would be found again, and moto keeps buckets for good.
+    S3FileSystem.clear_instance_cache()
+    name = f"bucket-{port}-{secrets.token_hex(4)}"
+    S3FileSystem().mkdir(name)
+    try:
+        yield f"s3://{name}"
+    finally:
+        server.stop()
+        S3FileSystem.clear_instance_cache()

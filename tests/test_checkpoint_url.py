@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 from tests.test_checkpoint_store import write
 from tests.test_resume import end_at, local, rows
@@ -20,27 +16,9 @@ from tsarch.launch.training import run_training
 
 
 @pytest.fixture
-def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(bucket: str) -> str:
     """In an empty bucket of a server; the environment names it, as a user's would."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    # A file system of an earlier server would be found again, and moto keeps buckets for good.
-    S3FileSystem.clear_instance_cache()
-    bucket = f"bucket-{port}-{secrets.token_hex(4)}"
-    fsspec.filesystem("s3").mkdir(bucket)
-    try:
-        yield f"s3://{bucket}/runs/one"
-    finally:
-        server.stop()
-        S3FileSystem.clear_instance_cache()
+    return f"{bucket}/runs/one"
 
 
 def test_a_store_on_s3_is_complete_with_its_manifest(url):

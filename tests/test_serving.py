@@ -169,7 +169,7 @@ def test_odd_requests_made_from_the_document_get_documented_answers(served):
 
 
 def test_what_the_task_cannot_read_is_named(served):
-    answer = served.ask(["fine", " ", ["a", "zq" * 45], {"text": "no tokens"}])
+    answer = served.ask(["fine", " ", ["a", "zq" * 45], {"txt": "no tokens"}])
     assert answer.status_code == 422
     detail = answer.json()["detail"]
     assert "inputs[1]: is empty" in detail

@@ -74,7 +74,7 @@ class LocalEngine:
     async def predict(self, run: str, inputs: Sequence[Input], mode: Mode | None) -> Answered:
         """See `Engine`."""
         served = self._served[run]  # the version that this request meets
-        with served.used():
+        with served.usage.used():
             return await served.predict(inputs, mode or served.info.default_mode)
 
     async def reload(self, run: str) -> RunInfo:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any, cast
 
 from tsarch.config import Mode
 from tsarch.prediction.batch import as_json
@@ -18,6 +14,7 @@ from tsarch.serving.batcher import Batcher, Batching
 from tsarch.serving.engine import Answered, RunInfo, ServiceError
 from tsarch.serving.examples import examples_of
 from tsarch.serving.metrics import Metrics
+from tsarch.serving.usage import Usage
 
 CHARACTERS_A_TOKEN = 4
 """About: room is kept for a text before it's tokenised."""
@@ -51,25 +48,11 @@ class ServedPair:
         self.info = info_of(run, version, pair)
         self._metrics = metrics
         self.batcher = Batcher[Prepared, Results](self._compute, batching, self._tell)
-        self._users = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """While a request is at work here."""
-        self._users += 1
-        self._unused.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
+        self.usage = Usage()
 
     async def drained(self) -> None:
         """Wait for the requests that are at work here, then end the thread."""
-        await self._unused.wait()
+        await self.usage.unused()
         await self.batcher.close()
 
     async def predict(self, inputs: Sequence[Input], mode: Mode) -> Answered:
