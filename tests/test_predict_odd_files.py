@@ -250,9 +250,13 @@ def test_a_signal_leaves_what_another_call_goes_on_with(run, tmp_path, monkeypat
         if self.inputs == 24:
             os.kill(os.getpid(), number)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "add", add_and_be_told)
-        assert command(str(run), *paths, str(tmp_path / "out.jsonl")) == 128 + number
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(journal.Journal, "add", add_and_be_told)
+            assert command(str(run), *paths, str(tmp_path / "out.jsonl")) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert "the same command goes on from there" in capsys.readouterr().err.replace("\n", " ")
     assert command(str(run), *paths, str(tmp_path / "out.jsonl")) == 0
     assert "by an earlier call" in capsys.readouterr().err

@@ -193,11 +193,17 @@ def test_the_app_refuses_what_is_too_much(served):
             bodies = [{"inputs": [f"{n} {text}"]} for n in range(40)]
             asked = (client.post("/predict", json=own, timeout=100) for own in bodies)
             found = await asyncio.gather(*asked)
-            return found, await client.get("/metrics")
+            given_up_s = time.monotonic() + 60.0
+            while True:  # replicas are counted now and then, those that answer
+                metrics = await client.get("/metrics")
+                if replicas in metrics.text or time.monotonic() > given_up_s:
+                    return found, metrics
+                await asyncio.sleep(0.5)
 
+    replicas = 'tsarch_replicas{half="teacher",run="own"} 3.0'
     found, metrics = served.do(ask())
     statuses = Counter(own.status_code for own in found)
     assert set(statuses) == {200, 429}
     assert all(int(own.headers["retry-after"]) >= 1 for own in found if own.status_code == 429)
-    assert 'tsarch_replicas{half="teacher",run="own"} 3.0' in metrics.text
+    assert replicas in metrics.text
     assert 'tsarch_queue_tokens{run="own"} 0.0' in metrics.text
