@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ from tsarch.rank.status import (
     ProcessFacts,
     Status,
     look_at,
+    peak_memory,
     read_log,
     started_line,
 )
@@ -304,3 +306,11 @@ def test_the_error_crosses_processes():
     error = RankFailedError("gone", 3.0, frozenset({"a"}))
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.noticed_s, again.lost_nodes) == ("gone", 3.0, frozenset({"a"}))
+
+
+def test_the_peak_of_a_process_is_its_own_and_not_that_of_whoever_started_it():
+    large = os.urandom(1 << 20) * 400
+    code = "from tsarch.rank.status import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert peak_memory() > len(large)
+    assert 1e6 < int(done.stdout) < len(large) / 2

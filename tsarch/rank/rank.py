@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from tsarch.rank.evaluation import Evaluation
 from tsarch.rank.generate import Generator, chosen_contexts
 from tsarch.rank.generation_spec import GenerationSpec
 from tsarch.rank.rank_stats import RankStats
+from tsarch.rank.status import peak_memory
 from tsarch.rank.training import Training
 from tsarch.rank.wiring import Wiring
 from tsarch.records import Predictions, Survey, Texts, TickReports, Windows
@@ -112,7 +112,7 @@ class Rank:
         if device.type == "cuda":
             peak = int(torch.cuda.max_memory_allocated(device))
         else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            peak = peak_memory()
         return RankStats(dict(self.parts.num_parameters), peak, self.parts.tied.max_abs_diff())
 
     def set_threads(self, threads: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,17 @@ def own_status(activity: Activity) -> Status:
         memory.total,
         oom_kills(),
     )
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has had. What `getrusage` says counts what the process
+    that started it had, too."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    (most,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return most * 1024
 
 
 def oom_kills() -> int | None:
