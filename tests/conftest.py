@@ -30,6 +30,12 @@ settings.register_profile("tsarch", deadline=None, suppress_health_check=[Health
 settings.load_profile("tsarch")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are no part of a test's name: gzip's hold the time, and processes that run tests must
+    agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share ranks come first, those with as many replicas together; tests marked `gpu`
     are skipped where torch sees none."""

@@ -80,7 +80,7 @@ def zipped(content: bytes) -> bytes:
     [
         ("no-newline.jsonl", LINE.strip()),
         ("crlf.jsonl", LINE.replace("\n", "\r\n")),
-        ("mac.jsonl", (LINE * 1).replace("\n", "\r")),
+        ("mac.jsonl", LINE.replace("\n", "\r")),
         ("mark.jsonl", b"\xef\xbb\xbf" + LINE.encode()),
         ("utf-16.jsonl", LINE.encode("utf-16")),
         ("rows.jsonl.gz", gzip.compress(LINE.encode())),
