@@ -19,7 +19,7 @@ PIP := .venv/bin/python -m pip install -qq --use-pep517
 help:
 	@echo "make quickstart   train the example (installs everything first)"
 	@echo "make smollm2      a small language model for configs/summarization.yaml, into models/"
-	@echo "make test         the tests, in 15 minutes on two free cores; make test-quick: in three"
+	@echo "make test         the tests, in 25 minutes on two busy cores; make test-quick: in three"
 	@echo "make test-all     those marked \`thorough\` too: more of what make test has in one form"
 	@echo "make check        lint, format check, type check, and whether the site builds"
 	@echo "make docs         the site of docs/, into site/"
