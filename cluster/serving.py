@@ -24,22 +24,22 @@ from tsarch.cluster.serving_metrics import FleetMetrics
 from tsarch.cluster.serving_replica import Counts, Replied, Ways
 from tsarch.cluster.serving_version import Version
 from tsarch.config import Mode
-from tsarch.errors import UserError, one_line
+from tsarch.errors import UserError
 from tsarch.prediction.inputs import Input
 from tsarch.prediction.trained_pair import Prepared
 from tsarch.run.saved_run import open_run
 from tsarch.run.versions import current_folder
 from tsarch.serving.batcher import Batching
-from tsarch.serving.engine import Answered, RunInfo, ServiceError
+from tsarch.serving.engine import Answered, RunInfo
 from tsarch.serving.local_engine import Loading
 from tsarch.serving.metrics import Metrics, QueueMetrics
 from tsarch.serving.room import Room
 from tsarch.serving.served_pair import check_problems
+from tsarch.serving.swapping import goes_on, tell_swap
 from tsarch.tasks.base import GenerativeTask
 from tsarch.tasks.registry import make_task
 
 LOG = logging.getLogger("tsarch.serving")
-_RETRY_S = 30
 _LOAD_S = 600.0
 _WATCH_S = 5.0
 _FIRST_WAIT_S, _MOST_WAIT_S = 0.02, 1.0
@@ -112,17 +112,12 @@ class RayEngine:
         """See `Engine`."""
         async with self._locks[run]:
             old = self._served[run]
-            try:
+            with goes_on(old.info):
                 if old.is_current():
                     return old.info
                 new = await self._load(run)
-            except Exception as error:  # whatever damaged files make libraries raise
-                what = f"{run} goes on with {old.info.version}: {one_line(error)}"
-                LOG.error("swap failed: %s", what)
-                raise ServiceError(503, what, _RETRY_S) from None
             self._served[run] = new
-        LOG.info("%s: %s took the place of %s", run, new.info.version, old.info.version)
-        self._metrics.swaps.labels(run).inc()
+        tell_swap(old.info, new.info, self._metrics)
         self._start(self._free(run, old))
         return new.info
 

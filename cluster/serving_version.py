@@ -13,6 +13,7 @@ from tsarch.prediction.loading import load_halves
 from tsarch.prediction.trained_pair import Prepared
 from tsarch.run.versions import current_folder, current_name
 from tsarch.serving.served_pair import info_of
+from tsarch.serving.swapping import marks, version_name
 from tsarch.serving.usage import Usage
 
 
@@ -29,17 +30,16 @@ class Version:
         self.folder = folder
         self.ways = ways
         self._home = home
-        self._name = current_name(home) or "original"
-        self._files = _files(folder)
+        name = current_name(home)
+        self._marks = marks(folder)
         self._pair = load_halves(folder, ())
-        version = f"{self._name}@{self._pair.revision[:12]}"
-        self.info = info_of(run, version, self._pair)
+        self.info = info_of(run, version_name(name, self._pair.revision), self._pair)
         self.usage = Usage()
 
     def is_current(self) -> bool:
         """Whether it is the run's current one still."""
         folder = current_folder(self._home)
-        return folder == self.folder and _files(folder) == self._files
+        return folder == self.folder and marks(folder) == self._marks
 
     def by_teacher(self, mode: Mode) -> bool:
         """Whether the teacher's replicas answer a mode by themselves."""
@@ -61,9 +61,3 @@ class Version:
         column = self._pair.columns.get("doc_id")
         value = own.get(column) if column is not None and isinstance(own, dict) else None
         return number if value is None or value == "" else str(value)
-
-
-def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """What tells files from others, at a glance."""
-    found = [(str(path), path.stat()) for path in sorted((folder / "model").rglob("*"))]
-    return tuple((path, own.st_size, own.st_mtime_ns) for path, own in found)

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsarch.config import Mode
-from tsarch.errors import UserError, one_line
+from tsarch.errors import UserError
 from tsarch.prediction.inputs import Input
 from tsarch.prediction.loading import Precision, load
 from tsarch.run.versions import current_folder, current_name
 from tsarch.serving.batcher import Batching
-from tsarch.serving.engine import Answered, RunInfo, ServiceError
+from tsarch.serving.engine import Answered, RunInfo
 from tsarch.serving.memory import check_memory
 from tsarch.serving.metrics import CacheMetrics, Metrics, QueueMetrics
 from tsarch.serving.served_pair import ServedPair
 from tsarch.serving.state_cache import StateCache
-
-LOG = logging.getLogger("tsarch.serving")
-_RETRY_S = 30
+from tsarch.serving.swapping import goes_on, marks, tell_swap, version_name
 
 
 @dataclass(frozen=True)
@@ -81,18 +78,14 @@ class LocalEngine:
         """See `Engine`."""
         async with self._locks[run]:
             old = self._served[run]
-            try:
-                if self._files(run) == self._loaded[run]:
+            with goes_on(old.info):
+                folder = current_folder(self._folders[run])
+                if marks(folder) == self._loaded[run]:
                     return old.info
-                check_memory([current_folder(self._folders[run])], 0)
+                check_memory([folder], 0)
                 new = await asyncio.to_thread(self._load, run)
-            except Exception as error:  # whatever damaged files make libraries raise
-                what = f"{run} goes on with {old.info.version}: {one_line(error)}"
-                LOG.error("swap failed: %s", what)
-                raise ServiceError(503, what, _RETRY_S) from None
             self._served[run] = new
-        LOG.info("%s: %s took the place of %s", run, new.info.version, old.info.version)
-        self._metrics.swaps.labels(run).inc()
+        tell_swap(old.info, new.info, self._metrics)
         task = asyncio.create_task(self._free(old))
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
@@ -102,21 +95,16 @@ class LocalEngine:
         """See `Engine`."""
         await asyncio.gather(*(own.drained() for own in self._served.values()), *self._draining)
 
-    def _files(self, run: str) -> tuple[tuple[str, int, int], ...]:
-        """What tells the run's current version from others, at a glance."""
-        folder = current_folder(self._folders[run]) / "model"
-        files = [(str(path), path.stat()) for path in sorted(folder.rglob("*"))]
-        return tuple((path, own.st_size, own.st_mtime_ns) for path, own in files)
-
     def _load(self, run: str) -> ServedPair:
-        name, own = current_name(self._folders[run]) or "original", self._loading
-        folder, files = current_folder(self._folders[run]), self._files(run)
+        home, own = self._folders[run], self._loading
+        name, folder = current_name(home), current_folder(home)
+        found = marks(folder)
         try:
             pair = load(folder, own.device, own.precision, own.batch_tokens)
         except UserError as error:
             raise UserError.single(f"run {run}", str(error)) from None
-        version = f"{name}@{pair.revision[:12]}"
-        self._loaded[run] = files
+        version = version_name(name, pair.revision)
+        self._loaded[run] = found
         pair.keep_states(self._cache.part(run, pair.revision))
         return ServedPair(run, version, pair, self._batching, self._metrics)
 
