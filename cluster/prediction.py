@@ -24,10 +24,12 @@ from ray.exceptions import RayError
 from tsarch.cluster.joining import join_ray
 from tsarch.config import Mode
 from tsarch.errors import RunFailedError, UserError, one_line
-from tsarch.prediction.batch import Answered, Answering, answered
+from tsarch.prediction.batch import Answered, Answering, answered, told_way
 from tsarch.prediction.loading import folder_of, load, load_halves
 from tsarch.prediction.pieces import Limits, pieces
 from tsarch.prediction.streams import InputFile, Reading
+from tsarch.prediction.trained_pair import TrainedPair
+from tsarch.prediction.unread import OnUnread
 
 _PIECE, _ANSWERED = "piece", "answered"
 
@@ -36,6 +38,7 @@ _PIECE, _ANSWERED = "piece", "answered"
 def answering_on_ray(
     run: str,
     mode: Mode | None,
+    on_unread: OnUnread,
     computing: Mapping[str, Any],
     address: str | None,
     num_workers: int | None,
@@ -52,9 +55,10 @@ def answering_on_ray(
     Raises:
         UserError: no such cluster or run, or the cluster can't hold a copy.
     """
-    pair = load_halves(folder_of(run), ())  # without its models
+    pair = _without_models(run, computing)
     known = pair.known_mode(mode)
-    identity = f"{known} {pair.revision} {computing['precision']}"
+    pair.check_unread(on_unread)
+    identity = f"{told_way(known, on_unread)} {pair.revision} {computing['precision']}"
     join_ray(num_workers or 1, address, say)
     try:
         each, most = _share(str(computing["device"]))
@@ -64,10 +68,17 @@ def answering_on_ray(
             raise UserError.single(f"--workers {num_workers}", what, "Each takes a GPU or a CPU.")
         say(f"{copies} workers on Ray load the models")
         place = str(Path(run).absolute()) if Path(run).exists() else run
-        arguments = (place, known, dict(computing))
+        arguments = (place, known, on_unread, dict(computing))
         yield partial(_answers, each, copies, arguments), known, identity
     finally:
         ray.shutdown()
+
+
+def _without_models(run: str, computing: Mapping[str, Any]) -> TrainedPair:
+    """The pair, to be asked what it is."""
+    if computing["backend"] == "onnx":  # which reads its graphs when they are needed
+        return load(run, **computing)
+    return load_halves(folder_of(run), ())
 
 
 def _share(device: str) -> tuple[dict[str, float], int]:
@@ -84,7 +95,7 @@ def _share(device: str) -> tuple[dict[str, float], int]:
 def _answers(
     each: Mapping[str, float],
     copies: int,
-    arguments: tuple[str, Mode, dict[str, Any]],
+    arguments: tuple[str, Mode, OnUnread, dict[str, Any]],
     files: Sequence[str],
     reading: Reading,
     skipped: int,
@@ -157,8 +168,11 @@ def _pieces(
 class _Worker:
     """Loads the pair once and answers pieces."""
 
-    def __init__(self, run: str, mode: Mode, computing: dict[str, Any]) -> None:
+    def __init__(
+        self, run: str, mode: Mode, on_unread: OnUnread, computing: dict[str, Any]
+    ) -> None:
         self._mode = mode
+        self._on_unread = on_unread
         try:
             self._pair = load(run, **computing)
         except UserError as error:  # told by the driver: Ray would try again and again
@@ -172,5 +186,5 @@ class _Worker:
         if self._error is not None:
             own = self._error
         else:
-            own = answered(self._pair, batch[_PIECE][0], self._mode)
+            own = answered(self._pair, batch[_PIECE][0], self._mode, self._on_unread)
         return pd.DataFrame({_ANSWERED: [own]})

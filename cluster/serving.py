@@ -21,12 +21,13 @@ from ray.exceptions import (
 
 from tsarch.cluster.serving_deploy import Fleet, Handles, Replicas, RunPlan
 from tsarch.cluster.serving_metrics import FleetMetrics
-from tsarch.cluster.serving_replica import Counts, Replied, Ways
+from tsarch.cluster.serving_replica import Counts, Replied, Way, Ways
 from tsarch.cluster.serving_version import Version
 from tsarch.config import Mode
 from tsarch.errors import UserError
 from tsarch.prediction.inputs import Input
 from tsarch.prediction.trained_pair import Prepared
+from tsarch.prediction.unread import OnUnread
 from tsarch.run.saved_run import open_run
 from tsarch.run.versions import current_folder
 from tsarch.serving.batcher import Batching
@@ -90,23 +91,28 @@ class RayEngine:
         """See `Engine`."""
         return tuple(own.info for own in self._served.values())
 
-    async def predict(self, run: str, inputs: Sequence[Input], mode: Mode | None) -> Answered:
+    async def predict(
+        self,
+        run: str,
+        inputs: Sequence[Input],
+        mode: Mode | None,
+        on_unread: OnUnread = "error",
+    ) -> Answered:
         """See `Engine`."""
         self._watch()
         version = self._served[run]  # the version that this request meets
-        mode = mode or version.info.default_mode
+        way = Way(mode or version.info.default_mode, on_unread)
+        version.check(on_unread)
         with version.usage.used(), self._rooms[run].reserved_for(inputs) as reserve:
             parts = await asyncio.to_thread(version.prepare, inputs)
             check_problems(_in_order(parts, [own.inputs.problems for _, own in parts]))
             num_tokens = sum(own.num_tokens for _, own in parts)
             reserve(num_tokens)
-            replies = await asyncio.gather(
-                *(self._ask(run, version, own, mode) for _, own in parts)
-            )
+            replies = await asyncio.gather(*(self._ask(run, version, own, way) for _, own in parts))
         check_problems(_in_order(parts, [own.problems for own in replies]))
         answers = _in_order(parts, [own.answers for own in replies])
         found = [answers[number] for number in range(len(inputs))]
-        return Answered(run, version.info.version, mode, found, num_tokens)
+        return Answered(run, version.info.version, way.mode, found, num_tokens)
 
     async def reload(self, run: str) -> RunInfo:
         """See `Engine`."""
@@ -150,14 +156,14 @@ class RayEngine:
             with suppress(Exception):  # one that died has nothing left
                 await _all(handle, "keep", kept)
 
-    async def _ask(self, run: str, version: Version, prepared: Prepared, mode: Mode) -> Replied:
+    async def _ask(self, run: str, version: Version, prepared: Prepared, way: Way) -> Replied:
         """Answers to inputs that are read together, from replicas that live."""
         if prepared.split is None:
             return Replied({}, {}, ())
         handles, key = self._handles[run], _key(version, prepared)
 
         def ask() -> Awaitable[Replied]:
-            return _asked(handles, version, key, prepared, mode)
+            return _asked(handles, version, key, prepared, way)
 
         wait_s = _FIRST_WAIT_S
         while True:
@@ -200,17 +206,17 @@ class RayEngine:
 
 
 async def _asked(
-    handles: Handles, version: Version, key: str, prepared: Prepared, mode: Mode
+    handles: Handles, version: Version, key: str, prepared: Prepared, way: Way
 ) -> Replied:
     """Answers by the replicas that a mode needs; states go from the teacher's to the student's."""
-    folder, given = str(version.folder.absolute()), (prepared, mode)
+    folder, given = str(version.folder.absolute()), (prepared, way)
     teacher, student = handles.get("contexts"), handles.get("windows")
     if teacher is not None:
         teacher = teacher.options(session_id=key)
-    if student is None or (teacher is not None and version.by_teacher(mode)):
+    if student is None or (teacher is not None and version.by_teacher(way.mode)):
         assert teacher is not None
         answer = teacher.answers.remote(folder, *given)
-    elif teacher is None or mode not in version.ways.with_states:
+    elif teacher is None or way.mode not in version.ways.with_states:
         answer = student.answers.remote(folder, *given)
     else:
         read = teacher.states.remote(folder, prepared)

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -21,6 +21,7 @@ from tsarch.pair.states import States
 from tsarch.prediction.batch import as_json
 from tsarch.prediction.loading import load_halves
 from tsarch.prediction.trained_pair import Prepared, TrainedPair
+from tsarch.prediction.unread import OnUnread
 from tsarch.run.versions import current_folder
 from tsarch.serving.batcher import Batcher, Batching
 from tsarch.serving.local_engine import Loading
@@ -116,6 +117,14 @@ class Ways:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How inputs are answered; see `TrainedPair.answer`."""
+
+    mode: Mode
+    on_unread: OnUnread = "error"
+
+
+@dataclass(frozen=True)
 class _Item:
     prepared: Prepared
     states: tuple[SentStates, ...] | None = None
@@ -189,12 +198,12 @@ class Replica:
         return Read(states, await self.counts())
 
     async def answers(
-        self, folder: str, prepared: Prepared, mode: Mode, read: Read | None = None
+        self, folder: str, prepared: Prepared, way: Way, read: Read | None = None
     ) -> Replied:
         """Answers to inputs, with what the teacher has made of them where the mode needs it."""
         version = await self._version(folder)
         item = _Item(prepared, None if read is None else read.states)
-        answers, problems = await version.batcher.submit(mode, item, prepared.num_tokens)
+        answers, problems = await version.batcher.submit(way, item, prepared.num_tokens)
         others = () if read is None else (read.counts,)
         plain = {number: as_json(own) for number, own in answers.items()}
         return Replied(plain, problems, (*others, await self.counts()))
@@ -250,13 +259,14 @@ class _Version:
         modes = frozenset(own for own in pair.modes if pair.reads_contexts(own))
         return Ways(modes, frozenset()) if pair.writes else Ways(frozenset(), modes)
 
-    def _compute(self, mode: Hashable, items: Sequence[_Item]) -> Sequence[Any]:
+    def _compute(self, way: Hashable, items: Sequence[_Item]) -> Sequence[Any]:
         prepared = [own.prepared for own in items]
-        if mode is None:
+        if way is None:
             return [tuple(map(SentStates.of, own)) for own in self.pair.states(prepared)]
         sent = [own.states for own in items if own.states is not None]
         states = [[state.states() for state in own] for own in sent] if sent else None
-        return self.pair.answer(prepared, cast(Mode, mode), states)
+        assert isinstance(way, Way)
+        return self.pair.answer(prepared, way.mode, states, way.on_unread)
 
 
 def _own_id() -> str:

@@ -11,8 +11,9 @@ from tsarch.config import Mode
 from tsarch.prediction.inputs import Input
 from tsarch.prediction.loading import load_halves
 from tsarch.prediction.trained_pair import Prepared
+from tsarch.prediction.unread import OnUnread
 from tsarch.run.versions import current_folder, current_name
-from tsarch.serving.served_pair import info_of
+from tsarch.serving.served_pair import check_unread, info_of
 from tsarch.serving.swapping import marks, version_name
 from tsarch.serving.usage import Usage
 
@@ -44,6 +45,10 @@ class Version:
     def by_teacher(self, mode: Mode) -> bool:
         """Whether the teacher's replicas answer a mode by themselves."""
         return mode == "teacher" or mode in self.ways.by_pair
+
+    def check(self, on_unread: OnUnread) -> None:
+        """Raises `ServiceError` if this can't be done about what isn't read."""
+        check_unread(self._pair, on_unread)
 
     def prepare(self, inputs: Sequence[Input]) -> list[tuple[list[int], Prepared]]:
         """Inputs that are read together, by their numbers: documents apart, so that each meets the

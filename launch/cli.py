@@ -59,6 +59,22 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    INT8 = "int8"
+
+
+class Backend(StrEnum):
+    """Who computes."""
+
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
+class Unread(StrEnum):
+    """What is done about inputs that can't be read whole."""
+
+    ERROR = "error"
+    MARK = "mark"
+    PARTS = "parts"
 
 
 @app.command()
@@ -152,6 +168,18 @@ _Output = Annotated[
         help="File to write: .jsonl, .csv, .tsv or .parquet; `-`: JSON Lines to standard output."
     ),
 ]
+_Precision = Annotated[Precision, typer.Option(help="Arithmetic: bf16 is torch's, int8 onnx's.")]
+_Backend = Annotated[
+    Backend,
+    typer.Option(help="Who computes: torch, or onnx (of a folder of `tsarch export`)."),
+]
+_Unread = Annotated[
+    Unread,
+    typer.Option(
+        help="Of an input that can't be read whole: `error`; `mark`: its answer says what wasn't "
+        "read; `parts`: a source of texts is read in parts."
+    ),
+]
 _OnRay = Annotated[
     bool,
     typer.Option(
@@ -174,7 +202,9 @@ _Workers = Annotated[
 
 @app.command()
 def predict(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a finished run.")],
+    run: Annotated[
+        str, typer.Argument(help="Folder, URL or name on the hub of a finished run or an export.")
+    ],
     input: _Inputs,
     output: _Output,
     more: _More = [],  # noqa: B006 - typer reads the default, nobody changes it
@@ -182,13 +212,15 @@ def predict(
         ModeName | None, typer.Option(help="Who predicts. Default: joint, if there are both.")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
-    precision: Annotated[Precision, typer.Option(help="Arithmetic.")] = Precision.FP32,
+    precision: _Precision = Precision.FP32,
+    backend: _Backend = Backend.TORCH,
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Padded tokens that are read at a time.")
     ] = 4096,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on where an input can't be read; say so there.")
     ] = False,
+    on_unread: _Unread = Unread.ERROR,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew, though an earlier call was interrupted.")
     ] = False,
@@ -201,15 +233,15 @@ def predict(
     workers: _Workers = None,
 ) -> None:
     """Answer the inputs of files, in order; an interrupted call goes on where it was."""
-    from tsarch.launch.prediction import Computing, OnRay, predict_to_file
+    from tsarch.launch.prediction import Computing, OnRay, Wanted, predict_to_file
 
     on_ray = OnRay(address, workers) if ray or address or workers else None
     predict_to_file(
         run,
         [*input, *more],
         output,
-        None if mode is None else mode.value,
-        Computing(device.value, precision.value, batch_tokens),
+        Wanted(None if mode is None else mode.value, on_unread.value),
+        Computing(device.value, precision.value, batch_tokens, backend.value),
         skip_bad,
         restart,
         overrides,
@@ -235,7 +267,10 @@ NumReplicas = Annotated[int, typer.Option(min=1, help="With --ray: of each run."
 def serve(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Folders of finished runs, each with a name if you like: NAME=FOLDER."),
+        typer.Argument(
+            help="Finished runs or exports: folders, URLs or names on the hub, each with a name "
+            "to be asked by, if you like: NAME=FOLDER."
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
@@ -247,7 +282,8 @@ def serve(
         ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
-    precision: Annotated[Precision, typer.Option(help="Arithmetic.")] = Precision.FP32,
+    precision: _Precision = Precision.FP32,
+    backend: _Backend = Backend.TORCH,
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of requests that are read together.")
     ] = 4096,
@@ -270,7 +306,7 @@ def serve(
     from tsarch.launch.prediction import Computing
     from tsarch.launch.serving import OnRay, ServeOptions, serve_runs
 
-    computing = Computing(device.value, precision.value, batch_tokens)
+    computing = Computing(device.value, precision.value, batch_tokens, backend.value)
     fleet = OnRay(ray, address, teacher_replicas, student_replicas)
     options = ServeOptions(host, port, token_file, computing, limit, follow_s, once, fleet)
     serve_runs(runs, options)

@@ -6,9 +6,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,7 +19,9 @@ from tsarch.errors import InterruptedRunError, Mistake, UserError
 
 if TYPE_CHECKING:
     from tsarch.prediction.batch import Answering, BatchJob, BatchProgress, BatchResult
+    from tsarch.prediction.loading import Backend, Precision
     from tsarch.prediction.streams import Reading
+    from tsarch.prediction.unread import OnUnread
 
 _ESTIMATE_S = 3600.0
 """How far back a rate looks: a piece of long texts may take minutes."""
@@ -35,8 +37,17 @@ class Computing:
     """How predictions are computed; see `tsarch.load`."""
 
     device: str
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     batch_tokens: int
+    backend: Backend = "torch"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which answers are wanted; see `TrainedPair.predict`."""
+
+    mode: Mode | None
+    on_unread: OnUnread = "error"
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ def predict_to_file(
     run: str,
     inputs: Sequence[str],
     output: Path,
-    mode: Mode | None,
+    wanted: Wanted,
     computing: Computing,
     skip_bad: bool,
     restart: bool,
@@ -69,11 +80,14 @@ def predict_to_file(
     from tsarch.data.sources import STDIN
     from tsarch.launch.training import quieten
     from tsarch.prediction.batch import STDOUT, BatchJob
+    from tsarch.prediction.loading import check_options
     from tsarch.prediction.outputs import check_output
     from tsarch.prediction.streams import check_files, input_files
 
     quieten()
-    reading = _reading(run, overrides)
+    own = computing
+    check_options(own.device, own.precision, own.batch_tokens, own.backend)
+    reading = _reading(run, overrides, computing.backend)
     files = input_files(inputs, "tags" in reading.names)
     if str(output) != STDOUT:
         check_output(output, files)
@@ -81,34 +95,33 @@ def predict_to_file(
         raise UserError.single(STDIN, "can't be read on Ray.", "Name a file.")
     check_files(files, reading)  # before the models are loaded
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with _answering(run, mode, computing, on_ray, console) as (answering, known, identity):
+    with _answering(run, wanted, computing, on_ray, console) as (answering, known, identity):
         started = now_s()  # loading the models isn't predicting
         job = BatchJob(files, reading, output, identity, skip_bad, restart)
         result = _with_progress(console, job, answering, known)
     _tell(console, result, known, output, now_s() - started)
 
 
-def _reading(run: str, overrides: Sequence[str]) -> Reading:
+def _reading(run: str, overrides: Sequence[str], backend: Backend) -> Reading:
     """How files are read for a run: with its columns, unless they are numbers or others are named.
 
     Raises:
         UserError: the folder is no finished run, or an override is a mistake.
     """
     from tsarch.data.sources import column_names
-    from tsarch.prediction.loading import folder_of
+    from tsarch.prediction.loading import folder_of, opened
     from tsarch.prediction.streams import Reading
-    from tsarch.run.saved_run import open_run
     from tsarch.tasks.registry import row_reader
 
     wrong = [own for own in overrides if not own.strip().startswith(_READING)]
     if wrong:
         hint = f"How files are read: {', '.join(_READING)}."
         raise UserError(Mistake(f"--set {own}", "is nothing of predict's.", hint) for own in wrong)
-    folder = folder_of(run)
-    blueprint, task_file = open_run(folder)
+    folder = folder_of(run, backend)
+    blueprint, task_file = opened(folder, backend)
     columns = column_names(row_reader(task_file.task, blueprint.data, labelled=False))
     named = {own: name for own, name in blueprint.data.columns.items() if not name.isdecimal()}
-    data = open_run(folder, [*_AS_ANY_FILE, *overrides])[0].data
+    data = opened(folder, backend, [*_AS_ANY_FILE, *overrides])[0].data
     if not any(own.strip().startswith("data.columns") for own in overrides):
         data = data.model_copy(update={"columns": named})
     return Reading(task_file.task, columns, data)
@@ -116,7 +129,7 @@ def _reading(run: str, overrides: Sequence[str]) -> Reading:
 
 @contextmanager
 def _answering(
-    run: str, mode: Mode | None, computing: Computing, on_ray: OnRay | None, console: Console
+    run: str, wanted: Wanted, computing: Computing, on_ray: OnRay | None, console: Console
 ) -> Iterator[tuple[Answering, Mode, str]]:
     """Who answers, in which mode, and what tells them from others."""
     if on_ray is not None:
@@ -125,23 +138,18 @@ def _answering(
 
         address = cluster_address(on_ray.address)
         arguments = (address, on_ray.num_workers, console.print)
-        with answering_on_ray(run, mode, _as_dict(computing), *arguments) as own:
+        given = wanted.mode, wanted.on_unread, asdict(computing)
+        with answering_on_ray(run, *given, *arguments) as own:
             yield own
         return
-    from tsarch.prediction.batch import answering_here
+    from tsarch.prediction.batch import answering_here, told_way
     from tsarch.prediction.loading import load
 
-    pair = load(run, computing.device, computing.precision, computing.batch_tokens)
-    known = pair.known_mode(mode)
-    yield answering_here(pair, known), known, f"{known} {pair.revision} {computing.precision}"
-
-
-def _as_dict(computing: Computing) -> dict[str, Any]:
-    return {
-        "device": computing.device,
-        "precision": computing.precision,
-        "batch_tokens": computing.batch_tokens,
-    }
+    pair = load(run, **asdict(computing))
+    known = pair.known_mode(wanted.mode)
+    pair.check_unread(wanted.on_unread)
+    identity = f"{told_way(known, wanted.on_unread)} {pair.revision} {computing.precision}"
+    yield answering_here(pair, known, wanted.on_unread), known, identity
 
 
 def _with_progress(
@@ -204,5 +212,8 @@ def _tell(console: Console, result: BatchResult, mode: Mode, output: Path, secon
     console.print(f"{result.inputs:,} inputs answered by {mode}: {output} ({speed:,.0f} inputs/s)")
     if result.skipped:
         console.print(f"{result.skipped:,} of them by an earlier call that was interrupted")
+    if result.partly_read:
+        told = "were read in part: `unread` of their predictions says what wasn't"
+        console.print(f"{result.partly_read:,} of them {told}", markup=False)
     if result.bad:
         console.print(f"{result.bad:,} of them can't be read: their rows say so in `problem`")

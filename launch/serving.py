@@ -18,6 +18,9 @@ from rich.console import Console
 
 from tsarch.clock import now_s
 from tsarch.errors import RunFailedError, UserError
+from tsarch.prediction.hub import is_hub_name
+from tsarch.prediction.loading import check_options, home_of
+from tsarch.prediction.remote import is_url
 
 if TYPE_CHECKING:
     import socket
@@ -70,8 +73,10 @@ def serve_runs(runs: Sequence[str], options: ServeOptions) -> None:
         UserError: a run, a token or the address can't be had.
         RunFailedError: with `once`: an answer isn't what it should be.
     """
-    folders = named_runs(runs)
+    named = named_runs(runs)
     check_installed()
+    own = options.computing
+    check_options(own.device, own.precision, own.batch_tokens, own.backend)
     from tsarch.launch.training import quieten
     from tsarch.serving.access_tokens import read_tokens
     from tsarch.serving.limits import parse_limits
@@ -85,20 +90,20 @@ def serve_runs(runs: Sequence[str], options: ServeOptions) -> None:
         _warn(options.host, tokens)
         metrics = Metrics()
         make = _ray_engine if options.ray.is_on else _local_engine
-        engine = make(folders, options, limits, metrics)
+        engine = make(named, options, limits, metrics)
         _serve(engine, place, tokens, limits, metrics, options)
 
 
-def named_runs(runs: Sequence[str]) -> dict[str, Path]:
-    """Name → folder of each `FOLDER` or `NAME=FOLDER`.
+def named_runs(runs: Sequence[str]) -> dict[str, str]:
+    """Name → folder, URL or name on the hub, of each of them or `NAME=` one of them.
 
     Raises:
         UserError: a name is odd or used twice, or there is no such folder.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for own in runs:
         name, sign, folder = own.partition("=")
-        if not sign or Path(own).is_dir():
+        if not sign or Path(own).is_dir() or is_url(own):
             name, folder = Path(own).absolute().name, own
         if _NAME.fullmatch(name) is None:
             hint = "Name it by letters, digits, points, - and _: NAME=FOLDER."
@@ -106,10 +111,15 @@ def named_runs(runs: Sequence[str]) -> dict[str, Path]:
         if name in found:
             hint = f"Name them: {name}-a={found[name]} {name}-b={folder}."
             raise UserError.single(own, f"is the second run called {name}.", hint)
-        if not Path(folder).is_dir():
+        if not Path(folder).is_dir() and not _is_elsewhere(folder):
             raise UserError.single(folder, "is not a folder.")
-        found[name] = Path(folder)
+        found[name] = folder
     return found
+
+
+def _is_elsewhere(run: str) -> bool:
+    """Whether a copy of a run has to be made, to be read."""
+    return is_url(run) or is_hub_name(run)
 
 
 def check_installed() -> None:
@@ -126,7 +136,7 @@ def check_installed() -> None:
 
 
 def _local_engine(
-    folders: dict[str, Path], options: ServeOptions, limits: Limits, metrics: Metrics
+    runs: dict[str, str], options: ServeOptions, limits: Limits, metrics: Metrics
 ) -> Engine:
     from tsarch.serving.local_engine import LocalEngine
 
@@ -134,11 +144,11 @@ def _local_engine(
     if own.address is not None or (own.teachers, own.students) != (1, 1):
         what = "--address and --…-replicas are of replicas on Ray Serve."
         raise UserError.single("tsarch serve", what, "Give --ray too.")
-    return LocalEngine(folders, *_computing(options, limits), limits.cache_mb << 20, metrics)
+    return LocalEngine(runs, *_computing(options, limits), limits.cache_mb << 20, metrics)
 
 
 def _ray_engine(
-    folders: dict[str, Path], options: ServeOptions, limits: Limits, metrics: Metrics
+    runs: dict[str, str], options: ServeOptions, limits: Limits, metrics: Metrics
 ) -> Engine:
     if find_spec("mmh3") is None:  # of Ray Serve's extras
         hint = 'Install them: pip install "tsarch[serving]".'
@@ -148,11 +158,19 @@ def _ray_engine(
     from tsarch.launch.training import cluster_address
 
     own = options.ray
+    address = cluster_address(own.address)
+    if options.computing.backend != "torch":
+        what = "is for one process: replicas on Ray Serve compute with torch."
+        raise UserError.single("--backend onnx", what, "Leave out --ray, or --backend.")
+    for run in runs.values():
+        if address is not None and _is_elsewhere(run):
+            hint = "Copy it to one path on every node, and name that."
+            raise UserError.single(run, "can't be read by all nodes of a cluster.", hint)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     return RayEngine(
-        folders,
+        {name: home_of(run) for name, run in runs.items()},
         Replicas(own.teachers, own.students, limits.cache_mb << 20),
-        cluster_address(own.address),
+        address,
         *_computing(options, limits),
         metrics,
         lambda text: console.print(text, markup=False),
@@ -165,7 +183,7 @@ def _computing(options: ServeOptions, limits: Limits) -> tuple[Loading, Batching
 
     own = options.computing
     return (
-        Loading(own.device, own.precision, own.batch_tokens),
+        Loading(own.device, own.precision, own.batch_tokens, own.backend),
         Batching(own.batch_tokens, limits.wait_ms / 1000, limits.queue_tokens),
     )
 

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from tsarch.config import Mode
 from tsarch.prediction.batch import as_json
 from tsarch.prediction.inputs import Input, Predicted, TextEntity
+from tsarch.prediction.unread import OnUnread
 from tsarch.serving.engine import Answered, RunInfo, ServiceError
 from tsarch.tasks.answers import Entity, GeneratedText, Label, NoAnswer, Relation, SpanAnswer
 
@@ -112,7 +113,13 @@ class FakeEngine:
     def runs(self) -> tuple[RunInfo, ...]:
         return self.infos
 
-    async def predict(self, run: str, inputs: Sequence[Input], mode: Mode | None) -> Answered:
+    async def predict(
+        self,
+        run: str,
+        inputs: Sequence[Input],
+        mode: Mode | None,
+        on_unread: OnUnread = "error",
+    ) -> Answered:
         self.asked.append((run, list(inputs), mode))
         if self.errors:
             raise self.errors.pop(0)

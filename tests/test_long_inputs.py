@@ -3,6 +3,8 @@ nothing helps, said so."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +16,8 @@ from tests.test_pair import run_of
 from tsarch.config_loading import parse_config
 from tsarch.data.overlaps import parts_of
 from tsarch.data.packing import Sentence, pack
+from tsarch.data.plain_text import sentence_bounds
+from tsarch.data.source_parts import source_parts
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.prediction.inputs import Gap, PartlyRead
@@ -143,7 +147,7 @@ def test_what_is_not_read_is_told_or_marked(ner_run):
     assert words.unread == (Gap(what, 1, 2, "words"),)
     assert text.unread == (Gap(what, 10, 100, "text"),)
     assert isinstance(text.answer, tuple)
-    with pytest.raises(UserError, match="It is error or mark"):
+    with pytest.raises(UserError, match="It is error, mark or parts"):
         pair.predict(inputs, on_unread="skip")
 
 
@@ -213,3 +217,51 @@ def test_questions_and_sources_that_are_cut_say_which_characters(tmp_path):
     assert gap.of == "source"
     assert source[gap.start : gap.stop].strip() == source[gap.start :].strip()
     assert gap.start > 0
+
+
+@pytest.mark.slow
+def test_a_long_source_is_read_in_parts_by_wish(tmp_path):
+    raw = generative_raw(tmp_path, "summarization", "llama")
+    raw["run"]["folder"] = str(tmp_path / "run")
+    raw["schedule"] = {"max_steps": 1}
+    raw["topology"] = {"runner": "local", "device": "cpu", "threads": 1}
+    run_training(parse_config(raw, "tiny"))
+    pair = tsarch.load(tmp_path / "run", device="cpu")
+    source = "The old house is red. A small tree is green. " * 40
+    inputs = ["A new bird.", source, "old " * 300]
+    for mode in pair.modes:
+        short, long, words = pair.predict(inputs, mode, on_unread="parts")
+        assert [type(own) for own in (short, long, words)] == [GeneratedText] * 3
+        assert replace(short, score=0) == replace(pair.predict(inputs[:1], mode)[0], score=0)
+        assert short.parts == 1
+        assert min(long.parts, words.parts) > 1
+        sentences = sentence_bounds(source)
+        assert long.parts <= len(sentences)
+    with pytest.raises(UserError, match="input 2: can't be read whole"):
+        pair.predict(inputs)
+    prepared = pair.prepare([source])
+    assert prepared.num_tokens > len(prepared.split.token_ids), "what parts will read is counted"
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=12),
+    st.integers(3, 30),
+)
+def test_parts_of_a_source_are_few_and_whole_sentences(sentences, most):
+    """Words of so many letters, a token each letter."""
+    text = " ".join(" ".join("a" * n for n in own).capitalize() + "." for own in sentences)
+    tokens = [(place, place + 1) for place, own in enumerate(text) if own != " "]
+    parts = source_parts(text, tokens, most)
+    sizes = [len(text[start:stop].replace(" ", "")) for start, stop in parts]
+    assert max(sizes) <= most
+    assert "".join(text[a:b] for a, b in parts).replace(" ", "") == text.replace(" ", "")
+    if all(sum(own) + 1 <= most for own in sentences):
+        assert all(text[:start].rstrip()[-1:] in ("", ".") for start, _ in parts)
+    assert len(parts) <= 1 + 2 * sum(sizes) // most, "two neighbours wouldn't fit into one"
+
+
+def test_parts_are_about_equally_long():
+    text = "Aaaa bbb. " * 10  # 8 tokens a sentence
+    tokens = [(place, place + 1) for place, own in enumerate(text) if own != " "]
+    sizes = [text[a:b].count(".") for a, b in source_parts(text, tokens, 8 * 9)]
+    assert sizes == [5, 5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -14,14 +15,17 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 import tsarch
-from tests.helpers import ROOT, tiny_blueprint
+from tests.helpers import ROOT, tiny_blueprint, write_jsonl
 from tests.test_export import export, ner_run, rows_of
 from tsarch.errors import UserError
 from tsarch.export.graphs import graph_of, write_graph
 from tsarch.export.models import TrainedModels
 from tsarch.export.onnx import Compared, losses_by_rounding
 from tsarch.export.ordinary import difference, ordinary_model
+from tsarch.launch.cli import main
 from tsarch.model_folder import TaskFile
+from tsarch.prediction.batch import as_json
+from tsarch.serving.local_engine import Loading, LocalEngine
 from tsarch.stage.build import build_model
 from tsarch.tasks.collect import label_probabilities
 
@@ -96,7 +100,7 @@ def test_what_cannot_be_loaded_is_told(ner_run, onnx_folder, tmp_path):
         tsarch.load(ner_run, backend="onnx")
     with pytest.raises(UserError, match="is torch's"):
         tsarch.load(onnx_folder, backend="onnx", precision="bf16")
-    with pytest.raises(UserError, match="Take backend='onnx'"):
+    with pytest.raises(UserError, match="take the backend onnx"):
         tsarch.load(ner_run, precision="int8")
     with pytest.raises(UserError, match="It is torch or onnx"):
         tsarch.load(ner_run, backend="jax")  # type: ignore[arg-type]
@@ -196,3 +200,52 @@ def test_what_rounding_costs_is_told_beyond_a_point():
 
     found = {"fp32": [compared(0.0)], "int8": [compared(0.795), compared(0.78)]}
     assert losses_by_rounding(found) == ["int8 loses 0.0200 of f1 in joint"]
+
+
+@pytest.mark.slow
+def test_files_are_predicted_without_torch(ner_run, onnx_folder, tmp_path):
+    rows = rows_of(ner_run)
+    source, output = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    given = ["predict", str(onnx_folder), "--input", str(source), "--output", str(output)]
+    code = "import sys; sys.modules['torch'] = None; from tsarch.launch.cli import main; main()"
+    command = [sys.executable, "-c", code, *given, "--backend", "onnx", "--on-unread", "mark"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    expected = tsarch.load(onnx_folder, backend="onnx").predict(rows, on_unread="mark")
+    found = [json.loads(line)["prediction"] for line in output.open()]
+    assert found == [as_json(own) for own in expected]
+
+
+@pytest.mark.slow
+def test_graphs_are_served_and_swapped(onnx_folder, tmp_path):
+    folder = shutil.copytree(onnx_folder, tmp_path / "served")
+
+    async def asked() -> None:
+        loading = Loading("cpu", backend="onnx")
+        engine = LocalEngine({"own": folder.as_uri()}, loading)
+        text = "Maria Rossi flew from Rome to Paris."
+        (expected,) = tsarch.load(folder, backend="onnx").predict([text])
+        first = await engine.predict("own", [text], "joint")
+        assert first.answers == [as_json(expected)]
+        (folder / "onnx" / "pair.json").touch()
+        assert (await engine.reload("own")).version == first.version
+        await engine.close()
+
+    asyncio.run(asked())
+
+
+@pytest.mark.slow
+def test_what_does_not_go_together_is_told_at_once(ner_run, onnx_folder, capsys, tmp_path):
+    out = ["--input", str(ner_run.parent / "test.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    for arguments, said in (
+        (["predict", str(ner_run), *out, "--backend", "onnx"], "has no ONNX models"),
+        (["predict", str(ner_run), *out, "--precision", "int8"], "take the backend onnx"),
+        (["serve", str(onnx_folder), "--precision", "bf16", "--backend", "onnx"], "fp32 and int8"),
+        (["serve", str(onnx_folder), "--backend", "onnx", "--ray"], "compute with torch"),
+        (["serve", "s3://bucket/run", "--ray", "--address", "10.0.0.1:1"], "can't be read by all"),
+        (["serve", "nowhere"], "is not a folder"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([*arguments, "--port", "0"] if arguments[0] == "serve" else arguments)
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err

@@ -197,3 +197,22 @@ def test_wrong_paths_end_with_one_message(run, tmp_path, capsys, source, output,
 def test_plain_values_name_their_kind(pair):
     (found,) = pair.predict(["Maria Rossi saw Rome ."])
     assert as_json(found) == [{"kind": "entity", **asdict(entity)} for entity in found]
+
+
+def test_what_was_not_read_stands_in_the_rows(run, pair, tmp_path, capsys):
+    rows = [*ROWS[:2], {"tokens": ["Rome", "zq" * 45]}]
+    source, output = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    given = ["predict", str(run), "--input", str(source), "--output", str(output)]
+    for more, status in ((), 2), (("--on-unread", "parts"), 2), (("--on-unread", "mark"), 0):
+        with pytest.raises(SystemExit) as caught:
+            main([*given, *more])
+        assert caught.value.code == status
+    told = capsys.readouterr().err
+    assert "3: can't be read whole" in told.replace("\n", " ")
+    assert "is for translation and summarization, not for ner" in told
+    assert "1 of them were read in part" in told
+    expected = [as_json(own) for own in pair.predict(rows, on_unread="mark")]
+    found = [row["prediction"] for row in rows_of(output)]
+    assert found == expected
+    assert found[2]["kind"] == "partly_read"
+    assert (found[2]["unread"][0]["start"], found[2]["unread"][0]["of"]) == (1, "words")

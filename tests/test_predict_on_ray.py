@@ -37,7 +37,8 @@ def rows_of(task: str) -> list[dict]:
         words = WORDS[: 2 + n % 9]
         row = {"tokens": words} if task == "ner" else {"text": " ".join(words)}
         rows.append({"id": n, **row} | ({"doc_id": f"d{n // 7}"} if n > 30 else {}))
-    return [*rows[:20], {"nothing": 1}, *rows[20:], {"nothing": 2}]
+    long = {"tokens": ["zq" * 45]} if task == "ner" else {"text": "zq" * 45}
+    return [*rows[:20], {"nothing": 1}, *rows[20:], {"nothing": 2}, long]
 
 
 @pytest.mark.parametrize("task", ["ner", "classification"])
@@ -46,7 +47,8 @@ def test_the_output_is_that_of_one_process(tmp_path, monkeypatch, capsys, task):
     run_training(run_of(tmp_path, task))
     source = write_jsonl(tmp_path / "in.jsonl", rows_of(task))
     here, on_ray = tmp_path / "here.jsonl", tmp_path / "ray.jsonl"
-    given = ["predict", str(tmp_path / "run"), "--input", str(source), "--skip-bad", "--output"]
+    given = ["predict", str(tmp_path / "run"), "--input", str(source), "--skip-bad"]
+    given += ["--on-unread", "mark", "--output"]
     assert ended(*given, str(here)) == 0
     if task == "ner":  # begun in one process, ended on Ray
         with monkeypatch.context() as patch:
@@ -56,6 +58,7 @@ def test_the_output_is_that_of_one_process(tmp_path, monkeypatch, capsys, task):
     assert on_ray.read_bytes() == here.read_bytes()
     told = capsys.readouterr().err
     assert "2 of them can't be read" in told
+    assert "1 of them were read in part" in told
     assert ("by an earlier call" in told) == (task == "ner")
     problems = [row["problem"] for row in map(json.loads, here.open()) if "problem" in row]
     assert len(problems) == 2

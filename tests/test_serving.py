@@ -178,6 +178,18 @@ def test_what_the_task_cannot_read_is_named(served):
     assert served.ask([["a", "zq" * 45]]).status_code == 422
 
 
+def test_what_was_not_read_is_in_the_answer_if_asked_for(served, pair):
+    inputs = ["Rome is far .", ["a", "zq" * 45]]
+    answer = served.ask(inputs, on_unread="mark").json()
+    expected = json.loads(json.dumps([as_json(own) for own in pair.predict(inputs, None, "mark")]))
+    assert alike(answer["answers"], expected)
+    assert [isinstance(own, dict) and own["kind"] for own in expected] == [False, "partly_read"]
+    refused = served.ask(inputs, on_unread="parts")
+    assert refused.status_code == 422
+    assert "is for translation and summarization" in refused.json()["detail"]
+    assert served.ask(inputs, on_unread="cut").status_code == 422
+
+
 def test_a_full_queue_refuses_and_goes_on(run):
     with Served({"notes": run}, Limits(), batching=Batching(64, 0.0, 150)) as own:
         with ThreadPoolExecutor(24) as pool:
@@ -290,7 +302,7 @@ def test_examples_of_every_task_are_answered_as_in_python(tmp_path, task):
 
 
 def test_runs_have_names_and_must_be_there(run, tmp_path):
-    assert named_runs([str(run), f"b={run}"]) == {"run": run, "b": run}
+    assert named_runs([str(run), f"b={run}"]) == {"run": str(run), "b": str(run)}
     for runs, said in (
         ([str(run), str(run)], "is the second run called run"),
         ([f"a b={run}"], "has no name"),

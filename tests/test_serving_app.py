@@ -55,8 +55,8 @@ class Echo:
             for name in self.names
         )
 
-    async def predict(self, run, inputs, mode):
-        self.asked.append((run, inputs, mode))
+    async def predict(self, run, inputs, mode, on_unread):
+        self.asked.append((run, inputs, mode, on_unread))
         await asyncio.sleep(self.delay_s)
         if self.error is not None:
             raise self.error
@@ -97,7 +97,9 @@ def test_a_request_is_passed_on_and_answered_in_order():
     ]
     assert (body["run"], body["version"], body["mode"]) == ("notes", "v1", "joint")
     assert body["seconds"] >= 0
-    assert engine.asked == [("notes", ["one", ["t", "wo"], {"document": "three"}], "joint")]
+    assert engine.asked == [
+        ("notes", ["one", ["t", "wo"], {"document": "three"}], "joint", "error")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,11 @@ def test_every_wrong_input_is_named_by_its_own_number(served):
     assert "inputs[0]" not in caught.value.detail
     with pytest.raises(ServiceError, match=r"inputs\[1\]: can't be read whole"):
         served.predict(["Rome .", ["zq" * 45]])
+    work = served.engine.predict("own", ["Rome .", ["zq" * 45]], "joint", "mark")
+    expected = served.pair.predict(["Rome .", ["zq" * 45]], "joint", "mark")
+    check_equal(served.do(work).answers, [as_json(own) for own in expected])
+    with pytest.raises(ServiceError, match="is for translation and summarization"):
+        served.do(served.engine.predict("own", ["Rome ."], None, "parts"))
 
 
 @pytest.mark.thorough

@@ -24,6 +24,7 @@ from tsarch.data.passages import (
 )
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.rows import Row
+from tsarch.data.source_parts import source_parts
 from tsarch.data.source_target import (
     LEAST_SOURCE_TOKENS,
     SourceTarget,
@@ -286,6 +287,27 @@ class SourceTargetLayout:
             packed.cuts, "source", lambda row, own: self._characters(rows[row].parts, *own)
         )
         return replace(packed, rows=tuple(rows), cuts=cuts)
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether what is made of a source's parts makes sense one after another: not where it
+        answers the last of them."""
+        return not self.frame.keep_last
+
+    def in_parts(self, row: SourceTarget, shorter: int = 0) -> list[SourceTarget]:
+        """A row whose source is too long as several, each with a part of it that fits.
+
+        Args:
+            shorter: tokens that parts leave free: by itself a part may have a few more than it has
+                in the text.
+        """
+        (text,) = row.parts
+        (tokens,) = self._tokens.text_spans([text])
+        room = max(self.frame.max_source_tokens - shorter, 1)
+        return [
+            replace(row, parts=(text[start:stop],))
+            for start, stop in source_parts(text, tokens, room)
+        ]
 
     def _characters(self, parts: Sequence[str], start: int, stop: int) -> Span:
         """Characters of a source, its parts with a line break between them, that some of its

@@ -18,6 +18,7 @@ from tsarch.prediction.journal import Journal, Sink, StandardOutput
 from tsarch.prediction.pieces import Limits, Piece, pieces, read_ahead
 from tsarch.prediction.streams import InputFile, Reading, input_files
 from tsarch.prediction.trained_pair import TrainedPair
+from tsarch.prediction.unread import OnUnread
 
 PROBLEM, PREDICTION = "problem", "prediction"
 """Fields of an output row beside the input's own."""
@@ -43,6 +44,8 @@ class BatchResult:
 
     inputs: int
     bad: int
+    partly_read: int
+    """Whose answers say what of them wasn't read."""
     skipped: int
     """Inputs that an earlier run had answered."""
     notes: tuple[str, ...] = ()
@@ -58,6 +61,8 @@ class Answered:
     columns: list[str]
     """That rows have, in the order in which they first come."""
     problems: list[Mistake]
+    partly_read: int
+    """Inputs of which a part wasn't read, as their answers say."""
     begun_bytes: int
     bytes_read: int
     notes: tuple[str, ...]
@@ -70,13 +75,15 @@ class Answering(Protocol):
         """All inputs of files but the first ones, in order."""
 
 
-def answering_here(pair: TrainedPair, mode: Mode | None) -> Answering:
+def answering_here(
+    pair: TrainedPair, mode: Mode | None, on_unread: OnUnread = "error"
+) -> Answering:
     """In this process; the next pieces are read meanwhile."""
 
     def answer(files: Sequence[str], reading: Reading, skipped: int) -> Iterator[Answered]:
         opened = [InputFile(path, reading) for path in files]
         for piece in read_ahead(pieces(opened, Limits.of(pair.task), skipped)):
-            yield answered(pair, piece, mode)
+            yield answered(pair, piece, mode, on_unread)
 
     return answer
 
@@ -91,6 +98,7 @@ def predict_files(
     identity: str = "",
     on_progress: Callable[[BatchProgress], None] = lambda progress: None,
     reading: Reading | None = None,
+    on_unread: OnUnread = "error",
 ) -> BatchResult:
     """Answer all inputs of files, in their order, into one file.
 
@@ -106,6 +114,7 @@ def predict_files(
         restart: begin anew, though an earlier run was interrupted.
         identity: what predicts, so that an interrupted run is only gone on with by the same.
         reading: how the files are read. Default: as what the pair was trained on.
+        on_unread: what is done about inputs that can't be read whole; see `TrainedPair.predict`.
 
     Raises:
         UserError: a file or (without `skip_bad`) an input can't be read. What is answered so far is
@@ -114,8 +123,15 @@ def predict_files(
     reading = reading or pair.reading
     files = input_files(inputs, "tags" in reading.names)
     mode = mode or pair.default_mode
-    job = BatchJob(files, reading, output, f"{mode} {identity}", skip_bad, restart)
-    return job.run(answering_here(pair, mode), on_progress)
+    pair.check_unread(on_unread)
+    by = f"{told_way(mode, on_unread)} {identity}"
+    job = BatchJob(files, reading, output, by, skip_bad, restart)
+    return job.run(answering_here(pair, mode, on_unread), on_progress)
+
+
+def told_way(mode: Mode, on_unread: OnUnread) -> str:
+    """How inputs are answered, to be told from other ways."""
+    return mode if on_unread == "error" else f"{mode} on_unread={on_unread}"
 
 
 @dataclass(frozen=True)
@@ -143,13 +159,13 @@ class BatchJob:
             for own in answering(self.files, self.reading, skipped):
                 if own.problems and not self.skip_bad:
                     raise UserError(own.problems)
-                sink.add(own.lines, own.columns, len(own.problems))
+                sink.add(own.lines, own.columns, len(own.problems), own.partly_read)
                 notes.update(dict.fromkeys(own.notes))
                 on_progress(BatchProgress(sink.inputs, own.bytes_read, num_bytes, own.begun_bytes))
         finally:
             sink.close()
         sink.finish()
-        return BatchResult(sink.inputs, sink.bad, skipped, tuple(notes))
+        return BatchResult(sink.inputs, sink.bad, sink.partly_read, skipped, tuple(notes))
 
     @property
     def is_resumable(self) -> bool:
@@ -172,12 +188,14 @@ class BatchJob:
         return journal
 
 
-def answered(pair: TrainedPair, piece: Piece, mode: Mode | None) -> Answered:
+def answered(
+    pair: TrainedPair, piece: Piece, mode: Mode | None, on_unread: OnUnread = "error"
+) -> Answered:
     """Answers to a piece."""
     own = piece.inputs
     problems = {place: given.problem for place, given in enumerate(own) if given.value is None}
     sound = [(place, given.value) for place, given in enumerate(own) if given.value is not None]
-    found, wrong = pair.try_predict([value for _, value in sound], mode)
+    found, wrong = pair.try_predict([value for _, value in sound], mode, on_unread)
     problems |= {sound[number][0]: what for number, what in wrong.items()}
     answers = {sound[number][0]: answer for number, answer in found.items()}
     lines = []
@@ -192,8 +210,9 @@ def answered(pair: TrainedPair, piece: Piece, mode: Mode | None) -> Answered:
             columns.update(dict.fromkeys(row))
         lines.append(as_line(row))
     mistakes = [Mistake(own[n].place, what) for n, what in sorted(problems.items())]
+    partly = sum(isinstance(own, PartlyRead) for own in found.values())
     return Answered(
-        lines, list(columns), mistakes, piece.begun_bytes, piece.bytes_read, piece.notes
+        lines, list(columns), mistakes, partly, piece.begun_bytes, piece.bytes_read, piece.notes
     )
 
 

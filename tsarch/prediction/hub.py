@@ -17,6 +17,13 @@ _PARTS = {
 """Backend → files that it reads."""
 
 
+def is_hub_name(run: str) -> bool:
+    """Whether a run is named as on the hub, and is no folder here."""
+    if Path(run).exists() or run.split("/")[0] in ("runs", "."):
+        return False
+    return _NAME.fullmatch(run) is not None
+
+
 def run_folder(run: str | os.PathLike[str], backend: str) -> Path:
     """A run's folder; of a name on the hub (`org/name`) that is no folder here, a copy of what is
     needed.
@@ -25,9 +32,7 @@ def run_folder(run: str | os.PathLike[str], backend: str) -> Path:
         UserError: it can't be copied.
     """
     folder = Path(run)
-    if folder.exists() or not isinstance(run, str) or _NAME.fullmatch(run) is None:
-        return folder
-    if run.split("/")[0] in ("runs", "."):
+    if not isinstance(run, str) or not is_hub_name(run):
         return folder
     from huggingface_hub import snapshot_download
 

@@ -15,7 +15,8 @@ from tsarch.data.rows import Place, check_unicode
 from tsarch.errors import UserError
 from tsarch.prediction.given import plain
 from tsarch.records import IntArray, TokenizedSplit
-from tsarch.tasks.answers import Answer, Entity
+from tsarch.tasks.answers import Answer, Entity, GeneratedText
+from tsarch.tasks.chinese import joined
 
 Input = str | Sequence[str] | Mapping[str, Any]
 """A plain text, its words, or a row: column → value."""
@@ -111,11 +112,11 @@ class Inputs:
         self, found: Iterable[tuple[TokenizedSplit, Sequence[tuple[Answer, ...]]]]
     ) -> dict[int, Predicted]:
         """Input → its answer, put together from answers to the rows of splits."""
-        by_row = {
-            row.origin.place.number - 1: answers
-            for split, own in found
-            for row, answers in zip(split.rows, own, strict=True)
-        }
+        by_part: dict[int, list[tuple[Answer, ...]]] = {}
+        for split, said in found:
+            for part, answer in zip(split.rows, said, strict=True):
+                by_part.setdefault(part.origin.place.number - 1, []).append(answer)
+        by_row = {row: _whole(parts) for row, parts in by_part.items()}
         answers: dict[int, Predicted] = {}
         for number, rows in itertools.groupby(sorted(by_row), key=self.owners.__getitem__):
             own = [by_row[row] for row in rows]
@@ -126,6 +127,15 @@ class Inputs:
             else:
                 answers[number] = own[0]
         return answers
+
+
+def _whole(parts: Sequence[tuple[Answer, ...]]) -> tuple[Answer, ...]:
+    """The answer to a row, of which some were read in several parts."""
+    if len(parts) == 1:
+        return parts[0]
+    texts = [own for answer in parts for own in answer if isinstance(own, GeneratedText)]
+    score = sum(own.score for own in texts) / len(texts)
+    return (GeneratedText(joined([own.text for own in texts]), score, len(texts)),)
 
 
 def _in_text(text: PlainText, answers: Sequence[tuple[Answer, ...]]) -> Iterator[TextEntity]:

@@ -24,8 +24,11 @@ class Sink(Protocol):
 
     inputs: int
     bad: int
+    partly_read: int
 
-    def add(self, lines: Sequence[bytes], columns: Sequence[str], bad: int) -> None:
+    def add(
+        self, lines: Sequence[bytes], columns: Sequence[str], bad: int, partly_read: int
+    ) -> None:
         """Take the next ones."""
 
     def close(self) -> None:
@@ -43,7 +46,7 @@ class Journal:
         self._answers = output.with_name(output.name + ".part")
         self._state = output.with_name(output.name + ".part.json")
         self._job = job
-        self.inputs, self.bad = 0, 0
+        self.inputs, self.bad, self.partly_read = 0, 0, 0
         self._columns: dict[str, None] = {}
         self._bytes = 0
         self._file: IO[bytes] | None = None
@@ -63,6 +66,7 @@ class Journal:
             state = json.loads(self._state.read_text(encoding="utf-8"))
             job, columns = state["job"], dict.fromkeys(state["columns"])
             self.inputs, self.bad, self._bytes = state["inputs"], state["bad"], state["bytes"]
+            self.partly_read = state["partly_read"]
         except (OSError, ValueError, LookupError, TypeError) as error:
             what = f"can't be read: {one_line(error)}."
             raise UserError.single(str(self._state), what, hint) from None
@@ -77,7 +81,9 @@ class Journal:
         self._state.unlink(missing_ok=True)
         self._answers.unlink(missing_ok=True)
 
-    def add(self, lines: Sequence[bytes], columns: Sequence[str], bad: int) -> None:
+    def add(
+        self, lines: Sequence[bytes], columns: Sequence[str], bad: int, partly_read: int
+    ) -> None:
         """Keep the next answers.
 
         Raises:
@@ -89,6 +95,7 @@ class Journal:
             self._file.writelines(lines)
         self.inputs += len(lines)
         self.bad += bad
+        self.partly_read += partly_read
         self._columns.update(dict.fromkeys(columns))
         if now_s() - self._saved_s >= _SAVED_EVERY_S:
             self._save()
@@ -118,7 +125,8 @@ class Journal:
             os.fsync(self._file.fileno())
             self._bytes = self._file.tell()
             state = {"job": self._job, "inputs": self.inputs, "bad": self.bad}
-            state |= {"bytes": self._bytes, "columns": list(self._columns)}
+            state |= {"partly_read": self.partly_read, "bytes": self._bytes}
+            state |= {"columns": list(self._columns)}
             new = self._state.with_name(self._state.name + ".new")
             new.write_text(json.dumps(state), encoding="utf-8")
             new.replace(self._state)
@@ -129,9 +137,11 @@ class StandardOutput:
     """Answers on their way out of this process, as JSON Lines."""
 
     def __init__(self) -> None:
-        self.inputs, self.bad = 0, 0
+        self.inputs, self.bad, self.partly_read = 0, 0, 0
 
-    def add(self, lines: Sequence[bytes], columns: Sequence[str], bad: int) -> None:
+    def add(
+        self, lines: Sequence[bytes], columns: Sequence[str], bad: int, partly_read: int
+    ) -> None:
         """Write the next answers.
 
         Raises:
@@ -142,6 +152,7 @@ class StandardOutput:
             sys.stdout.buffer.flush()
         self.inputs += len(lines)
         self.bad += bad
+        self.partly_read += partly_read
 
     def close(self) -> None:
         """Nothing is kept."""

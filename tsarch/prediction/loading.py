@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -63,7 +63,7 @@ def load(
         UserError: the folder is not a complete run, its files are damaged, an option is none, or
             there is no such mode.
     """
-    _check(device, precision, batch_tokens, backend)
+    check_options(device, precision, batch_tokens, backend)
     folder = folder_of(run, backend)
     if backend == "onnx":
         from tsarch.prediction.onnx_loading import load_graphs
@@ -98,10 +98,42 @@ def folder_of(run: str | os.PathLike[str], backend: Backend = "torch") -> Path:
     Raises:
         UserError: there is none.
     """
-    return current_folder(run_folder(local_run(run), backend))
+    return current_folder(home_of(run, backend))
 
 
-def _check(device: str, precision: str, batch_tokens: int, backend: str) -> None:
+def home_of(run: str | os.PathLike[str], backend: Backend = "torch") -> Path:
+    """The run's own folder, with all its versions, on this machine; see `load`.
+
+    Raises:
+        UserError: there is none.
+    """
+    return run_folder(local_run(run), backend)
+
+
+def opened(
+    folder: Path, backend: Backend, overrides: Sequence[str] = ()
+) -> tuple[Blueprint, TaskFile]:
+    """What a run's or a version's own folder says, of which a backend may be without some files;
+    `overrides`: see `open_run`.
+
+    Raises:
+        UserError: the folder is not complete, or an override is a mistake.
+    """
+    if backend == "onnx":
+        from tsarch.prediction.onnx_loading import open_export
+
+        return open_export(folder, overrides)
+    from tsarch.run.saved_run import open_run
+
+    return open_run(folder, overrides)
+
+
+def check_options(device: str, precision: str, batch_tokens: int, backend: str) -> None:
+    """Check options of `load`, before anything is read.
+
+    Raises:
+        UserError: one is none, or they don't go together.
+    """
     for name, value, known in (
         ("device", device, ("auto", "cpu", "cuda")),
         ("precision", precision, get_args(Precision)),
@@ -110,6 +142,12 @@ def _check(device: str, precision: str, batch_tokens: int, backend: str) -> None
         if value not in known:
             hint = f"It is {', '.join(known[:-1])} or {known[-1]}."
             raise UserError.single(f"{name} {value}", "is unknown.", hint)
+    if precision == "int8" and backend != "onnx":
+        hint = "It is onnx's, of a folder of `tsarch export --int8`: take the backend onnx."
+        raise UserError.single("precision int8", "is not torch's here.", hint)
+    if precision == "bf16" and backend == "onnx":
+        hint = "With onnx there are fp32 and int8."
+        raise UserError.single("precision bf16", "is torch's.", hint)
     if batch_tokens < 1:
         raise UserError.single(f"batch_tokens {batch_tokens}", "is less than 1.")
 
@@ -133,9 +171,7 @@ def load_halves(
     from tsarch.run.saved_run import open_run, saved_pair
     from tsarch.tasks.registry import is_generative, row_reader
 
-    if precision == "int8":
-        hint = "Take backend='onnx', of a folder from `tsarch export --int8`."
-        raise UserError.single("precision int8", "is not torch's here.", hint)
+    assert precision != "int8", "no precision of torch: see check_options"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError.single("device cuda", "is not there: torch sees no GPU.", "Use cpu.")
     opened = blueprint, task_file = open_run(folder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from tsarch.blueprint import resolve
+from tsarch.blueprint import Blueprint, resolve
 from tsarch.config_loading import load_config
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import load_tokenizer
@@ -29,15 +30,11 @@ def load_graphs(
     Raises:
         UserError: the folder has no such models, or its files are damaged.
     """
-    if precision not in ("fp32", "int8"):
-        hint = "With onnx there are fp32 and int8."
-        raise UserError.single(f"precision {precision}", "is torch's.", hint)
-    description = read_description(folder / "onnx")
-    blueprint = resolve(load_config(folder / "config.yaml", base=folder))
-    task_file = _task_file(folder)
+    blueprint, task_file = open_export(folder)
     # Graphs are exported of such tasks alone; asking would look at its losses, which take torch.
     task = cast(AnsweringTask, make_task(task_file.task, task_file.labels, blueprint.task))
     pair = OnnxPair(folder / "onnx", "int8" if precision == "int8" else "fp32", device)
+    description = pair.description
     tokens = RowTokenizer(load_tokenizer(str(folder / "model" / "tokenizer")), None, keep=False)
     spec = known_packing_spec(
         blueprint, tokens, bool(description["label_last"]), description["decoder_start"]
@@ -54,6 +51,16 @@ def load_graphs(
     layouts = Layouts.of(reader, replace(spec, overlaps=overlap), task_file.labels)
     name, labels, kind = task_file.task, task_file.labels, f"onnx {precision}"
     return TrainedPair(name, labels, blueprint.modes, reader, layouts, answering, folder, kind)
+
+
+def open_export(folder: Path, overrides: Sequence[str] = ()) -> tuple[Blueprint, TaskFile]:
+    """What a folder with ONNX models says of itself; `overrides`: `key=value` of how data is read.
+
+    Raises:
+        UserError: it has no such models, or its files are damaged.
+    """
+    read_description(folder / "onnx")
+    return resolve(load_config(folder / "config.yaml", overrides, base=folder)), _task_file(folder)
 
 
 def _task_file(folder: Path) -> TaskFile:

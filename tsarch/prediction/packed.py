@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tsarch.config import Mode
-from tsarch.data.layouts import Layout, PackingSpec
+from tsarch.data.layouts import Layout, PackingSpec, SourceTargetLayout
 from tsarch.data.row_reader import RowReader
 from tsarch.data.tokenizer import special_tokens
 from tsarch.errors import UserError
 from tsarch.prediction.inputs import told
 from tsarch.records import TokenizedSplit
+
+_TRIES = 4
+"""To find parts that fit by themselves."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,32 @@ class Layouts:
     def pack(self, rows: Sequence[Any]) -> Packed:
         """Contexts and windows of rows, which are in order: one split, or none."""
         return self._packed(rows, self._contexts)
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether long sources can be read in parts, see `in_parts`."""
+        return isinstance(self._contexts, SourceTargetLayout) and self._contexts.takes_parts
+
+    def in_parts(self, split: TokenizedSplit | None) -> Packed:
+        """What `pack` made, with several rows in place of one whose source is too long."""
+        if split is None:
+            return Packed((), {})
+        layout = self._contexts
+        assert isinstance(layout, SourceTargetLayout)
+        rows = list(split.rows)
+        for tries in range(_TRIES):
+            long = {place for cut in split.cuts if cut.of == "source" for place in cut.rows}
+            if not long:
+                break
+            shorter = tries * layout.frame.max_source_tokens // _TRIES
+            with self._tokenizing:
+                parts = [
+                    layout.in_parts(row, shorter) if place in long else [row]
+                    for place, row in enumerate(rows)
+                ]
+                rows = [part for own in parts for part in own]
+                split = layout.pack(rows)
+        return Packed((split,), {})
 
     def as_read(self, split: TokenizedSplit | None, mode: Mode) -> Packed:
         """What `pack` made, as a mode reads it."""

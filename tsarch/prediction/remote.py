@@ -24,6 +24,11 @@ _VOLATILE = ("atime", "nlink", "ino", "LastAccessed")
 _TRIES = 3
 
 
+def is_url(run: str) -> bool:
+    """Whether a run is named by a URL."""
+    return _URL.match(run) is not None
+
+
 def local_run(run: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The run as it is named, or, if that is a URL of fsspec (`s3://bucket/run`), the folder of a
     copy of what predictions need. Copies are kept in `~/.cache/tsarch/runs` and taken again where
@@ -33,7 +38,7 @@ def local_run(run: str | os.PathLike[str]) -> str | os.PathLike[str]:
         UserError: the URL can't be read, or has no run.
     """
     name = os.fspath(run)
-    if _URL.match(name) is None:
+    if not is_url(name):
         return run
     import fsspec
 

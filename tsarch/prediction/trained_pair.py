@@ -54,8 +54,9 @@ class Prepared:
 
     @property
     def num_tokens(self) -> int:
-        """Of the contexts that the teacher reads."""
-        return 0 if self.split is None else len(self.split.token_ids)
+        """Of the contexts that the teacher reads, and of what they have no room for."""
+        split = self.split
+        return 0 if split is None else len(split.token_ids) + split.num_cut_tokens
 
 
 class TrainedPair:
@@ -138,8 +139,10 @@ class TrainedPair:
                 plain text is a document: its sentences and words are found by the rules of
                 `tsarch.data.plain_text`, and entities say where in it they stand.
             mode: who predicts. Default: `default_mode`.
-            on_unread: `mark`: to an input that can't be read whole the answer is a `PartlyRead`,
-                which says what of it wasn't.
+            on_unread: what is done about an input that can't be read whole. `mark`: the answer is
+                a `PartlyRead`, which says what of it wasn't. `parts` (`translation` and
+                `summarization`): its source is read in parts of whole sentences that each fit, and
+                their texts are put together (`GeneratedText.parts`).
 
         Raises:
             UserError: names every input that can't be read, or read whole, and modes that there
@@ -185,9 +188,13 @@ class TrainedPair:
             UserError: there is no such mode or option.
         """
         mode = self.known_mode(mode)
-        if on_unread not in get_args(OnUnread):
-            raise UserError.single(f"on_unread {on_unread}", "is unknown.", "It is error or mark.")
-        packed = [self._layouts.as_read(own.split, mode) for own in prepared]
+        self.check_unread(on_unread)
+        packed = [
+            self._layouts.in_parts(own.split)
+            if on_unread == "parts"
+            else self._layouts.as_read(own.split, mode)
+            for own in prepared
+        ]
         splits = [split for own in packed for split in own.splits]
         given = None if states is None else [own for read in states for own in read]
         found = iter(self._answering.answers(merged(splits), mode, given) if splits else ())
@@ -316,6 +323,19 @@ class TrainedPair:
         named = {own: name for own, name in columns.items() if not name.isdecimal()}
         return Reading(self.task, columns, DataConfig(columns=named))
 
+    def check_unread(self, on_unread: OnUnread) -> None:
+        """Check what shall be done about inputs that can't be read whole.
+
+        Raises:
+            UserError: it isn't known, or not of this task.
+        """
+        where = f"on_unread {on_unread}"
+        if on_unread not in get_args(OnUnread):
+            raise UserError.single(where, "is unknown.", "It is error, mark or parts.")
+        if on_unread == "parts" and not self._layouts.takes_parts:
+            what = f"is for translation and summarization, not for {self.task}."
+            raise UserError.single(where, what, "Take error or mark.")
+
     def known_mode(self, mode: Mode | None) -> Mode:
         """The mode, or the default one.
 
@@ -342,8 +362,8 @@ def _parted(
     answers: dict[int, Any] = {**own.answers(by_split)}
     problems = dict(own.problems)
     for number, unread in gaps(own, splits, mode).items():
-        if on_unread == "error":
-            problems[number] = told_gaps(unread)
-        else:
+        if on_unread == "mark":
             answers[number] = PartlyRead(answers[number], tuple(unread))
+        else:
+            problems[number] = told_gaps(unread)
     return {n: own for n, own in answers.items() if n not in problems}, problems

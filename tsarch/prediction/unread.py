@@ -11,8 +11,10 @@ from tsarch.prediction.inputs import Gap, Inputs
 from tsarch.records import Cut, TokenizedSplit
 from tsarch.tasks.relation import MarkedEntities
 
-OnUnread = Literal["error", "mark"]
-"""What is done about inputs that can't be read whole."""
+OnUnread = Literal["error", "mark", "parts"]
+"""What is done about inputs that can't be read whole: they aren't answered; the answer says what
+of them wasn't read (`PartlyRead`); or, of sources of texts, they are read in parts, whose texts are
+put together. (All other tasks read long inputs in parts anyway, as far as that makes sense.)"""
 
 
 def gaps(own: Inputs, splits: Iterable[TokenizedSplit], mode: Mode) -> dict[int, list[Gap]]:
@@ -32,7 +34,7 @@ def gaps(own: Inputs, splits: Iterable[TokenizedSplit], mode: Mode) -> dict[int,
 def told_gaps(gaps: Sequence[Gap]) -> str:
     """As the reason why an input isn't answered."""
     reasons = ", ".join(dict.fromkeys(gap.what for gap in gaps))
-    return f"can't be read whole: {reasons}. Split it into several."
+    return f"can't be read whole: {reasons}. Split it into several, or see on_unread."
 
 
 def _as_given(

@@ -145,7 +145,7 @@ def _add_predict(app: FastAPI, engine: Engine, limits: Limits, bearer: Sequence[
         check_inputs(asked.inputs, limits)
         try:
             async with asyncio.timeout(limits.request_s):
-                found = await engine.predict(run.name, asked.inputs, mode)
+                found = await engine.predict(run.name, asked.inputs, mode, asked.on_unread)
         except TimeoutError:
             what = f"There was no answer within {limits.request_s:g} s."
             raise ServiceError(504, f"{what} Send less at a time, or try again.", 5) from None

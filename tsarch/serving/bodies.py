@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tsarch.config import Mode, SpanEnds
 from tsarch.prediction.batch import KINDS
-from tsarch.prediction.inputs import TextEntity
+from tsarch.prediction.inputs import Gap, PartlyRead, TextEntity
+from tsarch.prediction.unread import OnUnread
 from tsarch.serving.engine import ServiceError
 from tsarch.serving.limits import Limits
 from tsarch.tasks.answers import Entity, GeneratedText, Label, NoAnswer, Relation, SpanAnswer
@@ -27,6 +28,13 @@ class PredictRequest(BaseModel):
     )
     run: str | None = Field(None, description="Name of a run; may be absent where there is one.")
     mode: Mode | None = Field(None, description="Who predicts. Absent: the run's default.")
+    on_unread: OnUnread = Field(
+        "error",
+        description="What is done about an input that can't be read whole. `error`: the request "
+        "is refused (422). `mark`: its answer is a `PartlyRead`, which says what wasn't read. "
+        "`parts` (`translation`, `summarization`): its source is read in parts, whose texts are "
+        "put together.",
+    )
 
 
 def _answer(kind: type) -> Any:
@@ -45,9 +53,21 @@ if TYPE_CHECKING:
 else:
     _KINDS = (Entity, TextEntity, Label, Relation, SpanAnswer, NoAnswer, GeneratedText)
     _One = Union[tuple(map(_answer, _KINDS))]  # noqa: UP007 - of a list
+    _Whole = _One | list[_One]
+    _Gap = create_model("Gap", __doc__=Gap.__doc__, **get_type_hints(Gap))
+    _Partly = create_model(
+        "PartlyRead",
+        __doc__=PartlyRead.__doc__,
+        kind=(Literal["partly_read"], ...),
+        answer=(_Whole, ...),
+        unread=(list[_Gap], ...),
+    )
     Answer = Annotated[
-        _One | list[_One],
-        Field(description="`ner`: the entities, in order; all other tasks: one answer."),
+        _Whole | _Partly,
+        Field(
+            description="`ner`: the entities, in order; all other tasks: one answer. With "
+            "`on_unread: mark` either may be in a `PartlyRead`."
+        ),
     ]
 
 

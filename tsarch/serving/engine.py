@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from tsarch.config import Mode, SpanEnds
 from tsarch.prediction.inputs import Input
+from tsarch.prediction.unread import OnUnread
 
 
 class ServiceError(Exception):
@@ -67,12 +68,19 @@ class Engine(Protocol):
     def runs(self) -> tuple[RunInfo, ...]:
         """All runs that are served, in the order of the command line; what it says may change."""
 
-    async def predict(self, run: str, inputs: Sequence[Input], mode: Mode | None) -> Answered:
+    async def predict(
+        self,
+        run: str,
+        inputs: Sequence[Input],
+        mode: Mode | None,
+        on_unread: OnUnread = "error",
+    ) -> Answered:
         """Answers to inputs.
 
         Args:
             run: name of a run of `runs()`.
             mode: one of the run's, or None: its default.
+            on_unread: see `TrainedPair.predict`.
 
         Raises:
             ServiceError: 413 or 422: it can't be read; 429: too much is waiting; 503: not now.

@@ -11,7 +11,8 @@ from pathlib import Path
 from tsarch.config import Mode
 from tsarch.errors import UserError
 from tsarch.prediction.inputs import Input
-from tsarch.prediction.loading import Precision, load
+from tsarch.prediction.loading import Backend, Precision, folder_of, home_of, load
+from tsarch.prediction.unread import OnUnread
 from tsarch.run.versions import current_folder, current_name
 from tsarch.serving.batcher import Batching
 from tsarch.serving.engine import Answered, RunInfo
@@ -29,13 +30,14 @@ class Loading:
     device: str = "auto"
     precision: Precision = "fp32"
     batch_tokens: int = 4096
+    backend: Backend = "torch"
 
 
 class LocalEngine:
     """Teachers and students of some runs, with their queues and a cache for all.
 
     Args:
-        folders: name of a run → its folder.
+        runs: name of a run → its folder, or the URL or the name on the hub of which a copy is read.
         cache_bytes: of the teacher's states that are kept at most.
 
     Raises:
@@ -44,22 +46,23 @@ class LocalEngine:
 
     def __init__(
         self,
-        folders: Mapping[str, Path],
+        runs: Mapping[str, str | Path],
         loading: Loading = Loading(),
         batching: Batching = Batching(),  # noqa: B008
         cache_bytes: int = 256 << 20,
         metrics: Metrics | None = None,
     ) -> None:
-        self._folders = dict(folders)
+        self._runs = dict(runs)
         self._loading = loading
         self._batching = batching
         self._metrics = metrics or Metrics()
         self._cache = StateCache(cache_bytes)
-        check_memory([current_folder(own) for own in folders.values()], cache_bytes)
+        folders = [folder_of(own, loading.backend) for own in runs.values()]
+        check_memory(folders, cache_bytes)
         self._loaded: dict[str, tuple[tuple[str, int, int], ...]] = {}
         """Files that were loaded."""
-        self._served = {name: self._load(name) for name in folders}
-        self._locks = {name: asyncio.Lock() for name in folders}
+        self._served = {name: self._load(name, self._home(name)) for name in runs}
+        self._locks = {name: asyncio.Lock() for name in runs}
         self._draining: set[asyncio.Task[None]] = set()
         self._metrics.registry.register(CacheMetrics(self._cache))
         self._metrics.registry.register(QueueMetrics(self._queues))
@@ -68,22 +71,29 @@ class LocalEngine:
         """See `Engine`."""
         return tuple(own.info for own in self._served.values())
 
-    async def predict(self, run: str, inputs: Sequence[Input], mode: Mode | None) -> Answered:
+    async def predict(
+        self,
+        run: str,
+        inputs: Sequence[Input],
+        mode: Mode | None,
+        on_unread: OnUnread = "error",
+    ) -> Answered:
         """See `Engine`."""
         served = self._served[run]  # the version that this request meets
         with served.usage.used():
-            return await served.predict(inputs, mode or served.info.default_mode)
+            return await served.predict(inputs, mode or served.info.default_mode, on_unread)
 
     async def reload(self, run: str) -> RunInfo:
         """See `Engine`."""
         async with self._locks[run]:
             old = self._served[run]
             with goes_on(old.info):
-                folder = current_folder(self._folders[run])
+                home = await asyncio.to_thread(self._home, run)
+                folder = current_folder(home)
                 if marks(folder) == self._loaded[run]:
                     return old.info
                 check_memory([folder], 0)
-                new = await asyncio.to_thread(self._load, run)
+                new = await asyncio.to_thread(self._load, run, home)
             self._served[run] = new
         tell_swap(old.info, new.info, self._metrics)
         task = asyncio.create_task(self._free(old))
@@ -95,12 +105,16 @@ class LocalEngine:
         """See `Engine`."""
         await asyncio.gather(*(own.drained() for own in self._served.values()), *self._draining)
 
-    def _load(self, run: str) -> ServedPair:
-        home, own = self._folders[run], self._loading
+    def _home(self, run: str) -> Path:
+        """The run's folder; of a URL's or the hub's a copy of what is there now."""
+        return home_of(self._runs[run], self._loading.backend)
+
+    def _load(self, run: str, home: Path) -> ServedPair:
+        own = self._loading
         name, folder = current_name(home), current_folder(home)
         found = marks(folder)
         try:
-            pair = load(folder, own.device, own.precision, own.batch_tokens)
+            pair = load(folder, own.device, own.precision, own.batch_tokens, own.backend)
         except UserError as error:
             raise UserError.single(f"run {run}", str(error)) from None
         version = version_name(name, pair.revision)

@@ -35,4 +35,7 @@ def check_memory(folders: Sequence[Path], cache_bytes: int) -> None:
 
 
 def _weight_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "model").rglob("*.safetensors"))
+    files = [*(folder / "model").rglob("*.safetensors")]
+    if not files:  # what the hub has for ONNX
+        files = [*(folder / "onnx").rglob("*.onnx*")]
+    return sum(path.stat().st_size for path in files)

@@ -7,9 +7,11 @@ from collections.abc import Hashable, Sequence
 from typing import Any, cast
 
 from tsarch.config import Mode
+from tsarch.errors import UserError
 from tsarch.prediction.batch import as_json
 from tsarch.prediction.inputs import Input, Predicted
 from tsarch.prediction.trained_pair import Prepared, TrainedPair
+from tsarch.prediction.unread import OnUnread
 from tsarch.serving.batcher import Batcher, Batching
 from tsarch.serving.engine import Answered, RunInfo, ServiceError
 from tsarch.serving.examples import examples_of
@@ -55,20 +57,25 @@ class ServedPair:
         await self.usage.unused()
         await self.batcher.close()
 
-    async def predict(self, inputs: Sequence[Input], mode: Mode) -> Answered:
+    async def predict(
+        self, inputs: Sequence[Input], mode: Mode, on_unread: OnUnread = "error"
+    ) -> Answered:
         """Answers to inputs; `ServiceError`: see `Engine.predict`."""
+        check_unread(self.pair, on_unread)
         with self.batcher.reserved(num_characters(inputs) // CHARACTERS_A_TOKEN):
             prepared = await asyncio.to_thread(self.pair.prepare, inputs)
         check_problems(prepared.inputs.problems)
         answers: dict[int, Predicted] = {}
         if prepared.split is not None:
-            answers, problems = await self.batcher.submit(mode, prepared, prepared.num_tokens)
+            way = mode, on_unread
+            answers, problems = await self.batcher.submit(way, prepared, prepared.num_tokens)
             check_problems(problems)
         found = [as_json(answers[number]) for number in range(len(inputs))]
         return Answered(self.info.name, self.info.version, mode, found, prepared.num_tokens)
 
-    def _compute(self, mode: Hashable, prepared: Sequence[Prepared]) -> Sequence[Results]:
-        return self.pair.answer(prepared, cast(Mode, mode))
+    def _compute(self, way: Hashable, prepared: Sequence[Prepared]) -> Sequence[Results]:
+        mode, on_unread = cast(tuple[Mode, OnUnread], way)
+        return self.pair.answer(prepared, mode, on_unread=on_unread)
 
     def _tell(self, requests: int, tokens: int, seconds: float) -> None:
         run = self.info.name
@@ -85,6 +92,14 @@ def _examples(pair: TrainedPair) -> tuple[Any, ...]:
         if prepared.split is not None and not prepared.split.cuts:
             found.append(own)
     return tuple(found)
+
+
+def check_unread(pair: TrainedPair, on_unread: OnUnread) -> None:
+    """Raises `ServiceError` if this can't be done about what isn't read."""
+    try:
+        pair.check_unread(on_unread)
+    except UserError as error:
+        raise ServiceError(422, str(error)) from None
 
 
 def check_problems(problems: dict[int, str]) -> None:

@@ -17,7 +17,8 @@ _RETRY_S = 30
 
 def marks(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """What tells a version's folder from others, at a glance."""
-    found = [(str(path), path.stat()) for path in sorted((folder / "model").rglob("*"))]
+    files = [path for part in ("model", "onnx") for path in sorted((folder / part).rglob("*"))]
+    found = [(str(path), path.stat()) for path in files]
     return tuple((path, own.st_size, own.st_mtime_ns) for path, own in found)
 
 

@@ -75,7 +75,9 @@ class GeneratedText:
     text: str
     score: float
     """Log-probability of its tokens, divided by their number to the power of
-    `decoding.length_penalty`."""
+    `decoding.length_penalty`; of several parts their mean."""
+    parts: int = 1
+    """That the source was read in: their texts stand here one after another."""
 
 
 Answer = Entity | Label | Relation | SpanAnswer | NoAnswer | GeneratedText
