@@ -8,22 +8,18 @@ of the labelled positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from tsarch.config.base import Divergence
-from tsarch.losses.predictions import Logits, Predicted, at, dense
+from tsarch.losses.blocks import Losses, losses_by_blocks
+from tsarch.losses.predictions import Predicted, at, dense
 from tsarch.losses.token import cross_entropy, distillation, weighted_cross_entropy
-from tsarch.models.heads import token_logits
 from tsarch.records import IGNORED
-
-_CHUNK_ELEMENTS = 1 << 25
-"""Logits that are held at one time: 0.13 GB in fp32."""
 
 
 class Objective(Protocol):
@@ -114,13 +110,7 @@ class VocabularyObjective:
 
     def losses(self, predictions: Predicted, labels: Tensor, table: Tensor) -> Tensor:
         """Negative log-likelihood of the next token."""
-        chosen = labels != IGNORED
-        own, logits = _opened(predictions, chosen, table)
-
-        def chunk(values: Tensor, tokens: Tensor) -> Tensor:
-            return cross_entropy(logits(values), tokens)
-
-        return _scattered(chosen, [own, labels[chosen]], chunk, table)
+        return _scattered(cross_entropy, [predictions], labels, table)
 
     def divergences(
         self,
@@ -133,44 +123,19 @@ class VocabularyObjective:
     ) -> Tensor:
         """Between the vocabulary's distributions; the teacher's is seen through the table as it
         is here and now."""
-        chosen = labels != IGNORED
-        own, logits = _opened(student, chosen, table)
-        other, others_logits = _opened(teacher, chosen, table)
-
-        def chunk(own: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
-            with torch.no_grad():
-                teacher_logits = others_logits(other)
-            return distillation(logits(own), teacher_logits, tokens, temperature, kind)
-
-        return _scattered(chosen, [own, other, labels[chosen]], chunk, table)
+        losses = partial(distillation, temperature=temperature, kind=kind)
+        return _scattered(losses, [student, teacher], labels, table)
 
     def sent(self, predictions: Predicted, labels: Tensor) -> Predicted:
         """As they are."""
         return predictions
 
 
-def _opened(
-    predicted: Predicted, chosen: Tensor, table: Tensor
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Predictions (n, …) of the chosen positions, and what makes fp32 logits of them."""
-    own = at(predicted, chosen)
-    if isinstance(own, Logits):
-        return own.values, Tensor.float
-    return own, partial(token_logits, table=table)
-
-
-def _scattered(chosen: Tensor, inputs: list[Tensor], chunk: object, table: Tensor) -> Tensor:
-    """`chunk` of the chosen positions, in their places; zeros elsewhere.
-
-    Where the logits of all are too many to hold, they are computed in several chunks, and again in
-    the backward pass.
-    """
-    assert callable(chunk)
-    size = max(_CHUNK_ELEMENTS // len(table), 1)
-    parts = zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
-    if len(inputs[0]) <= size:
-        values = chunk(*inputs)
-    else:
-        values = torch.cat([checkpoint(chunk, *part, use_reentrant=False) for part in parts])
+def _scattered(
+    losses: Losses, predicted: Sequence[Predicted], labels: Tensor, table: Tensor
+) -> Tensor:
+    """`losses` of the labelled positions, in their places; zeros elsewhere."""
+    chosen = labels != IGNORED
+    values = losses_by_blocks(losses, [at(own, chosen) for own in predicted], labels[chosen], table)
     scattered: Tensor = values.new_zeros(chosen.shape).masked_scatter(chosen, values)
     return scattered
