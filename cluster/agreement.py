@@ -42,6 +42,10 @@ class Facts:
     """Shared folder → what is wrong with it here; only folders that something is wrong with."""
     sizes: Mapping[str, int | None] = field(default_factory=dict)
     """File or model that every rank reads → bytes; None: can't be read."""
+    gpu_ids: tuple[str, ...] = ()
+    """Numbers of its GPUs on the node."""
+    niceness: int = 0
+    """The lower, the more of a busy host it gets."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""Whether ranks have room on the nodes of a cluster, and a table that shows why not. Pure, no Ray.
+"""Which rank goes on which node, and a table that shows why some have no room. Pure, no Ray.
 
-A rank must fit on one node. Nodes are filled as Ray's strategy PACK does it (bundles in decreasing
-order, GPUs first; the next node is the one with the largest share of its resources left), which is
-first-fit decreasing.
+A rank must fit on one node, which has the labels that its stage asks for. Replicas of a stage that
+nobody feeds go on as few nodes as possible: they exchange gradients of a whole model. A stage that
+is fed goes where most of the ranks are that feed it (each of them sends to all of its replicas),
+and on as few nodes as possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tsarch.errors import Mistake
 
@@ -26,6 +28,10 @@ class Demand:
     num_ranks: int
     each: Resources
     """What Ray reserves for one of them."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What their nodes must be labelled with."""
+    fed_by: tuple[str, ...] = ()
+    """Stages that send hidden states to them."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +43,30 @@ class NodeSupply:
     free: Resources
     holders: tuple[str, ...] = ()
     """Who holds what is not free, as far as Ray can say."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    node_id: str = ""
 
 
-def num_placed(demands: Sequence[Demand], supplies: Iterable[Resources]) -> int:
-    """How many of the ranks have room."""
-    waiting = sorted(
-        (demand.each for demand in demands for _ in range(demand.num_ranks)),
-        key=lambda each: (each.get("GPU", 0.0), each.get("CPU", 0.0)),
-        reverse=True,
-    )
-    num_ranks = len(waiting)
-    nodes = [dict(supply) for supply in supplies]
-    while waiting and nodes:
-        largest = waiting[0]
-        node = max(nodes, key=lambda own: _share_left(largest, own))
-        nodes.remove(node)
-        waiting = _fill(node, waiting)
-    return num_ranks - len(waiting)
+Places = tuple[tuple[int, ...], ...]
+"""For each demand: the node (an index) of each of its ranks that has room, in order."""
+
+
+def assign(demands: Sequence[Demand], nodes: Sequence[NodeSupply], ever: bool) -> Places:
+    """Where all ranks go, or as many as can be placed.
+
+    Args:
+        ever: as if nobody else used the nodes; else with what is free.
+    """
+    wanted = range(len(demands))
+    by_size = sorted(wanted, key=lambda own: _size(demands[own].each), reverse=True)
+    # The first order is the one that is wanted; others find room where it finds none.
+    orders = (wanted, by_size, wanted[::-1])
+    return max((_assign(demands, order, nodes, ever) for order in orders), key=_count)
+
+
+def num_placed(demands: Sequence[Demand], nodes: Sequence[NodeSupply], ever: bool) -> int:
+    """How many of the ranks have room; `ever` as for `assign`."""
+    return _count(assign(demands, nodes, ever))
 
 
 def refusal(demands: Sequence[Demand], nodes: Sequence[NodeSupply], ever: bool) -> Mistake | None:
@@ -64,7 +77,7 @@ def refusal(demands: Sequence[Demand], nodes: Sequence[NodeSupply], ever: bool) 
             they have now.
     """
     num_ranks = sum(demand.num_ranks for demand in demands)
-    placed = num_placed(demands, (node.total if ever else node.free for node in nodes))
+    placed = num_placed(demands, nodes, ever)
     if placed == num_ranks:
         return None
     who = " + ".join(f"{d.num_ranks} {d.stage}" for d in demands) + " replicas"
@@ -93,27 +106,84 @@ def table(demands: Sequence[Demand], nodes: Sequence[NodeSupply]) -> str:
     return f"{_aligned(needed)}\n\n{_aligned(had)}"
 
 
-def _fill(node: dict[str, float], waiting: Sequence[Resources]) -> list[Resources]:
-    """Put on a node what fits, in order; what is left over."""
-    left = []
-    for each in waiting:
-        if _share_left(each, node) < 0:
-            left.append(each)
-            continue
-        for name, amount in each.items():
-            node[name] = node.get(name, 0.0) - amount
-    return left
+def _assign(
+    demands: Sequence[Demand], order: Sequence[int], nodes: Sequence[NodeSupply], ever: bool
+) -> Places:
+    """Place one stage after the other, in an order."""
+    left = [dict(node.total if ever else node.free) for node in nodes]
+    places: dict[int, tuple[int, ...]] = {}
+    for index, following in zip(order, [*order[1:], None]):
+        demand = demands[index]
+        rooms = [
+            _num_fitting(demand.each, own) if _is_labelled(node, demand) else 0
+            for own, node in zip(left, nodes, strict=True)
+        ]
+        feeding = Counter(
+            node for i, own in places.items() if demands[i].stage in demand.fed_by for node in own
+        )
+        later = None if following is None else demands[following]
+        chosen = _fewest(demand, later, rooms, left)
+        if feeding:
+            chosen = sorted(range(len(nodes)), key=lambda n: (-feeding[n], -rooms[n], n))
+        places[index] = _filled(demand, chosen, rooms, left)
+    return tuple(places[index] for index in range(len(demands)))
 
 
-def _share_left(each: Resources, supply: Resources) -> float:
-    """Sum over resources of the share of `supply` that would be left; −1: `each` doesn't fit."""
-    shares = 0.0
-    for name, amount in each.items():
-        have = supply.get(name, 0.0)
-        if amount > have + _SLACK:
-            return -1.0
-        shares += (have - amount) / have if have > 0 else 0.0
-    return max(shares, 0.0)
+def _filled(
+    demand: Demand, chosen: Sequence[int], rooms: Sequence[int], left: Sequence[dict[str, float]]
+) -> tuple[int, ...]:
+    """Fill nodes with a stage's ranks, in order, and take what they need from what is `left`."""
+    places: list[int] = []
+    for node in chosen:
+        count = min(rooms[node], demand.num_ranks - len(places))
+        places += [node] * count
+        for name, amount in demand.each.items():
+            left[node][name] = left[node].get(name, 0.0) - count * amount
+    return tuple(places)
+
+
+def _fewest(
+    demand: Demand, later: Demand | None, rooms: Sequence[int], left: Sequence[Resources]
+) -> list[int]:
+    """Nodes to fill with a stage, in order: the fewest, and of the last one the smallest that does,
+    but first one on which the next stage has room too."""
+    chosen, waiting = [], demand.num_ranks
+    others = sorted((n for n, room in enumerate(rooms) if room), key=lambda n: (-rooms[n], n))
+
+    def room_beside(node: int) -> int:
+        if later is None:
+            return 0
+        each = demand.each
+        rest = {k: v - waiting * each.get(k, 0.0) for k, v in left[node].items()}
+        return min(later.num_ranks, _num_fitting(later.each, rest))
+
+    while waiting > 0 and others:
+        enough = [node for node in others if rooms[node] >= waiting]
+        best = others[0]
+        if enough:
+            best = min(enough, key=lambda n: (-room_beside(n), rooms[n], n))
+        chosen.append(best)
+        others.remove(best)
+        waiting -= rooms[best]
+    return chosen
+
+
+def _count(places: Places) -> int:
+    return sum(map(len, places))
+
+
+def _size(each: Resources) -> tuple[float, float]:
+    return each.get("GPU", 0.0), each.get("CPU", 0.0)
+
+
+def _is_labelled(node: NodeSupply, demand: Demand) -> bool:
+    return all(node.labels.get(name) == value for name, value in demand.labels.items())
+
+
+def _num_fitting(each: Resources, supply: Resources) -> int:
+    """How many ranks have room in what is there."""
+    amounts = [(supply.get(name, 0.0), amount) for name, amount in each.items() if amount > 0]
+    return max(0, min(int((have + _SLACK) / amount) for have, amount in amounts))
 
 
 def _reason(demands: Sequence[Demand], nodes: Sequence[NodeSupply], placed: int) -> str:
@@ -123,7 +193,11 @@ def _reason(demands: Sequence[Demand], nodes: Sequence[NodeSupply], placed: int)
         if needed > have + _SLACK:
             return f"they need {_number(needed)} {name}s, it has {_number(have)}"
     for demand in demands:
-        if not any(_share_left(demand.each, node.total) >= 0 for node in nodes):
+        labelled = [node for node in nodes if _is_labelled(node, demand)]
+        if not labelled:
+            wanted = ", ".join(f"{name}={value}" for name, value in demand.labels.items())
+            return f"no node is labelled {wanted}, as `topology.{demand.stage}.nodes` asks for"
+        if not any(_num_fitting(demand.each, node.total) for node in labelled):
             each = " and ".join(f"{_number(v)} {name}s" for name, v in demand.each.items())
             return f"a {demand.stage} rank needs {each} on one node, and none has them"
     num_ranks = sum(demand.num_ranks for demand in demands)

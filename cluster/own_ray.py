@@ -35,6 +35,8 @@ _PREFIX = "ray-"
 _RANDOM_CHARACTERS = 8  # `tempfile` puts so many behind the prefix
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 _UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+_NICENESS = "RAY_worker_niceness"
+"""What Ray adds to the niceness of workers; by itself 15, so that they give way to all others."""
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
@@ -80,15 +82,20 @@ def is_own(variable: str) -> bool:
 
 @contextmanager
 def own_environment() -> Iterator[None]:
-    """Within, Ray finds nothing in the environment that is meant for another one."""
+    """Within, Ray finds nothing in the environment that is meant for another one, and starts its
+    workers as this process was started."""
     before = {name: value for name, value in os.environ.items() if not is_own(name)}
     for name in before:
         del os.environ[name]
+    is_nice = _NICENESS in os.environ
+    os.environ.setdefault(_NICENESS, "0")
     try:
         with _uv_hook(on=False):
             yield
     finally:
         os.environ.update(before)
+        if not is_nice:
+            del os.environ[_NICENESS]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -16,7 +16,8 @@ from ray.util.placement_group import (
 )
 
 from tsarch.blueprint import Blueprint
-from tsarch.cluster.fitting import Demand, NodeSupply, refusal
+from tsarch.cluster.coming_nodes import coming_nodes, waiting_line
+from tsarch.cluster.fitting import Demand, NodeSupply, assign, refusal
 from tsarch.errors import Mistake, UserError
 from tsarch.rank.supply import Supply
 from tsarch.topology import Stage
@@ -26,6 +27,7 @@ _GRACE_S = 3.0
 _RESTART_GRACE_S = 60.0
 """The same for what this run held before a rank failed: Ray ends its processes first."""
 _POLL_S = 0.2
+_LOOK_S = 2.0
 _READY_S = 10.0
 """Ray places a group that has room within a fraction of a second."""
 
@@ -40,10 +42,13 @@ def rank_resources(blueprint: Blueprint, stage: Stage) -> dict[str, float]:
 
 
 def place(
-    blueprint: Blueprint, avoid: frozenset[str] = frozenset(), restarted: bool = False
+    blueprint: Blueprint,
+    avoid: frozenset[str] = frozenset(),
+    restarted: bool = False,
+    say: Callable[[str], None] = print,
 ) -> PlacementGroup:
-    """Reserve a bundle for each rank, packed on as few nodes as possible, none on the nodes with
-    the ids `avoid`.
+    """Reserve a bundle for each rank: teachers packed on as few nodes as possible, students near
+    them (see `fitting`), none on the nodes with the ids `avoid`.
 
     Args:
         restarted: after a failure; what is in use is this run's own, on its way back.
@@ -53,16 +58,20 @@ def place(
             seconds in which it might have become free); with a table of demand and supply.
     """
     demands = rank_demands(blueprint)
-    _require(refusal(demands, node_supplies(avoid), ever=True))
+    _wait_for_nodes(demands, avoid, blueprint.runner.wait_for_nodes_s, say)
     deadline_s = time.monotonic() + (_RESTART_GRACE_S if restarted else _GRACE_S)
     while (busy := refusal(demands, node_supplies(avoid), ever=False)) is not None:
         if time.monotonic() > deadline_s:
             _require(busy)
         time.sleep(_POLL_S)
-    bundles = rank_bundles(blueprint)
-    name = f"tsarch run {blueprint.run.name}"
-    options = _elsewhere(avoid, len(bundles))
-    group = placement_group(bundles, strategy="PACK", name=name, **options)
+    nodes = node_supplies(avoid)
+    chosen = [nodes[node] for own in assign(demands, nodes, ever=False) for node in own]
+    group = placement_group(
+        rank_bundles(blueprint),
+        strategy="PACK",
+        name=f"tsarch run {blueprint.run.name}",
+        bundle_label_selector=[{"ray.io/node-id": node.node_id} for node in chosen],
+    )
     if not group.wait(_READY_S):
         remove_placement_group(group)
         _require(refusal(demands, node_supplies(avoid), ever=False))
@@ -74,18 +83,37 @@ def place(
     return group
 
 
-def _elsewhere(avoid: frozenset[str], num_bundles: int) -> dict[str, Any]:
-    """Options that keep bundles off nodes."""
-    if not avoid:
-        return {}
-    wanted = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
-    return {"bundle_label_selector": [wanted] * num_bundles}
+def _wait_for_nodes(
+    demands: list[Demand], avoid: frozenset[str], patience_s: float, say: Callable[[str], None]
+) -> None:
+    """Wait for nodes that the cluster is bringing up, where the ranks have no room without them.
+
+    Raises:
+        UserError: there is no room, and no node comes that could have it.
+    """
+    started_s, said = time.monotonic(), ""
+    while (never := refusal(demands, node_supplies(avoid), ever=True)) is not None:
+        waited_s = time.monotonic() - started_s
+        line = waiting_line(coming_nodes(), waited_s)
+        if line is None or waited_s > patience_s:
+            _require(never)
+        elif line != said:
+            say(line)
+            said = line
+        time.sleep(_LOOK_S)
 
 
 def rank_demands(blueprint: Blueprint) -> list[Demand]:
     """What the ranks of both stages need."""
+    graph = blueprint.topology.graph
     return [
-        Demand(stage.value, own.replicas, rank_resources(blueprint, stage))
+        Demand(
+            stage.value,
+            own.replicas,
+            rank_resources(blueprint, stage),
+            own.nodes,
+            tuple(source.value for source in graph.sources(stage)),
+        )
         for stage, own in blueprint.stages.items()
     ]
 
@@ -108,6 +136,8 @@ def node_supplies(avoid: frozenset[str] = frozenset()) -> list[NodeSupply]:
             node["Resources"],
             free.get(node["NodeID"], {}),
             tuple(holders.get(node["NodeID"], ())),
+            node.get("Labels", {}),
+            node["NodeID"],
         )
         for node in sorted(nodes, key=lambda node: str(node["NodeManagerAddress"]))
     ]

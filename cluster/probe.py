@@ -25,6 +25,7 @@ from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import UserError, one_line
 from tsarch.rank.api import ProcessApi
 from tsarch.rank.status import note_file, says_nothing
+from tsarch.telling.seats import Seat
 from tsarch.topology import Stage
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class ActorApi(ProcessApi, Protocol):
 
 def check_ranks(
     crew: RayCrew, blueprint: Blueprint, log_folder: Path, needs: Mapping[Stage, RankNeed] | None
-) -> None:
-    """Ask all ranks, and compare.
+) -> list[Seat]:
+    """Ask all ranks, and compare; where they are.
 
     Args:
         needs: memory of a rank of each stage; None: not checked.
@@ -80,6 +81,10 @@ def check_ranks(
     if mistakes:
         _tidy(log_folder)
         raise UserError(mistakes)
+    return [
+        Seat(own.rank, own.stage.name, own.facts.node, own.facts.gpu_ids, own.facts.niceness)
+        for own in ranks
+    ]
 
 
 def gather_facts(request: Request) -> Facts:
@@ -94,6 +99,8 @@ def gather_facts(request: Request) -> Facts:
         free_device_bytes=own.free_bytes,
         folders=_problems(request.marks),
         sizes={path: _size(path) for path in request.names},
+        gpu_ids=tuple(ray.get_runtime_context().get_accelerator_ids().get("GPU", ())),
+        niceness=os.getpriority(os.PRIO_PROCESS, 0),
     )
 
 

@@ -28,6 +28,7 @@ from tsarch.rank.pacer import Pace
 from tsarch.rank.status import log_file, note_file
 from tsarch.rank.supply import Supply
 from tsarch.specs import RunnerSpec
+from tsarch.telling.seats import Seat, picture, write_seats
 from tsarch.topology import Stage
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class RayCrew(CrewOfProcesses):
         try:
             if restarted:
                 blueprint = settle(blueprint, avoid, say)
-            placement = place(blueprint, avoid, restarted)
+            placement = place(blueprint, avoid, restarted, say)
         except BaseException:
             ray.shutdown()
             raise
@@ -108,7 +109,8 @@ class RayCrew(CrewOfProcesses):
         crew = cls(blueprint, workers, placement, log_folder)
         try:
             say(f"{crew.topology.num_ranks} ranks are importing torch and DeepSpeed")
-            check_ranks(crew, blueprint, log_folder, needs)
+            seats = check_ranks(crew, blueprint, log_folder, needs)
+            _tell(seats, log_folder, say)
             crew.join()
             say("building models and engines on the ranks")
             crew.build(blueprint)
@@ -175,6 +177,19 @@ class RayCrew(CrewOfProcesses):
         self._workers = []
         remove_placement_group(self._placement)
         ray.shutdown()
+
+
+def _tell(seats: Sequence[Seat], log_folder: Path, say: Callable[[str], None]) -> None:
+    """Say which rank is where, and write it for the report."""
+    write_seats(log_folder, seats)
+    if len({seat.node for seat in seats}) > 1 or any(seat.gpu_ids for seat in seats):
+        for line in picture(seats):
+            say(line)
+    if (most := max(seat.niceness for seat in seats)) > os.getpriority(os.PRIO_PROCESS, 0):
+        say(
+            f"note: ranks give way to whatever else runs on their hosts (niceness {most}); where "
+            "the hosts are yours, start Ray with RAY_worker_niceness=0"
+        )
 
 
 def _start_workers(

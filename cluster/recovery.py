@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tsarch.blueprint import Blueprint
-from tsarch.cluster.fitting import Resources, num_placed
+from tsarch.cluster.fitting import NodeSupply, num_placed
 from tsarch.cluster.placement import node_supplies, rank_demands
 from tsarch.errors import NoPlaceError
 
@@ -30,7 +30,7 @@ def settle(blueprint: Blueprint, avoid: frozenset[str], say: Callable[[str], Non
     said = False
     while True:
         # Totals, not what is free: what is in use is this run's own, on its way back.
-        nodes = [node.total for node in node_supplies(avoid)]
+        nodes = node_supplies(avoid)
         if _fits(blueprint, nodes):
             return blueprint
         if time.monotonic() - started_s >= wait_s:
@@ -52,8 +52,8 @@ def settle(blueprint: Blueprint, avoid: frozenset[str], say: Callable[[str], Non
     return smaller
 
 
-def smaller_run(blueprint: Blueprint, nodes: Sequence[Resources]) -> Blueprint | None:
-    """The run with the most replicas that fit on `nodes` (resources of each), between
+def smaller_run(blueprint: Blueprint, nodes: Sequence[NodeSupply]) -> Blueprint | None:
+    """The run with the most replicas that fit on `nodes`, between
     `topology.min_replicas` and its own; of equally many those that keep the ratio of the stages
     best."""
     least = blueprint.runner.min_replicas
@@ -69,9 +69,9 @@ def smaller_run(blueprint: Blueprint, nodes: Sequence[Resources]) -> Blueprint |
     return max(found, key=lambda own: own[:2])[2] if found else None
 
 
-def _fits(blueprint: Blueprint, nodes: Sequence[Resources]) -> bool:
+def _fits(blueprint: Blueprint, nodes: Sequence[NodeSupply]) -> bool:
     demands = rank_demands(blueprint)
-    return num_placed(demands, nodes) == sum(demand.num_ranks for demand in demands)
+    return num_placed(demands, nodes, ever=True) == sum(demand.num_ranks for demand in demands)
 
 
 def _with_replicas(blueprint: Blueprint, counts: Sequence[int]) -> Blueprint:

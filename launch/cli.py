@@ -16,7 +16,7 @@ from rich.console import Console
 from tsarch.config import Config, Mode
 from tsarch.config_loading import config_schema, load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
-from tsarch.launch.version_commands import register
+from tsarch.launch import job_commands, version_commands
 from tsarch.launchers import describe, forget_launchers
 from tsarch.redaction import redact
 
@@ -353,7 +353,8 @@ def schema(
         raise UserError.single(str(output), f"can't be written ({error.strerror}).") from None
 
 
-register(app)
+version_commands.register(app)
+job_commands.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.helpers import ROOT, tiny_blueprint
 from tests.ray_clusters import TestCluster, ray_cluster
 from tsarch.blueprint import Blueprint
 from tsarch.cluster import placement
-from tsarch.cluster.fitting import Demand, NodeSupply, num_placed, refusal, table
+from tsarch.cluster.fitting import Demand, NodeSupply, assign, num_placed, refusal, table
 from tsarch.cluster.joining import join_ray
 from tsarch.cluster.placement import node_supplies, place
 from tsarch.errors import UserError
@@ -50,8 +51,12 @@ def demands(*kinds: tuple[int, float, float]) -> list[Demand]:
     ]
 
 
+def node(has: dict[str, float]) -> NodeSupply:
+    return NodeSupply("n", has, has)
+
+
 def cpu_nodes(*cpus: float) -> list[NodeSupply]:
-    return [NodeSupply(f"n{i}", {"CPU": own}, {"CPU": own}) for i, own in enumerate(cpus)]
+    return [node({"CPU": own}) for own in cpus]
 
 
 @pytest.mark.parametrize(
@@ -68,14 +73,56 @@ def cpu_nodes(*cpus: float) -> list[NodeSupply]:
     ],
 )
 def test_ranks_are_put_on_nodes_whole(kinds, cpus, placed):
-    assert num_placed(demands(*kinds), ({"CPU": own} for own in cpus)) == placed
+    assert num_placed(demands(*kinds), cpu_nodes(*cpus), ever=True) == placed
 
 
 def test_a_rank_needs_its_gpu_and_its_cpus_on_the_same_node():
-    nodes = [{"CPU": 1.0, "GPU": 4.0}, {"CPU": 8.0}]
-    assert num_placed(demands((4, 1, 1), (1, 1, 0)), nodes) == 2
-    nodes = [{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}]
-    assert num_placed(demands((4, 1, 1), (12, 1, 0)), nodes) == 16
+    nodes = [node({"CPU": 1.0, "GPU": 4.0}), node({"CPU": 8.0})]
+    assert num_placed(demands((4, 1, 1), (1, 1, 0)), nodes, ever=True) == 2
+    nodes = [node({"CPU": 8.0, "GPU": 4.0}), node({"CPU": 8.0})]
+    assert num_placed(demands((4, 1, 1), (12, 1, 0)), nodes, ever=True) == 16
+
+
+def gpu_nodes(*gpus: float) -> list[NodeSupply]:
+    return [node({"CPU": 64, "GPU": own}) for own in gpus]
+
+
+@pytest.mark.parametrize(
+    ("teachers", "students", "gpus", "places"),
+    [
+        (4, 4, (8, 8), ((0, 0, 0, 0), (0, 0, 0, 0))),  # together, where one node has room for all
+        (4, 4, (4, 4), ((0, 0, 0, 0), (1, 1, 1, 1))),  # teachers aren't spread to be near students
+        (6, 2, (4, 4), ((0, 0, 0, 0, 1, 1), (1, 1))),
+        (2, 2, (2, 8), ((1, 1), (1, 1))),  # a node for both, not the smallest for the teachers
+        (2, 7, (2, 8), ((1, 1), (1, 1, 1, 1, 1, 1, 0))),  # most are near
+        (8, 1, (2, 8, 4), ((1,) * 8, (2,))),
+        (3, 3, (2, 2, 2), ((0, 0, 1), (1, 2, 2))),  # first where a teacher is
+        (5, 2, (4, 3, 2), ((0, 0, 0, 0, 1), (1, 1))),
+    ],
+)
+def test_teachers_are_packed_and_students_are_near_them(teachers, students, gpus, places):
+    teacher, student = demands((teachers, 1, 1), (students, 1, 1))
+    fed = replace(student, fed_by=("teacher",))
+    assert assign([teacher, fed], gpu_nodes(*gpus), ever=True) == places
+
+
+def test_stages_keep_to_the_nodes_that_they_are_given():
+    teacher, student = demands((2, 1, 1), (1, 1, 1))
+    nodes = [replace(own, labels={"for": who}) for own, who in zip(gpu_nodes(4, 4), "st")]
+    wanted = [replace(teacher, labels={"for": "t"}), replace(student, labels={"for": "s"})]
+    assert assign(wanted, nodes, ever=True) == ((1, 1), (0,))
+    assert refusal(wanted, nodes, ever=True) is None
+    mistake = refusal([wanted[0], replace(student, labels={"for": "x"})], nodes, ever=True)
+    assert mistake is not None
+    assert "no node is labelled for=x, as `topology.student.nodes` asks for." in mistake.what
+
+
+def test_a_thousand_ranks_are_placed_in_no_time():
+    teacher, student = demands((1024, 1, 1), (1024, 1, 1))
+    places = assign(
+        [teacher, replace(student, fed_by=("teacher",))], gpu_nodes(*[8] * 300), ever=True
+    )
+    assert [len(set(own)) for own in places] == [128, 128]
 
 
 @pytest.mark.parametrize(

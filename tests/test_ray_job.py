@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -177,6 +178,54 @@ def test_a_job_takes_the_packages_of_its_working_folder(cluster: Cluster, tmp_pa
     assert len(found) >= 3, "the driver and both ranks"
     assert all(path.parts[-3:] == ("tsarch", "cluster", "worker.py") for path in found)
     assert all("working_dir_files" in path.parts for path in found), found
+
+
+def tsarch(cluster: Cluster, *arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """A command of tsarch's about jobs, in a folder."""
+    return subprocess.Popen(
+        [str(Path(RAY).with_name("tsarch")), *arguments, "--address", cluster.dashboard],
+        env={**cluster.environment, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(command: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and output."""
+    output, _ = command.communicate(timeout=JOB_TIMEOUT_S)
+    return command.returncode, output
+
+
+def test_a_submitted_run_is_followed_and_stopped_with_a_checkpoint(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(
+        yaml.safe_dump(tiny_raw(tmp_path, schedule={"epochs": 999}))
+    )
+    following = tsarch(cluster, "submit", "tiny.yaml", folder=tmp_path)
+    assert following.stdout is not None
+    output = ""
+    for line in following.stdout:
+        output += line
+        if "run folder: " in line:
+            break
+    (name,) = re.findall(r"job (tiny-\w+) is submitted", output)
+    status, listed = finished(tsarch(cluster, "jobs", folder=tmp_path))
+    assert status == 0
+    assert name in listed
+    status, stopped = finished(tsarch(cluster, "stop", name, folder=tmp_path))
+    assert status == 0, stopped
+    assert "SIGTERM: saving a checkpoint" in stopped
+    assert f"job {name}: STOPPED" in stopped
+    status, rest = finished(following)
+    assert (status, f"job {name}: STOPPED" in rest) == (128 + signal.SIGTERM, True)
+    status, attached = finished(tsarch(cluster, "attach", name, folder=tmp_path))
+    assert "checking the config" in attached
+    assert any((tmp_path / "run" / "checkpoints").iterdir())
+    status, _ = finished(tsarch(cluster, "stop", "other", folder=tmp_path))
+    assert status == 2
 
 
 def test_a_mistake_of_the_user_fails_the_job(cluster: Cluster) -> None:

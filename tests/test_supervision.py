@@ -14,6 +14,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from tests.helpers import tiny_blueprint
+from tests.test_placement import cpu_nodes
 from tsarch.checkpoint.cut import Cut
 from tsarch.checkpoint.store import Store
 from tsarch.cluster.nodes import end_processes
@@ -201,12 +202,12 @@ def test_fewer_replicas_are_used_as_far_as_the_config_allows(tmp_path, monkeypat
     monkeypatch.setattr("tsarch.cluster.placement.rank_resources", lambda *_: {"CPU": 1.0})
     topology = {"teacher": {"replicas": 4}, "student": {"replicas": 2}}
     blueprint = tiny_blueprint(tmp_path, topology=topology)
-    assert smaller_run(blueprint, [{"CPU": 3.0}]) is None
+    assert smaller_run(blueprint, cpu_nodes(3)) is None
     allowed = blueprint.altered(topology={"min_replicas": 1})
-    assert smaller_run(allowed, [{"CPU": 3.0}]).topology == Topology.pair(2, 1)
-    assert smaller_run(allowed, [{"CPU": 3.0}, {"CPU": 2.0}]).topology == Topology.pair(3, 2)
-    assert smaller_run(allowed, [{"CPU": 1.0}]) is None
-    assert smaller_run(blueprint.altered(topology={"min_replicas": 2}), [{"CPU": 3.0}]) is None
+    assert smaller_run(allowed, cpu_nodes(3)).topology == Topology.pair(2, 1)
+    assert smaller_run(allowed, cpu_nodes(3, 2)).topology == Topology.pair(3, 2)
+    assert smaller_run(allowed, cpu_nodes(1)) is None
+    assert smaller_run(blueprint.altered(topology={"min_replicas": 2}), cpu_nodes(3)) is None
 
 
 def test_a_run_remembers_what_failures_cost(monkeypatch):

@@ -9,7 +9,7 @@ nothing to make or to send.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tsarch.architecture import Architecture
@@ -73,6 +73,8 @@ class StageBlueprint:
     """CPU threads of a rank; None: whatever the machine has for it."""
     cpus: float
     """CPUs that are reserved for a rank."""
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the nodes of a cluster that its ranks may be on."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ def _runner(config: Config) -> RunnerSpec:
         cpus_per_rank=own.cpus_per_rank,
         min_replicas=own.min_replicas,
         timeout_s=own.timeout_s,
+        wait_for_nodes_s=own.wait_for_nodes_s,
         is_auto=own.auto,
     )
 
@@ -339,6 +342,7 @@ def _stage(
         replicas=ranks.replicas,
         threads=ranks.threads or topology.threads,
         cpus=topology.cpus_per_rank * (ranks.threads or 1),
+        nodes=ranks.nodes,
     )
 
 

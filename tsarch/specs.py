@@ -98,6 +98,7 @@ class RunnerSpec:
     cpus_per_rank: float
     min_replicas: int | None
     timeout_s: float
+    wait_for_nodes_s: float
     is_auto: bool
     """Replicas or threads are still to be chosen."""
 

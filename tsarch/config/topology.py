@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from tsarch.config.base import PositiveInt, Section
+from tsarch.config.base import NonNegativeFloat, PositiveInt, Section
 
 
 class LinkConfig(Section):
@@ -49,6 +49,10 @@ class StageTopology(Section):
 
     threads: PositiveInt | None = None
     """CPU threads of each rank of the stage. Default: as `topology.threads`."""
+    nodes: dict[str, str] = Field(default={})
+    """Labels of the nodes of a Ray cluster that the stage's ranks may be placed on, such as
+    `{tsarch-stage: teacher}` (`ray start --labels`, and `labels` of a node type in a cluster file),
+    or `{ray.io/accelerator-type: H100}`. Default: any node."""
 
 
 class TopologyConfig(Section):
@@ -78,6 +82,9 @@ class TopologyConfig(Section):
     min_replicas: PositiveInt | None = None
     """Replicas of each stage that a run must keep when nodes are lost and don't come back: it goes
     on with as many as there is place for. Default: all that it has."""
+    wait_for_nodes_s: NonNegativeFloat = 900.0
+    """Seconds to wait, as a run starts, for nodes that the Ray cluster is still bringing up, if
+    the ranks have no room without them."""
     timeout_s: Annotated[float, Field(gt=0, le=1e7)] = 600.0
     """Seconds after which a collective or a link message that never comes is an error."""
 

@@ -60,10 +60,12 @@ class MeetingPoint:
 
 
 def use_interface_of(host: str) -> None:
-    """Make gloo listen on the network interface that has the address `host`."""
+    """Make gloo and nccl use the network interface that has the address `host`; with several, nccl
+    might take one that leads nowhere, such as Docker's. What the user has set for nccl stays."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address == host for address in addresses):
             os.environ["GLOO_SOCKET_IFNAME"] = name
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # exactly this name
 
 
 def set_stage_environment(address: Address, stage_rank: int, replicas: int) -> None:

@@ -28,6 +28,7 @@ from tsarch.telling.error_tables import (
 )
 from tsarch.telling.predictions import Errors, file_name, read_errors
 from tsarch.telling.run_folder import write_atomically
+from tsarch.telling.seats import by_node, cell, read_seats
 from tsarch.telling.step_table import show_metric
 from tsarch.telling.timeline import MAX_LANES, Timeline, make_timeline
 from tsarch.telling.trace import read_middle
@@ -66,6 +67,7 @@ def write_report(folder: Path) -> Path:
         blueprint=blueprint,
         summary=summary,
         stages=[stage.name for stage in blueprint.stages],
+        hosts=by_node(read_seats(folder / "logs")),
         verdict=verdict(summary),
         best_mode=best,
         best_value=best_value,
@@ -215,6 +217,7 @@ def _environment() -> Environment:
     environment.filters["metric"] = show_metric
     environment.filters["shortened"] = shortened
     environment.filters["file_name"] = file_name
+    environment.filters["seats"] = cell
     environment.filters["bytes"] = show_bytes
     environment.filters["seconds"] = show_seconds
     environment.filters["count"] = show_count

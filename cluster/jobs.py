@@ -1,0 +1,217 @@
+"""Jobs on a Ray cluster, through its job server: submit, follow, list, stop.
+
+A job runs on the cluster whether anybody follows it or not. Following goes on where it was when
+the connection comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import requests
+from ray._private.ray_constants import get_runtime_env_default_excludes
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from tsarch.cluster.authentication import find_token
+from tsarch.errors import UserError, one_line
+
+STOP_WAIT_S = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Ray reads it from a job's environment: how long to wait after SIGTERM (by itself 3 s)."""
+_EXCLUDES = "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"
+_REQUEST_TIMEOUT_S = 30.0
+_LOOK_S = 5.0
+"""Between two looks at whether a silent job still runs, and whether its server still answers."""
+_RETRY_S = 2.0
+LOST = (OSError, RuntimeError, requests.exceptions.RequestException, aiohttp.ClientError)
+"""What a lost connection raises (requests, aiohttp, Ray itself)."""
+
+Write = Callable[[str], None]
+
+
+class _Client(JobSubmissionClient):  # type: ignore[misc]
+    """Ray's client, which would wait for an answer for ever."""
+
+    def _do_request(self, *arguments: Any, **options: Any) -> requests.Response:
+        options.setdefault("timeout", _REQUEST_TIMEOUT_S)
+        answer: requests.Response = super()._do_request(*arguments, **options)
+        return answer
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job has ended."""
+
+    status: str
+    """Ray's word: SUCCEEDED, FAILED or STOPPED."""
+    exit_status: int
+    """Of the command line that followed it."""
+    message: str
+
+
+class Jobs:
+    """The job server of a cluster."""
+
+    def __init__(self, address: str) -> None:
+        """
+        Args:
+            address: `http://HOST:PORT` of its dashboard.
+
+        Raises:
+            UserError: none answers, or it asks for another token.
+        """
+        if find_token() is not None:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray doesn't show it
+        # Ray would say for each folder that it reads an ignore file there, and for each job that it
+        # leaves out `.venv`, unless that is set.
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        os.environ.setdefault(_EXCLUDES, ",".join(get_runtime_env_default_excludes()))
+        self.address = address
+        try:
+            self._client = _Client(address)
+        except AuthenticationError:
+            raise _no_entrance(address) from None
+        except LOST as error:
+            what = f"no Ray's job server answers there ({one_line(error).rstrip('.')})."
+            hint = (
+                "`ray dashboard CLUSTER.yaml` makes a way to one; or give --cluster CLUSTER.yaml."
+            )
+            raise UserError.single(f"--address {address}", what, hint) from None
+
+    def submit(
+        self, name: str, command: str, folder: Path, metadata: dict[str, str], stop_wait_s: int
+    ) -> str:
+        """Send `folder` and start `command` in it; the job's name."""
+        runtime = {"working_dir": str(folder), "env_vars": {STOP_WAIT_S: str(stop_wait_s)}}
+        try:
+            return str(
+                self._client.submit_job(
+                    entrypoint=command, submission_id=name, runtime_env=runtime, metadata=metadata
+                )
+            )
+        except AuthenticationError:
+            raise _no_entrance(self.address) from None
+        except LOST as error:
+            what = f"the job was not taken: {one_line(error)}"
+            raise UserError.single(f"--address {self.address}", what) from None
+
+    def all(self) -> Sequence[JobDetails]:
+        """Those that were submitted, the newest first.
+
+        Raises:
+            UserError: the server turns us away.
+        """
+        try:
+            found = [job for job in self._client.list_jobs() if job.submission_id]
+        except AuthenticationError:
+            raise _no_entrance(self.address) from None
+        return sorted(found, key=lambda job: job.start_time or 0, reverse=True)
+
+    def find(self, name: str) -> JobDetails:
+        """The job of that name, or of the only one that begins so.
+
+        Raises:
+            UserError: there is none, or more than one.
+        """
+        jobs = self.all()
+        exact = [job for job in jobs if job.submission_id == name]
+        found = exact or [job for job in jobs if str(job.submission_id).startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        what = "more than one job's name begins so." if found else "there is no such job."
+        raise UserError.single(f"job {name}", what, "`tsarch jobs` lists them.")
+
+    def stop(self, name: str) -> None:
+        """Ask the job to end: SIGTERM, upon which a run saves a checkpoint."""
+        self._client.stop_job(name)
+
+    def written(self, name: str) -> int:
+        """Characters of the job's log so far."""
+        return len(self._client.get_job_logs(name))
+
+    def follow(self, name: str, write: Write, say: Write, start: int = 0) -> JobEnd:
+        """Write the job's log from character `start` on until it ends, over lost connections."""
+        tail = _Tail(self._client, name, write, start)
+        lost_s: float | None = None
+        while True:
+            try:
+                asyncio.run(tail.run())
+                details = self._client.get_job_info(name)
+                if JobStatus(details.status).is_terminal():
+                    tail.rest()
+                    return _end_of(details)
+            except LOST as error:
+                if lost_s is None:
+                    lost_s = time.monotonic()
+                    say(f"connection lost ({one_line(error)}); trying again, the job goes on")
+            else:
+                if lost_s is not None:
+                    say(f"connected again after {time.monotonic() - lost_s:.0f} s")
+                    lost_s = None
+            time.sleep(_RETRY_S)
+
+
+class _Tail:
+    """A job's log, of which the beginning has been written already."""
+
+    def __init__(self, client: _Client, name: str, write: Write, start: int) -> None:
+        self._client, self._name, self._write = client, name, write
+        self._num_written = start
+
+    async def run(self) -> None:
+        """Write what comes until the job or the connection ends, which raises one of `LOST`."""
+        following = asyncio.create_task(self._follow())
+        try:
+            while not (await asyncio.wait({following}, timeout=_LOOK_S))[0]:
+                # A connection without a word may be dead, and nobody would say so.
+                info = await asyncio.to_thread(self._client.get_job_status, self._name)
+                if info.is_terminal():
+                    return
+            following.result()
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError, *LOST):
+                await following
+
+    async def _follow(self) -> None:
+        position = 0  # the server begins at the beginning
+        async for text in self._client.tail_job_logs(self._name):
+            self._from(position, text)
+            position += len(text)
+
+    def rest(self) -> None:
+        """Write what is left of an ended job's log."""
+        self._from(0, self._client.get_job_logs(self._name))
+
+    def _from(self, position: int, text: str) -> None:
+        new = text[max(0, self._num_written - position) :]
+        if new:
+            self._write(new)
+            self._num_written = position + len(text)
+
+
+def _end_of(job: JobDetails) -> JobEnd:
+    status = JobStatus(job.status)
+    if status == JobStatus.SUCCEEDED:
+        return JobEnd(status.value, 0, "")
+    return JobEnd(status.value, job.driver_exit_code or 1, job.message or "")
+
+
+def _no_entrance(address: str) -> UserError:
+    token = find_token()
+    have = "none is here" if token is None else f"it does not accept the one in {token.place}"
+    return UserError.single(
+        f"--address {address}",
+        f"this Ray cluster asks for a token, and {have}.",
+        "`ray get-auth-token` on the cluster's head prints it (a secret). Put it into "
+        "~/.ray/auth_token here, readable for you alone (chmod 600).",
+    )
