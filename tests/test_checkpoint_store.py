@@ -57,6 +57,16 @@ def test_a_checkpoint_comes_back_and_counts_only_when_whole(tmp_path):
     assert store.steps() == [12]
 
 
+def test_tensors_of_a_file_that_is_opened_anew_stay_what_they_are(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr("tsarch.checkpoint.saved_tensors._MOST_BYTES", 30)
+    tensors = {name: torch.full((4,), float(i)) for i, name in enumerate("abcde")}
+    save_file(tensors, tmp_path / "file.safetensors")
+    read = dict(SavedTensors([tmp_path / "file.safetensors"]))
+    assert all(torch.equal(read[name], value) for name, value in tensors.items())
+
+
 @pytest.mark.parametrize(
     ("harm", "expected"),
     [

@@ -117,6 +117,18 @@ def test_a_frozen_table_asks_for_no_gradient():
     assert not tied.touch(np.array([1]), requires_grad=True).leaf.requires_grad
 
 
+def test_a_frozen_table_is_neither_copied_for_a_step_nor_kept_in_checkpoints():
+    table = Table(torch.ones(4, 2))
+    tied = TiedEmbedding(table, None, 0.1, 0.0, "auto", None, Topology.pair(1, 1), 2)
+    leaf = tied.touch(np.arange(4), requires_grad=True).leaf
+    assert leaf.data_ptr() == table.storage.data_ptr()
+    kept: list[str] = []
+    tied.keep_state(lambda name, _: kept.append(name))
+    assert not kept
+    tied.restore_state([])
+    assert torch.equal(table.values(), torch.ones(4, 2))
+
+
 def test_checksum_sees_swaps_and_single_bits():
     table = torch.arange(12, dtype=torch.float32).view(3, 4)
     swapped = table[[1, 0, 2]]

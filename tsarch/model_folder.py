@@ -48,12 +48,11 @@ def save_weights(folder: Path, stage: Stage, state: dict[str, Tensor]) -> None:
     save_file(state, folder / f"{stage}.safetensors")
 
 
-def load_weights(folder: Path, stage: Stage) -> dict[str, Tensor]:
-    """Read a stage's weights."""
-    from safetensors.torch import load_file
+def load_weights(folder: Path, stage: Stage) -> Mapping[str, Tensor]:
+    """A stage's weights, each read when it is asked for."""
+    from tsarch.checkpoint.saved_tensors import SavedTensors
 
-    weights: dict[str, Tensor] = load_file(folder / f"{stage}.safetensors")
-    return weights
+    return SavedTensors([folder / f"{stage}.safetensors"])
 
 
 def save_table(folder: Path, table: Tensor) -> None:

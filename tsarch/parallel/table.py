@@ -29,6 +29,7 @@ class Table:
         self.num_trained = len(trained)
         self._slots = np.empty(len(values), dtype=np.int64)
         self._slots[np.concatenate([trained, np.setdiff1d(tokens, trained)])] = tokens
+        self._is_in_order = bool((self._slots == tokens).all())
         self.storage = torch.empty_like(values, requires_grad=False)
         """(vocabulary, width), the trained rows first."""
         self.load(values)
@@ -54,8 +55,9 @@ class Table:
         return self.storage[self._index(token_ids)]
 
     def values(self) -> Tensor:
-        """(vocabulary, width) copy in the order of tokens."""
-        return self.rows(np.arange(len(self)))
+        """(vocabulary, width) in the order of tokens: the storage itself if it has that order, else
+        a copy."""
+        return self.storage if self._is_in_order else self.rows(np.arange(len(self)))
 
     def load(self, values: Tensor) -> None:
         """Put in (vocabulary, width) values in the order of tokens."""

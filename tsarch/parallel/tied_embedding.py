@@ -38,7 +38,8 @@ class TouchedRows:
     token_ids: IntArray
     """(rows,) sorted distinct tokens."""
     leaf: Tensor
-    """(rows, width) fp32 copy of the rows; its `grad` collects the step's gradient."""
+    """(rows, width) fp32 rows, a copy if they are trained; its `grad` collects the step's
+    gradient."""
 
     def lookup(self, places: Tensor, dtype: torch.dtype) -> Tensor:
         """(…) places in `token_ids` → (…, width) embeddings in the compute dtype."""
@@ -130,8 +131,10 @@ class TiedEmbedding:
             self._group.broadcast(self.table.storage, source_rank).wait()
 
     def touch(self, token_ids: IntArray, requires_grad: bool) -> TouchedRows:
-        """Copy the rows of `token_ids` out of the table, for one stage's step."""
+        """Take the rows of `token_ids` out of the table, for one stage's step."""
         trained = requires_grad and self._optimizer is not None
+        if not trained and len(token_ids) == len(self.table):  # a large table twice is too much
+            return TouchedRows(token_ids, self.table.values())
         return TouchedRows(token_ids, self.table.rows(token_ids).requires_grad_(trained))
 
     def start(
@@ -217,13 +220,14 @@ class TiedEmbedding:
     def keep_state(self, keep: Keep) -> None:
         """Hand this rank's share of the rows and of their optimizer state to `keep`, each kind of
         rows with its tokens. All ranks' shares together are the whole table, whether the optimizer
-        is sharded or not."""
+        is sharded or not; nothing if it is frozen, since the model's files have it."""
+        if self._optimizer is None:
+            return
         share = _Shards.of(self.table, self._group).own
         keep("trained/tokens", torch.from_numpy(self.table.tokens(share)))
         keep("trained/value", self.table.storage[share])
         start = self._shards.own.start
-        state = {} if self._optimizer is None else state_tensors(self._optimizer, self._own)
-        for name, value in state.items():
+        for name, value in state_tensors(self._optimizer, self._own).items():
             if value.dim() == 0:
                 keep(name, value)
             else:

@@ -172,15 +172,18 @@ class DeepSpeedEngine:
         for name, tensor in self._named_tensors():
             with self._gathered(tensor):
                 if first:
-                    state[name] = tensor.detach().to("cpu", copy=True).contiguous()
+                    # What was gathered is gone in a moment.
+                    own = tensor.detach().to("cpu", copy=self._zero_stage == 3)
+                    state[name] = own.contiguous()
         return state if first else None
 
-    def load_state_dict(self, state: StateDict) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put weights in for inference. Every rank of the stage calls it with the same state."""
         for name, tensor in self._named_tensors():
             with self._gathered(tensor, modifier_rank=0), torch.no_grad():
-                if tensor.shape == state[name].shape:
-                    tensor.copy_(state[name])
+                value = state[name]
+                if tensor.shape == value.shape:
+                    tensor.copy_(value)
 
     def keep_state(self, keep: Keep) -> None:
         """Hand this rank's share to `keep`; under ZeRO the ranks gather parameter by parameter."""

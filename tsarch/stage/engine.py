@@ -53,7 +53,7 @@ class Engine(Protocol):
     def state_dict(self) -> StateDict | None:
         """All weights on the CPU on the stage's first rank, None on others."""
 
-    def load_state_dict(self, state: StateDict) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put weights in for inference."""
 
     def keep_state(self, keep: Keep) -> None:
@@ -182,7 +182,7 @@ class LocalEngine:
         """All weights on the CPU."""
         return {name: t.detach().cpu().contiguous() for name, t in self.module.state_dict().items()}
 
-    def load_state_dict(self, state: StateDict) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put weights in."""
         self.module.load_state_dict(state)
 
