@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster soak fuzz bench bench-inference study seeds load-test clean
+.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference study seeds load-test clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -27,6 +27,7 @@ help:
 	@echo "make parity       every text architecture against transformers' own class, with a table"
 	@echo "make faults       what goes wrong with runs, done to real ones; make soak: for half an hour"
 	@echo "make test-cluster  three hosts in namespaces of this machine, used as docs/cluster.md says"
+	@echo "make slow-link     what a link of 1 Gbit/s and 1 ms between the stages costs"
 	@echo "make fuzz         thousands of broken configs, data files and run folders"
 	@echo "make bench        the measurements of docs/results.md"
 	@echo "make load-test    a server under load, with replicas killed and versions swapped"
@@ -112,6 +113,10 @@ faults: install
 # Network namespaces need root; Debian: apt install openssh-server rsync iproute2. A quarter of an hour.
 test-cluster: install
 	.venv/bin/pytest -rs -s --timeout 1500 -p no:xdist tests/suites/cluster_of_hosts.py
+
+# What the network between stages may cost: 1 Gbit/s and 1 ms. Needs the same.
+slow-link: install
+	.venv/bin/python -m tests.suites.slow_link
 
 # Thousands of random configs, data files and saved runs; `make test` tries a tenth of them.
 fuzz: install

@@ -94,45 +94,49 @@ class Switch:
 
     def __init__(self) -> None:
         self._process = _unshared(["--net"], ["sleep", "infinity"])
+        self._late: list[subprocess.Popen[str]] = []
         self.pid = _first_child(self._process)
         self._ip("link", "add", "br0", "type", "bridge")
         self._ip("link", "set", "br0", "up")
 
-    def plug(self, host_pid: int, name: str, address: str) -> None:
-        """A cable to a host, which gets an address."""
-        _run(
-            *f"ip link add {name} netns {self.pid} type veth peer name eth0".split(),
-            "netns",
-            str(host_pid),
-        )
+    def plug(self, host_pid: int, name: str, address: str, delay_s: float) -> None:
+        """A cable to a host, which gets an address; with a delay in each direction."""
+        if delay_s:
+            self._plug_late(host_pid, name, delay_s)
+        else:
+            cable = f"ip link add {name} netns {self.pid} type veth peer name eth0 netns {host_pid}"
+            _run(*cable.split())
         self._ip("link", "set", name, "master", "br0", "up")
         host = ["nsenter", f"--net=/proc/{host_pid}/ns/net"]
         _run(*host, "ip", "addr", "add", f"{address}/24", "dev", "eth0")
         _run(*host, "ip", "link", "set", "eth0", "up")
 
+    def _plug_late(self, host_pid: int, name: str, delay_s: float) -> None:
+        entering = ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/proc/{self.pid}/ns/net"]
+        carrying = [sys.executable, "-m", "tests.suites.late_cable", name, str(host_pid)]
+        process = subprocess.Popen(
+            [*entering, *carrying, str(delay_s)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        self._late.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "plugged\n"
+
     def set_cable(self, name: str, up: bool) -> None:
         """Plug a cable out, or in again."""
         self._ip("link", "set", name, "up" if up else "down")
 
-    def shape(self, name: str, rate: str, delay: str) -> str | None:
-        """Let through so much to a host, so late; what this kernel can't do of it, None: nothing.
-
-        Raises:
-            OSError: it can't even limit the rate.
-        """
-        entering = ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
-        replace = [*entering, *f"tc qdisc replace dev {name} root".split()]
-        netem = f"netem rate {rate} delay {delay} limit 10000".split()
-        if subprocess.run([*replace, *netem], capture_output=True, check=False).returncode == 0:
-            return None
-        bucket = f"tbf rate {rate} burst 128kb latency 50ms".split()
-        done = subprocess.run([*replace, *bucket], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise OSError(f"tc: {done.stderr.strip()}")
-        return "a delay (no netem in this kernel, so the rate alone is limited)"
+    def limit(self, host_pid: int, name: str, rate: str) -> None:
+        """Let through so much to and from a host."""
+        bucket = f"root tbf rate {rate} burst 128kb latency 50ms".split()
+        for pid, device in ((self.pid, name), (host_pid, "eth0")):
+            entering = ["nsenter", f"--net=/proc/{pid}/ns/net"]
+            _run(*entering, "tc", "qdisc", "replace", "dev", device, *bucket)
 
     def close(self) -> None:
         """End it."""
+        for process in self._late:
+            process.kill()
+            process.communicate()
         _end(self._process)
 
     def _ip(self, *arguments: str) -> None:
@@ -142,7 +146,10 @@ class Switch:
 class Host:
     """One host. Its folder on this machine: `home`, `tmp` and `etc`."""
 
-    def __init__(self, name: str, address: str, folder: Path, switch: Switch) -> None:
+    def __init__(
+        self, name: str, address: str, folder: Path, switch: Switch, delay_s: float = 0.0
+    ) -> None:
+        self._delay_s = delay_s
         self.name, self.address, self.folder = name, address, folder
         self.cable = f"to-{name}"[:15]
         self._switch = switch
@@ -175,7 +182,7 @@ class Host:
             self._process = _unshared(
                 kinds, ["bash", "-c", script, "boot", str(self.folder), self.name], log
             )
-        self._switch.plug(self.pid, self.cable, self.address)
+        self._switch.plug(self.pid, self.cable, self.address, self._delay_s)
         deadline = time.monotonic() + _START_TIMEOUT_S
         while b"Server listening" not in (self.folder / "boot.log").read_bytes():
             if time.monotonic() > deadline or self._process.poll() is not None:
@@ -261,14 +268,15 @@ class Host:
 class Hosts:
     """Hosts on one switch, and the computer of whoever uses them."""
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], delay_s: float = 0.0) -> None:
+        """`delay_s`: of each host's cable, in each direction."""
         self.folder = folder
         (folder / "shared").mkdir(parents=True)
         (folder / "shared").chmod(0o1777)
         self.switch = Switch()
         self.computer = Host("computer", "10.231.8.100", folder / "computer", self.switch)
         self.all = [
-            Host(name, f"10.231.8.{index + 1}", folder / name, self.switch)
+            Host(name, f"10.231.8.{index + 1}", folder / name, self.switch, delay_s)
             for index, name in enumerate(names)
         ]
 

@@ -16,6 +16,7 @@ from tsarch.blueprint import Blueprint
 from tsarch.launchers import forget_launchers
 from tsarch.rank.activity import Activity
 from tsarch.rank.api import MEANWHILE, Meeting
+from tsarch.rank.numa import bind_to_gpu
 from tsarch.rank.status import Status, note_file, own_status, started_line
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class RankProcess(Answering):
         """`host`: address of this host that the other ranks reach."""
         write_output_to(log_file)
         forget_launchers()
+        bind_to_gpu()  # before any thread starts, as threads inherit it
         os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
