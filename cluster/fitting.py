@@ -61,7 +61,12 @@ def assign(demands: Sequence[Demand], nodes: Sequence[NodeSupply], ever: bool) -
     by_size = sorted(wanted, key=lambda own: _size(demands[own].each), reverse=True)
     # The first order is the one that is wanted; others find room where it finds none.
     orders = (wanted, by_size, wanted[::-1])
-    return max((_assign(demands, order, nodes, ever) for order in orders), key=_count)
+    found = []
+    for order in orders:
+        found.append(_assign(demands, order, nodes, ever))
+        if _count(found[-1]) == sum(demand.num_ranks for demand in demands):
+            return found[-1]
+    return max(found, key=_count)
 
 
 def num_placed(demands: Sequence[Demand], nodes: Sequence[NodeSupply], ever: bool) -> int:

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ _LOOK_S = 5.0
 _RETRY_S = 2.0
 LOST = (OSError, RuntimeError, requests.exceptions.RequestException, aiohttp.ClientError)
 """What a lost connection raises (requests, aiohttp, Ray itself)."""
+
+_NO_SUCH = "status code 404"
 
 Write = Callable[[str], None]
 
@@ -76,45 +78,46 @@ class Jobs:
         logging.getLogger("ray").setLevel(logging.WARNING)
         os.environ.setdefault(_EXCLUDES, ",".join(get_runtime_env_default_excludes()))
         self.address = address
-        try:
+        with self._asked("no Ray's job server answers there"):
             self._client = _Client(address)
-        except AuthenticationError:
-            raise _no_entrance(address) from None
-        except LOST as error:
-            what = f"no Ray's job server answers there ({one_line(error).rstrip('.')})."
-            hint = (
-                "`ray dashboard CLUSTER.yaml` makes a way to one; or give --cluster CLUSTER.yaml."
-            )
-            raise UserError.single(f"--address {address}", what, hint) from None
 
     def submit(
         self, name: str, command: str, folder: Path, metadata: dict[str, str], stop_wait_s: int
     ) -> str:
-        """Send `folder` and start `command` in it; the job's name."""
+        """Send `folder` and start `command` in it; the job's name.
+
+        Raises:
+            UserError: the server doesn't take it.
+        """
         runtime = {"working_dir": str(folder), "env_vars": {STOP_WAIT_S: str(stop_wait_s)}}
-        try:
+        with self._asked("the job was not taken"):
             return str(
                 self._client.submit_job(
                     entrypoint=command, submission_id=name, runtime_env=runtime, metadata=metadata
                 )
             )
-        except AuthenticationError:
-            raise _no_entrance(self.address) from None
-        except LOST as error:
-            what = f"the job was not taken: {one_line(error)}"
-            raise UserError.single(f"--address {self.address}", what) from None
 
     def all(self) -> Sequence[JobDetails]:
         """Those that were submitted, the newest first.
 
         Raises:
-            UserError: the server turns us away.
+            UserError: the server doesn't say.
         """
-        try:
+        with self._asked("the jobs can't be listed"):
             found = [job for job in self._client.list_jobs() if job.submission_id]
+        return sorted(found, key=lambda job: job.start_time or 0, reverse=True)
+
+    @contextmanager
+    def _asked(self, failure: str) -> Iterator[None]:
+        """Within: what goes wrong with a question is told as the user's."""
+        try:
+            yield
         except AuthenticationError:
             raise _no_entrance(self.address) from None
-        return sorted(found, key=lambda job: job.start_time or 0, reverse=True)
+        except LOST as error:
+            where, what = f"--address {self.address}", one_line(error).rstrip(".")
+            hint = "Give --cluster FILE, the file of `ray up`, for a cluster reached by ssh."
+            raise UserError.single(where, f"{failure} ({what}).", hint) from None
 
     def find(self, name: str) -> JobDetails:
         """The job of that name, or of the only one that begins so.
@@ -130,16 +133,24 @@ class Jobs:
         what = "more than one job's name begins so." if found else "there is no such job."
         raise UserError.single(f"job {name}", what, "`tsarch jobs` lists them.")
 
-    def stop(self, name: str) -> None:
-        """Ask the job to end: SIGTERM, upon which a run saves a checkpoint."""
-        self._client.stop_job(name)
+    def stop(self, name: str) -> int:
+        """Ask the job to end: SIGTERM, upon which a run saves a checkpoint. Returns how many
+        characters its log has before.
 
-    def written(self, name: str) -> int:
-        """Characters of the job's log so far."""
-        return len(self._client.get_job_logs(name))
+        Raises:
+            UserError: the server doesn't do so.
+        """
+        with self._asked("the job can't be stopped"):
+            num_written = len(self._client.get_job_logs(name))
+            self._client.stop_job(name)
+        return num_written
 
     def follow(self, name: str, write: Write, say: Write, start: int = 0) -> JobEnd:
-        """Write the job's log from character `start` on until it ends, over lost connections."""
+        """Write the job's log from character `start` on until it ends, over lost connections.
+
+        Raises:
+            UserError: the cluster doesn't know the job any more, or us.
+        """
         tail = _Tail(self._client, name, write, start)
         lost_s: float | None = None
         while True:
@@ -149,7 +160,12 @@ class Jobs:
                 if JobStatus(details.status).is_terminal():
                     tail.rest()
                     return _end_of(details)
+            except AuthenticationError:
+                raise _no_entrance(self.address) from None
             except LOST as error:
+                if _NO_SUCH in str(error):
+                    what = "the cluster doesn't know it any more: it was started anew."
+                    raise UserError.single(f"job {name}", what) from None
                 if lost_s is None:
                     lost_s = time.monotonic()
                     say(f"connection lost ({one_line(error)}); trying again, the job goes on")

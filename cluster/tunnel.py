@@ -19,6 +19,7 @@ _RAY = Path(sys.executable).with_name("ray")
 _OPEN_TIMEOUT_S = 60.0
 _POLL_S = 0.2
 _ANEW_S = 2.0
+_KEPT = 2000
 
 
 @contextmanager
@@ -33,33 +34,36 @@ def tunnel(cluster: Path) -> Iterator[str]:
     """
     if not cluster.is_file():
         raise UserError.single(f"--cluster {cluster}", "there is no such file.")
-    port, ended = _free_port(), threading.Event()
-    keeper = _Keeper([str(_RAY), "dashboard", str(cluster), "--port", str(port)], ended)
+    port = _free_port()
+    keeper = _Keeper([str(_RAY), "dashboard", str(cluster), "--port", str(port)])
     keeper.start()
     try:
-        if not _opens(port):
+        if not _opens(port, keeper):
             raise UserError.single(
                 f"--cluster {cluster}",
-                f"no way to the dashboard of its head was found in {_OPEN_TIMEOUT_S:.0f} s: "
-                f"{keeper.last_words()}",
+                f"there is no way to the dashboard of its head: {keeper.last_words()}",
                 f"Is it up? `ray up {cluster}` starts it.",
             )
         yield f"http://127.0.0.1:{port}"
     finally:
-        ended.set()
-        keeper.join()
+        keeper.end()
 
 
 class _Keeper(threading.Thread):
-    """Runs a command again and again until `ended`."""
+    """Runs a command again and again until `end`."""
 
-    def __init__(self, command: list[str], ended: threading.Event) -> None:
+    def __init__(self, command: list[str]) -> None:
         super().__init__(daemon=True)
-        self._command, self._ended, self._output = command, ended, ""
+        self._command, self._output = command, ""
+        self._ended = threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+        self.num_runs = 0
+        """How often the command has ended by itself."""
 
     def run(self) -> None:
+        """See `threading.Thread`."""
         while not self._ended.is_set():
-            # A session of its own, so that Ctrl-C doesn't end the way, and all of it is ended.
+            # A session of its own, so that Ctrl-C doesn't end it, and `end` ends all of it.
             with subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -67,30 +71,37 @@ class _Keeper(threading.Thread):
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
-            ) as process:
-                waiting = threading.Thread(target=self._end, args=(process,), daemon=True)
-                waiting.start()
-                assert process.stdout is not None
-                for line in process.stdout:
-                    self._output = (self._output + line)[-2000:]
-                process.wait()
+            ) as self._process:
+                if self._ended.is_set():
+                    self._kill()
+                assert self._process.stdout is not None
+                for line in self._process.stdout:
+                    self._output = (self._output + line)[-_KEPT:]
+            self.num_runs += 1
             self._ended.wait(_ANEW_S)
 
     def last_words(self) -> str:
         """The last line of what the command said."""
         lines = [line for line in self._output.splitlines() if line.strip()]
-        return lines[-1].strip() if lines else "it said nothing"
+        return lines[-1].strip() if lines else "`ray dashboard` says nothing"
 
-    def _end(self, process: subprocess.Popen[str]) -> None:
-        while process.poll() is None and not self._ended.wait(_POLL_S):
-            pass
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+    def end(self) -> None:
+        """End the command, and don't start it again."""
+        self._ended.set()
+        self._kill()
+        self.join()
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
 
 
-def _opens(port: int) -> bool:
+def _opens(port: int, keeper: _Keeper) -> bool:
+    """Whether something listens at the port in time, and before the command has failed twice."""
     deadline_s = time.monotonic() + _OPEN_TIMEOUT_S
-    while time.monotonic() < deadline_s:
+    while time.monotonic() < deadline_s and keeper.num_runs < 2:
         with socket.socket() as own:
             if own.connect_ex(("127.0.0.1", port)) == 0:
                 return True

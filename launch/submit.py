@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,7 @@ def stop_job(name: str, target: Target, now: bool) -> int:
                 "lost.",
                 "Stop it all the same with --now.",
             )
-        start = jobs.written(name)
-        jobs.stop(name)
+        start = jobs.stop(name)
         _say(f"job {name} is asked to end")
         end = jobs.follow(name, _write, _say, start)
         _say(f"job {name}: {end.status}")
@@ -194,10 +194,12 @@ def _mistakes(what: Submission, config: Config, folder: WorkingFolder) -> Iterat
     elif not folder.holds(what.config.absolute()):
         yield _hidden(folder, str(what.config), what.config.absolute())
     for key, path in _needed(config, folder):
-        if not path.exists() and not any(path.parent.glob(path.name)):
+        files = [path] if path.exists() else [Path(own) for own in sorted(glob(str(path)))]
+        if not files:
             yield Mistake(f"{key}: {path}", "is not there.")
-        elif path.exists() and not folder.holds(path):
-            yield _hidden(folder, f"{key}: {path}", path)
+        for own in files:
+            if not folder.holds(own):
+                yield _hidden(folder, f"{key}: {own}", own)
     if not Path(config.run_folder).expanduser().is_absolute():
         yield Mistake(
             f"run.folder: {config.run_folder}",

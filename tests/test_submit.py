@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
+import sys
+import time
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from ray.job_submission import JobStatus
 
 from tests.helpers import QUICKSTART_MODEL
 from tsarch.cluster import jobs as jobs_module
+from tsarch.cluster import tunnel as tunnel_module
 from tsarch.cluster import working_folder
 from tsarch.cluster.coming_nodes import ComingNode, of_report, waiting_line
 from tsarch.cluster.jobs import Jobs
@@ -201,3 +206,57 @@ def test_nodes_that_come_are_told_and_those_that_cant():
     assert "10.0.0.2 can't be reached by ssh from the head" in late
     assert waiting_line([], 0.0) is None
     assert waiting_line([ComingNode("a", "failed", True)], 0.0) is not None
+
+
+def way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> Path:
+    """A cluster file, and a `ray` that does this (its port is the fourth argument)."""
+    script = tmp_path / "ray"
+    script.write_text(f"#!{sys.executable}\nimport socket, sys, time\n{line}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(tunnel_module, "_RAY", script)
+    monkeypatch.setattr(tunnel_module, "_ANEW_S", 0.02)
+    (tmp_path / "cluster.yaml").touch()
+    return tmp_path / "cluster.yaml"
+
+
+def test_a_way_that_breaks_is_made_anew(tmp_path, monkeypatch):
+    once = "own = socket.create_server(('127.0.0.1', int(sys.argv[4]))); own.accept()[0].recv(1)"
+    with tunnel_module.tunnel(way(tmp_path, monkeypatch, once)) as address:
+        port = int(address.rpartition(":")[2])
+        for _ in range(2):  # the first look has used one up already
+            with closing(connection(port)):
+                pass
+
+
+def connection(port: int) -> socket.socket:
+    while True:
+        with suppress(OSError):
+            return socket.create_connection(("127.0.0.1", port), timeout=5)
+        time.sleep(0.01)
+
+
+def test_a_way_that_there_is_not_is_told_with_rays_words(tmp_path, monkeypatch):
+    cluster = way(tmp_path, monkeypatch, "sys.exit('Head node of cluster (x) not found!')")
+    with pytest.raises(UserError) as caught, tunnel_module.tunnel(cluster):
+        pass
+    assert "no way to the dashboard of its head: Head node of cluster (x) not found!" in str(
+        caught.value
+    )
+
+
+def test_a_cluster_file_that_there_is_not(project):
+    with pytest.raises(UserError, match=r"--cluster none\.yaml: there is no such file"):
+        submit_run(submission(project), Target(Path("none.yaml"), None))
+
+
+def test_a_job_that_is_gone_ends_the_following(monkeypatch):
+    jobs: Any = object.__new__(Jobs)
+    jobs._client = Server([], 0)
+    jobs._client.get_job_info = gone
+    jobs._client.connections = 1
+    with pytest.raises(UserError, match="job x: the cluster doesn't know it any more"):
+        jobs.follow("x", print, print)
+
+
+def gone(name: str) -> None:
+    raise RuntimeError(f"Request failed with status code 404: Job {name} does not exist.")
