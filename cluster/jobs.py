@@ -157,6 +157,9 @@ class Jobs:
             try:
                 asyncio.run(tail.run())
                 details = self._client.get_job_info(name)
+                if lost_s is not None:
+                    say(f"connected again after {time.monotonic() - lost_s:.0f} s")
+                    lost_s = None
                 if JobStatus(details.status).is_terminal():
                     tail.rest()
                     return _end_of(details)
@@ -169,10 +172,6 @@ class Jobs:
                 if lost_s is None:
                     lost_s = time.monotonic()
                     say(f"connection lost ({one_line(error)}); trying again, the job goes on")
-            else:
-                if lost_s is not None:
-                    say(f"connected again after {time.monotonic() - lost_s:.0f} s")
-                    lost_s = None
             time.sleep(_RETRY_S)
 
 

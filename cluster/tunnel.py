@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from tsarch.errors import UserError
 
@@ -19,7 +21,7 @@ _RAY = Path(sys.executable).with_name("ray")
 _OPEN_TIMEOUT_S = 60.0
 _POLL_S = 0.2
 _ANEW_S = 2.0
-_KEPT = 2000
+_SHOWN_BYTES = 2000
 
 
 @contextmanager
@@ -35,9 +37,9 @@ def tunnel(cluster: Path) -> Iterator[str]:
     if not cluster.is_file():
         raise UserError.single(f"--cluster {cluster}", "there is no such file.")
     port = _free_port()
-    keeper = _Keeper([str(_RAY), "dashboard", str(cluster), "--port", str(port)])
-    keeper.start()
-    try:
+    command = [str(_RAY), "dashboard", str(cluster), "--port", str(port)]
+    with TemporaryFile() as output, closing(_Keeper(command, output)) as keeper:
+        keeper.start()
         if not _opens(port, keeper):
             raise UserError.single(
                 f"--cluster {cluster}",
@@ -45,18 +47,20 @@ def tunnel(cluster: Path) -> Iterator[str]:
                 f"Is it up? `ray up {cluster}` starts it.",
             )
         yield f"http://127.0.0.1:{port}"
-    finally:
-        keeper.end()
 
 
 class _Keeper(threading.Thread):
-    """Runs a command again and again until `end`."""
+    """Runs a command again and again until it is closed.
 
-    def __init__(self, command: list[str]) -> None:
+    Its output goes to a file: a pipe would be held open for some seconds more by the ssh that all
+    connections to a host share.
+    """
+
+    def __init__(self, command: list[str], output: IO[bytes]) -> None:
         super().__init__(daemon=True)
-        self._command, self._output = command, ""
+        self._command, self._output = command, output
         self._ended = threading.Event()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.num_runs = 0
         """How often the command has ended by itself."""
 
@@ -64,28 +68,28 @@ class _Keeper(threading.Thread):
         """See `threading.Thread`."""
         while not self._ended.is_set():
             # A session of its own, so that Ctrl-C doesn't end it, and `end` ends all of it.
-            with subprocess.Popen(
+            self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=self._output,
                 stderr=subprocess.STDOUT,
-                text=True,
                 start_new_session=True,
-            ) as self._process:
-                if self._ended.is_set():
-                    self._kill()
-                assert self._process.stdout is not None
-                for line in self._process.stdout:
-                    self._output = (self._output + line)[-_KEPT:]
+            )
+            if self._ended.is_set():
+                self._kill()
+            self._process.wait()
             self.num_runs += 1
             self._ended.wait(_ANEW_S)
 
     def last_words(self) -> str:
         """The last line of what the command said."""
-        lines = [line for line in self._output.splitlines() if line.strip()]
+        number = self._output.fileno()
+        start = max(0, os.fstat(number).st_size - _SHOWN_BYTES)
+        text = os.pread(number, _SHOWN_BYTES, start).decode(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
         return lines[-1].strip() if lines else "`ray dashboard` says nothing"
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the command, and don't start it again."""
         self._ended.set()
         self._kill()

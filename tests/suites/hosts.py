@@ -15,7 +15,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -228,7 +229,7 @@ class Host:
         assert not check or process.returncode == 0, f"{process.returncode}: {command}\n{output}"
         return output
 
-    def start_command(self, command: str, **options: Any) -> subprocess.Popen[str]:
+    def start_command(self, command: str) -> subprocess.Popen[str]:
         """Start a line; its output and errors come through one pipe."""
         return subprocess.Popen(
             self.command(command),
@@ -237,8 +238,23 @@ class Host:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            **options,
         )
+
+    @contextmanager
+    def beside(self, command: str) -> Iterator[None]:
+        """Within: a line runs on the host, which says nothing."""
+        process = subprocess.Popen(
+            self.command(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def own_home(self) -> None:
         """Make all of its home the account's."""
