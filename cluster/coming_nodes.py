@@ -59,12 +59,10 @@ def of_report(report: dict[str, Any]) -> list[ComingNode]:
 def waiting_line(nodes: Sequence[ComingNode], waited_s: float) -> str | None:
     """What to say of nodes that are waited for; None: none will come."""
     coming = [node for node in nodes if not node.has_failed]
-    if not nodes:
+    if not coming:
         return None
-    parts = []
-    if coming:
-        names = ", ".join(f"{node.name} ({node.status})" for node in coming)
-        parts.append(f"waiting for nodes that are coming up: {names}")
+    names = ", ".join(f"{node.name} ({node.status})" for node in coming)
+    parts = [f"waiting for nodes that are coming up: {names}"]
     if waited_s > _UNREACHABLE_S:
         silent = [node.name for node in coming if node.status == _SSH]
         if silent:

@@ -206,7 +206,7 @@ def test_nodes_that_come_are_told_and_those_that_cant():
     assert late is not None
     assert "10.0.0.2 can't be reached by ssh from the head" in late
     assert waiting_line([], 0.0) is None
-    assert waiting_line([ComingNode("a", "failed", True)], 0.0) is not None
+    assert waiting_line([ComingNode("a", "failed", True)], 0.0) is None
 
 
 def way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> Path:
