@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference study seeds load-test clean
+.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference bench-generate study seeds load-test clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -32,6 +32,7 @@ help:
 	@echo "make bench        the measurements of docs/results.md"
 	@echo "make load-test    a server under load, with replicas killed and versions swapped"
 	@echo "make bench-inference  what answering costs, beside its neighbours"
+	@echo "make bench-generate  what writing texts costs, beside transformers' generate"
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
 	@echo "make seeds        every task's config with three seeds"
 	@echo "make format schema install clean"
@@ -138,6 +139,10 @@ load-test: install
 # Needs the quickstart's finished run. Ten minutes; writes its table into docs/results.md.
 bench-inference: install
 	.venv/bin/python -m benchmarks.inference
+
+# Half an hour on one core; `--short` in two minutes (`.venv/bin/python -m benchmarks.generation`).
+bench-generate: models/smollm2
+	.venv/bin/python -m benchmarks.generation
 
 # Goes on where it was interrupted: finished runs are in runs/study.
 study: install

@@ -37,6 +37,7 @@ def show_evaluation(
     """
     from tsarch.launch.training import quieten
     from tsarch.run.saved_run import evaluate_run
+    from tsarch.run.texts import pass_lines
     from tsarch.tasks.registry import table_metrics
     from tsarch.telling.terminal import Reporter
 
@@ -49,6 +50,8 @@ def show_evaluation(
     chosen = {m: v for m, v in found.evaluation.metrics.items() if mode in (None, m)}
     title = f"{split} split of {run}" if found.is_own else f"{found.source} · model of {run}"
     reporter.table(title, {"": dict(chosen)}, table_metrics(found.blueprint.task.name))
+    for line in pass_lines(found.passes):
+        reporter.say(line)
     for note in found.notes:
         reporter.say(f"note: {note}")
     if output is not None:

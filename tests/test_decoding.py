@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from tsarch.models.backbone import Backbone, backbone_config, build_backbone
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration
+from tsarch.pair.generation import Keeping, Prompt, StudentGeneration, TeacherGeneration
 from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf
 from tsarch.parallel.table import Table
 from tsarch.records import IntArray
@@ -84,7 +84,7 @@ def backbone(kind: str) -> Backbone:
 
 def teacher_states(half: TeacherHalf, texts: list[int], use_cache: bool) -> Tensor:
     """(texts, 9, width + outputs) of the last token of each prompt and of all that come next."""
-    generation = TeacherGeneration(half, LOOKUP, use_cache)
+    generation = TeacherGeneration(half, LOOKUP, Keeping(use_cache))
     found = [torch.stack([own[-1] for own in generation.start([PROMPTS[t] for t in texts])])]
     rows = np.arange(len(texts))
     found += [generation.step(rows, tokens) for tokens in NEXT[texts].T]
@@ -93,7 +93,7 @@ def teacher_states(half: TeacherHalf, texts: list[int], use_cache: bool) -> Tens
 
 def student_predictions(half: StudentHalf, texts: list[int], use_cache: bool) -> Tensor:
     """(texts, 9, outputs), as `teacher_states`."""
-    generation = StudentGeneration(half, LOOKUP, WINDOW, use_cache)
+    generation = StudentGeneration(half, LOOKUP, WINDOW, Keeping(use_cache))
     found = [generation.start([PROMPTS[text] for text in texts], None)]
     rows = np.arange(len(texts))
     found += [generation.step(rows, tokens, None) for tokens in NEXT[texts].T]
@@ -142,7 +142,7 @@ def test_a_reordered_batch_goes_on_with_its_texts():
     half = TeacherHalf(Plain(model, torch.device("cpu"), torch.float32), model)
     ends = []
     for use_cache in (True, False):
-        generation = TeacherGeneration(half, LOOKUP, use_cache)
+        generation = TeacherGeneration(half, LOOKUP, Keeping(use_cache))
         generation.start(PROMPTS)
         generation.step(np.array([2, 0, 0]), np.array([5, 6, 7]))
         ends.append(generation.step(np.array([1, 1, 0]), np.array([8, 9, 10])))

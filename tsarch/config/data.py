@@ -133,6 +133,19 @@ class TaskConfig(Section):
     room free of its source; what of a target is longer is cut off in training and counted."""
 
 
+class SpeculativeConfig(Section):
+    """How tokens are proposed that a model then checks in one pass. The text is the one that it
+    writes without."""
+
+    tokens: Annotated[int, Field(ge=1, le=8)] | Literal["auto"] = "auto"
+    """Tokens that are proposed at most at a time. `auto`: as many as are worth it, from how many
+    were right so far and from what passes take here; none where that pays best, as in large
+    batches."""
+    sources: Annotated[tuple[Literal["prompt"], ...], Field(min_length=1)] = ("prompt",)
+    """Where they come from. `prompt`: from the source and the text so far, where the last three
+    tokens (else two, else one) have come before."""
+
+
 class DecodingConfig(Section):
     """How generative tasks make text of predictions, for the metrics of the test split."""
 
@@ -157,6 +170,15 @@ class DecodingConfig(Section):
     layers keep other things (Mamba's kin), each token costs a pass over all."""
     batch: PositiveInt = 32
     """Texts that all replicas together generate at a time."""
+    speculative: SpeculativeConfig | None = None
+    """Write several tokens a pass where the text says what may come next: see
+    [Generated text sooner](generation.md). `null`: one token a pass. Ranks in several processes
+    write one token a pass."""
+    exact: bool = False
+    """In `bf16`: the same text to the last token with `speculative` and without. Every pass then
+    has four tokens a text and looks at all places of the longest one, since numbers of bf16 differ
+    in the last bit with the size of a product. Costs a plain pass a fifth to a half more time on
+    CPUs. In `fp32` texts are the same without it."""
     max_texts: PositiveInt = 200
     """Texts of a split that are generated for its metrics, evenly spread over it; perplexity is
     that of the whole split."""
@@ -165,4 +187,10 @@ class DecodingConfig(Section):
     def _beams_or_sampling(self) -> Self:
         if self.sample and self.num_beams > 1:
             raise ValueError("`sample` takes one beam: leave out one of `num_beams`, `sample`")
+        if self.speculative is not None and self.num_beams > 1:
+            raise ValueError(
+                "`speculative` takes one beam: leave out one of `num_beams`, `speculative`"
+            )
+        if self.exact and self.speculative is not None and self.speculative.tokens in range(4, 9):
+            raise ValueError("`exact` checks three tokens at most: lower `speculative.tokens`")
         return self

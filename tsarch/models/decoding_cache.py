@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tsarch.models.fast_path import FastTexts
+
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers (`layer_types` of a config) that keep keys and values and nothing else."""
 
@@ -18,7 +20,9 @@ class DecodingCache:
     """What a model keeps between tokens."""
 
     values: Any = None
-    """transformers' cache of the layers' keys and values; None: nothing is kept."""
+    """transformers' cache of the layers' keys and values; None: it keeps nothing."""
+    fast: FastTexts | None = None
+    """What the fast path keeps, which then runs in place of the layers."""
     source: Tensor | None = None
     """(batch, source_tokens, width) output of a sequence-to-sequence model's encoder."""
     source_mask: Tensor | None = None
@@ -26,6 +30,8 @@ class DecodingCache:
 
     def reorder(self, parents: Tensor) -> None:
         """Keep the texts `parents` (new_batch,), in their order; one may come several times."""
+        if self.fast is not None:
+            self.fast.reorder(parents)
         if self.values is not None:
             self.values.reorder_cache(parents)
         if self.source is not None and self.source_mask is not None:
@@ -66,6 +72,22 @@ class Decoding:
         if cache is not None and cache.values is not None:
             options |= {"past_key_values": cache.values, "use_cache": True}
         return options
+
+
+def read_on(
+    backbone: PreTrainedModel,
+    embeds: Tensor,
+    mask: Tensor,
+    options: dict[str, Any],
+    cache: DecodingCache | None,
+) -> Tensor:
+    """(texts, tokens, width) embeddings → hidden states, by the backbone or its fast path."""
+    if cache is not None and cache.fast is not None:
+        return cache.fast.read(embeds)
+    hidden: Tensor = backbone(
+        inputs_embeds=embeds, attention_mask=mask, **options
+    ).last_hidden_state
+    return hidden
 
 
 def kept_values(is_seq2seq: bool) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone, type_option
-from tsarch.models.decoding_cache import Decoding, DecodingCache
+from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
 from tsarch.models.heads import linear_map, make_head, projection, without_padding
 from tsarch.models.output_head import OutputHead, predictions_of
 
@@ -114,7 +114,7 @@ class StudentModel(nn.Module):
             inputs = inputs if bridged is None else inputs + bridged[place]
             more = None if added is None else added[place]
             options = shared | type_option(kind, self._num_types)
-            found.append(self._group(inputs, mask, more, options, want, table))
+            found.append(self._group(inputs, mask, more, options, want, table, cache))
         predictions = [own for own, _ in found]
         if self.hidden_map is None or not self.training:
             return predictions
@@ -139,13 +139,13 @@ class StudentModel(nn.Module):
         options: dict[str, Any],
         chosen: Tensor | None,
         table: Tensor | None,
+        cache: DecodingCache | None,
     ) -> tuple[Tensor, Tensor]:
         """Predictions and hidden states."""
         if self._embedding_scale != 1.0:
             embeds = embeds * self._embedding_scale
         embeds = without_padding(embeds, mask)
-        output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
-        hidden: Tensor = output.last_hidden_state
+        hidden = read_on(self.backbone, embeds, mask, options, cache)
         if added is not None and isinstance(self.head, OutputHead):
             return predictions_of(self.head, hidden + added, chosen, table), hidden
         predictions = predictions_of(self.head, hidden, chosen, table)

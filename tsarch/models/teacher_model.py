@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone, type_option
-from tsarch.models.decoding_cache import Decoding, DecodingCache
+from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
 from tsarch.models.heads import make_head, projection, without_padding
 from tsarch.models.output_head import OutputHead, predictions_of
 
@@ -75,8 +75,7 @@ class TeacherModel(nn.Module):
         else:
             embeds = without_padding(_scaled(embeds, self._embedding_scale), mask)
             options = self.decoding.options(positions, cache) | type_option(types, self._num_types)
-            output = self.backbone(inputs_embeds=embeds, attention_mask=mask, **options)
-            hidden = output.last_hidden_state
+            hidden = read_on(self.backbone, embeds, mask, options, cache)
         return hidden, predictions_of(self.head, hidden, chosen, table)
 
     def _decoded(
@@ -112,6 +111,12 @@ class TeacherModel(nn.Module):
         return hidden.index_put((rows.expand_as(own), own), decoded * inside, accumulate=True)
 
     def _decoder(self, embeds: Tensor, mask: Tensor | None, cache: DecodingCache) -> Tensor:
+        if cache.fast is not None:
+            if mask is not None:  # the sources are new
+                assert cache.source is not None
+                assert cache.source_mask is not None
+                cache.fast.open_source(cache.source, cache.source_mask)
+            return cache.fast.read(embeds)
         options: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
         if cache.values is not None:
             options |= {"past_key_values": cache.values, "use_cache": True}

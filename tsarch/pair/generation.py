@@ -1,7 +1,8 @@
 """Each half's part in generating texts: what it reads of them and what it puts out.
 
-A batch of texts goes through both halves token by token. The teacher reads whole contexts; its
-hidden state and prediction of every new token travel to the student, which reads its window.
+A batch of texts goes through both halves, some tokens at a time. The teacher reads whole contexts;
+its hidden state and prediction of every new token travel to the student, which reads its window.
+What was read may turn out wrong: `keep` says how much of it stays.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from tsarch.models.decoding_cache import DecodingCache, kept_values
-from tsarch.pair.growing_texts import GrowingTexts
-from tsarch.pair.halves import StudentHalf, TableLookup, TeacherHalf
+from tsarch.models.fast_path import FastTexts, Stack
+from tsarch.pair.growing_texts import FastGrowingTexts, GrowingTexts, Read, SlottedTexts
+from tsarch.pair.halves import Prepared, StudentHalf, TableLookup, TeacherHalf
 from tsarch.pair.states import Tokens
 from tsarch.records import IntArray, TokenizedSplit
 
@@ -28,6 +30,18 @@ class Prompt:
     """(tokens,) source and start of the target."""
     window_start: int
     """Where the student's first window begins; it goes to the prompt's end."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How what models computed of earlier tokens is kept."""
+
+    use_cache: bool = True
+    """Keep it at all."""
+    room: int = 64
+    """Tokens a text that will be read after its prompt; more are possible."""
+    whole: bool = False
+    """See `StaticValues`; then no more than `room` are possible."""
 
 
 def prompts_of(split: TokenizedSplit, contexts: Sequence[int]) -> list[Prompt]:
@@ -50,48 +64,53 @@ def _padded(
     return embeds, torch.from_numpy(tokens.mask).to(embeds.device)
 
 
-def _ending_together(inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Texts padded on the right → (texts, longest, width) inputs padded on the left, (texts,
-    longest) mask and positions (0 at padding)."""
-    slots = torch.arange(mask.shape[1], device=mask.device)
-    places = slots - (mask.shape[1] - mask.sum(1, keepdim=True))
-    rows = torch.arange(len(mask), device=mask.device).unsqueeze(1)
-    # Negative places are those of padding, from the right end.
-    return inputs[rows, places], mask[rows, places], places.clamp(min=0)
-
-
 class TeacherGeneration:
-    """The teacher of some texts."""
+    """The teacher of some texts.
 
-    def __init__(self, half: TeacherHalf, table: TableLookup, use_cache: bool) -> None:
+    Args:
+        prepared: by the half; None: now.
+    """
+
+    def __init__(
+        self,
+        half: TeacherHalf,
+        table: TableLookup,
+        keeping: Keeping,
+        prepared: Prepared | None = None,
+    ) -> None:
         self._half = half
         self._table = table
-        self._rows = half.output.rows(table)
+        self._keeping = keeping
+        self._prepared = prepared or half.prepared(table)
         self._logits: Tensor | None = None
-        """(texts, vocabulary) of the newest tokens, of a model that gives logits itself."""
-        keeps = use_cache and half.keeps_values
-        self._cache = DecodingCache(kept_values(half.is_seq2seq) if keeps else None)
-        self._texts = GrowingTexts(self._read, self._cache)
-        self._lengths = np.empty(0, dtype=np.int64)
+        """(n, vocabulary) of the wanted tokens, of a model that gives logits itself."""
+        self._texts: GrowingTexts
+
+    @property
+    def is_ragged(self) -> bool:
+        """See `GrowingTexts`."""
+        return self._texts.is_ragged
 
     def start(self, prompts: Sequence[Prompt]) -> list[Tensor]:
         """Per text (window_tokens, width + outputs): what the student needs of the prompt."""
         sequences = [prompt.token_ids for prompt in prompts]
-        self._lengths = np.array([len(own) for own in sequences])
         embeds, masks = _padded(self._half, self._table, sequences)
+        targets = 1 if self._half.is_seq2seq else embeds.shape[1]
+        self._texts, cache = _texts(
+            self._read, self._half, self._keeping, self._prepared.stack, (len(prompts), targets)
+        )
         if self._half.is_seq2seq:
-            starts = torch.from_numpy(self._lengths - 1).to(embeds.device)
-            rows = self._read_states(embeds, masks, starts, None, self._cache)
+            lengths = np.array([len(own) for own in sequences])
+            starts = torch.from_numpy(lengths - 1).to(embeds.device)
+            chosen = torch.arange(embeds.shape[1], device=embeds.device) == starts.unsqueeze(1)
+            rows = self._read_states(embeds, masks, starts, None, chosen, cache)
             first = embeds[torch.arange(len(prompts)), starts].unsqueeze(1)
-            self._lengths = np.ones_like(self._lengths)  # the decoder reads the target alone
-            self._texts.adopt(first, masks[:, :1] | 1)
-            ends = [len(own) for own in sequences]
+            self._texts.adopt(first)  # the decoder reads the target alone
         else:
-            rows = self._texts.feed(*_ending_together(embeds, masks))
-            ends = [rows.shape[1]] * len(prompts)
+            rows = self._texts.start(embeds, masks)
         windows = [
-            own[end - len(prompt.token_ids) + prompt.window_start : end]
-            for own, end, prompt in zip(rows, ends, prompts, strict=True)
+            own[prompt.window_start : len(prompt.token_ids)]
+            for own, prompt in zip(rows, prompts, strict=True)
         ]
         if self._logits is None:
             return windows
@@ -103,20 +122,38 @@ class TeacherGeneration:
     def step(self, parents: IntArray, tokens: IntArray) -> Tensor:
         """Go on with texts `parents` (texts,) and their next tokens (texts,) → (texts, width +
         outputs)."""
-        device = self._half.runs.device
-        self._texts.reorder(torch.from_numpy(parents).to(device))
-        self._lengths = self._lengths[parents] + 1
-        embeds = self._half.embed(self._table, tokens[:, None])
-        positions = torch.from_numpy(self._lengths[:, None] - 1).to(device)
-        states = self._texts.feed(embeds, torch.ones_like(positions), positions)[:, 0]
+        self.reorder(parents)
+        one = np.ones(len(tokens), dtype=np.int64)
+        states = self.read(tokens[:, None], one)[:, 0]
+        self.keep(one)
+        return states
+
+    def read(self, tokens: IntArray, counts: IntArray) -> Tensor:
+        """Read (texts, tokens) next tokens, the first `counts` of each text → (texts, tokens,
+        width + outputs); `keep` says which of them stay."""
+        states = self._texts.feed(self._half.embed(self._table, tokens), counts)
         if self._logits is None:
             return states
-        return torch.cat([states, self._logits.to(states.dtype)], dim=-1)
+        logits = self._logits.view(*tokens.shape, -1)
+        return torch.cat([states, logits.to(states.dtype)], dim=-1)
+
+    def keep(self, counts: IntArray) -> None:
+        """Keep the first `counts` of the tokens that were just read."""
+        self._texts.keep(counts)
+
+    def reorder(self, parents: IntArray) -> None:
+        """Go on with the texts `parents`, in their order."""
+        self._texts.reorder(parents)
 
     def _read(
-        self, inputs: Tensor, mask: Tensor, positions: Tensor | None, cache: DecodingCache
+        self,
+        inputs: Tensor,
+        mask: Tensor,
+        positions: Tensor | None,
+        chosen: Tensor,
+        cache: DecodingCache,
     ) -> Tensor:
-        return self._read_states(inputs, mask, None, positions, cache)
+        return self._read_states(inputs, mask, None, positions, chosen, cache)
 
     def _read_states(
         self,
@@ -124,15 +161,16 @@ class TeacherGeneration:
         mask: Tensor,
         starts: Tensor | None,
         positions: Tensor | None,
+        chosen: Tensor,
         cache: DecodingCache,
     ) -> Tensor:
         """Hidden states and predictions side by side; of a model that gives logits itself hidden
         states, and `_logits`."""
-        chosen = None
-        if self._half.output.gives_logits:
-            chosen = _newest(inputs, _last_places(inputs, mask) if starts is None else starts)
-        read = self._half.read_on(inputs, mask, starts, positions, cache, chosen, self._rows)
-        if chosen is not None:
+        wanted = chosen if self._half.output.gives_logits else None
+        read = self._half.read_on(
+            inputs, mask, starts, positions, cache, wanted, self._prepared.rows
+        )
+        if wanted is not None:
             self._logits = read.predictions
             hidden: Tensor = read.hidden
             return hidden
@@ -143,52 +181,84 @@ class StudentGeneration:
     """The student of some texts, fed by the teacher or alone; it sees its window only.
 
     Windows are blocks of `max_tokens`, as in training: when one is full the next begins.
+    `prepared`: see `TeacherGeneration`.
     """
 
     def __init__(
-        self, half: StudentHalf, table: TableLookup, max_tokens: int, use_cache: bool
+        self,
+        half: StudentHalf,
+        table: TableLookup,
+        max_tokens: int,
+        keeping: Keeping,
+        prepared: Prepared | None = None,
     ) -> None:
         self._half = half
         self._table = table
         self._width = half.teacher_width
-        self._rows = half.output.rows(table)
         self._logits: Tensor | None = None
         """As the teacher's."""
         self._max_tokens = max_tokens
-        values = kept_values(is_seq2seq=False) if use_cache and half.keeps_values else None
-        self._texts = GrowingTexts(self._read, DecodingCache(values))
-        self._lengths = np.empty(0, dtype=np.int64)
+        self._keeping = keeping
+        self._prepared = prepared or half.prepared(table)
+        self._texts: GrowingTexts
+
+    @property
+    def is_ragged(self) -> bool:
+        """See `GrowingTexts`."""
+        return self._texts.is_ragged
+
+    @property
+    def room(self) -> IntArray:
+        """(texts,) tokens that the window of each can take now, at least one: a full one ends."""
+        lengths = self._texts.lengths
+        return self._max_tokens - np.where(lengths == self._max_tokens, 0, lengths)
 
     def start(self, prompts: Sequence[Prompt], hidden: Sequence[Tensor] | None) -> Tensor:
         """The prompts' windows, with the teacher's (window_tokens, teacher_width) of each if it is
         fed → (texts, outputs) predictions of the first tokens."""
         windows = [prompt.token_ids[prompt.window_start :] for prompt in prompts]
-        self._lengths = np.array([len(own) for own in windows])
         embeds, masks = _padded(self._half, self._table, windows)
+        self._texts, _ = _texts(
+            self._read, self._half, self._keeping, self._prepared.stack, embeds.shape[:2]
+        )
         bridge = None
         if hidden is not None:
             bridge = embeds.new_zeros(*masks.shape, self._width)
             for row, own in enumerate(hidden):
                 bridge[row, : len(own)] = own
-        inputs = self._inputs(embeds, bridge)
-        said = self._texts.feed(*_ending_together(inputs, masks))[:, -1]
-        return said if self._logits is None else self._logits
+        said = self._texts.start(self._inputs(embeds, bridge), masks)
+        if self._logits is not None:
+            return self._logits
+        return said[torch.arange(len(said)), [len(own) - 1 for own in windows]]
 
     def step(self, parents: IntArray, tokens: IntArray, hidden: Tensor | None) -> Tensor:
         """Go on with texts `parents` and their next tokens (texts,), with the teacher's (texts,
         teacher_width) of these if it is fed → (texts, outputs)."""
-        device = self._half.runs.device
-        self._texts.reorder(torch.from_numpy(parents).to(device))
-        lengths = self._lengths[parents]
-        full = lengths == self._max_tokens
-        self._texts.forget(torch.from_numpy(full).to(device))
-        self._lengths = np.where(full, 1, lengths + 1)
-        embeds = self._half.embed(self._table, tokens[:, None])
-        positions = torch.from_numpy(self._lengths[:, None] - 1).to(device)
-        bridge = None if hidden is None else hidden.to(embeds.dtype).unsqueeze(1)
-        inputs = self._inputs(embeds, bridge)
-        said = self._texts.feed(inputs, torch.ones_like(positions), positions)[:, 0]
-        return said if self._logits is None else self._logits
+        self.reorder(parents)
+        one = np.ones(len(tokens), dtype=np.int64)
+        said = self.read(tokens[:, None], one, None if hidden is None else hidden.unsqueeze(1))
+        self.keep(one)
+        return said[:, 0]
+
+    def read(self, tokens: IntArray, counts: IntArray, hidden: Tensor | None) -> Tensor:
+        """Read (texts, tokens) next tokens, the first `counts` of each text (`room` at most), with
+        the teacher's (texts, tokens, teacher_width) if it is fed → (texts, tokens, outputs);
+        `keep` says which of them stay."""
+        full = self._texts.lengths == self._max_tokens
+        if full.any():
+            self._texts.restart(full)
+        embeds = self._half.embed(self._table, tokens)
+        bridge = None if hidden is None else hidden.to(embeds.dtype)
+        said = self._texts.feed(self._inputs(embeds, bridge), counts)
+        return said if self._logits is None else self._logits.view(*tokens.shape, -1)
+
+    def keep(self, counts: IntArray) -> None:
+        """Keep the first `counts` of the tokens that were just read."""
+        self._texts.keep(counts)
+
+    def reorder(self, parents: IntArray) -> None:
+        """Go on with the texts `parents`, in their order."""
+        self._texts.reorder(parents)
 
     def _inputs(self, embeds: Tensor, bridge: Tensor | None) -> Tensor:
         """Embeddings, the teacher's hidden states, and whether there are some, side by side."""
@@ -198,7 +268,12 @@ class StudentGeneration:
         return torch.cat([embeds, bridge, flag], dim=-1)
 
     def _read(
-        self, inputs: Tensor, mask: Tensor, positions: Tensor | None, cache: DecodingCache
+        self,
+        inputs: Tensor,
+        mask: Tensor,
+        positions: Tensor | None,
+        chosen: Tensor,
+        cache: DecodingCache,
     ) -> Tensor:
         width = inputs.shape[2] - self._width - 1
         embeds, bridge, flag = torch.split(inputs, [width, self._width, 1], dim=-1)
@@ -207,24 +282,30 @@ class StudentGeneration:
         places = torch.where(flag[..., 0] > 0, places, -1)
         if not self._half.output.gives_logits:
             return self._half.read_on(embeds, mask, rows, places, positions, cache)
-        chosen = _newest(inputs, _last_places(inputs, mask))
-        given = embeds, mask, rows, places, positions, cache, chosen, self._rows
+        given = embeds, mask, rows, places, positions, cache, chosen, self._prepared.rows
         self._logits = self._half.read_on(*given)
         return embeds
 
 
-def _last_places(inputs: Tensor, mask: Tensor) -> Tensor:
-    """(texts,) places of the newest tokens in (texts, tokens, width) inputs: the last, unless all
-    tokens are read again, padded on the right; `mask` (texts, slots) covers earlier ones too."""
-    is_last = mask[:, -1].bool()
-    return torch.where(is_last, inputs.shape[1], mask.sum(1)) - 1
-
-
-def _newest(inputs: Tensor, places: Tensor) -> Tensor:
-    """(texts, tokens, width), (texts,) → (texts, tokens) bool, true at the places."""
-    chosen = torch.zeros(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-    chosen[torch.arange(len(inputs), device=inputs.device), places] = True
-    return chosen
+def _texts(
+    read: Read,
+    half: TeacherHalf | StudentHalf,
+    keeping: Keeping,
+    stack: Stack | None,
+    sizes: Sequence[int],
+) -> tuple[GrowingTexts, DecodingCache]:
+    """Texts of which (texts, tokens) `sizes` are read first, by the quickest path there is."""
+    num_texts, num_tokens = sizes
+    num_slots = num_tokens + keeping.room
+    is_long = stack is not None and stack.longest is not None and num_slots > stack.longest
+    if stack is not None and keeping.use_cache and not is_long:
+        fast = FastTexts(stack, num_texts, num_slots, half.runs.device, keeping.whole)
+        cache = DecodingCache(fast=fast)
+        return FastGrowingTexts(read, cache), cache
+    is_seq2seq = isinstance(half, TeacherHalf) and half.is_seq2seq
+    keeps = keeping.use_cache and half.keeps_values
+    cache = DecodingCache(kept_values(is_seq2seq) if keeps else None)
+    return SlottedTexts(read, cache), cache
 
 
 def _at_end(logits: Tensor, num_rows: int) -> Tensor:

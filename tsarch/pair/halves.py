@@ -8,12 +8,14 @@ messages are known here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tsarch.models.decoding_cache import DecodingCache
+from tsarch.models.fast_path import Stack, fast_stack
 from tsarch.models.output_head import OutputHead
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
@@ -66,6 +68,7 @@ class TableLookup:
 
     def __init__(self, table: Table) -> None:
         self._table = table
+        self._in_order: dict[torch.dtype, Tensor] = {}
 
     def lookup(self, places: Tensor, dtype: torch.dtype) -> Tensor:
         """Embeddings of tokens."""
@@ -75,6 +78,12 @@ class TableLookup:
     def every_row(self) -> Tensor:
         """The whole table."""
         return self._table.values()
+
+    def rows_in(self, dtype: torch.dtype) -> Tensor:
+        """The whole table in another dtype, kept for when it is asked for again."""
+        if dtype not in self._in_order:
+            self._in_order[dtype] = self._table.in_order().to(dtype)
+        return self._in_order[dtype]
 
 
 class TeacherHalf:
@@ -86,6 +95,7 @@ class TeacherHalf:
         self.hidden_width = module.hidden_width
         self.keeps_values = module.decoding.keeps_values
         self.output = _Output(module.head)
+        self.prepared = _Generating(runs, module.backbone).prepared
 
     def embed(self, table: Lookup, places: IntArray) -> Tensor:
         """(…) places → (…, table_width) embeddings as the module takes them."""
@@ -149,6 +159,7 @@ class StudentHalf:
         self.teacher_width = module.teacher_width
         self.keeps_values = module.decoding.keeps_values
         self.output = _Output(module.head)
+        self.prepared = _Generating(runs, module.backbone).prepared
 
     def embed(self, table: Lookup, places: IntArray) -> Tensor:
         """(…) places → (…, table_width) embeddings as the module takes them."""
@@ -208,16 +219,44 @@ class StudentHalf:
         return found[0]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a half generates with, beside its module."""
+
+    stack: Stack | None
+    """The fast path of its layers; None: they have none."""
+    rows: Tensor
+    """(vocabulary, table_width) the table in the dtype of the arithmetic."""
+
+
+class _Generating:
+    """Prepares a model for generating."""
+
+    def __init__(self, runs: Runs, backbone: nn.Module) -> None:
+        self._runs = runs
+        self._backbone = backbone
+        self._made: list[Stack | None] = []
+
+    def prepared(self, table: TableLookup) -> Prepared:
+        """For texts that are generated now: what is trained is copied as it is."""
+        is_fixed = isinstance(self._runs, Plain)
+        dtype = self._runs.compute_dtype
+        if not self._made or not is_fixed:
+            self._made = [fast_stack(self._backbone, dtype, share=is_fixed)]
+        stack = self._made[0] if is_fixed else self._made.pop()
+        return Prepared(stack, table.rows_in(dtype))
+
+
 class _Output:
     """Whether a model gives logits itself, and whether it needs the table's rows for that."""
 
     def __init__(self, head: nn.Module) -> None:
         self.gives_logits = isinstance(head, OutputHead)
-        self._reads_table = isinstance(head, OutputHead) and head.reads_table
+        self.reads_table = isinstance(head, OutputHead) and head.reads_table
 
     def rows(self, table: Lookup) -> Tensor | None:
         """(vocabulary, table_width) if it needs them."""
-        return table.every_row() if self._reads_table else None
+        return table.every_row() if self.reads_table else None
 
 
 def _on(types: IntArray | None, device: torch.device) -> Tensor | None:

@@ -14,6 +14,7 @@ from tsarch.errors import UserError, one_line
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf
+from tsarch.pair.reading import Halves
 from tsarch.pair.states import States, Tokens, Window
 from tsarch.parallel.table import Table
 from tsarch.records import IntArray
@@ -60,6 +61,10 @@ class Pair:
         """The half that reads windows."""
         assert self._student is not None, "this pair has no student"
         return self._student
+
+    def halves(self, window_tokens: int) -> Halves:
+        """Those that there are, to write texts with."""
+        return Halves(self._teacher, self._student, self.lookup, window_tokens)
 
     def compile(self) -> None:
         """Compile both models (`torch.compile`), now: of an encoder each, as both are tried on a

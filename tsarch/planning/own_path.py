@@ -14,7 +14,7 @@ from tsarch.models.construction import num_elements
 from tsarch.models.heads import token_logits
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration
+from tsarch.pair.generation import Keeping, Prompt, StudentGeneration, TeacherGeneration
 from tsarch.pair.halves import Lookup, Plain, Runs, StudentHalf, TableLookup, TeacherHalf
 from tsarch.pair.states import Tokens
 from tsarch.parallel.table import Table
@@ -68,11 +68,11 @@ class OwnPath:
         last = np.array([row.token_ids[row.generated] for row in rows])
         texts = np.arange(len(rows))
         if isinstance(self._half, TeacherHalf):
-            teacher = TeacherGeneration(self._half, self._lookup, use_cache=True)
+            teacher = TeacherGeneration(self._half, self._lookup, Keeping())
             teacher.start(prompts)
             read = teacher.step(texts, last)[:, self._width :]
         else:
-            student = StudentGeneration(self._half, self._lookup, self._max_tokens, use_cache=True)
+            student = StudentGeneration(self._half, self._lookup, self._max_tokens, Keeping())
             student.start(prompts, None)
             read = student.step(texts, last, None)
         return [self._numbers(own).unsqueeze(0) for own in read]

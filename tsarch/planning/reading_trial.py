@@ -21,7 +21,7 @@ from tsarch.errors import Mistake, UserError, one_line
 from tsarch.models.backbone import Backbone
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
-from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration
+from tsarch.pair.generation import Keeping, Prompt, StudentGeneration, TeacherGeneration
 from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf
 from tsarch.parallel.table import Table
 from tsarch.planning.small_models import is_too_large, num_parameters, small_backbone
@@ -239,7 +239,7 @@ def _teacher(backbone: Backbone, lookup: TableLookup) -> Read:
     half = TeacherHalf(Plain(model, torch.device("cpu"), torch.float32), model)
 
     def read(texts: list[Prompt], use_cache: bool) -> Tensor:
-        generation = TeacherGeneration(half, lookup, use_cache)
+        generation = TeacherGeneration(half, lookup, Keeping(use_cache))
         first = torch.stack([own[-1] for own in generation.start(texts)])
         rows = np.arange(len(texts))
         return torch.stack([first, *(generation.step(rows, rows * 0 + n) for n in range(4))], 1)
@@ -253,7 +253,7 @@ def _student(backbone: Backbone, lookup: TableLookup) -> Read:
     half = StudentHalf(Plain(model, torch.device("cpu"), torch.float32), model)
 
     def read(texts: list[Prompt], use_cache: bool) -> Tensor:
-        generation = StudentGeneration(half, lookup, 6, use_cache)
+        generation = StudentGeneration(half, lookup, 6, Keeping(use_cache))
         first = generation.start(texts, None)
         rows = np.arange(len(texts))
         nexts = (generation.step(rows, rows * 0 + n, None) for n in range(4))

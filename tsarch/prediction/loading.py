@@ -198,7 +198,7 @@ def _answering(
     from tsarch.pair.answering import Answering
     from tsarch.pair.writing import Writing
     from tsarch.prediction.answers import NoAnswers, WritingAnswers
-    from tsarch.rank.generation_spec import decoding_spec
+    from tsarch.rank.generation_spec import writing_spec
     from tsarch.tasks.base import AnsweringTask, GenerativeTask
     from tsarch.tasks.registry import make_task
 
@@ -207,11 +207,9 @@ def _answering(
     task = make_task(task_file.task, task_file.labels)
     weight, window_tokens = task_file.joint_weight, blueprint.window_tokens
     if isinstance(task, GenerativeTask):
-        tokenizer, own = blueprint.tokenizer(), blueprint.decoding
-        decoding = decoding_spec(blueprint, end_token(tokenizer))
-        writing = Writing(
-            pair, decoding, window_tokens, own.cache, weight, own.batch, blueprint.seed
-        )
+        tokenizer = blueprint.tokenizer()
+        spec = writing_spec(blueprint, end_token(tokenizer))
+        writing = Writing(pair.halves(window_tokens), spec, weight)
         return WritingAnswers(writing, task, tokenizer)
     assert isinstance(task, AnsweringTask)
     num_windows = blueprint.evaluation.windows

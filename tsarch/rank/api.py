@@ -17,7 +17,7 @@ from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Mode
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.status import Status
-from tsarch.records import Predictions, Survey, Texts, TickReports, Windows
+from tsarch.records import Generated, Predictions, Survey, TickReports, Windows
 
 
 class RankApi(Protocol):
@@ -58,7 +58,7 @@ class RankApi(Protocol):
         """Predict a split; `windows`: in place of its own; `undecided`: scores, not what they mean
         (collective). None of ranks without a student."""
 
-    def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
+    def generate(self, split: str, mode: Mode, joint_weight: float) -> Generated:
         """Generate the texts of a split (collective); ranks with a student give theirs."""
 
     def check_replicas(self, step: int) -> None:

@@ -21,7 +21,7 @@ from tsarch.rank.api import Meeting, ProcessApi, RankApi
 from tsarch.rank.pacer import Advance, Pace, Pacer, Situation, Stop, TakeCut
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.supply import Supply
-from tsarch.records import Predictions, Survey, Texts, TickReport, Windows
+from tsarch.records import Generated, Passes, Predictions, Survey, Texts, TickReport, Windows
 from tsarch.specs import RunnerSpec
 from tsarch.topology import Stage
 
@@ -209,8 +209,13 @@ class Crew(ABC):
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """Generate the texts of a split; every student rank gives those of its contexts."""
+        return self.write(split, mode, joint_weight).texts
+
+    def write(self, split: str, mode: Mode, joint_weight: float) -> Generated:
+        """As `generate`, and what it took."""
         shares = self.ask(RankApi.generate, split, mode, joint_weight)
-        return {context: tokens for own in shares for context, tokens in own.items()}
+        texts = {context: tokens for own in shares for context, tokens in own.texts.items()}
+        return Generated(texts, sum((own.passes for own in shares), Passes()))
 
     def stats(self) -> dict[Stage, list[RankStats]]:
         """Numbers of the ranks of each stage."""

@@ -15,16 +15,17 @@ from torch import Tensor
 from tsarch.config import Mode
 from tsarch.data.routes import Route
 from tsarch.models.heads import token_logits
-from tsarch.pair.generation import Prompt, StudentGeneration, TeacherGeneration, prompts_of
+from tsarch.pair.generation import Keeping, Prompt, StudentGeneration, TeacherGeneration, prompts_of
 from tsarch.pair.halves import TableLookup
-from tsarch.pair.writing import mixed
+from tsarch.pair.reading import Halves, mixed
+from tsarch.pair.writing import Writing
 from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.rank.executor import LocalStages
 from tsarch.rank.generation_spec import GenerationSpec
 from tsarch.rank.text_batch import DONE, TextBatch
-from tsarch.records import IntArray, Texts, TokenizedSplit
+from tsarch.records import Generated, IntArray, Passes, Texts, TokenizedSplit
 from tsarch.seeding import generator
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
@@ -76,26 +77,61 @@ class Generator:
         self._chooser = graph.stages[-1]
 
     @torch.no_grad()
-    def run(self, split: TokenizedSplit, contexts: Sequence[int]) -> Texts:
+    def run(self, split: TokenizedSplit, contexts: Sequence[int]) -> Generated:
         """The texts of those `contexts` whose student is here."""
+        if self._is_alone:
+            return self._written(split, contexts)
         texts: Texts = {}
-        table = self._tied.table.values()
-        for first in range(0, len(contexts), self._spec.batch):
-            texts |= self._generate(split, contexts[first : first + self._spec.batch], table)
-        self._link.flush()
-        return texts
-
-    def _generate(self, split: TokenizedSplit, contexts: Sequence[int], table: Tensor) -> Texts:
-        num_beams = self._spec.decoding.num_beams
-        batch = TextBatch(prompts_of(split, contexts), self._topology, num_beams)
         lookup = TableLookup(self._tied.table)
         teacher = _TeacherSide(self._teacher, self._stages, self._topology, lookup, self._spec)
         student = _StudentSide(self._student, self._stages, self._topology, lookup, self._spec)
+        for first in range(0, len(contexts), self._spec.writing.batch):
+            own = contexts[first : first + self._spec.writing.batch]
+            texts |= self._generate(split, own, teacher, student, lookup)
+        self._link.flush()
+        return Generated(texts, Passes())
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether all stages are here, and nobody else has one."""
+        return all(
+            stage in self._stages and self._topology.replicas(stage) == 1
+            for stage in self._topology.stages
+        )
+
+    def _written(self, split: TokenizedSplit, contexts: Sequence[int]) -> Generated:
+        """Where nothing must be sent: as pairs write texts that answer by themselves."""
+        teacher, student = (
+            None if stage is None else self._stages[stage]
+            for stage in (self._teacher, self._student)
+        )
+        assert teacher is None or isinstance(teacher, TeacherStage)
+        assert student is None or isinstance(student, StudentStage)
+        halves = Halves(
+            None if teacher is None else teacher.half,
+            None if student is None else student.half,
+            TableLookup(self._tied.table),
+            self._spec.student_max_tokens,
+        )
+        writing = Writing(halves, self._spec.writing, self._joint_weight)
+        written = writing.write(prompts_of(split, contexts), self._mode, contexts)
+        texts = {context: own.tokens for context, own in zip(contexts, written, strict=True)}
+        return Generated(texts, writing.passes)
+
+    def _generate(
+        self,
+        split: TokenizedSplit,
+        contexts: Sequence[int],
+        teacher: _TeacherSide,
+        student: _StudentSide,
+        lookup: TableLookup,
+    ) -> Texts:
+        spec = self._spec.writing
+        num_beams = spec.decoding.num_beams
+        batch = TextBatch(prompts_of(split, contexts), self._topology, num_beams)
         chooser = student if self._chooser is self._student else teacher
         decoders = {
-            text: Decoder(
-                self._spec.decoding, generator(self._spec.seed, "decoding", contexts[text])
-            )
+            text: Decoder(spec.decoding, generator(spec.seed, "decoding", contexts[text]))
             for text in chooser.own(batch)
         }
         is_first = True
@@ -107,7 +143,7 @@ class Generator:
                     states = self._passed_on(batch, states, is_first)
             chosen = np.zeros((len(batch.live), num_beams, 2), dtype=np.int64)
             own = chooser.own(batch)
-            for text, scores in self._scores(batch, student, own, states, table, is_first).items():
+            for text, scores in self._scores(batch, student, own, states, lookup, is_first).items():
                 decoder = decoders[text]
                 chosen[batch.live.index(text)] = decoder.choose(scores) or DONE
             batch.settle(self._summed(chosen))
@@ -177,7 +213,7 @@ class Generator:
         student: _StudentSide,
         own: list[int],
         read: dict[int, Tensor],
-        table: Tensor,
+        lookup: TableLookup,
         is_first: bool,
     ) -> dict[int, Tensor]:
         """(hypotheses, vocabulary) log-probabilities of the next token, of every own text."""
@@ -195,17 +231,17 @@ class Generator:
             said.append((self._teacher, torch.cat(last)))
         if not own:
             return {}
-        logs = [torch.log_softmax(self._logits(*each, table), dim=-1) for each in said]
+        logs = [torch.log_softmax(self._logits(*each, lookup), dim=-1) for each in said]
         scores = logs[0]
         if self._mode == "joint":
             scores = mixed(logs[1], logs[0], self._joint_weight)
         return dict(zip(own, torch.split(scores, batch.num_rows), strict=True))
 
-    def _logits(self, stage: Stage, predictions: Tensor, table: Tensor) -> Tensor:
+    def _logits(self, stage: Stage, predictions: Tensor, lookup: TableLookup) -> Tensor:
         """(texts, outputs) predictions of a stage → (texts, vocabulary) fp32."""
         if self._spec.predictions[stage].are_logits:
             return predictions.float()
-        return token_logits(predictions, table)
+        return token_logits(predictions, lookup.rows_in(predictions.dtype))
 
     def _summed(self, chosen: IntArray) -> IntArray:
         """The students' choices on all ranks: each has filled in its own texts'."""
@@ -228,6 +264,7 @@ class _Side:
         self.here = None if stage is None else stages.get(stage)
         self._has_spare = stage is not None and topology.replicas(stage) > 1
         self._num_rows = 0
+        self._keeping = Keeping(spec.writing.use_cache, spec.writing.decoding.max_tokens + 1)
 
     def own(self, batch: TextBatch) -> list[int]:
         """Own texts that go on."""
@@ -263,7 +300,7 @@ class _TeacherSide(_Side):
         super().__init__(stage, stages, topology, spec)
         if self.here is not None:
             assert isinstance(self.here, TeacherStage)
-            self._model = TeacherGeneration(self.here.half, lookup, spec.use_cache)
+            self._model = TeacherGeneration(self.here.half, lookup, self._keeping)
 
     def read(self, batch: TextBatch, is_first: bool) -> dict[int, Tensor]:
         """Hidden states and predictions of the newest tokens (at first: of the windows)."""
@@ -295,7 +332,7 @@ class _StudentSide(_Side):
             assert isinstance(self.here, StudentStage)
             self._width = self.here.half.teacher_width
             self._model = StudentGeneration(
-                self.here.half, lookup, spec.student_max_tokens, spec.use_cache
+                self.here.half, lookup, spec.student_max_tokens, self._keeping
             )
 
     def read(self, batch: TextBatch, hidden: dict[int, Tensor] | None, is_first: bool) -> Tensor:

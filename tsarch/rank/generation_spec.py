@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tsarch.blueprint import Blueprint
+from tsarch.pair.writing import WritingSpec
 from tsarch.specs import PredictionSpec
 from tsarch.tasks.decoding import DecodingSpec
 from tsarch.topology import Stage
@@ -15,38 +16,31 @@ from tsarch.topology import Stage
 class GenerationSpec:
     """Plain numbers, see `DecodingConfig`."""
 
-    decoding: DecodingSpec
-    batch: int
-    """Texts at a time, over all replicas."""
-    use_cache: bool
+    writing: WritingSpec
+    """`batch` is of all replicas together."""
     student_max_tokens: int
     teacher_width: int
     """Of a teacher's hidden states."""
     predictions: Mapping[Stage, PredictionSpec]
     """Of all stages."""
-    seed: int
 
     @classmethod
     def of(
         cls, blueprint: Blueprint, end_token: int, predictions: Mapping[Stage, PredictionSpec]
     ) -> GenerationSpec:
         """Those of a run whose texts end with `end_token`."""
-        own = blueprint.decoding
         return cls(
-            decoding_spec(blueprint, end_token),
-            own.batch,
-            own.cache,
+            writing_spec(blueprint, end_token),
             blueprint.window_tokens,
             blueprint.teacher_width,
             predictions,
-            blueprint.seed,
         )
 
 
-def decoding_spec(blueprint: Blueprint, end_token: int) -> DecodingSpec:
-    """How the next token is chosen in a run whose texts end with `end_token`."""
+def writing_spec(blueprint: Blueprint, end_token: int) -> WritingSpec:
+    """How texts are written in a run whose texts end with `end_token`."""
     own = blueprint.decoding
-    return DecodingSpec(
+    decoding = DecodingSpec(
         num_beams=own.num_beams,
         length_penalty=own.length_penalty,
         sample=own.sample,
@@ -57,3 +51,7 @@ def decoding_spec(blueprint: Blueprint, end_token: int) -> DecodingSpec:
         max_tokens=blueprint.task.max_target_tokens,
         end=end_token,
     )
+    num_proposed = 0
+    if own.speculative is not None:
+        num_proposed = -1 if own.speculative.tokens == "auto" else own.speculative.tokens
+    return WritingSpec(decoding, own.cache, own.batch, blueprint.seed, num_proposed, own.exact)

@@ -19,7 +19,7 @@ from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.status import peak_memory
 from tsarch.rank.training import Training
 from tsarch.rank.wiring import Wiring
-from tsarch.records import Predictions, Survey, Texts, TickReports, Windows
+from tsarch.records import Generated, Predictions, Survey, TickReports, Windows
 
 
 class Rank:
@@ -68,7 +68,7 @@ class Rank:
         """See `Evaluation.evaluate` (all ranks call it)."""
         return self._evaluation.evaluate(split, joint_weights, windows, undecided)
 
-    def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
+    def generate(self, split: str, mode: Mode, joint_weight: float) -> Generated:
         """Generate the targets of a split (at most `decoding.max_texts`) as `mode` predicts them;
         all ranks call it, those with a student give their texts."""
         parts, end_token = self.parts, self._prepared.end_token

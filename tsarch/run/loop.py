@@ -28,10 +28,11 @@ from tsarch.rank.pacer import Pacer, Situation
 from tsarch.records import TickReport
 from tsarch.run.bad_batch import save_bad_batch
 from tsarch.run.checkpoint_keeper import CheckpointKeeper, cut_rules
-from tsarch.run.evaluate import Evaluation, best_mode
+from tsarch.run.evaluate import best_mode
 from tsarch.run.examiner import Examiner
 from tsarch.run.interrupt import Interrupt
 from tsarch.run.ledger import Ledger
+from tsarch.run.marked_split import Examined
 from tsarch.run.number_guard import NumberGuard
 from tsarch.run.restarts import History
 from tsarch.run.resume import ResumePoint
@@ -43,6 +44,7 @@ from tsarch.run.summary import (
     stage_summary,
     tied_max_abs_diff,
 )
+from tsarch.run.texts import pass_figures
 from tsarch.tasks.registry import make_task
 from tsarch.telling.run_folder import RunFolder
 from tsarch.telling.step_table import show_metric
@@ -113,7 +115,7 @@ class Trainer:
         """
         if self._point is None and self._blueprint.evaluation.before:
             self._reporter.say("measuring the test split before training")
-            self._ledger.before = self._test(0.5, "before")[0].metrics
+            self._ledger.before = self._test(0.5, "before").evaluation.metrics
         try:
             with self._interrupt, self._reporter.training(self._num_steps):
                 self._train_epochs()
@@ -199,19 +201,18 @@ class Trainer:
             self._reporter.step(numbers, totals.steps, self._num_steps)
             self._guard.check(row, totals.bad_in_a_row)
 
-    def _test(self, joint_weight: float, when: str) -> tuple[Evaluation, list[dict[str, str]]]:
+    def _test(self, joint_weight: float, when: str) -> Examined:
         """Metrics of the test split, and generated texts of it; after training its mistakes are
         written too."""
         found = self._examiner.test(joint_weight, marks=when == "after")
         evaluation = found.evaluation
-        texts = [sample.as_json() for sample in found.samples]
         self._ledger.trackers.evaluation("test", self._ledger.totals.steps, evaluation.metrics)
-        self._ledger.trackers.texts(when, texts)
+        self._ledger.trackers.texts(when, [sample.as_json() for sample in found.samples])
         if found.marked is not None:
             best = best_mode(self._task, evaluation)
             num_rows = len(self._prepared.splits["test"].rows)
             self._folder.write_errors(error_summary(found.marked, "test", best, num_rows))
-        return evaluation, texts
+        return found
 
     def _validate(self, epoch: int, step: int) -> float:
         """Measure the validation split and keep the weights if they are to be kept; the score."""
@@ -245,7 +246,8 @@ class Trainer:
         stats, best = self._crew.stats(), self._ledger.selection.best
         self._reporter.say(f"measuring the test split with the weights of epoch {best.epoch}")
         self._crew.ask(RankApi.load, self._folder.model)
-        after, texts = self._test(best.evaluation.joint_weight, "after")
+        tested = self._test(best.evaluation.joint_weight, "after")
+        after = tested.evaluation
         blueprint, topology, ledger = self._blueprint, self._crew.topology, self._ledger
         one_process = blueprint.runner.is_one_process
         stages = {
@@ -278,7 +280,8 @@ class Trainer:
             ),
             notes=list(self._prepared.notes),
             balance=None if self._proposal is None else self._proposal.as_json(),
-            samples=texts[:_NUM_SAMPLES],
+            samples=[sample.as_json() for sample in tested.samples[:_NUM_SAMPLES]],
+            generation=pass_figures(tested.passes),
             bad_steps=ledger.totals.bad_steps,
             checkpoints=self._keeper.costs.summary(),
             resumes=ledger.num_resumes,

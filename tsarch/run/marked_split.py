@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tsarch.blueprint import Blueprint
 from tsarch.config import Mode
@@ -11,7 +11,7 @@ from tsarch.marking.marked import Marked, mark, mark_generated
 from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
 from tsarch.rank.generate import chosen_contexts
-from tsarch.records import TokenizedSplit
+from tsarch.records import Passes, TokenizedSplit
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict, scores_and_metrics
 from tsarch.run.texts import Sample, with_texts
 from tsarch.tasks.base import AnsweringTask, GenerativeTask, Task
@@ -26,6 +26,8 @@ class Examined:
     """Generated texts."""
     marked: Marked | None
     """None: it wasn't wanted, or the task has no answers that could be marked."""
+    passes: dict[Mode, Passes] = field(default_factory=dict)
+    """Mode → what its texts took."""
 
 
 def examine(
@@ -46,10 +48,12 @@ def examine(
     """
     split = prepared.splits[name]
     evaluation, marked = _measured(crew, blueprint, task, name, split, joint_weight, marks)
-    evaluation, samples = with_texts(crew, blueprint, prepared, task, name, evaluation, modes)
+    evaluation, samples, passes = with_texts(
+        crew, blueprint, prepared, task, name, evaluation, modes
+    )
     if marks and samples and isinstance(task, GenerativeTask):
         marked = _marked_texts(blueprint, task, split, samples)
-    return Examined(evaluation, samples, marked)
+    return Examined(evaluation, samples, marked, passes)
 
 
 def _measured(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import glob
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, s
 from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
 from tsarch.prepare import prepare_split
+from tsarch.records import Passes
 from tsarch.run.versions import current_folder
 from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
@@ -55,6 +56,8 @@ class SavedEvaluation:
     """On how the rows were read."""
     marked: Marked | None = None
     """The answers beside what is right, if they were wanted."""
+    passes: Mapping[Mode, Passes] = field(default_factory=dict)
+    """Mode → what its texts took."""
 
     @property
     def is_own(self) -> bool | None:
@@ -79,6 +82,8 @@ class SavedEvaluation:
 
     def as_json(self, split: str, mode: Mode | None) -> dict[str, Any]:
         """For a file: of all modes, or of one."""
+        from tsarch.run.texts import pass_figures
+
         metrics = self.evaluation.metrics.items()
         return {
             "split": split,
@@ -91,6 +96,7 @@ class SavedEvaluation:
             },
             "joint_weight": self.evaluation.joint_weight,
             "metrics": {own: values for own, values in metrics if mode in (None, own)},
+            "generation": pass_figures(self.passes),
         }
 
 
@@ -238,7 +244,7 @@ def evaluate_run(
     own_digest = task_file.data.get(split)
     notes = (*prepared.notes, *task.choices, *score_notes(blueprint, prepared, (split,)))
     return SavedEvaluation(
-        blueprint, found.evaluation, source, digest, own_digest, notes, found.marked
+        blueprint, found.evaluation, source, digest, own_digest, notes, found.marked, found.passes
     )
 
 

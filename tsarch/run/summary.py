@@ -115,6 +115,8 @@ class RunSummary:
     """What `topology: auto` measured and chose."""
     samples: list[dict[str, str]]
     """Some generated texts."""
+    generation: dict[Mode, dict[str, float]]
+    """Mode → how the texts of the test split were written, where one process did it."""
     bad_steps: int
     checkpoints: dict[str, Any]
     resumes: int

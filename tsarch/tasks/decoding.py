@@ -25,6 +25,11 @@ class DecodingSpec:
     end: int
     """Token that ends a text; not part of it."""
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the next token is the likeliest of all, whatever came before."""
+        return self.num_beams == 1 and not self.sample and not self.no_repeat_ngram
+
 
 @dataclass
 class Decoder:
@@ -55,6 +60,32 @@ class Decoder:
                 self._finish(score, tokens, len(tokens))
             self.is_done = True
         return [] if self.is_done else chosen
+
+    def take(self, token: int, log_probability: float) -> int:
+        """Go on with the likeliest token, which was found elsewhere (`takes_likeliest`)."""
+        own = self.hypotheses[0]
+        self._scores += log_probability
+        if token == self.spec.end:
+            self._finish(float(self._scores), own, len(own) + 1)
+        else:
+            own.append(token)
+            if len(own) == self.spec.max_tokens:
+                self._finish(float(self._scores), own, len(own))
+        self.is_done = bool(self._finished)
+        return token
+
+    def drawn(self, log_probabilities: Tensor) -> int:
+        """The token that `choose` goes on with from (1, vocabulary), of one hypothesis; the end's
+        if it ends."""
+        num_tokens = len(self.hypotheses[0])
+        self.choose(log_probabilities)
+        own = self.hypotheses[0] if self.hypotheses else []
+        return own[-1] if len(own) > num_tokens else self.spec.end
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that may still come."""
+        return self.spec.max_tokens - len(self.hypotheses[0])
 
     @property
     def best(self) -> list[int]:
