@@ -23,6 +23,7 @@ from tsarch.launch.training import run_training
 from tsarch.planning.preflight import check_run
 from tsarch.rank.api import RankApi
 from tsarch.run.saved_run import evaluate_run
+from tsarch.run.texts import pass_lines
 from tsarch.tasks.registry import make_task
 from tsarch.tasks.text_metrics import bleu, bleu_signature, bleu_tokenizer, distinct, rouge, written
 
@@ -152,6 +153,7 @@ def test_chinese_is_measured_by_characters():
 )
 def test_a_run_learns_and_shows_texts(tmp_path, task, model, student):
     sections = {"student": student, "schedule": {"epochs": 6}, "topology": {"runner": "local"}}
+    sections["decoding"] = {"speculative": {"tokens": 4}}
     config = generative_config(tmp_path, task, model, **sections)
     summary = run_training(config)
     names = make_task(task, ()).table_metrics
@@ -163,9 +165,15 @@ def test_a_run_learns_and_shows_texts(tmp_path, task, model, student):
     texts = [json.loads(line) for line in (tmp_path / "run" / "texts.jsonl").open()]
     assert [row["when"] for row in texts] == ["before"] * 8 + ["after"] * 8
     assert "Texts of the test split" in (tmp_path / "run" / "report.html").read_text()
-    again = evaluate_run(tmp_path / "run", "test").evaluation
-    for mode in MODES:
-        assert again.metrics[mode] == pytest.approx(summary["after"][mode], abs=1e-9)
+    assert "How texts were written" in (tmp_path / "run" / "report.html").read_text()
+    assert all(summary["generation"][mode]["tokens_a_pass"] > 1 for mode in MODES)
+    for overrides in ((), ("decoding.speculative=null",)):
+        again = evaluate_run(tmp_path / "run", "test", overrides=overrides)
+        for mode in MODES:
+            metrics = again.evaluation.metrics[mode]
+            assert metrics == pytest.approx(summary["after"][mode], abs=1e-9)
+        told = " ".join(pass_lines(again.passes))
+        assert ("tokens a pass" in told) == (not overrides)
 
 
 @pytest.mark.ranks

@@ -26,7 +26,7 @@ from tsarch.topology import Stage
 
 PLAIN = WritingSpec(replace(SPEC, max_tokens=24), use_cache=True, batch=5, seed=0)
 FAST = {"llama", "t5"}
-"""Of the teachers of these tests; Mistral's has a window shorter than the texts."""
+"""Of the teachers of these tests, with a fast path; Mistral's has a window shorter than texts."""
 
 
 class Guesses:
@@ -69,8 +69,19 @@ def texts_of(halves: Halves, prompts: list[Prompt], mode: str, spec: WritingSpec
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [{}, {"sample": True, "top_k": 50}, {"no_repeat_ngram": 2}])
-@pytest.mark.parametrize("model", TEACHERS)
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [
+        pytest.param(
+            model,
+            how,
+            marks=() if model in FAST or not how else pytest.mark.thorough,
+            id=f"{model}-{next(iter(how), 'greedy')}",
+        )
+        for model in TEACHERS
+        for how in ({}, {"sample": True, "top_k": 50}, {"no_repeat_ngram": 2})
+    ],
+)
 def test_proposed_tokens_change_nothing(tmp_path, monkeypatch, model, how):
     halves, prompts = opened(tmp_path, model)
     decoding = replace(PLAIN.decoding, **how)
@@ -89,6 +100,7 @@ def test_proposed_tokens_change_nothing(tmp_path, monkeypatch, model, how):
         assert by_itself == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["llama", "t5"])
 def test_exact_texts_of_bf16_do_not_depend_on_proposals(tmp_path, monkeypatch, model):
     halves, prompts = opened(tmp_path, model)
@@ -106,6 +118,7 @@ def test_exact_texts_of_bf16_do_not_depend_on_proposals(tmp_path, monkeypatch, m
     assert passes.num_right > 0
 
 
+@pytest.mark.slow
 def test_exact_texts_without_a_fast_path_are_plain_ones(tmp_path):
     halves, prompts = opened(tmp_path, "gpt2")
     wanted, _ = texts_of(halves, prompts, "teacher", PLAIN)
@@ -189,3 +202,14 @@ def test_beams_with_proposed_tokens_are_refused():
         DecodingConfig(num_beams=2, speculative={})
     with pytest.raises(ValueError, match=r"`exact` checks three tokens at most"):
         DecodingConfig(exact=True, speculative={"tokens": 5})
+
+
+@pytest.mark.slow
+def test_rotary_positions_keep_their_precision_in_bf16(tmp_path):
+    halves, _ = opened(tmp_path, "llama")
+    assert halves.teacher is not None
+    module: Any = halves.teacher.runs.module  # type: ignore[attr-defined]
+    wanted = module.backbone.rotary_emb.inv_freq.clone()
+    Plain(module, torch.device("cpu"), torch.bfloat16)
+    assert module.backbone.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert torch.equal(module.backbone.rotary_emb.inv_freq, wanted)

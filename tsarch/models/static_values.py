@@ -36,11 +36,8 @@ class Span:
     """Slots that are looked at."""
     sees: Tensor | None
     """(texts, tokens, slots) bool; None: every token all of them."""
-
-    @property
-    def opens(self) -> bool:
-        """Whether nothing stands before it in any text."""
-        return self.first == 0
+    opens: bool
+    """Whether it is read by itself, as nothing stands before it in any text."""
 
 
 class StaticValues:
@@ -48,8 +45,8 @@ class StaticValues:
     counting fewer, and what stands behind its end is written over.
 
     Args:
-        whole: attention goes over all slots in every pass, so that sums don't depend on how long
-            texts are.
+        whole: attention goes over all slots in every pass but the first, so that sums don't depend
+            on how long texts are.
     """
 
     def __init__(
@@ -68,6 +65,7 @@ class StaticValues:
         self._group = sizes.group
         self._whole = whole
         self._num_slots = num_slots
+        self._has_begun = False
         self.lengths: IntArray = np.zeros(num_texts, dtype=np.int64)
         """(texts,) tokens that count."""
 
@@ -84,7 +82,8 @@ class StaticValues:
         sees = None
         if num_tokens > 1 or first is None or self._whole:
             sees = torch.arange(num_slots, device=device) <= places.unsqueeze(2)
-        return Span(places, first, num_slots, sees)
+        opens = first == 0 and not (self._whole and self._has_begun)
+        return Span(places, first, num_slots, sees, opens)
 
     def _grow(self, num_slots: int) -> None:
         assert not self._whole, "the texts are longer than was planned"
@@ -95,6 +94,7 @@ class StaticValues:
     def keep(self, counts: IntArray) -> None:
         """Let the first `counts` (texts,) tokens of the last span count."""
         self.lengths = self.lengths + counts
+        self._has_begun = True
 
     def restart(self, texts: IntArray) -> None:
         """Let some texts (texts,) bool begin anew."""
@@ -130,7 +130,7 @@ class StaticValues:
         """
         kept = self._kept[layer]
         self._put(kept, keys, values, span)
-        if span.opens and bias is None and not self._whole:
+        if span.opens and bias is None:
             return _causal(queries, keys, values, scale)
         texts, tokens, heads, width = queries.shape
         group = self._group

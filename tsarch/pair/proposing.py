@@ -8,7 +8,7 @@ is the one that the model writes by itself.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -26,6 +26,8 @@ _PRIOR_COST = 0.05
 """Of a further token, in passes of one token, before any was measured: little, so that it is."""
 _TRIES_EVERY = 48
 """Passes between two of another width than the best: costs change."""
+_NUM_MEASURED = 7
+"""Passes whose median is taken."""
 _MIN_GAIN = 1.03
 """Tokens for the time of one that a width must promise."""
 
@@ -82,24 +84,29 @@ class Pace:
     adapts: bool = True
     _right: dict[int, float] = field(default_factory=dict)
     _seen: dict[int, float] = field(default_factory=dict)
-    _seconds: dict[tuple[int, int], deque[float]] = field(default_factory=dict)
+    _seconds: dict[tuple[int, int], tuple[float, ...]] = field(default_factory=dict)
     """(texts, width) → of the last passes."""
+    _medians: dict[int, dict[int, float]] = field(default_factory=dict)
+    """Texts → width → their median."""
     _num_passes: int = 0
 
     def choose(self, proposals: Sequence[Proposal | None]) -> int:
         """How many tokens to propose for every text that has a proposal; 0: a plain pass."""
         self._num_passes += 1
-        if not self.adapts or not self.most:
+        if not self.adapts:
             return self.most
-        rates = [0.0 if own is None else self.rate(own.size) for own in proposals]
-        if not any(rates):
-            return 0
+        sizes = Counter(own.size for own in proposals if own is not None)
         num_texts = len(proposals)
-        if (num_texts, 1) not in self._seconds and not self._nearest(num_texts):
+        if not sizes or self._nearest(num_texts) is None:
             return 0  # what a plain pass takes is measured first
-        gains = [self._gain(rates, k) for k in range(self.most + 1)]
-        best = max(range(len(gains)), key=gains.__getitem__)
-        best = best if gains[best] >= _MIN_GAIN else 0
+        wanted = dict.fromkeys(sizes, 1.0)
+        best, most = 0, _MIN_GAIN
+        for num_tokens in range(1, self.most + 1):
+            wanted = {size: 1.0 + self.rate(size) * own for size, own in wanted.items()}
+            further = sum(number * (wanted[size] - 1.0) for size, number in sizes.items())
+            gain = (1.0 + further / num_texts) / self.cost(num_texts, num_tokens + 1)
+            if gain > most:
+                best, most = num_tokens, gain
         if self._num_passes % _TRIES_EVERY == 0:
             return 0 if best else 1
         return best
@@ -117,40 +124,27 @@ class Pace:
 
     def took(self, num_texts: int, width: int, seconds: float) -> None:
         """Note what a pass took."""
-        self._seconds.setdefault((num_texts, width), deque(maxlen=7)).append(seconds)
+        last = (*self._seconds.get((num_texts, width), ()), seconds)[-_NUM_MEASURED:]
+        self._seconds[num_texts, width] = last
+        self._medians[num_texts] = {**self._medians.get(num_texts, {}), width: median(last)}
 
     def cost(self, num_texts: int, width: int) -> float:
-        """What a pass of `width` tokens takes, in passes of one token."""
-        known = {w: median(s) for (n, w), s in self._seconds.items() if n == num_texts}
-        if 1 not in known or len(known) == 1:
-            near = self._nearest(num_texts)
-            known = {w: median(s) for (n, w), s in self._seconds.items() if n == near} or {1: 1.0}
-        one = known[1]
+        """What a pass of `width` tokens takes, in passes of one token; between widths that were
+        measured as if each token cost the same, and as with other numbers of texts if need be."""
+        near = self._nearest(num_texts)
+        known = {1: 1.0} if near is None else self._medians[near]
         if width in known:
-            return known[width] / one
-        wider = [w for w in known if w > 1]
+            return known[width] / known[1]
+        wider = [own for own in known if own > 1]
         if not wider:
             return 1.0 + _PRIOR_COST * (width - 1)
         nearest = min(wider, key=lambda own: abs(own - width))
-        slope = max((known[nearest] - one) / (nearest - 1), 0.0)
-        return 1.0 + slope * (width - 1) / one
-
-    def plain_seconds(self, num_texts: int) -> float | None:
-        """What a plain pass takes, as measured last; None: there was none."""
-        own = self._seconds.get((num_texts, 1))
-        return median(own) if own else None
+        slope = max(known[nearest] / known[1] - 1.0, 0.0) / (nearest - 1)
+        return 1.0 + slope * (width - 1)
 
     def _nearest(self, num_texts: int) -> int | None:
-        """The number of texts nearest to it of which most widths were measured."""
-        widths: dict[int, set[int]] = {}
-        for number, width in self._seconds:
-            widths.setdefault(number, set()).add(width)
-        fit = [n for n, own in widths.items() if 1 in own]
-        if not fit:
-            return None
-        return min(fit, key=lambda n: (len(widths[n]) == 1, abs(n - num_texts)))
-
-    def _gain(self, rates: Sequence[float], num_tokens: int) -> float:
-        """Tokens for the time of one, if so many are proposed."""
-        wanted = sum(sum(rate**i for i in range(num_tokens + 1)) for rate in rates)
-        return wanted / len(rates) / self.cost(len(rates), num_tokens + 1)
+        """The number of texts of which passes are known, of one token and, at best, of more."""
+        fit = {n: len(own) > 1 for n, own in list(self._medians.items()) if 1 in own}
+        if fit.get(num_texts):
+            return num_texts
+        return min(fit, key=lambda n: (not fit[n], abs(n - num_texts)), default=None)

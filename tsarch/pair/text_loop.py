@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -104,7 +105,8 @@ class TextLoop:
             for decoder, prompt in zip(decoders, prompts, strict=True)
         ]
         self._settle(texts, rows, [own.unsqueeze(1) for own in texts.start(prompts)])
-        self.passes = self.passes.plus(num_tokens=len(rows), prompt_s=time.perf_counter() - start)
+        spent = time.perf_counter() - start
+        self.passes = self.passes.plus(num_texts=len(rows), num_tokens=len(rows), prompt_s=spent)
         while not all(row.decoder.is_done for row in rows):
             rows = self._without_done(texts, rows)
             self._pass(texts, rows)
@@ -167,14 +169,11 @@ class TextLoop:
         if self._spec.takes_likeliest:
             tokens, scores = _likeliest(texts, logits)
             return [
-                row.settle(lambda at: row.decoder.take(tokens[own][at], scores[own][at]))  # noqa: B023
-                for own, row in live
+                row.settle(partial(_taken, row.decoder, tokens[place], scores[place]))
+                for place, row in live
             ]
         logs = texts.log_probabilities(logits)
-        return [
-            row.settle(lambda at: row.decoder.drawn(logs[own, at : at + 1]))  # noqa: B023
-            for own, row in live
-        ]
+        return [row.settle(partial(_drawn, row.decoder, logs[place])) for place, row in live]
 
     @staticmethod
     def _keep(texts: ReadTexts, rows: list[_Text]) -> None:
@@ -216,6 +215,14 @@ class TextLoop:
             choosing_s=stop - read,
             plain_s=plain_s,
         )
+
+
+def _taken(decoder: Decoder, tokens: list[int], scores: list[float], place: int) -> int:
+    return decoder.take(tokens[place], scores[place])
+
+
+def _drawn(decoder: Decoder, logs: Tensor, place: int) -> int:
+    return decoder.drawn(logs[place : place + 1])
 
 
 def _likeliest(texts: ReadTexts, logits: list[Tensor]) -> tuple[list[list[int]], list[list[float]]]:

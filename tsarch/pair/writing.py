@@ -65,7 +65,7 @@ class Writing:
         self._spec = spec
         self._joint_weight = joint_weight
         self._reader: Reader | None = None
-        self._pace = spec.pace()
+        self._paces: dict[Mode, Pace | None] = {}
         self.passes = Passes()
         """What it took so far, of texts of one hypothesis each."""
 
@@ -96,7 +96,8 @@ class Writing:
         if spec.decoding.num_beams > 1:
             _write_beams(reader, prompts, decoders, mode, spec)
             return
-        loop = TextLoop(reader, spec.decoding, mode, spec.use_cache, self._pace, spec.exact)
+        pace = self._paces.setdefault(mode, spec.pace())
+        loop = TextLoop(reader, spec.decoding, mode, spec.use_cache, pace, spec.exact)
         loop.write(prompts, decoders)
         self.passes += loop.passes
 

@@ -59,13 +59,6 @@ class Table:
         a copy."""
         return self.storage if self._is_in_order else self.rows(np.arange(len(self)))
 
-    def in_order(self) -> Tensor:
-        """(vocabulary, width) in the order of tokens: the rows themselves where they are stored so,
-        else a copy."""
-        if self.num_trained == len(self):
-            return self.storage.detach()
-        return self.values()
-
     def load(self, values: Tensor) -> None:
         """Put in (vocabulary, width) values in the order of tokens."""
         self.put(np.arange(len(self)), values)
