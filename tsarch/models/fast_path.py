@@ -22,6 +22,8 @@ Stack = CausalStack | T5Stack
 
 _NUM_TRIED = 2
 """Layers that are tried: all have the same settings (`check_alike`)."""
+_NOISE = 0.1
+"""On biases and the weights of norms; on matrices what leaves a sum of products near 1."""
 _NO_WINDOW = 2**20
 _MOST_APART = 3e-5
 """Of the largest number, in fp32: rounding is near 1e-6."""
@@ -83,7 +85,8 @@ def fast_stack(model: nn.Module, dtype: torch.dtype, share: bool) -> Stack | Non
 
 
 def _first_layers(model: nn.Module, is_seq2seq: bool) -> Any:
-    """The first layers of a model in fp32, in a model of their own.
+    """The first layers of a model in fp32, in a model of their own, with noise on all weights: no
+    part is then so small that it could be left out unseen.
 
     Raises:
         UnlikeError: there are none, or a rank has parts of their weights only.
@@ -107,6 +110,7 @@ def _cut(holder: nn.Module, name: str) -> Any:
     small._modules = {**others, name: first}
     for child in small.children():
         child.float()
+    _disturb(small)
     small.config = copy.deepcopy(holder.config)
     small.config.num_hidden_layers = len(first)
     if getattr(small.config, "sliding_window", None):
@@ -115,12 +119,21 @@ def _cut(holder: nn.Module, name: str) -> Any:
 
 
 @torch.no_grad()
+def _disturb(model: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        share = _NOISE if parameter.dim() < 2 else parameter.shape[-1] ** -0.5
+        noise = torch.randn(parameter.shape, generator=generator) * share
+        parameter.add_(noise.to(parameter.device))
+
+
+@torch.no_grad()
 def _agrees(small: Any, stack: Stack) -> bool:
     """Whether a stack reads two texts on, of unlike lengths, as the model itself reads them."""
     width = int(small.config.hidden_size)
     device = next(small.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    embeds = (torch.randn(2, 7, width, generator=generator) * 0.05).to(device)
+    embeds = (torch.randn(2, 7, width, generator=generator)).to(device)
     texts = FastTexts(stack, 2, 8, device, whole=False)
     mask = torch.ones(2, 7, dtype=torch.long, device=device)
     if isinstance(stack, T5Stack):

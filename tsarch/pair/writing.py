@@ -82,7 +82,7 @@ class Writing:
         decoders = [Decoder(spec.decoding, generator(spec.seed, "decoding", n)) for n in numbers]
         if self._reader is None:
             self._reader = Reader(self._halves, self._joint_weight)
-        with torch.inference_mode():
+        with torch.no_grad():  # models may keep tensors of a pass that training uses later
             for first in range(0, len(prompts), spec.batch):
                 own = slice(first, first + spec.batch)
                 self._write(self._reader, prompts[own], decoders[own], mode)
