@@ -141,7 +141,9 @@ class SpeculativeConfig(Section):
     """Tokens that are proposed at most at a time. `auto`: as many as are worth it, from how many
     were right so far and from what passes take here; none where that pays best, as in large
     batches."""
-    sources: Annotated[tuple[Literal["prompt"], ...], Field(min_length=1)] = ("prompt",)
+    sources: Annotated[
+        list[Literal["prompt"]], Field(min_length=1, default_factory=lambda: ["prompt"])
+    ]
     """Where they come from. `prompt`: from the source and the text so far, where the last three
     tokens (else two, else one) have come before."""
 
