@@ -127,7 +127,7 @@ def _assign(
             node for i, own in places.items() if demands[i].stage in demand.fed_by for node in own
         )
         later = None if following is None else demands[following]
-        chosen = _fewest(demand, later, rooms, left)
+        chosen = _fewest(demand, later, rooms, left, nodes)
         if feeding:
             chosen = sorted(range(len(nodes)), key=lambda n: (-feeding[n], -rooms[n], n))
         places[index] = _filled(demand, chosen, rooms, left)
@@ -148,7 +148,11 @@ def _filled(
 
 
 def _fewest(
-    demand: Demand, later: Demand | None, rooms: Sequence[int], left: Sequence[Resources]
+    demand: Demand,
+    later: Demand | None,
+    rooms: Sequence[int],
+    left: Sequence[Resources],
+    nodes: Sequence[NodeSupply],
 ) -> list[int]:
     """Nodes to fill with a stage, in order: the fewest, and of the last one the smallest that does,
     but first one on which the next stage has room too."""
@@ -156,7 +160,7 @@ def _fewest(
     others = sorted((n for n, room in enumerate(rooms) if room), key=lambda n: (-rooms[n], n))
 
     def room_beside(node: int) -> int:
-        if later is None:
+        if later is None or not _is_labelled(nodes[node], later):
             return 0
         each = demand.each
         rest = {k: v - waiting * each.get(k, 0.0) for k, v in left[node].items()}

@@ -112,6 +112,8 @@ def test_stages_keep_to_the_nodes_that_they_are_given():
     wanted = [replace(teacher, labels={"for": "t"}), replace(student, labels={"for": "s"})]
     assert assign(wanted, nodes, ever=True) == ((1, 1), (0,))
     assert refusal(wanted, nodes, ever=True) is None
+    three = [replace(own, labels={"for": who}) for own, who in zip(gpu_nodes(8, 2, 8), "tts")]
+    assert assign(wanted, three, ever=True) == ((1, 1), (2,)), "no need of the larger one"
     mistake = refusal([wanted[0], replace(student, labels={"for": "x"})], nodes, ever=True)
     assert mistake is not None
     assert "no node is labelled for=x, as `topology.student.nodes` asks for." in mistake.what
