@@ -20,6 +20,8 @@ from tsarch.pair.halves import Plain, TableLookup, TeacherHalf
 from tsarch.pair.proposing import Pace, Proposal, TextSoFar
 from tsarch.pair.reading import Halves
 from tsarch.pair.writing import Writing, WritingSpec
+from tsarch.records import Passes
+from tsarch.run.texts import pass_lines
 from tsarch.seeding import generator
 from tsarch.tasks.decoding import Decoder
 from tsarch.topology import Stage
@@ -202,6 +204,30 @@ def test_beams_with_proposed_tokens_are_refused():
         DecodingConfig(num_beams=2, speculative={})
     with pytest.raises(ValueError, match=r"`exact` checks three tokens at most"):
         DecodingConfig(exact=True, speculative={"tokens": 5})
+
+
+def test_tokens_a_pass_speed_and_shares_are_told():
+    passes = Passes(
+        num_texts=2,
+        num_passes=4,
+        num_read=8,
+        num_tokens=22,
+        num_proposed=20,
+        num_right=12,
+        prompt_s=0.5,
+        proposing_s=0.1,
+        checking_s=1.6,
+        choosing_s=0.3,
+        plain_s=3.6,
+    )
+    (line,) = pass_lines({"teacher": passes, "student": Passes()})
+    assert line == (
+        "teacher: 22 tokens in 2.5 s, 0.5 s of it for the prompts; 2.50 tokens a pass, 2.00 × the "
+        "speed of one token a pass (proposing 5%, checking 80%, the rest 15%)"
+    )
+    declined = replace(passes, num_declined=3)
+    assert "nothing was proposed in 75% of the passes" in pass_lines({"teacher": declined})[0]
+    assert (passes + passes).num_tokens == 44
 
 
 @pytest.mark.slow

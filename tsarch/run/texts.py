@@ -63,13 +63,13 @@ def with_texts(
 
 def pass_lines(passes: Mapping[Mode, Passes]) -> list[str]:
     """Mode by mode, how its texts were written; nothing of those that were by several ranks."""
-    return [f"{mode}: {_line(own)}" for mode, own in passes.items() if own.num_read]
+    return [f"{mode}: {_line(own)}" for mode, own in passes.items() if own.num_texts]
 
 
 def pass_figures(passes: Mapping[Mode, Passes]) -> dict[Mode, dict[str, float]]:
     """Mode → how its texts were written, in figures: `tokens_a_pass` of a text, `speed` against
     one token at a time, seconds, and shares of proposing, checking and the rest."""
-    return {mode: _figures(own) for mode, own in passes.items() if own.num_read}
+    return {mode: _figures(own) for mode, own in passes.items() if own.num_texts}
 
 
 def _figures(own: Passes) -> dict[str, float]:
