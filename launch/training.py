@@ -47,9 +47,9 @@ def run_training(
     is_here = address is None or blueprint.runner.name == "processes"
     path = resumed_folder(blueprint) if resume else choose_folder(blueprint)
     store, point = _checkpoints(blueprint, path, resume, reporter)
-    if point is not None and blueprint.runner.is_auto:
-        blueprint = blueprint.placed_like(point.blueprint)
+    blueprint = _computing(blueprint, point, is_here, reporter)
     prepared = _prepare(blueprint, is_here, reporter)
+    blueprint = _settled(blueprint, prepared, reporter)
     if point is not None:
         from tsarch.run.resume import check_same_data
 
@@ -121,6 +121,33 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
     return prepared
 
 
+def _computing(blueprint: Blueprint, point: Any, is_here: bool, reporter: Any) -> Blueprint:
+    """The run as it can be computed: where a checkpoint is to go on, as before it.
+
+    Raises:
+        UserError: the checkpoint is another run's.
+    """
+    from tsarch.planning.arithmetic import computing_like, possible
+
+    if point is None:
+        return possible(blueprint, reporter.say) if is_here else blueprint
+    from tsarch.run.resume import check_same_run
+
+    saved = point.blueprint
+    if saved.precision == "fp32":
+        blueprint = possible(blueprint, reporter.say)
+    blueprint = computing_like(blueprint, saved)
+    check_same_run(blueprint, saved)
+    return blueprint.placed_like(saved) if blueprint.runner.is_auto else blueprint
+
+
+def _settled(blueprint: Blueprint, prepared: Any, reporter: Any) -> Blueprint:
+    """The run with what is open measured."""
+    from tsarch.planning.arithmetic import settle
+
+    return settle(blueprint, prepared, reporter.say)
+
+
 def _show_errors(reporter: Any, path: Path) -> None:
     """Some rows of the test split with what was predicted."""
     from tsarch.telling.predictions import read_errors, show_sample
@@ -143,10 +170,10 @@ def _checkpoints(blueprint: Blueprint, path: Path, resume: bool, reporter: Any) 
     """Where the run's checkpoints go, and the one to go on from.
 
     Raises:
-        UserError: another run's checkpoints are there; on `resume`, none that fits.
+        UserError: another run's checkpoints are there; on `resume`, none.
     """
     from tsarch.checkpoint.store import Store
-    from tsarch.run.resume import check_same_run, checkpoint_url, find_resume_point
+    from tsarch.run.resume import checkpoint_url, find_resume_point
 
     store = Store(checkpoint_url(blueprint, path))
     try:
@@ -165,7 +192,6 @@ def _checkpoints(blueprint: Blueprint, path: Path, resume: bool, reporter: Any) 
         return store, None
     store.sweep()
     point = find_resume_point(store, reporter.say)
-    check_same_run(blueprint, point.blueprint)
     reporter.say(f"going on from {store.place(point.step)}")
     return store, point
 

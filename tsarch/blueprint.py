@@ -128,6 +128,9 @@ class Blueprint:
     distillation: DistillationSpec
     loss: LossConfig
     precision: Precision
+    """fp32 as long as `precision: auto` is open."""
+    products_up_to: int
+    """Most keys of attention by products; 0 as long as it is open."""
     link_dtype: Literal["fp32", "bf16", "fp16"]
     evaluation: EvaluationConfig
     decoding: DecodingConfig
@@ -180,7 +183,7 @@ class Blueprint:
         assert self.tokenizer_name is not None, "preflight checks that there is a tokenizer"
         return load_tokenizer(self.tokenizer_name)
 
-    def altered(self, **sections: Mapping[str, Any]) -> Blueprint:
+    def altered(self, **sections: Any) -> Blueprint:
         """The run with other values of some keys, such as `topology={"teacher": {"replicas": 2}}`.
         What has been read of its models stays."""
         return resolve(_altered(self.config, sections), self)
@@ -198,6 +201,7 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
     Whether it can be built is another question, which `planning.preflight.check_run` answers.
     """
     stages, runner = _stages(config, known), _runner(config)
+    precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
     counts = tuple(1 if runner.is_one_process else own.replicas for own in stages.values())
     return Blueprint(
         config=config,
@@ -227,8 +231,9 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
             config.distillation.hidden_loss,
         ),
         loss=config.loss,
-        precision=config.precision,
-        link_dtype=config.precision if config.link.dtype == "auto" else config.link.dtype,
+        precision=precision,
+        products_up_to=config.attention.products_up_to or 0,
+        link_dtype=precision if config.link.dtype == "auto" else config.link.dtype,
         evaluation=config.evaluation,
         decoding=config.decoding,
         checkpoint=config.checkpoint,

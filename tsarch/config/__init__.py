@@ -19,6 +19,7 @@ from tsarch.config.base import (
 )
 from tsarch.config.data import Columns, DataConfig, DecodingConfig, TaskConfig
 from tsarch.config.models import (
+    AttentionConfig,
     BackboneConfig,
     DistillationConfig,
     EmbeddingConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "MEAN_MODES",
     "MODES",
     "AlternationConfig",
+    "AttentionConfig",
     "BackboneConfig",
     "CheckpointConfig",
     "Columns",

@@ -37,6 +37,16 @@ class LoraConfig(Section):
     the end of a longer name. Default: those that `peft` has for the architecture."""
 
 
+class AttentionConfig(Section):
+    """How attention is computed on CPUs, where torch's fused attention is not always the fastest
+    way."""
+
+    products_up_to: NonNegativeInt | None = None
+    """Most tokens of an input whose attention is two plain matrix products around a softmax;
+    longer ones have torch's fused attention. 0: all of them. Default: measured when a run starts,
+    kept in the cache for this machine, and the same on all ranks and on `--resume`."""
+
+
 class BackboneConfig(Section):
     """A Hugging Face encoder: pretrained, or random from a config."""
 

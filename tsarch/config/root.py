@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from tsarch.config.base import Section
 from tsarch.config.data import DataConfig, DecodingConfig, TaskConfig
 from tsarch.config.models import (
+    AttentionConfig,
     DistillationConfig,
     EmbeddingConfig,
     LossConfig,
@@ -70,8 +71,13 @@ class Config(Section):
     """Boundary messages between the stages."""
     topology: TopologyConfig = Field(default=TopologyConfig(), json_schema_extra=_or_auto)
     """Processes and devices; `auto`: let the run choose how many."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of both stages; (master) weights and optimizer state stay fp32."""
+    attention: AttentionConfig = AttentionConfig()
+    """How attention is computed on CPUs."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Arithmetic of both stages; (master) weights, optimizer state, softmax and losses stay fp32.
+    `bf16` is for GPUs and for CPUs that multiply it (AVX512-BF16, AMX); on others it is fp32.
+    `auto`: bf16, if a few steps of the run are faster with it and their losses the same within 2 %.
+    """
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from tsarch.models.casting import cast
 from tsarch.models.decoding_cache import DecodingCache
 from tsarch.models.fast_path import Stack, fast_stack
 from tsarch.models.output_head import OutputHead
@@ -41,7 +42,7 @@ class Plain:
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.compute_dtype = dtype
-        self._module = _moved(module, device, dtype).eval()
+        self._module = cast(module, device, dtype).eval()
 
     def compile(self) -> None:
         """Have it compiled when it is first run, for inputs of any length."""
@@ -51,17 +52,6 @@ class Plain:
         """Run it."""
         with torch.inference_mode():
             return self._module(*inputs)
-
-
-def _moved(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A module in another dtype; frequencies of rotary positions stay as they are, as in training:
-    the 8 bits that bf16 has of one are an error of degrees after some hundred tokens."""
-    kept = {n: own.clone() for n, own in module.named_buffers() if n.endswith("inv_freq")}
-    moved = module.to(device, dtype)
-    for name, values in kept.items():
-        owner, _, leaf = name.rpartition(".")
-        setattr(moved.get_submodule(owner), leaf, values.to(device))
-    return moved
 
 
 class Lookup(Protocol):

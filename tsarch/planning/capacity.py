@@ -109,10 +109,8 @@ def rank_need(blueprint: Blueprint, stage: Stage, prepared: Prepared) -> RankNee
     objective = make_task(blueprint.task.name, prepared.labels, blueprint.task).objective
     model = outline_model(blueprint, stage, objective.num_outputs(len(prepared.labels)))
     parameters, trainable = num_elements(model), num_trained(model)
-    # One process trains under autocast, where weights stay fp32.
-    precision = "fp32" if local else blueprint.precision
     zero_stage = 0 if local else own.engine.zero_stage
-    size = StageSize(parameters, trainable, replicas, zero_stage, precision, moments)
+    size = StageSize(parameters, trainable, replicas, zero_stage, blueprint.precision, moments)
     vocabulary, width = blueprint.table.shape
     trained_rows = _trained_rows(blueprint, prepared, objective.uses_table)
     states = zero_states(size)

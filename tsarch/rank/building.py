@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tsarch.blueprint import Blueprint
 from tsarch.losses.objective import LabelObjective, Objective
 from tsarch.model_folder import load_table, load_weights
+from tsarch.models.attention import attend_by_products
 from tsarch.models.construction import num_elements, put_weights
+from tsarch.models.fast_dropout import use_fast_dropout
 from tsarch.parallel.link import GroupLink, Link, LoopbackLink
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
@@ -72,6 +75,8 @@ def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Par
     }
     if blueprint.run.start_from is not None:
         models = _started(Path(blueprint.run.start_from), wiring, models)
+    for model in models.values():
+        _quicken(model.module, blueprint.products_up_to)
     tied = _tie(blueprint, prepared, wiring, task, models)
     sizes = {stage.value: num_elements(model.module) for stage, model in models.items()}
     engines = {
@@ -83,6 +88,15 @@ def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Par
     sizes["embedding"] = tied.table.storage.numel()
     link = _link(blueprint, wiring)
     return Parts(task, engines, stages, tied, link, sizes, predictions)
+
+
+def _quicken(module: nn.Module, products_up_to: int) -> None:
+    """What a model that trains does in another way than one that only answers: the same but for
+    rounding."""
+    backbone = module.backbone
+    assert isinstance(backbone, PreTrainedModel)
+    attend_by_products(backbone, products_up_to)
+    use_fast_dropout(module)
 
 
 def _started(

@@ -55,12 +55,11 @@ def local_wiring(blueprint: Blueprint) -> Wiring:
         torch.set_num_threads(blueprint.runner.threads)
     # accelerate keeps its first settings for the whole process; a process may have several runs.
     AcceleratorState._reset_state(reset_partial_state=True)
-    mixed = "bf16" if blueprint.precision == "bf16" else "no"
     with without_launchers():
-        accelerator = Accelerator(mixed_precision=mixed, cpu=blueprint.runner.device == "cpu")
+        accelerator = Accelerator(mixed_precision="no", cpu=blueprint.runner.device == "cpu")
 
     def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
-        return LocalEngine(module, spec, accelerator)
+        return LocalEngine(module, spec, blueprint.precision, accelerator)
 
     graph = blueprint.topology.graph
     places = tuple((stage, 0) for stage in graph.stages)

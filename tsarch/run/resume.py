@@ -42,6 +42,7 @@ _MAY_DIFFER = (
     "topology",
     "checkpoint",
     "failure",
+    "attention",
     "teacher.deepspeed",
     "student.deepspeed",
     "teacher.activation_checkpointing",

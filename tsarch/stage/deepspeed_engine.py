@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tsarch.checkpoint.host_copies import Keep
 from tsarch.checkpoint.optimizer_state import keep_parameter, restore_parameter
 from tsarch.data.partition import balance
+from tsarch.models.casting import cast, frequencies, put_back
 from tsarch.models.construction import WHOLE, Construction, full_shape
 from tsarch.parallel.groups import backend_for
 from tsarch.specs import OptimizerSpec
@@ -112,11 +113,13 @@ class DeepSpeedEngine:
         self._rates = LearningRates(optimizer)
         self._rates.scale(0.0)
         self._torch_optimizer = optimizer
+        exact = list(frequencies(module))
         self._engine, *_ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
             config=config,
         )
+        put_back(exact)
         if zero_stage == 0 and precision == "bf16":
             # To allocate its state, DeepSpeed has made one step here (on zero gradients, with the
             # rate of zero); AdamW would count it in its bias correction.
@@ -240,7 +243,7 @@ class DeepSpeedEngine:
         it has put hooks into it that gather them for each pass, backward too; its engine would
         refuse a backward pass without an optimizer."""
         if self._zero_stage < 3:
-            return self.module.to(self.device, self.compute_dtype)
+            return cast(self.module, self.device, self.compute_dtype)
         import deepspeed
 
         self._gatherer, *_ = deepspeed.initialize(model=self.module.to(self.device), config=config)

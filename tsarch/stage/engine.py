@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from tsarch.checkpoint.host_copies import Keep
 from tsarch.checkpoint.optimizer_state import keep_parameter, restore_parameter
+from tsarch.models.casting import cast
 from tsarch.models.construction import full_shape
 from tsarch.parallel.gradient_norm import clip_by_global_norm
 from tsarch.specs import OptimizerSpec
+from tsarch.stage.master_weights import MasterWeights
 
 StateDict = dict[str, Tensor]
 
@@ -133,18 +135,22 @@ class LearningRates:
 
 
 class LocalEngine:
-    """One device, through `accelerate` (placement and mixed precision)."""
+    """One device, where `accelerate` finds it. In bf16 over fp32 master weights."""
 
-    def __init__(self, module: nn.Module, spec: OptimizerSpec, accelerator: Accelerator) -> None:
+    def __init__(
+        self, module: nn.Module, spec: OptimizerSpec, precision: str, accelerator: Accelerator
+    ) -> None:
         self._accelerator = accelerator
         self.device = accelerator.device
-        bf16 = accelerator.mixed_precision == "bf16"
-        self.compute_dtype = torch.bfloat16 if bf16 else torch.float32
+        self.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.grad_scale = 1.0
-        module.to(self.device)
-        self.module = module
+        self.module = module.to(self.device)
         self._clip_norm = spec.clip_norm
         groups = parameter_groups(module, spec)
+        self._masters = MasterWeights(module) if precision == "bf16" else None
+        if self._masters is not None:
+            groups = self._masters.groups(groups)
+            cast(module, self.device, self.compute_dtype)
         self._is_frozen = not groups
         if self._is_frozen:
             self._prepared = self._accelerator.prepare(module)
@@ -155,7 +161,7 @@ class LocalEngine:
         self._prepared, self._optimizer = self._accelerator.prepare(module, optimizer)
 
     def forward(self, *inputs: Any) -> Any:
-        """Run the module under the accelerator's autocast."""
+        """Run the module."""
         return self._prepared(*inputs)
 
     def train(self, mode: bool) -> None:
@@ -166,36 +172,54 @@ class LocalEngine:
         """Accumulate the gradient of `loss`."""
         if loss.requires_grad:
             self._accelerator.backward(spoiled_unless_finite(loss))
+            if self._masters is not None:
+                self._masters.take_gradients()
 
     def step(self, learning_rate_factor: float) -> float:
         """Clip, update, clear the gradients."""
         if self._is_frozen:
             return 0.0
-        norm = clip_gradients(self.module, self._clip_norm)
+        if self._masters is None:
+            norm = clip_gradients(self.module, self._clip_norm)
+        else:
+            norm = clip_by_global_norm(self._masters.gradients(), self._clip_norm)
         self._rates.scale(learning_rate_factor)
         if math.isfinite(norm):
             self._optimizer.step()
+            if self._masters is not None:
+                self._masters.publish()
         self._optimizer.zero_grad()
         return norm
 
     def state_dict(self) -> StateDict | None:
         """All weights on the CPU."""
-        return {name: t.detach().cpu().contiguous() for name, t in self.module.state_dict().items()}
+        own = self.module if self._masters is None else self._masters
+        return {name: t.detach().cpu().contiguous() for name, t in own.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put weights in."""
-        self.module.load_state_dict(state)
+        own = self.module if self._masters is None else self._masters
+        own.load_state_dict(state)
 
     def keep_state(self, keep: Keep) -> None:
         """All of it."""
-        for name, parameter in trained_parameters(self.module):
+        for name, parameter in self._stepped():
             keep_parameter(self._torch_optimizer, name, parameter, keep)
         for name, buffer in saved_buffers(self.module):
             keep(f"value/{name}", buffer)
 
     def restore_state(self, saved: Mapping[str, Tensor]) -> None:
         """Put it in."""
-        for name, parameter in trained_parameters(self.module):
+        for name, parameter in self._stepped():
             restore_parameter(self._torch_optimizer, name, parameter, saved)
+        if self._masters is not None:
+            self._masters.publish()
         for name, buffer in saved_buffers(self.module):
             buffer.copy_(saved[f"value/{name}"])
+
+    def _stepped(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and fp32 values of what trains."""
+        parameters = trained_parameters(self.module)
+        if self._masters is None:
+            return parameters
+        return [(name, self._masters.of(parameter)) for name, parameter in parameters]
