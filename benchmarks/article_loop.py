@@ -107,23 +107,30 @@ def build_models(
 
 
 def train_batch(
-    teacher: Tagger, student: Tagger, optimizer: torch.optim.Optimizer, batch: Sequence[Tensor]
+    teacher: Tagger,
+    student: Tagger,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[Tensor],
+    bf16: bool = False,
 ) -> tuple[float, float]:
     """The article's `train_epoch` on one batch: losses of teacher and student.
 
     Args:
         batch: `input_ids`, `attention_mask` and `labels`, each (batch, tokens).
+        bf16: under autocast.
     """
     input_ids, mask, labels = batch
     teacher.zero_grad()
-    hidden, logits = teacher(teacher.table(input_ids), mask)
-    teacher_loss = _loss(logits, labels)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        hidden, logits = teacher(teacher.table(input_ids), mask)
+    teacher_loss = _loss(logits.float(), labels)
     teacher_loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
     student.zero_grad()
-    _, logits = student(student.table(input_ids) + hidden.detach(), mask)
-    student_loss = _loss(logits, labels)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        _, logits = student(student.table(input_ids) + hidden.detach(), mask)
+    student_loss = _loss(logits.float(), labels)
     student_loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return teacher_loss.item(), student_loss.item()
@@ -145,6 +152,7 @@ def run(
     student_layers: Sequence[int] = STUDENT_LAYERS,
     learning_rate: float = 5e-5,
     attention_dropout: float | None = None,
+    bf16: bool = False,
     num_warmup_steps: int = 1,
     seed: int = 0,
 ) -> ArticleLoopResult:
@@ -160,6 +168,7 @@ def run(
         student_layers: layers of the teacher that the student starts from.
         attention_dropout: probability; None: as in the model's config.
         learning_rate: AdamW's; constant. The article names none, and it doesn't change the speed.
+        bf16: multiply in bf16, by torch's autocast.
         num_warmup_steps: batches before the clock starts (the first one allocates memory).
     """
     corpus = encode_corpus(data, teacher, max_tokens, pad=True, splits=["train"])
@@ -170,9 +179,9 @@ def run(
         loader = DataLoader(_tensors(corpus.splits["train"]), batch_size, shuffle=True)
         batches = _forever(loader)
         for batch in itertools.islice(batches, num_warmup_steps):
-            train_batch(*models, optimizer, batch)
+            train_batch(*models, optimizer, batch, bf16)
         chosen = itertools.islice(batches, num_steps or num_epochs * len(loader))
-        return _time(models, optimizer, chosen, batch_size, num_threads)
+        return _time(models, optimizer, chosen, batch_size, num_threads, bf16)
 
 
 def _time(
@@ -181,12 +190,13 @@ def _time(
     batches: Iterator[list[Tensor]],
     batch_size: int,
     num_threads: int,
+    bf16: bool,
 ) -> ArticleLoopResult:
     losses = []
     num_tokens = num_sentences = num_padded = 0
     started_s = time.perf_counter()
     for batch in batches:
-        losses.append(train_batch(*models, optimizer, batch))
+        losses.append(train_batch(*models, optimizer, batch, bf16))
         num_tokens += int(batch[1].sum())
         num_sentences += len(batch[1])
         num_padded += batch[1].numel()
@@ -232,6 +242,7 @@ def main(
     attention_dropout: Annotated[
         float | None, typer.Option(help="Probability. Default: the model's own.")
     ] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Multiply in bf16 (autocast).")] = False,
     warm_up: Annotated[int, typer.Option(help="Batches before the clock starts.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of heads, order and dropout.")] = 0,
     output: Annotated[Path | None, typer.Option(help="JSON file of the result.")] = None,
@@ -247,6 +258,7 @@ def main(
         teacher=teacher,
         student_layers=layers,
         attention_dropout=attention_dropout,
+        bf16=bf16,
         num_warmup_steps=warm_up,
         seed=seed,
     )

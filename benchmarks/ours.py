@@ -19,6 +19,7 @@ from tsarch.clock import now_s
 from tsarch.cluster.ray_crew import RayCrew
 from tsarch.config import Config
 from tsarch.feeds import training_feed
+from tsarch.planning.arithmetic import settle
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew
 from tsarch.rank.local_crew import LocalCrew
@@ -87,21 +88,26 @@ def time_crew(
     return side_run(side, rows, counts(job, crew.blueprint, timed), one_process)
 
 
-def run(config_file: Path, timed: range) -> list[SideRun]:
-    """All of tsarch's sides, one after the other."""
-    job = BenchJob.load(config_file)
+def run(config_file: Path, timed: range, precision: str) -> list[SideRun]:
+    """All of tsarch's sides, one after the other, computing as a run of them would."""
+    job = BenchJob.load(config_file, precision)
+    prepared = prepare_data(job.blueprint)
+
+    def settled(config: Config) -> Blueprint:
+        return settle(resolve(config), prepared, print)
+
     runs = []
     with tempfile.TemporaryDirectory() as logs:
-        first = resolve(with_schedule(job.config, SCHEDULES[0]))
+        first = settled(with_schedule(job.config, SCHEDULES[0]))
         crew = RayCrew.start(first, None, Path(logs), print)
         try:
             for name in SCHEDULES:
-                crew.build(resolve(with_schedule(job.config, name)))
+                crew.build(settled(with_schedule(job.config, name)))
                 runs.append(time_crew(crew, name, job, timed))
         finally:
             crew.close()
-    local = resolve(local_config(job.config))
-    crew_of_one = LocalCrew(local, prepare_data(local))
+    local = settled(local_config(job.config))
+    crew_of_one = LocalCrew(local, prepared)
     runs.append(time_crew(crew_of_one, "local", job, timed, one_process=True))
     return runs
 
@@ -111,9 +117,10 @@ def main(
     config: Annotated[Path, typer.Option(help="Config of the job.")] = CONFIG,
     steps: Annotated[int, typer.Option(help="Timed steps.")] = 8,
     warm_up: Annotated[int, typer.Option(help="Steps before them.")] = 2,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
 ) -> None:
     """Time tsarch's schedules and `local`."""
-    write_runs(run(config, range(warm_up, warm_up + steps)), output)
+    write_runs(run(config, range(warm_up, warm_up + steps), precision), output)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def deepspeed_config(config: Config) -> dict[str, object]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.clip_norm,
         "zero_optimization": {"stage": 2},
+        "bf16": {"enabled": config.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
@@ -82,7 +83,11 @@ def run(job: BenchJob, num_steps: int, num_warm_up_steps: int) -> SideRun:
     # With `cpu=True` accelerate takes plain DDP and drops the plugin without a word; without a
     # backend it takes every rank for the only one.
     gloo = InitProcessGroupKwargs(backend="gloo")
-    accelerator = Accelerator(deepspeed_plugin=plugin, kwargs_handlers=[gloo])
+    accelerator = Accelerator(
+        mixed_precision="bf16" if job.is_bf16 else "no",
+        deepspeed_plugin=plugin,
+        kwargs_handlers=[gloo],
+    )
     assert accelerator.distributed_type is DistributedType.DEEPSPEED
     assert accelerator.num_processes == torch.distributed.get_world_size()
     torch.manual_seed(accelerator.process_index)
@@ -116,9 +121,10 @@ def main(
     config: Annotated[Path, typer.Option(help="Config of the job.")] = CONFIG,
     steps: Annotated[int, typer.Option(help="Timed steps.")] = 8,
     warm_up: Annotated[int, typer.Option(help="Steps before them.")] = 2,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
 ) -> None:
     """Time `accelerate` with ZeRO 2."""
-    result = run(BenchJob.load(config), steps, warm_up)
+    result = run(BenchJob.load(config, precision), steps, warm_up)
     if torch.distributed.get_rank() == 0:
         write_runs([result], output)
     torch.distributed.destroy_process_group()

@@ -116,6 +116,7 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
         "train_batch_size": JOINT_MICRO_BATCHES,
         "gradient_clipping": config.optimizer.clip_norm,
         "zero_optimization": {"stage": 1},
+        "bf16": {"enabled": config.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
@@ -189,9 +190,10 @@ def main(
     config: Annotated[Path, typer.Option(help="Config of the job.")] = CONFIG,
     steps: Annotated[int, typer.Option(help="Timed steps.")] = 8,
     warm_up: Annotated[int, typer.Option(help="Steps before them.")] = 2,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
 ) -> None:
     """Time DeepSpeed's pipeline."""
-    result = run(BenchJob.load(config), steps, warm_up)
+    result = run(BenchJob.load(config, precision), steps, warm_up)
     if dist.get_rank() == 0:
         write_runs([result], output)
     dist.destroy_process_group()

@@ -113,6 +113,7 @@ def arguments(
         max_grad_norm=config.optimizer.clip_norm,
         weight_decay=config.optimizer.weight_decay,
         use_cpu=True,
+        bf16=config.precision == "bf16",
         seed=config.run.seed,
         save_strategy="no",
         logging_strategy="no",
@@ -194,9 +195,10 @@ def main(
     config: Annotated[Path, typer.Option(help="Config of the job.")] = CONFIG,
     steps: Annotated[int, typer.Option(help="Timed steps of each model.")] = 8,
     warm_up: Annotated[int, typer.Option(help="Steps before them.")] = 2,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
 ) -> None:
     """Time `Trainer`."""
-    write_runs([run(BenchJob.load(config), steps, warm_up)], output)
+    write_runs([run(BenchJob.load(config, precision), steps, warm_up)], output)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.bench_job import JOINT_MICRO_BATCHES
@@ -26,21 +27,39 @@ _FACTORS = {
     "work": "positions a core-second",
     "padding": "tokens a position",
 }
+_BF16 = (
+    " Peers in their own best way: DeepSpeed's bf16 engine or torch's autocast, and transformers' "
+    "`eager` attention, which is faster here than its `sdpa`."
+)
 _NOTABLE = 0.03
 """Ratios nearer to 1 than this are left out of the last column: noise."""
 
 
-def markdown(summary: Summary, repeats: int, steps: int) -> str:
-    """The table, and below it how near the schedules come to their bounds."""
+def markdown(
+    summary: Summary,
+    repeats: int,
+    steps: int,
+    precision: str,
+    peaks: Sequence[float],
+    flops_per_token: float,
+) -> str:
+    """The table of a precision, and below it how near the schedules come to their bounds.
+
+    `peaks`: operations a second of plain matrix products, turn by turn.
+    """
     lines = [
-        f"Medians of {repeats} turns of {steps} optimizer steps, fp32, {CORES} threads in all. "
+        f"Medians of {repeats} turns of {steps} optimizer steps, {precision}, {CORES} threads in "
+        "all. "
         "Tokens are real ones; one that both models read counts once. tokens/s = cores at work × "
         "positions a core-second × tokens a position: the last column has the ratio of each, in "
-        "the same turn, to `overlapped`.",
+        "the same turn, to `overlapped`. Peak: share of what the machine can do in nothing but "
+        f"matrix products ({statistics.median(peaks) / 1e9:,.0f} GFLOP/s, measured before each "
+        f"turn), of which a token needs {flops_per_token / 1e9:.3f} GFLOP."
+        + (_BF16 if precision == "bf16" else ""),
         "",
-        "| side | tokens/s | × `overlapped` | step | tokens a step | idle | padding | busy T / S "
-        "| what makes the difference |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| side | tokens/s | × `overlapped` | peak | step | tokens a step | idle | padding "
+        "| busy T / S | what makes the difference |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_row(side, values) for side, values in summary.items()]
     figures = pipeline_figures(summary, JOINT_MICRO_BATCHES)
@@ -53,13 +72,14 @@ def _row(side: str, values: Mapping[str, Any]) -> str:
     name = NAMES[side]
     if "error" in values:
         last_line = values["error"].strip().splitlines()[-1]
-        return f"| {name} | failed | – | – | – | – | – | – | {last_line.replace('|', '/')} |"
+        return f"| {name} | failed | – | – | – | – | – | – | – | {last_line.replace('|', '/')} |"
     share = values["busy_share"]
     busy = " / ".join(f"{own:.0%}" for own in share.values()) if share else "–"
     ratio = values.get("speed_ratio")
     return (
         f"| {name} | {values['tokens_per_s']:,.0f} "
-        f"| {'–' if ratio is None else format(ratio, '.2f')} | {values['step_s']:.2f} s "
+        f"| {'–' if ratio is None else format(ratio, '.2f')} | {values['peak_share']:.0%} "
+        f"| {values['step_s']:.2f} s "
         f"| {values['tokens_per_step']:,.0f} | {values['idle_share']:.0%} "
         f"| {values['padded_share']:.0%} | {busy} | {reasons(values)} |"
     )

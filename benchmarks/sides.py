@@ -107,11 +107,17 @@ def factors(run: SideRun, reference: SideRun) -> dict[str, float]:
 
 
 def summarise(
-    turns: Sequence[Mapping[str, SideRun | SideFailure]], reference: str
+    turns: Sequence[Mapping[str, SideRun | SideFailure]],
+    reference: str,
+    peak_s_per_token: Sequence[float],
 ) -> dict[str, dict[str, Any]]:
     """Medians of every side over the turns, and of its ratios to `reference` in the same turn.
 
     A side that failed in any turn has only its error.
+
+    Args:
+        peak_s_per_token: of each turn, seconds that the products of a real token would take if the
+            machine did nothing but products.
     """
     summary: dict[str, dict[str, Any]] = {}
     for side in turns[0]:
@@ -123,7 +129,9 @@ def summarise(
         runs = [run for run in found if isinstance(run, SideRun)]
         others = [turn[reference] for turn in turns]
         pairs = [(r, o) for r, o in zip(runs, others, strict=True) if isinstance(o, SideRun)]
-        summary[side] = _medians(runs) | _ratios(pairs)
+        shares = [r.tokens_per_s * s for r, s in zip(runs, peak_s_per_token, strict=True)]
+        peak = {"peak_share": statistics.median(shares)}
+        summary[side] = _medians(runs) | _ratios(pairs) | peak
     return summary
 
 

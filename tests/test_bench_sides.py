@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import since
 from benchmarks.bench_job import JOINT_MICRO_BATCHES, BenchJob, Counts
+from benchmarks.matrix_peak import flops_per_token, peak_flops
 from benchmarks.ours import local_config, time_crew, with_schedule
 from benchmarks.pipeline import SCRIPTS, article_run
 from benchmarks.processes import SideError, run_module, tail
@@ -22,6 +24,7 @@ from benchmarks.sides import (
     write_runs,
 )
 from tests.helpers import ROOT, local_crew, tiny_raw
+from tsarch.blueprint import resolve
 from tsarch.config_loading import load_config
 from tsarch.records import IGNORED
 
@@ -69,15 +72,16 @@ def turns():
 
 
 def test_the_summary_has_medians_and_ratios_of_the_same_turn():
-    summary = summarise(turns(), "overlapped")
+    summary = summarise(turns(), "overlapped", [1e-3] * 3)
     assert summary["overlapped"]["tokens_per_s"] == 500
     assert summary["overlapped"]["speed_ratio"] == 1.0
     assert summary["trainer"]["speed_ratio"] == pytest.approx(1 / 1.5)
+    assert summary["overlapped"]["peak_share"] == pytest.approx(0.5)
     assert len(summary["trainer"]["repeats"]) == 3
 
 
 def test_how_near_the_schedules_come_to_their_bounds():
-    figures = pipeline_figures(summarise(turns(), "overlapped"), micro_batches=8)
+    figures = pipeline_figures(summarise(turns(), "overlapped", [1e-3] * 3), micro_batches=8)
     assert figures["bound"] == pytest.approx(3.4 / 1.8)
     assert figures["overlapped_over_sequential"] == pytest.approx(1.8)
     assert figures["overlapped_step_over_slower_stage"] == pytest.approx(0.5 / 0.45)
@@ -86,22 +90,26 @@ def test_how_near_the_schedules_come_to_their_bounds():
     assert pipeline_figures({"overlapped": {}}, 8) == {}
 
 
+def table_of(failed):
+    return markdown(summarise(failed, "overlapped", [1e-3] * 3), 3, 4, "bf16", [1e12] * 3, 1e9)
+
+
 def test_the_table_tells_a_failed_side_from_its_error():
     failed = turns()
     failed[1]["trainer"] = SideFailure("trainer", "lines\nValueError: no | such thing")
-    table = markdown(summarise(failed, "overlapped"), 3, 4)
+    table = table_of(failed)
     assert "failed" in table
     assert "ValueError: no / such thing" in table
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 4
-    assert {row.count("|") for row in rows} == {10}
+    assert {row.count("|") for row in rows} == {11}
 
 
 def test_the_table_survives_a_failed_reference():
     failed = turns()
     for turn in failed:
         turn["overlapped"] = SideFailure("overlapped", "RuntimeError: gone")
-    table = markdown(summarise(failed, "overlapped"), 3, 4)
+    table = table_of(failed)
     assert "RuntimeError: gone" in table
     assert "Idle share of `joint`" not in table
 
@@ -110,6 +118,15 @@ def test_reasons_are_the_notable_ratios_largest_first():
     values = {"factors": {"cores": 0.52, "work": 1.01, "padding": 0.8}}
     assert reasons(values) == "0.52 × cores at work; 0.80 × tokens a position"
     assert reasons({}) == "–"
+
+
+def test_a_token_needs_six_operations_a_weight(tmp_path):
+    blueprint = resolve(load_config(tiny_job(tmp_path)))
+    layer = 4 * 32 * 32 + 2 * 32 * 64
+    maps = 2 * 32 * 32 + 3 * 32  # bridge and shortcut, and heads of one label
+    needed = flops_per_token(blueprint)
+    assert 6 * 5 * layer < needed <= 6 * (5 * layer + maps)
+    assert peak_flops("fp32", 0.05) > 1e9
 
 
 def test_every_side_has_a_name():
@@ -187,14 +204,25 @@ def test_local_measures_the_steps_that_it_was_told_to(tmp_path):
     assert 0 < run.padded_share < 0.6
 
 
-def run_script(module: str, config: Path, folder: Path, steps: int, warm_up: int):
+def run_script(
+    module: str, config: Path, folder: Path, steps: int, warm_up: int, precision: str = "fp32"
+):
     """The runs of a side's script."""
     output = folder / "runs.json"
     arguments = ["--config", str(config), "--output", str(output)]
-    arguments += ["--steps", str(steps), "--warm-up", str(warm_up)]
+    arguments += ["--steps", str(steps), "--warm-up", str(warm_up), "--precision", precision]
     on_ranks = next(script.on_ranks for script in SCRIPTS if script.module == module)
     run_module(module, arguments, folder / "log", 500.0, on_ranks)
     return read_runs(output)
+
+
+@pytest.mark.thorough
+@pytest.mark.ranks
+@pytest.mark.parametrize("side", ["pipeline", "accelerate", "trainer"])
+def test_peers_train_in_bf16(tmp_path, side):
+    path = tiny_job(tmp_path, data={"batch_tokens": 960})
+    (run,) = run_script(f"benchmarks.peer_{side}", path, tmp_path, 1, 1, "bf16")
+    assert run.num_tokens > 0
 
 
 @pytest.mark.thorough
@@ -251,3 +279,9 @@ def test_the_bench_job_is_plain():
     assert config.student.alone_weight == config.distillation.weight == 0
     assert config.student.teacher_dropout == 0
     assert config.precision == "fp32"
+
+
+def test_then_and_now_are_compared_turn_by_turn():
+    found = {"then": [100.0, 50.0, 80.0], "now": [220.0, 100.0, 200.0]}
+    rows = since.table(found, "then").splitlines()
+    assert rows[2:] == ["| then | 80 | 1.00 (1.00–1.00) |", "| now | 200 | 2.20 (2.00–2.50) |"]
