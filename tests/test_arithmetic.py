@@ -14,6 +14,8 @@ from tsarch.planning.attention_trial import fastest_up_to
 from tsarch.planning.precision_trial import Trial, choose
 from tsarch.prepare import prepare_data
 
+OPEN = {"products_up_to": None}
+
 
 def test_bf16_is_chosen_if_it_is_faster_and_its_losses_are_the_same():
     fp32 = Trial((2.0, 1.5, 1.0), 1.0)
@@ -43,7 +45,7 @@ def test_attention_is_measured_once_and_kept(tmp_path, monkeypatch):
         return 64
 
     monkeypatch.setattr(arithmetic, "fastest_up_to", measured)
-    blueprint = tiny_blueprint(tmp_path)
+    blueprint = tiny_blueprint(tmp_path, attention=OPEN)
     prepared = prepare_data(blueprint)
     assert blueprint.products_up_to == 0
     for _ in range(2):
@@ -57,7 +59,7 @@ def test_attention_is_measured_once_and_kept(tmp_path, monkeypatch):
 
 def test_a_resumed_run_computes_as_before(tmp_path):
     saved = tiny_blueprint(tmp_path).altered(precision="bf16", attention={"products_up_to": 32})
-    opened = tiny_blueprint(tmp_path).altered(precision="auto")
+    opened = tiny_blueprint(tmp_path, attention=OPEN).altered(precision="auto")
     assert opened.precision == "fp32"
     found = arithmetic.computing_like(opened, saved)
     assert (found.precision, found.products_up_to) == ("bf16", 32)
@@ -68,7 +70,7 @@ def test_a_resumed_run_computes_as_before(tmp_path):
 @pytest.mark.slow
 def test_auto_tries_both_precisions(tmp_path):
     said: list[str] = []
-    blueprint = tiny_blueprint(tmp_path).altered(precision="auto")
+    blueprint = tiny_blueprint(tmp_path, attention=OPEN).altered(precision="auto")
     found = arithmetic.settle(blueprint, prepare_data(blueprint), said.append)
     assert found.config.precision in ("fp32", "bf16")
     if arithmetic.multiplies_bf16():

@@ -59,9 +59,9 @@ def test_architectures_with_a_way_of_their_own_keep_it():
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_the_backward_pass_is_the_derivative(dropout):
     torch.manual_seed(0)
-    inputs = [torch.randn(2, 3, 5, 4, dtype=torch.double, requires_grad=True) for _ in range(3)]
-    bias = torch.randn(1, 3, 5, 5, dtype=torch.double, requires_grad=True)
-    mask = torch.rand(2, 1, 5, 5) > 0.3
+    inputs = [torch.randn(1, 2, 3, 2, dtype=torch.double, requires_grad=True) for _ in range(3)]
+    bias = torch.randn(1, 2, 3, 3, dtype=torch.double, requires_grad=True)
+    mask = torch.rand(1, 1, 3, 3) > 0.3
     mask[..., 0] = True
 
     def attend(*given):

@@ -12,6 +12,7 @@ from tests.suites.equivalence import (
     covering_cases,
     run_cases,
 )
+from tsarch.config import AttentionConfig
 
 
 def test_the_full_suite_is_the_whole_product():
@@ -52,3 +53,15 @@ def test_every_schedule_gives_the_losses_of_one_process(tmp_path, crews, replica
 def test_a_sharded_optimizer_of_the_table_changes_nothing(tmp_path, crews):
     config = tiny_config(tmp_path, embedding={"shard_optimizer": True}, schedule={"epochs": 3})
     check(config, [Case("overlapped", "adamw", (2, 1), (2, 0))], crews)
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.replicas(1, 1)
+def test_bf16_on_ranks_of_one_replica_is_one_process(tmp_path, crews):
+    """They round in the same places, so the bound is that of fp32."""
+    config = tiny_config(tmp_path, schedule={"epochs": 3, "micro_batches": 4})
+    config = config.model_copy(
+        update={"precision": "bf16", "attention": AttentionConfig(products_up_to=64)}
+    )
+    check(config, [Case("overlapped", "adamw", (1, 1), (0, 0))], crews)

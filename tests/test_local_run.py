@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import local_crew, tiny_config
+from tests.helpers import local_crew, tiny_blueprint, tiny_config
 from tsarch.blueprint import resolve
 from tsarch.launch.training import run_training
 from tsarch.rank.api import RankApi
@@ -17,6 +18,7 @@ from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.evaluate import selection_score
 from tsarch.run.saved_run import evaluate_run
 from tsarch.stage.build import build_model
+from tsarch.stage.engine import LocalEngine
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage
 
@@ -221,3 +223,30 @@ def test_bf16_trains_beside_fp32(tmp_path):
     ours, reference = losses(tmp_path / "bf16"), losses(tmp_path / "fp32")
     assert ours != reference
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(reference), rtol=0.02, atol=0)
+
+
+@pytest.mark.slow
+def test_masters_are_what_is_kept_of_bf16(tmp_path):
+    """Small updates add up in fp32 although bf16 has no room for them."""
+    blueprint = tiny_blueprint(tmp_path, schedule={"max_steps": 6}, topology={"runner": "local"})
+    spec = blueprint.stages[Stage.TEACHER].optimizer
+    module = build_model(blueprint, Stage.TEACHER, 5).module
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    engine = LocalEngine(module, replace(spec, learning_rate=1e-6), "bf16", torch.device("cpu"))
+    for _ in range(3):
+        embeds = torch.ones(2, 4, 32, dtype=torch.bfloat16)
+        _, logits = engine.forward(embeds, torch.ones(2, 4, dtype=torch.long))
+        engine.backward(logits.float().square().sum(), last=True)
+        engine.step(1.0)
+    state, kept = engine.state_dict(), {}
+    engine.keep_state(lambda name, value: kept.update({name: value.detach().clone()}))
+    name = "backbone.encoder.layer.0.intermediate.dense.weight"
+    assert state[name].dtype == kept[f"value/{name}"].dtype == torch.float32
+    moved = (state[name] - before[name]).abs()
+    assert 1e-6 < float(moved.max()) < 4e-6
+    assert {p.dtype for p in engine.module.parameters()} == {torch.bfloat16}
+    engine.load_state_dict(before)
+    assert torch.equal(engine.state_dict()[name], before[name])
+    engine.restore_state(kept)
+    assert torch.equal(engine.state_dict()[name], state[name])
+    assert torch.equal(dict(engine.module.named_parameters())[name], state[name].bfloat16())

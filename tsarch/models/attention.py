@@ -62,13 +62,13 @@ def _attend(
     """What transformers asks of an attention: (batch, heads, tokens, width) queries, (batch,
     key_heads, keys, width) keys and values, a mask that broadcasts to (batch, heads, tokens, keys),
     True where a key may be seen or else added to the scores → (batch, tokens, heads, width)."""
-    is_short = query.device.type == "cpu" and key.shape[2] <= most_keys
-    if not is_short or any(options.get(name) is not None for name in _NOT_HERE):
+    is_plain = len(query) == len(key) and not any(options.get(n) is not None for n in _NOT_HERE)
+    if query.device.type != "cpu" or key.shape[2] > most_keys or not is_plain:
         fused: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **options
         )
         return fused
-    groups = getattr(module, "num_key_value_groups", 1)
+    groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (own.repeat_interleave(groups, dim=1) for own in (key, value))
     is_causal = options.get("is_causal")

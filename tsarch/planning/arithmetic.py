@@ -14,8 +14,9 @@ import torch
 from tsarch.blueprint import Blueprint, Precision, StageBlueprint
 from tsarch.parallel.groups import choose_device
 from tsarch.planning.attention_trial import fastest_up_to
+from tsarch.planning.capacity import host_memory, rank_needs
 from tsarch.planning.measured import remembered
-from tsarch.planning.precision_trial import NUM_STEPS, Trial, choose, try_steps
+from tsarch.planning.precision_trial import NUM_STEPS, Trial, choose, in_one_process, try_steps
 from tsarch.planning.threads import num_threads
 from tsarch.prepare import Prepared
 
@@ -93,13 +94,18 @@ def _precision(blueprint: Blueprint, prepared: Prepared, say: Say) -> Precision:
         say("precision: auto: fp32, since this CPU can't multiply bf16 (AVX512-BF16 or AMX)")
         return "fp32"
 
+    alone = in_one_process(blueprint)
+    if sum(need.total for need in rank_needs(alone, prepared).values()) > host_memory():
+        say("precision: auto: fp32, since this machine has no memory to try both in one process")
+        return "fp32"
+
     def measure() -> dict[str, Any]:
         say(f"precision: auto: trying {NUM_STEPS} steps in fp32 and in bf16")
-        found = {}
+        trials = {}
         for precision in _DTYPES:
-            own = _with_attention(blueprint.altered(precision=precision))
-            found[precision] = asdict(try_steps(own, prepared))
-        return found
+            own = _with_attention(alone.altered(precision=precision))
+            trials[precision] = asdict(try_steps(own, prepared))
+        return trials
 
     about = blueprint.config.model_dump(mode="json", include=_TRIED)
     found = remembered(blueprint.data, "precision", about, measure)

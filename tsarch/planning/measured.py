@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 
 from tsarch.config import DataConfig
 from tsarch.data.cache import cache_root
-from tsarch.telling.run_folder import write_atomically
 
 
 def remembered(data: DataConfig, name: str, about: Any, measure: Callable[[], Any]) -> Any:
@@ -23,7 +23,7 @@ def remembered(data: DataConfig, name: str, about: Any, measure: Callable[[], An
     """
     if not data.cache:
         return measure()
-    what = [torch.__version__, torch.cpu.get_capabilities(), about]
+    what = [torch.__version__, dict(torch.cpu.get_capabilities()), about]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_root(data.cache_folder) / "measured" / f"{name}-{key}.json"
     try:
@@ -31,5 +31,7 @@ def remembered(data: DataConfig, name: str, about: Any, measure: Callable[[], An
     except (OSError, ValueError, KeyError, TypeError):
         found = measure()
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, json.dumps({"about": about, "measured": found}))
+    aside = path.with_name(f".{path.name}.{os.getpid()}")  # another run may write it too
+    aside.write_text(json.dumps({"about": about, "measured": found}), encoding="utf-8")
+    aside.replace(path)
     return found

@@ -62,11 +62,11 @@ def choose(fp32: Trial, bf16: Trial) -> Choice:
 
 
 def try_steps(blueprint: Blueprint, prepared: Prepared) -> Trial:
-    """The first steps of a run, with its precision."""
-    own = _still(blueprint)
-    num_steps = min(NUM_STEPS, num_training_steps(own, batch_plan(own, prepared.splits["train"])))
+    """The first steps of a run that is `in_one_process`."""
+    plan = batch_plan(blueprint, prepared.splits["train"])
+    num_steps = min(NUM_STEPS, num_training_steps(blueprint, plan))
     with num_threads(None):
-        crew = LocalCrew(own, prepared)
+        crew = LocalCrew(blueprint, prepared)
         table = StepTable(crew.topology)
         table.start_span(now_s())
         rows = [row for reports in crew.train(0, num_steps) for row in table.add(reports, 0)]
@@ -81,7 +81,7 @@ def try_steps(blueprint: Blueprint, prepared: Prepared) -> Trial:
     return Trial(tuple(sum(own) for own in losses), statistics.median(seconds))
 
 
-def _still(blueprint: Blueprint) -> Blueprint:
+def in_one_process(blueprint: Blueprint) -> Blueprint:
     """The run in this process, without dropout and with one learning rate."""
     none = {"dropout": 0.0, "attention_dropout": 0.0}
     given = [stage.value for stage in blueprint.stages]

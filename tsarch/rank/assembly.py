@@ -24,7 +24,7 @@ from tsarch.rank.wiring import Wiring
 from tsarch.specs import OptimizerSpec
 from tsarch.stage.deepspeed_config import stage_extra
 from tsarch.stage.deepspeed_engine import DeepSpeedEngine, stage_construction, start_stage_world
-from tsarch.stage.engine import Engine
+from tsarch.stage.engine import Engine, LocalEngine
 from tsarch.topology import Stage, Topology
 
 _CROSS_GROUPS = ("link", "tied")
@@ -78,6 +78,9 @@ def assemble(blueprint: Blueprint, rank: int, groups: Groups, activity: Activity
     precision, micro_batches = blueprint.precision, blueprint.schedule.micro_batches
 
     def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
+        if replicas == 1 and own.zero_stage == 0 and not own.deepspeed:
+            # DeepSpeed would copy all gradients to sum them over one rank.
+            return LocalEngine(module, spec, precision, device)
         return DeepSpeedEngine(
             module, spec, precision, own.zero_stage, replicas, micro_batches, device, extra
         )

@@ -59,7 +59,7 @@ def local_wiring(blueprint: Blueprint) -> Wiring:
         accelerator = Accelerator(mixed_precision="no", cpu=blueprint.runner.device == "cpu")
 
     def make_engine(stage: Stage, module: nn.Module, spec: OptimizerSpec) -> Engine:
-        return LocalEngine(module, spec, blueprint.precision, accelerator)
+        return LocalEngine(module, spec, blueprint.precision, accelerator.device)
 
     graph = blueprint.topology.graph
     places = tuple((stage, 0) for stage in graph.stages)

@@ -1,7 +1,7 @@
 """Engines: a module with its optimizer, replicated over a stage's ranks or alone in a process.
 
-The protocol lets stages stay ignorant of what runs below: `accelerate` on one device here,
-DeepSpeed on many ranks in `deepspeed_engine.py`.
+The protocol lets stages stay ignorant of what runs below: plain torch on one device here, DeepSpeed
+where several ranks share a stage or its states in `deepspeed_engine.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tsarch.checkpoint.host_copies import Keep
@@ -135,13 +134,12 @@ class LearningRates:
 
 
 class LocalEngine:
-    """One device, where `accelerate` finds it. In bf16 over fp32 master weights."""
+    """A module that one rank has for itself, whole. In bf16 over fp32 master weights."""
 
     def __init__(
-        self, module: nn.Module, spec: OptimizerSpec, precision: str, accelerator: Accelerator
+        self, module: nn.Module, spec: OptimizerSpec, precision: str, device: torch.device
     ) -> None:
-        self._accelerator = accelerator
-        self.device = accelerator.device
+        self.device = device
         self.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.grad_scale = 1.0
         self.module = module.to(self.device)
@@ -152,26 +150,22 @@ class LocalEngine:
             groups = self._masters.groups(groups)
             cast(module, self.device, self.compute_dtype)
         self._is_frozen = not groups
-        if self._is_frozen:
-            self._prepared = self._accelerator.prepare(module)
-            return
-        optimizer = make_optimizer(groups, spec)
-        self._rates = LearningRates(optimizer)
-        self._torch_optimizer = optimizer
-        self._prepared, self._optimizer = self._accelerator.prepare(module, optimizer)
+        if not self._is_frozen:
+            self._optimizer = make_optimizer(groups, spec)
+            self._rates = LearningRates(self._optimizer)
 
     def forward(self, *inputs: Any) -> Any:
         """Run the module."""
-        return self._prepared(*inputs)
+        return self.module(*inputs)
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
-        self._prepared.train(mode)
+        self.module.train(mode)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Accumulate the gradient of `loss`."""
         if loss.requires_grad:
-            self._accelerator.backward(spoiled_unless_finite(loss))
+            torch.autograd.backward(spoiled_unless_finite(loss))
             if self._masters is not None:
                 self._masters.take_gradients()
 
@@ -204,14 +198,14 @@ class LocalEngine:
     def keep_state(self, keep: Keep) -> None:
         """All of it."""
         for name, parameter in self._stepped():
-            keep_parameter(self._torch_optimizer, name, parameter, keep)
+            keep_parameter(self._optimizer, name, parameter, keep)
         for name, buffer in saved_buffers(self.module):
             keep(f"value/{name}", buffer)
 
     def restore_state(self, saved: Mapping[str, Tensor]) -> None:
         """Put it in."""
         for name, parameter in self._stepped():
-            restore_parameter(self._torch_optimizer, name, parameter, saved)
+            restore_parameter(self._optimizer, name, parameter, saved)
         if self._masters is not None:
             self._masters.publish()
         for name, buffer in saved_buffers(self.module):
