@@ -39,6 +39,7 @@ from tsarch.specs import (
     BridgeSpec,
     DistillationSpec,
     EngineSpec,
+    OpenSpec,
     OptimizerSpec,
     RunnerSpec,
     ScheduleSpec,
@@ -131,6 +132,7 @@ class Blueprint:
     """fp32 as long as `precision: auto` is open."""
     products_up_to: int
     """Most keys of attention by products; 0 as long as it is open."""
+    is_open: OpenSpec
     link_dtype: Literal["fp32", "bf16", "fp16"]
     evaluation: EvaluationConfig
     decoding: DecodingConfig
@@ -233,6 +235,7 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         loss=config.loss,
         precision=precision,
         products_up_to=config.attention.products_up_to or 0,
+        is_open=OpenSpec(config.precision == "auto", config.attention.products_up_to is None),
         link_dtype=precision if config.link.dtype == "auto" else config.link.dtype,
         evaluation=config.evaluation,
         decoding=config.decoding,

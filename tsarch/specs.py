@@ -109,6 +109,14 @@ class RunnerSpec:
 
 
 @dataclass(frozen=True)
+class OpenSpec:
+    """What a measurement is still to choose before ranks start."""
+
+    precision: bool
+    attention: bool
+
+
+@dataclass(frozen=True)
 class PredictionSpec:
     """What a stage's model says of a position."""
 

@@ -43,16 +43,16 @@ def possible(blueprint: Blueprint, say: Say) -> Blueprint:
 
 def computing_like(blueprint: Blueprint, other: Blueprint) -> Blueprint:
     """The run with another one's choice of what is open in this one."""
-    if blueprint.config.precision == "auto":
+    if blueprint.is_open.precision:
         blueprint = blueprint.altered(precision=other.precision)
-    if blueprint.config.attention.products_up_to is None:
+    if blueprint.is_open.attention:
         blueprint = blueprint.altered(attention={"products_up_to": other.products_up_to})
     return blueprint
 
 
 def settle(blueprint: Blueprint, prepared: Prepared, say: Say) -> Blueprint:
     """The run with what its config leaves open."""
-    if blueprint.config.precision == "auto":
+    if blueprint.is_open.precision:
         blueprint = blueprint.altered(precision=_precision(blueprint, prepared, say))
     return _with_attention(blueprint)
 
@@ -63,7 +63,7 @@ def _is_on_gpus(blueprint: Blueprint) -> bool:
 
 def _with_attention(blueprint: Blueprint) -> Blueprint:
     """The run with products wherever they are faster in all of its models."""
-    if blueprint.config.attention.products_up_to is not None:
+    if not blueprint.is_open.attention:
         return blueprint
     found = 0
     if not _is_on_gpus(blueprint):
