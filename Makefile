@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference bench-generate study seeds load-test clean
+.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference bench-generate study seeds plan-check load-test clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -29,6 +29,7 @@ help:
 	@echo "make test-cluster  three hosts in namespaces of this machine, used as docs/cluster.md says"
 	@echo "make slow-link     what a link of 1 Gbit/s and 1 ms between the stages costs"
 	@echo "make fuzz         thousands of broken configs, data files and run folders"
+	@echo "make plan-check   what \`tsarch plan\` says against what runs take"
 	@echo "make bench        the measurements of docs/results.md"
 	@echo "make load-test    a server under load, with replicas killed and versions swapped"
 	@echo "make bench-inference  what answering costs, beside its neighbours"
@@ -118,6 +119,9 @@ test-cluster: install
 # What the network between stages may cost: 1 Gbit/s and 1 ms. Needs the same.
 slow-link: install
 	.venv/bin/python -m tests.suites.slow_link
+
+plan-check: install
+	.venv/bin/python -m benchmarks.plan
 
 # Thousands of random configs, data files and saved runs; `make test` tries a tenth of them.
 fuzz: install

@@ -34,7 +34,7 @@ def join_ray(num_cpus: float, address: str | None, say: Callable[[str], None]) -
 
 def _join_cluster(address: str, say: Callable[[str], None]) -> None:
     try:
-        target = _find(address)
+        target = find_head(address)
         loopback = is_loopback(target)
         if not enter(address, target) and not loopback:
             say(
@@ -54,7 +54,7 @@ def _join_cluster(address: str, say: Callable[[str], None]) -> None:
         raise UserError.single(where, what, hint) from None
 
 
-def _find(address: str) -> str:
+def find_head(address: str) -> str:
     """HOST:PORT of the cluster's head, where something listens. (Ray itself would try for minutes
     where nothing does.)
 

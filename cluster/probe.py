@@ -69,7 +69,7 @@ def check_ranks(
         UserError: names all disagreements, and the nodes and ranks that have them.
     """
     names = tuple(name for name in _names(blueprint) if _size(name) is not None)
-    with _marks(_shared_folders(blueprint, log_folder)) as marks:
+    with marks_in(_shared_folders(blueprint, log_folder)) as marks:
         facts = crew.ask(ActorApi.probe, Request(blueprint.runner.device, marks, names))
     clocks = _clocks(crew)
     topology = blueprint.topology
@@ -92,12 +92,12 @@ def gather_facts(request: Request) -> Facts:
     own = _Device("cpu") if request.device == "cpu" else _find_device(request.device)
     return Facts(
         node=str(ray.util.get_node_ip_address()),
-        versions={**_versions(), **own.versions},
+        versions={**library_versions(), **own.versions},
         device=own.kind,
         device_name=own.name,
         free_host_bytes=int(psutil.virtual_memory().available),
         free_device_bytes=own.free_bytes,
-        folders=_problems(request.marks),
+        folders=folder_problems(request.marks),
         sizes={path: _size(path) for path in request.names},
         gpu_ids=tuple(ray.get_runtime_context().get_accelerator_ids().get("GPU", ())),
         niceness=os.getpriority(os.PRIO_PROCESS, 0),
@@ -123,7 +123,8 @@ def _find_device(wanted: str) -> _Device:
     return _Device("cuda", torch.cuda.get_device_name(0), free_bytes, versions)
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of Python and of the libraries that must agree on all hosts."""
     found = {"Python": f"{version_info.major}.{version_info.minor}"}
     for name in _LIBRARIES:
         try:
@@ -192,7 +193,7 @@ def _shared_folders(blueprint: Blueprint, log_folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _marks(folders: Sequence[Path]) -> Iterator[dict[str, str]]:
+def marks_in(folders: Sequence[Path]) -> Iterator[dict[str, str]]:
     """A small file in each folder, with random content, while ranks look for it.
 
     Its name is new each time: an NFS client remembers for a while that a file was not there.
@@ -215,7 +216,7 @@ def _marks(folders: Sequence[Path]) -> Iterator[dict[str, str]]:
             Path(name).unlink(missing_ok=True)
 
 
-def _problems(marks: Mapping[str, str]) -> dict[str, str]:
+def folder_problems(marks: Mapping[str, str]) -> dict[str, str]:
     """Folder → what is wrong with it on this host."""
     problems = {}
     for name, content in marks.items():

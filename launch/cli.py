@@ -17,6 +17,8 @@ from tsarch.config import Config, Mode
 from tsarch.config_loading import config_schema, load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
 from tsarch.launch import job_commands, version_commands
+from tsarch.launch.doctor import doctor
+from tsarch.launch.plan import plan
 from tsarch.launchers import describe, forget_launchers
 from tsarch.redaction import redact
 
@@ -355,6 +357,8 @@ def schema(
 
 version_commands.register(app)
 job_commands.register(app)
+app.command()(plan)
+app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -57,7 +57,7 @@ def test_optimizers_and_the_table():
         1,
         0,
     ]
-    assert table_states(1000, 8, 50, 2) == States(32_000, 32_000, 3_200)
+    assert table_states(1000, 8, 50, 2) == States(32_000, 1_600, 3_200)
     assert table_states(1000, 8, 0, 2) == States(32_000, 0, 0)
     # 34 bytes per layer, token and unit of width in 16 bits (Korthikanti et al. 2022).
     assert activation_bytes(2, 8, 10, "bf16") == 34 * 2 * 8 * 10

@@ -103,31 +103,55 @@ def rank_needs(blueprint: Blueprint, prepared: Prepared) -> dict[Stage, RankNeed
 
 def rank_need(blueprint: Blueprint, stage: Stage, prepared: Prepared) -> RankNeed:
     """What a rank of `stage` will hold, without building its weights."""
+    return need_of(blueprint, stage, count(blueprint, stage, prepared))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a stage's states depend on beside how they are shared out."""
+
+    parameters: int
+    """Of the stage's model; the tied table is not one of them."""
+    trainable: int
+    trained_rows: int
+    """Rows of the table that have optimizer state."""
+
+
+def count(blueprint: Blueprint, stage: Stage, prepared: Prepared) -> Counts:
+    """Counted on the model's outline."""
+    objective = make_task(blueprint.task.name, prepared.labels, blueprint.task).objective
+    model = outline_model(blueprint, stage, objective.num_outputs(len(prepared.labels)))
+    rows = _trained_rows(blueprint, prepared, objective.uses_table)
+    return Counts(num_elements(model), num_trained(model), rows)
+
+
+def need_of(blueprint: Blueprint, stage: Stage, counts: Counts) -> RankNeed:
+    """What a rank of `stage` will hold, of so many parameters."""
     local, own = blueprint.runner.is_one_process, blueprint.stages[stage]
     replicas = blueprint.topology.replicas(stage)
     moments = num_moments(own.optimizer.name, own.optimizer.momentum)
-    objective = make_task(blueprint.task.name, prepared.labels, blueprint.task).objective
-    model = outline_model(blueprint, stage, objective.num_outputs(len(prepared.labels)))
-    parameters, trainable = num_elements(model), num_trained(model)
     zero_stage = 0 if local else own.engine.zero_stage
-    size = StageSize(parameters, trainable, replicas, zero_stage, blueprint.precision, moments)
+    size = StageSize(
+        counts.parameters, counts.trainable, replicas, zero_stage, blueprint.precision, moments
+    )
     vocabulary, width = blueprint.table.shape
-    trained_rows = _trained_rows(blueprint, prepared, objective.uses_table)
     states = zero_states(size)
+    ranks = blueprint.topology.num_ranks
+    own_rows = -(-counts.trained_rows // (ranks if blueprint.table.shard_optimizer else 1))
     return RankNeed(
         stage,
         replicas,
         states,
-        table_states(vocabulary, width, trained_rows, moments),
+        table_states(vocabulary, width, own_rows, moments),
         _activations(blueprint, own, replicas),
         copy_bytes(
-            trainable,
+            counts.trainable,
             replicas,
-            vocabulary,
+            0 if blueprint.table.frozen else vocabulary,  # one that is frozen isn't saved
             width,
-            trained_rows,
+            counts.trained_rows,
             moments,
-            blueprint.topology.num_ranks,
+            ranks,
         ),
         0 if local else _offloaded(own.engine, states),
     )

@@ -76,17 +76,18 @@ def zero_states(size: StageSize) -> States:
 
 
 def table_states(rows: int, width: int, trained_rows: int, num_moments: int) -> States:
-    """Bytes of a replica of the tied table: fp32, whole on every rank of both stages.
+    """Bytes of a replica of the tied table: fp32, whole on every rank of both stages. A gradient is
+    kept of the rows that have optimizer state.
 
     Args:
         rows: size of the vocabulary.
         width: of an embedding.
-        trained_rows: rows that have optimizer state; 0 for a frozen table, which has no gradient.
+        trained_rows: rows that have optimizer state here; 0 for a frozen table.
         num_moments: fp32 values that the optimizer keeps per trained value.
     """
     table = _FP32_BYTES * rows * width
-    moments = _FP32_BYTES * trained_rows * width * num_moments
-    return States(table, table if trained_rows else 0, moments)
+    trained = _FP32_BYTES * trained_rows * width
+    return States(table, trained, trained * num_moments)
 
 
 def copy_bytes(

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def check_run(blueprint: Blueprint, own_ray: bool) -> None:
+def check_run(blueprint: Blueprint, own_ray: bool, planned: bool = False) -> None:
     """Check models, tokenizers, widths and devices.
+
+    Args:
+        own_ray: the ranks run on this machine.
+        planned: the run is only planned: devices of this machine don't matter, and no small models
+            read texts.
 
     Raises:
         UserError: names all mistakes.
     """
-    mistakes = [*_devices(blueprint, own_ray)]
+    mistakes = [] if planned else [*_devices(blueprint, own_ray)]
     if absent := _absent(blueprint):
         raise UserError([*mistakes, *absent])
     unreadable = _unreadable(blueprint)
@@ -38,7 +43,7 @@ def check_run(blueprint: Blueprint, own_ray: bool) -> None:
         broken = _weights(blueprint)
         mistakes += broken or _adapters(blueprint)
         mistakes += generation_mistakes(blueprint)
-        if not mistakes:
+        if not mistakes and not planned:
             mistakes += [*_readings(blueprint), *start_mistakes(blueprint)]
     mistakes += _fragments(blueprint)
     if mistakes:

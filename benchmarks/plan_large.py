@@ -1,0 +1,111 @@
+"""Plans of teachers of 7 B, 70 B and 405 B on 8 to 1,024 GPUs, without weights, data and GPUs.
+
+Each is the fastest way of the schedule `overlapped` that a search finds, with activation
+checkpointing where nothing fits without. Nothing of it was run.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsarch.config_loading import parse_config
+from tsarch.launch.plan import PlanRequest, plan_ways
+from tsarch.planning.plan_search import Option, Planner, search
+
+RESULTS = Path("benchmarks/results")
+TEACHERS = {
+    "7 B": ("meta-llama/Llama-2-7b-hf", (0, 10, 20, 31)),
+    "70 B": ("meta-llama/Llama-3.1-70B", (0, 20, 40, 60, 79)),
+    "405 B": ("meta-llama/Llama-3.1-405B", (0, 30, 60, 90, 125)),
+}
+"""Name → model, and the layers that make the student."""
+DEVICES = (8, 64, 256, 1024)
+TOKENS = 4096
+"""Of a context."""
+CONTEXTS_A_DEVICE = 2
+
+
+def planner_of(model: str, layers: tuple[int, ...], gpu: str) -> Planner:
+    """Of a run on eight devices."""
+    raw = {
+        "run": {"name": "large"},
+        "task": {"name": "summarization"},
+        "data": {
+            **dict.fromkeys(("train", "validation", "test"), "-"),
+            "batch_tokens": 8 * CONTEXTS_A_DEVICE * TOKENS,
+        },
+        "teacher": {"model": model, "max_tokens": TOKENS},
+        "student": {"layers": list(layers), "max_tokens": 512},
+        "precision": "bf16",
+        "schedule": {"max_steps": 1000},
+        "topology": {
+            "device": "cuda",
+            "teacher": {"replicas": 7, "zero_stage": 3},
+            "student": {"replicas": 1, "zero_stage": 1},
+        },
+    }
+    return plan_ways(parse_config(raw, "large"), PlanRequest(gpu=gpu, full=True))
+
+
+def fastest(planner: Planner, num_devices: int) -> tuple[Option | None, bool]:
+    """The fastest way on so many devices, and whether it checkpoints activations."""
+    tokens = num_devices * CONTEXTS_A_DEVICE * TOKENS
+    for checkpoints in (False, True):
+        sections = {
+            "data": {"batch_tokens": tokens},
+            "teacher": {"activation_checkpointing": checkpoints},
+        }
+        own = replace(
+            planner,
+            blueprint=planner.blueprint.altered(**sections),
+            work=replace(planner.work, batch_tokens=tokens),
+        )
+        found = [o for o in search(own, num_devices) if o.changes[0].endswith("overlapped")]
+        if found:
+            return found[0], checkpoints
+    return None, False
+
+
+def row(teacher: str, num_devices: int, option: Option | None, checkpoints: bool) -> str:
+    """A line of the table."""
+    if option is None:
+        return f"| {teacher} | {num_devices:,} | does not fit | | | | |"
+    plan = option.plan
+    own, student = plan.ranks.values()
+    flops = sum(rank.flops * rank.need.replicas for rank in plan.ranks.values())
+    share = flops / plan.step_s / (plan.num_ranks * plan.hardware.bf16_flops_s)
+    zero = [change.partition("=")[2] for change in option.changes if "zero_stage" in change]
+    way = f"{own.need.replicas} + {student.need.replicas}, ZeRO {' and '.join(zero)}"
+    way += ", checkpointing" if checkpoints else ""
+    return (
+        f"| {teacher} | {num_devices:,} | {way} | {own.on_device / 1e9:.0f} GB | "
+        f"{plan.step_s:.2f} s | {plan.idle_share:.0%} | {share:.0%} |"
+    )
+
+
+def main(
+    gpu: Annotated[str, typer.Option(help="GPU type.")] = "h100",
+    output: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
+) -> None:
+    """Plan all, print the table and write it."""
+    lines = [
+        f"| teacher | {gpu}s | ranks | a teacher rank | step | idle | of the peak |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    began = time.process_time()
+    for teacher, (model, layers) in TEACHERS.items():
+        planner = planner_of(model, layers, gpu)
+        lines += [row(teacher, number, *fastest(planner, number)) for number in DEVICES]
+    print(f"{time.process_time() - began:.0f} s of CPU time")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "plan-large.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    typer.run(main)

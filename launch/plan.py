@@ -1,0 +1,192 @@
+"""`tsarch plan`: what a run needs, before anything runs; without weights and GPUs."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tsarch.blueprint import Blueprint, resolve
+from tsarch.config import Config
+from tsarch.errors import UserError
+from tsarch.planning.hardware import Hardware, hardware_named, read_hardware, with_options
+
+if TYPE_CHECKING:
+    from tsarch.planning.plan_search import Option, Planner
+    from tsarch.planning.run_plan import RunPlan
+
+_STEPS = 1000
+"""Of a run without data whose config doesn't say."""
+_NO_ROOM = 3
+_BUDGET_S = 2.0
+"""Seconds of trying out operations on this machine's CPUs."""
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What to plan for."""
+
+    gpu: str | None = None
+    hardware: Path | None = None
+    price: float | None = None
+    network: str | None = None
+    devices: int | None = None
+    search: bool = False
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what led to it."""
+
+    plan: RunPlan
+    change: Option | None
+    """The cheapest one that makes it fit, if it doesn't."""
+    options: list[Option] | None
+    """What a search found, if there was one."""
+    notes: list[str]
+
+
+def make_plan(config: Config, request: PlanRequest) -> Planned:
+    """Plan a run.
+
+    Raises:
+        UserError: mistakes in the config, its data or the hardware.
+    """
+    from tsarch.planning.plan_search import fitting, has_both, search
+
+    blueprint = resolve(config)
+    if request.search and not has_both(blueprint):
+        what = "there is nothing to share out: one process, or one stage alone."
+        raise UserError.single("--search", what)
+    planner, notes = _planner_and_notes(config, request)
+    plan = planner.plan()
+    change = None if plan.fits else fitting(planner)
+    options = search(planner, request.devices or plan.num_ranks) if request.search else None
+    return Planned(plan, change, options, notes)
+
+
+def plan_ways(config: Config, request: PlanRequest) -> Planner:
+    """What plans a run, shared out in any way.
+
+    Raises:
+        UserError: as `make_plan`.
+    """
+    return _planner_and_notes(config, request)[0]
+
+
+def _planner_and_notes(config: Config, request: PlanRequest) -> tuple[Planner, list[str]]:
+    given = _hardware(request)
+    with tempfile.TemporaryDirectory() as folder:
+        return _planner(resolve(config), given, request, Path(folder))
+
+
+def _hardware(request: PlanRequest) -> Hardware | None:
+    """The hardware that was asked for; None: this machine's CPUs."""
+    if request.gpu is not None and request.hardware is not None:
+        raise UserError.single("--gpu", "names the hardware, and so does --hardware.", "Give one.")
+    found = None if request.gpu is None else hardware_named(request.gpu)
+    found = found if request.hardware is None else read_hardware(request.hardware)
+    return None if found is None else with_options(found, request.price, request.network)
+
+
+def _planner(
+    blueprint: Blueprint, given: Hardware | None, request: PlanRequest, folder: Path
+) -> tuple[Planner, list[str]]:
+    from tsarch.planning.full_contexts import full_contexts
+    from tsarch.planning.known_models import with_known_models
+    from tsarch.planning.op_timing import cpu_hardware
+    from tsarch.planning.plan_search import Planner
+    from tsarch.planning.preflight import check_run
+    from tsarch.planning.stage_profile import profile, threads_of, workload
+    from tsarch.prepare import prepare_data
+
+    blueprint, notes = with_known_models(blueprint, folder)
+    if given is None and blueprint.runner.device == "cuda":
+        given = with_options(hardware_named("h100"), request.price, request.network)
+        notes.append("no GPU type was given (--gpu): planned for h100")
+    if blueprint.tokenizer_name == str(folder):  # another run must not find its tokens
+        blueprint = blueprint.altered(data={"cache_folder": str(folder / "cache")})
+    check_run(blueprint, own_ray=False, planned=True)
+    prepared = full_contexts(blueprint) if request.full else prepare_data(blueprint)
+    threads = max(threads_of(own, blueprint) for own in blueprint.stages.values())
+    hardware = given or with_options(cpu_hardware(threads), request.price, request.network)
+    share_s = _BUDGET_S / len(blueprint.stages)
+    profiles = {
+        stage: profile(blueprint, prepared, stage, hardware, share_s) for stage in blueprint.stages
+    }
+    work = workload(blueprint, prepared)
+    if request.full:
+        work = replace(work, num_steps=blueprint.schedule.max_steps or _STEPS)
+        notes.append(
+            f"without data: {work.num_steps:,} steps (schedule.max_steps) of full contexts"
+        )
+    return Planner(blueprint, profiles, work, hardware), notes
+
+
+def show_plan(config: Config, request: PlanRequest, as_json: bool) -> int:
+    """Plan a run, and print it; the exit status."""
+    from tsarch.launch.training import quieten
+    from tsarch.planning import plan_report
+
+    quieten()
+    made = make_plan(config, request)
+    if as_json:
+        found = plan_report.as_json(made.plan, made.change, made.options)
+        typer.echo(json.dumps({**found, "notes": made.notes}, indent=2))
+        return 0 if made.plan.fits else _NO_ROOM
+    from tsarch.telling.terminal import Reporter
+
+    reporter = Reporter()
+    for note in made.notes:
+        reporter.say(f"note: {note}")
+    reporter.console.print(plan_report.rank_table(made.plan))
+    for line in plan_report.plan_lines(made.plan, made.change):
+        reporter.say(line)
+    for line in plan_report.option_lines(made.options) if made.options is not None else ():
+        reporter.say(line)
+    return 0 if made.plan.fits else _NO_ROOM
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    overrides: Annotated[
+        list[str], typer.Option("--set", help="Change a key: --set topology.teacher.replicas=4.")
+    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="GPU type to plan for, such as h100. Default: this machine's CPUs."),
+    ] = None,
+    hardware: Annotated[
+        Path | None, typer.Option(help="YAML file that describes other hardware.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Of a device, an hour.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Between nodes: 100Gbit, or 12.5GB (a second).")
+    ] = None,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="Propose replicas, ZeRO stages, micro-batches and schedule."),
+    ] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=2, help="With --search: devices to share out. Default: the config's."),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Without data: take all contexts and windows to be full."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What a run needs: memory, traffic, time and cost, before anything runs.
+
+    Exit status 3: it does not fit.
+    """
+    from tsarch.config_loading import load_config
+
+    request = PlanRequest(gpu, hardware, price, network, devices, search, full)
+    raise typer.Exit(show_plan(load_config(config, overrides), request, as_json))

@@ -1,0 +1,221 @@
+"""`tsarch plan`: a stage's step without values, memory, time, and what makes a run fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import ROOT, tiny_blueprint, tiny_raw
+from tsarch.errors import UserError
+from tsarch.planning.hardware import GPUS, hardware_named, network_rate, read_hardware
+from tsarch.planning.plan_search import Planner, fitting, search
+from tsarch.planning.stage_profile import profile, workload
+from tsarch.prepare import prepare_data
+from tsarch.topology import STAGES, Stage
+
+H100 = GPUS["h100"]
+
+
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory):
+    blueprint = tiny_blueprint(tmp_path_factory.mktemp("plan"), topology={"runner": "processes"})
+    prepared = prepare_data(blueprint)
+    profiles = {s: profile(blueprint, prepared, s, H100, 0.0) for s in STAGES}
+    return Planner(blueprint, profiles, workload(blueprint, prepared), H100)
+
+
+def test_masks_and_numbers_are_real_and_other_tensors_have_no_values():
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    from tsarch.planning.dry_ops import dry
+
+    chosen = torch.tensor([True, False, True])
+    with dry() as recorder:
+        recorder.phase = "here"
+        weights = torch.empty(3, 5, requires_grad=True)
+        rows = weights[chosen]
+        (rows @ torch.empty(5, 7)).sum().backward()
+        assert float(rows.detach().sum()) == 1.0
+    assert rows.shape == (2, 5)
+    assert isinstance(weights.grad, FakeTensor)
+    products = [op for op in recorder.ops["here"] if op.flops]
+    assert sum(op.flops for op in products) == 2 * (2 * 2 * 5 * 7)
+
+
+def test_what_is_alive_is_counted_while_it_is():
+    from tsarch.planning.dry_ops import dry
+
+    with dry() as recorder:
+        a = torch.empty(1000)
+        b = a + a
+        assert recorder.ledger.live == 8000
+        del a
+        assert recorder.ledger.live == 4000
+        del b
+    assert recorder.ledger.live == 0
+
+
+@pytest.mark.slow
+def test_layers_that_are_alike_need_not_all_be_run(tmp_path):
+    """What few layers give, extended, is what all of them give."""
+    from tsarch.feeds import batch_plan, training_feed
+    from tsarch.planning import dry_stage
+
+    model = {**tiny_raw(tmp_path)["teacher"]["config"], "num_hidden_layers": 6}
+    blueprint = tiny_blueprint(tmp_path, teacher={"config": model})
+    prepared = prepare_data(blueprint)
+    train = prepared.splits["train"]
+    feed = training_feed(blueprint, train, batch_plan(blueprint, train), blueprint.topology)
+    few = dry_stage.dry_step(blueprint, prepared, Stage.TEACHER, feed, 0)
+    whole = dry_stage._run(blueprint, prepared, Stage.TEACHER, feed, 0)
+    assert few.activations == whole.activations
+    assert few.peak == whole.peak
+    for phase in ("forward", "backward"):
+        said, found = (
+            sum(number * op.flops for op, number in own.ops[phase].items()) for own in (few, whole)
+        )
+        assert said == found > 0
+
+
+@pytest.mark.slow
+def test_activations_are_those_that_a_real_step_holds(tmp_path):
+    from benchmarks.plan import measured, predicted
+
+    blueprint = tiny_blueprint(tmp_path, topology={"runner": "local", "device": "cpu"})
+    prepared = prepare_data(blueprint)
+    profiles = {s: profile(blueprint, prepared, s, H100, 0.0, both_ways=False) for s in STAGES}
+    said = predicted(blueprint, prepared, profiles, H100)
+    found = measured(blueprint, prepared, profiles, repeats=1)
+    assert said[0] == pytest.approx(found[0], rel=0.02)
+    assert said[1] == pytest.approx(found[1], rel=0.10)
+
+
+@pytest.mark.slow
+def test_a_plan_has_what_ranks_hold_do_and_send(planner):
+    plan = planner.plan()
+    assert plan.fits
+    teacher, student = plan.ranks.values()
+    assert teacher.need.states.weights == 4 * planner.profiles[Stage.TEACHER].counts.parameters
+    assert teacher.flops > 0
+    assert teacher.link_bytes > 0
+    assert student.link_bytes == 0
+    assert teacher.collective_bytes == 0
+    assert plan.step_s == pytest.approx(max(teacher.times.total_s, student.times.total_s), rel=1e-6)
+    assert plan.cost is None
+
+
+@pytest.mark.slow
+def test_sharing_out_changes_what_a_rank_holds_and_sends(planner):
+    one = planner.plan().ranks[Stage.TEACHER]
+    many = planner.plan({"topology.teacher.replicas": 4, "topology.teacher.zero_stage": 3})
+    own = many.ranks[Stage.TEACHER]
+    assert own.need.states.weights == -(-one.need.states.weights // 4)
+    assert own.activations < one.activations
+    assert own.collective_bytes == pytest.approx(0.75 * 3 * one.need.states.weights)
+
+
+@pytest.mark.slow
+def test_checkpointing_takes_less_memory_and_more_arithmetic(planner):
+    plain = planner.plan().ranks[Stage.TEACHER]
+    other = planner.plan({"teacher.activation_checkpointing": True}).ranks[Stage.TEACHER]
+    assert other.activations == plain.activations_otherwise < plain.activations
+    assert other.activations_otherwise == plain.activations
+    assert other.flops > plain.flops
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_told_with_the_cheapest_change_that_does(planner):
+    need = max(own.on_device for own in planner.plan().ranks.values())
+    small = replace(planner, hardware=replace(H100, memory_bytes=need - 100_000))
+    plan = small.plan()
+    assert plan.missing_bytes == 100_000
+    change = fitting(small)
+    assert change is not None
+    assert change.plan.fits
+    hopeless = replace(planner, hardware=replace(H100, memory_bytes=1000))
+    assert fitting(hopeless) is None
+
+
+@pytest.mark.slow
+def test_a_search_shares_out_all_devices_and_finds_nothing_slower_than_one_each(planner):
+    options = search(planner, 2)
+    assert {o.changes[0] for o in options} == {
+        "schedule.name=overlapped",
+        "schedule.name=joint",
+        "schedule.name=sequential",
+    }
+    for option in options:
+        assert option.plan.num_ranks == 2
+    assert options[0].plan.step_s <= planner.plan().step_s * 1.0001
+
+
+def test_hardware_from_a_file(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("base: h100\nname: mine\nmemory_bytes: 1e9\n")
+    assert read_hardware(path) == replace(H100, name="mine", memory_bytes=10**9)
+    path.write_text("name: mine\nmemory: 3\nfp32_flops_s: fast\n")
+    with pytest.raises(UserError) as found:
+        read_hardware(path)
+    told = "\n".join(map(str, found.value.mistakes))
+    assert "memory: is unknown" in told
+    assert "fp32_flops_s: is 'fast'" in told
+    assert "bf16_flops_s: is missing" in told
+
+
+def test_rates_and_names_of_hardware():
+    assert network_rate("100Gbit/s") == 12.5e9
+    assert network_rate("12.5 GB") == 12.5e9
+    for wrong in ("fast", "-3gbit", "100"):
+        with pytest.raises(UserError):
+            network_rate(wrong)
+    with pytest.raises(UserError, match="h100"):
+        hardware_named("gtx")
+
+
+GPU_CONFIGS = ("bert-large-2-nodes", "large-teacher", "qa-gpu", "summarization-gpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GPU_CONFIGS)
+def test_configs_whose_models_are_not_here_are_planned(name, capsys):
+    from tsarch.config_loading import load_config
+    from tsarch.launch.plan import PlanRequest, show_plan
+
+    config = load_config(ROOT / "configs" / f"{name}.yaml", [])
+    show_plan(config, PlanRequest(gpu="a100-80g", price=2.0), as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["fits"]
+    assert told["cost"] > 0
+    assert any("is not here" in note for note in told["notes"])
+
+
+@pytest.mark.slow
+def test_teachers_of_many_billions_are_planned_without_weights_and_data(tmp_path):
+    from tsarch.blueprint import resolve
+    from tsarch.config_loading import parse_config
+    from tsarch.launch.plan import PlanRequest, make_plan
+
+    raw = {
+        "run": {"name": "large"},
+        "data": {"train": "-", "validation": "-", "test": "-", "batch_tokens": 4 * 4096 * 64},
+        "task": {"name": "summarization"},
+        "teacher": {"model": "meta-llama/Llama-3.1-70B", "max_tokens": 4096},
+        "student": {"layers": [0, 20, 40, 79], "max_tokens": 512},
+        "precision": "bf16",
+        "schedule": {"max_steps": 1000},
+        "topology": {
+            "device": "cuda",
+            "teacher": {"replicas": 60, "zero_stage": 3},
+            "student": {"replicas": 4, "zero_stage": 3},
+        },
+    }
+    config = parse_config(raw, str(Path(tmp_path) / "large.yaml"))
+    made = make_plan(config, PlanRequest(gpu="h100", full=True))
+    parameters = made.plan.ranks[Stage.TEACHER].need.states.weights * 60 / 2
+    table = 128256 * 8192
+    assert parameters == pytest.approx(70.55e9 - table, rel=0.02)
+    assert resolve(config).topology.num_ranks == made.plan.num_ranks

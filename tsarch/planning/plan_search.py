@@ -1,0 +1,169 @@
+"""Changes of a run that make it fit, and how a run is best shared out on given hardware. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from tsarch.blueprint import Blueprint
+from tsarch.planning.hardware import Hardware
+from tsarch.planning.run_plan import RunPlan, plan_run
+from tsarch.planning.stage_profile import StageProfile, Workload
+from tsarch.schedule.plan import ScheduleName
+from tsarch.topology import STAGES, Stage
+
+_MOST_CHANGES = 3
+_MICRO_BATCHES = (1, 2, 4, 8)
+_SCHEDULES: tuple[ScheduleName, ...] = ("overlapped", "joint", "sequential")
+Sections = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Option:
+    """Another way to run."""
+
+    changes: tuple[str, ...]
+    """As `--set` takes them."""
+    plan: RunPlan
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans of one run, shared out in any way."""
+
+    blueprint: Blueprint
+    profiles: Mapping[Stage, StageProfile]
+    work: Workload
+    hardware: Hardware
+
+    def plan(self, changes: Mapping[str, Any] | None = None) -> RunPlan:
+        """With other values of some keys (`topology.teacher.replicas`)."""
+        changed = self.blueprint
+        if changes:
+            changed = self.blueprint.altered(**_sections(changes))
+        return plan_run(changed, self.profiles, self.work, self.hardware)
+
+
+def fitting(planner: Planner) -> Option | None:
+    """The change, or the fewest changes, that make a run fit; of those the fastest. None: none of
+    those that are known does."""
+    single = list(_changes(planner))
+    for number in range(1, _MOST_CHANGES + 1):
+        found = []
+        for chosen in combinations(single, number):
+            changes = {key: value for own in chosen for key, value in own.items()}
+            if len(changes) < number:
+                continue  # two values of one key
+            plan = planner.plan(changes)
+            if plan.fits:
+                found.append(Option(_told(changes), plan))
+        if found:
+            return min(found, key=lambda option: option.plan.step_s)
+    return None
+
+
+def _changes(planner: Planner) -> Iterator[dict[str, Any]]:
+    """What takes less memory and leaves what is learned as it is."""
+    blueprint = planner.blueprint
+    alone = blueprint.runner.is_one_process
+    for stage, own in blueprint.stages.items():
+        can_checkpoint = True in planner.profiles[stage].activations
+        if can_checkpoint and not own.activation_checkpointing:
+            yield {f"{stage}.activation_checkpointing": True}
+        replicas = blueprint.topology.replicas(stage)
+        for zero_stage in range(own.engine.zero_stage + 1, 4) if replicas > 1 else ():
+            yield {f"topology.{stage}.zero_stage": zero_stage}
+        if not (alone or planner.hardware.is_cpu or own.engine.offload_optimizer):
+            yield {f"topology.{stage}.offload_optimizer": True}
+        for factor in () if alone else (2, 4, 8):
+            yield {f"topology.{stage}.replicas": own.replicas * factor}
+    for micro_batches in _MICRO_BATCHES:
+        if micro_batches > blueprint.schedule.micro_batches:
+            yield {"schedule.micro_batches": micro_batches}
+    if blueprint.precision == "fp32":
+        yield {"precision": "bf16"}
+
+
+def search(planner: Planner, num_devices: int) -> list[Option]:
+    """The fastest way to share the run out on so many devices, of each schedule; the fastest first.
+    Schedules don't learn alike (`joint` trains the teacher for the student's sake too), so the
+    choice among them is the user's."""
+    found = []
+    for schedule in _SCHEDULES:
+        options = list(_options(planner, schedule, num_devices))
+        if options:
+            found.append(min(options, key=lambda option: option.plan.step_s))
+    return sorted(found, key=lambda option: option.plan.step_s)
+
+
+def _options(planner: Planner, schedule: ScheduleName, num_devices: int) -> Iterator[Option]:
+    blueprint = planner.blueprint
+    if schedule == "joint" and len(set(vars(blueprint.schedule.alternation).values())) > 1:
+        return
+    contexts = max(int(planner.work.batch_tokens) // blueprint.batches.context_tokens, 1)
+    for teachers in _counts(num_devices - 1):
+        for micro_batches in _MICRO_BATCHES:
+            students = num_devices - teachers
+            if micro_batches > 1 and max(teachers, students) * micro_batches > contexts:
+                break
+            base: dict[str, Any] = {
+                "schedule.name": schedule,
+                "schedule.micro_batches": micro_batches,
+                "topology.teacher.replicas": teachers,
+                "topology.student.replicas": students,
+            }
+            yield from _sharded(planner, base)
+
+
+def _sharded(planner: Planner, base: dict[str, Any]) -> Iterator[Option]:
+    """With the ZeRO stage of each model at which a rank has room and is fastest."""
+    plans = [planner.plan({**base, **_zero_stages(number, number)}) for number in range(4)]
+    best = []
+    for stage in STAGES:
+        most = planner.hardware.memory_bytes
+        own = [
+            (plan.ranks[stage].times.total_s, zero_stage)
+            for zero_stage, plan in enumerate(plans)
+            if planner.hardware.is_cpu or plan.ranks[stage].on_device <= most
+        ]
+        if not own:
+            return
+        best.append(min(own)[1])
+    changes = {**base, **_zero_stages(*best)}
+    plan = planner.plan(changes)
+    if plan.fits:
+        yield Option(_told(changes), plan)
+
+
+def _zero_stages(teacher: int, student: int) -> dict[str, Any]:
+    return {"topology.teacher.zero_stage": teacher, "topology.student.zero_stage": student}
+
+
+def _counts(most: int) -> list[int]:
+    """Numbers of teachers to look at: all of a few, of many about sixteen."""
+    if most <= 16:
+        return list(range(1, most + 1))
+    return sorted({max(round(most * part / 16), 1) for part in range(1, 17)})
+
+
+def _sections(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to nested sections."""
+    nested: dict[str, Any] = {}
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        own = nested
+        for section in sections:
+            own = own.setdefault(section, {})
+        own[last] = value
+    return nested
+
+
+def _told(changes: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{key}={str(value).lower()}" for key, value in changes.items())
+
+
+def has_both(blueprint: Blueprint) -> bool:
+    """Whether there is anything to share out between stages."""
+    return set(blueprint.stages) == set(STAGES) and not blueprint.runner.is_one_process
