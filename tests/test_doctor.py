@@ -170,6 +170,8 @@ def test_where_no_ray_listens_that_is_the_only_symptom_of_the_cluster():
 def test_two_nodes_are_examined_and_their_link_is_measured(tmp_path, monkeypatch):
     from tsarch.cluster.doctor import examine_cluster, look_at_cluster
 
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
     with ray_cluster([{"num_cpus": 1}, {"num_cpus": 1}]) as cluster:
         lacking = look_at_cluster(cluster.address)
         for name, value in cluster.environment.items():
