@@ -112,8 +112,14 @@ def check(case: str, folder: Path, repeats: int) -> Row:
     said = predicted(blueprint, prepared, profiles, hardware)
     found = measured(blueprint, prepared, profiles, repeats)
     counts = sum(own.counts.parameters for own in profiles.values())
-    pairs = tuple(zip(said, found, strict=True))
-    return Row(case, blueprint.task.name, counts, *pairs)
+    return Row(
+        case,
+        blueprint.task.name,
+        counts,
+        (said[0], found[0]),
+        (said[1], found[1]),
+        (said[2], found[2]),
+    )
 
 
 def predicted(
@@ -168,7 +174,7 @@ def _state_bytes(rank: Any) -> int:
     """Of all that is kept between steps: weights, optimizer state, table."""
     parts = rank.parts
     tensors = [p.detach() for engine in parts.engines.values() for p in engine.module.parameters()]
-    optimizers = [engine._torch_optimizer for engine in parts.engines.values()]
+    optimizers = [engine._optimizer for engine in parts.engines.values()]
     tied = parts.tied
     tensors += [tied.table.storage, tied._own.grad]
     for optimizer in [*optimizers, tied._optimizer]:

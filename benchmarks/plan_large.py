@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def fastest(planner: Planner, num_devices: int) -> tuple[Option | None, bool]:
     """The fastest way on so many devices, and whether it checkpoints activations."""
     tokens = num_devices * CONTEXTS_A_DEVICE * TOKENS
     for checkpoints in (False, True):
-        sections = {
+        sections: dict[str, Any] = {
             "data": {"batch_tokens": tokens},
             "teacher": {"activation_checkpointing": checkpoints},
         }

@@ -111,7 +111,7 @@ def _timed(group, values, rank: int, source: int, target: int, seconds: float) -
             count.fill_(max(int(seconds / took_s), 1))
         if not measured:
             group.broadcast(count, source).wait()
-    return number * values.nbytes / took_s
+    return float(number * values.nbytes / took_s)
 
 
 def _sums(group, values, seconds: float) -> float:  # type: ignore[no-untyped-def]
@@ -125,4 +125,4 @@ def _sums(group, values, seconds: float) -> float:  # type: ignore[no-untyped-de
         number += 1
         go_on.fill_(float(time.perf_counter() - began < seconds))
         group.broadcast(go_on, 0).wait()
-    return number * values.nbytes / (time.perf_counter() - began)
+    return float(number * values.nbytes / (time.perf_counter() - began))

@@ -193,7 +193,7 @@ def test_configs_whose_models_are_not_here_are_planned(name, capsys):
     assert any("is not here" in note for note in told["notes"])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_teachers_of_many_billions_are_planned_without_weights_and_data(tmp_path):
     from tsarch.blueprint import resolve
     from tsarch.config_loading import parse_config

@@ -99,11 +99,11 @@ _Key = tuple[Any, tuple[Shape, ...], tuple[Any, ...]]
 """Function, tensors and other arguments of an operation."""
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within `dry`: runs every operation on fake tensors and notes it under the current `phase`."""
 
     def __init__(self, fake: FakeTensorMode) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.phase = ""
         self.ops: dict[str, Counter[Op]] = {}
         """Phase → operations and how often."""
@@ -126,24 +126,34 @@ class Recorder(TorchDispatchMode):
         leaves = _leaves(args, kwargs)
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         are_known = not any(isinstance(tensor, FakeTensor) for tensor in given)
-        if are_known and given and not any(t.dtype.is_floating_point for t in given):
-            with _disable_current_modes():
-                found = func(*args, **kwargs)
-            if not any(t.dtype.is_floating_point for t in _made(found)):
-                return found
-        if func in _INDEXED:
+        if func in _INDEXED and not are_known:
             args = (args[0], _places(args[1]), *args[2:])
-        inputs = tuple(_shape(leaf) for leaf in given)
-        key = func, inputs, tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
-        result = self._again(key)
+        key = (
+            func,
+            tuple(_shape(leaf) for leaf in given),
+            tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor)),
+        )
+        result = None
+        if are_known and given and not _floating(given):
+            with _disable_current_modes():
+                result = func(*args, **kwargs)
+            if _floating(_made(result)):
+                result = None
+        if result is None:
+            result = self._again(key)
         if result is None:
             result = func(*args, **kwargs)
             self._remember(key, given, result)
-        made = _made(result)
-        if are_known and not given and not any(t.dtype.is_floating_point for t in made):
+        if are_known and not given and not _floating(_made(result)):
             with _disable_current_modes():
-                return func(*args, **kwargs)
-        for tensor in made:
+                result = func(*args, **kwargs)
+        self._look(key, args, kwargs, result)
+        return result
+
+    def _look(self, key: _Key, args: Any, kwargs: Any, result: Any) -> None:
+        """Note what an operation has made, and the operation."""
+        func = key[0]
+        for tensor in _made(result):
             self.ledger.note(tensor)
         self.most[self.phase] = max(self.most.get(self.phase, 0), self.ledger.live)
         above = self.ledger.live - self.ground
@@ -151,7 +161,6 @@ class Recorder(TorchDispatchMode):
             self.peaks[self.phase] = above
         if self.phase and not func.is_view and func.overloadpacket not in _FREE:
             self._note(key, args, kwargs, result)
-        return result
 
     def _again(self, key: _Key) -> Any:
         """What an operation gives, by what an equal one gave before; None: there was none. (Fake
@@ -225,6 +234,10 @@ def _leaves(args: Any, kwargs: Any) -> list[Any]:
     return leaves
 
 
+def _floating(tensors: list[Tensor]) -> bool:
+    return any(tensor.dtype.is_floating_point for tensor in tensors)
+
+
 def _made(result: Any) -> list[Tensor]:
     """Tensors that an operation gives."""
     if isinstance(result, Tensor):
@@ -252,9 +265,9 @@ def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
     """As torch's `FlopCounterMode` counts them; it leaves out attention on CPUs."""
     packet = func.overloadpacket
     if packet == _CPU_ATTENTION:
-        return int(sdpa_flop_count(*(t.shape for t in args[:3])))
+        return int(sdpa_flop_count(*(t.shape for t in args[:3])))  # type: ignore[no-untyped-call]
     if packet == _CPU_ATTENTION_BACKWARD:
-        return int(sdpa_backward_flop_count(*(t.shape for t in args[:4])))
+        return int(sdpa_backward_flop_count(*(t.shape for t in args[:4])))  # type: ignore[no-untyped-call]
     count = flop_registry.get(packet)
     return 0 if count is None else int(count(*args, **kwargs, out_val=result))
 

@@ -53,13 +53,11 @@ class DryEngine:
         spec: OptimizerSpec,
         dtype: torch.dtype,
         zero_stage: int,
-        autocast: bool,
     ) -> None:
         self.module = module
         self.device = torch.device("cpu")
-        self.compute_dtype = torch.bfloat16 if autocast else dtype
+        self.compute_dtype = dtype
         self.grad_scale = 1.0
-        self._autocast = autocast
         self._clip_norm = spec.clip_norm
         self._copy: nn.Parameter | None = None
         self._optimizer: torch.optim.Optimizer | None = None
@@ -74,8 +72,7 @@ class DryEngine:
 
     def forward(self, *inputs: Any) -> Any:
         """Run the module."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
-            return self.module(*inputs)
+        return self.module(*inputs)
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""

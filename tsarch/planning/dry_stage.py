@@ -203,17 +203,16 @@ def _ticks(blueprint: Blueprint, feed: Feed, stage: Stage, step: int) -> tuple[A
 
 
 def _engine(blueprint: Blueprint, stage: Stage, module: nn.Module) -> DryEngine:
-    own, in_bf16 = blueprint.stages[stage], blueprint.precision == "bf16"
-    here = blueprint.runner.is_one_process
-    dtype = torch.bfloat16 if in_bf16 and not here else torch.float32
+    own = blueprint.stages[stage]
+    dtype = torch.bfloat16 if blueprint.precision == "bf16" else torch.float32
     for name, parameter in list(module.named_parameters()):
         put(module, name, torch.empty(parameter.shape, dtype=dtype))
     for name, buffer in list(module.named_buffers()):
         floating = buffer.dtype.is_floating_point
         whole = torch.zeros(buffer.shape, dtype=buffer.dtype)
         put(module, name, torch.empty(buffer.shape, dtype=dtype) if floating else whole)
-    zero_stage = 0 if here else own.engine.zero_stage
-    return DryEngine(module, own.optimizer, dtype, zero_stage, autocast=in_bf16 and here)
+    zero_stage = 0 if blueprint.runner.is_one_process else own.engine.zero_stage
+    return DryEngine(module, own.optimizer, dtype, zero_stage)
 
 
 def _tied(blueprint: Blueprint, prepared: Prepared, uses_table: bool) -> TiedEmbedding:
@@ -244,4 +243,4 @@ def _leave_out_gradients(recorder: Recorder, module: nn.Module) -> None:
 
     for parameter in module.parameters():
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(came)
+            parameter.register_post_accumulate_grad_hook(came)  # type: ignore[no-untyped-call]

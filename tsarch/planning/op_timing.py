@@ -87,7 +87,7 @@ def cpu_hardware(num_threads: int, clock: Clock = time.perf_counter) -> Hardware
     )
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations."""
 
     number = 0
@@ -107,9 +107,9 @@ def _overhead(clock: Clock) -> float:
     def run() -> None:
         layer(given).sum().backward()
 
-    with _Counter() as counter:
+    with _Counter() as counter:  # type: ignore[no-untyped-call]
         run()
-    return _fastest(run, clock) / counter.number
+    return _fastest(run, clock) / int(counter.number)
 
 
 def _product(side: int, dtype: torch.dtype) -> Callable[[], object]:
