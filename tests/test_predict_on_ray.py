@@ -58,7 +58,7 @@ def test_the_output_is_that_of_one_process(tmp_path, monkeypatch, capsys, task):
     assert on_ray.read_bytes() == here.read_bytes()
     told = capsys.readouterr().err
     assert "2 of them can't be read" in told
-    assert "1 of them were read in part" in told
+    assert ("1 of them were read in part" in told) == (task == "ner")
     assert ("by an earlier call" in told) == (task == "ner")
     problems = [row["problem"] for row in map(json.loads, here.open()) if "problem" in row]
     assert len(problems) == 2
