@@ -40,6 +40,7 @@ def test_masks_and_numbers_are_real_and_other_tensors_have_no_values():
         rows = weights[chosen]
         (rows @ torch.empty(5, 7)).sum().backward()
         assert float(rows.detach().sum()) == 1.0
+        assert weights[torch.tensor([True, False, False])].shape == (1, 5)
     assert rows.shape == (2, 5)
     assert isinstance(weights.grad, FakeTensor)
     products = [op for op in recorder.ops["here"] if op.flops]

@@ -96,7 +96,7 @@ class Ledger:
 Example = tuple[Any, Any, Any]
 """Function, arguments and keywords of an operation, tensors as `Shape`."""
 _Key = tuple[Any, tuple[Shape, ...], tuple[Any, ...]]
-"""Function, tensors and other arguments of an operation."""
+"""Function, tensors and other arguments (with their types: 1 equals True) of an operation."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -123,15 +123,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func is _ATEN._local_scalar_dense.default:
             return _scalar(args[0])
+        if func in _INDEXED:
+            args = (args[0], _places(args[1]), *args[2:])
         leaves = _leaves(args, kwargs)
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         are_known = not any(isinstance(tensor, FakeTensor) for tensor in given)
-        if func in _INDEXED and not are_known:
-            args = (args[0], _places(args[1]), *args[2:])
         key = (
             func,
             tuple(_shape(leaf) for leaf in given),
-            tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor)),
+            tuple((type(leaf), leaf) for leaf in leaves if not isinstance(leaf, Tensor)),
         )
         result = None
         if are_known and given and not _floating(given):
