@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import typer
 
 from benchmarks.bench_job import CONFIG, JOINT_MICRO_BATCHES, BenchJob, Counts
@@ -23,6 +24,7 @@ from tsarch.planning.arithmetic import settle
 from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew
 from tsarch.rank.local_crew import LocalCrew
+from tsarch.stage.build import is_unpadded
 from tsarch.telling.step_table import StepRecord, StepTable
 from tsarch.topology import STAGES, Stage, Topology
 
@@ -47,12 +49,19 @@ def counts(job: BenchJob, blueprint: Blueprint, steps: range) -> Counts:
     """Tokens and positions of `steps` on one rank a stage."""
     feed = training_feed(blueprint, job.split, job.plan, Topology.pair(1, 1))
     total = Counts(0, 0, 0)
+    sizes = {
+        stage: np.sum if is_unpadded(blueprint, stage) else np.size for stage in blueprint.stages
+    }
     for step in steps:
         total += Counts(feed.plan(step).num_tokens, 0, 0)
         for micro_batch in range(blueprint.schedule.micro_batches):
             contexts = feed.context_batch(step, micro_batch, Stage.TEACHER, 0)
             windows = feed.window_batches(step, micro_batch, Stage.STUDENT, 0)
-            total += Counts(0, contexts.mask.size, sum(own.mask.size for own in windows))
+            total += Counts(
+                0,
+                int(sizes[Stage.TEACHER](contexts.mask)),
+                sum(int(sizes[Stage.STUDENT](own.mask)) for own in windows),
+            )
     return total
 
 

@@ -34,7 +34,7 @@ from tsarch.records import TokenizedSplit
 from tsarch.run.evaluate import JOINT_WEIGHTS, choose_and_evaluate, evaluate_modes
 from tsarch.seeding import torch_seed
 from tsarch.specs import PredictionSpec
-from tsarch.stage.build import build_model
+from tsarch.stage.build import build_model, unpad
 from tsarch.stage.engine import Engine, make_optimizer
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
@@ -148,7 +148,13 @@ class Distilled:
         self._num_steps = num_training_steps(blueprint, plan)
         self._shape = blueprint.learning_rate
         self._feed = Feed(
-            train, _ONE_EACH, 1, plan.contexts, lambda _, c: alone_passes(train, c), True
+            train,
+            _ONE_EACH,
+            1,
+            plan.contexts,
+            lambda _, c: alone_passes(train, c),
+            send_predictions=True,
+            send_all=True,
         )
         torch.manual_seed(torch_seed(blueprint.seed, "dropout", 0))
 
@@ -201,6 +207,7 @@ def _stage_parts(
     blueprint = blueprint.altered(embedding={"init": stage.name})
     built = build_model(blueprint, stage, num_labels)
     assert built.table is not None
+    unpad(blueprint, stage, built.module)
     spec = blueprint.table.optimizer
     tied = TiedEmbedding(
         Table(built.table, np.unique(train.token_ids)),

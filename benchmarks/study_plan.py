@@ -46,6 +46,7 @@ OURS_ALONE: Mapping[str, tuple[str, ...]] = {
     "student": (
         "alone_weight",
         "fed_weight",
+        "fed_share",
         "teacher_dropout",
         "no_teacher",
         "bridge_scale",

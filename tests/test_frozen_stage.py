@@ -12,9 +12,13 @@ from safetensors.torch import load_file
 
 from tests.equal_losses import check_equal_losses
 from tests.generative_configs import generative_config
+from tests.helpers import tiny_config
 from tsarch.blueprint import resolve
 from tsarch.config import Config
+from tsarch.feeds import batch_plan
 from tsarch.launch.training import run_training
+from tsarch.prepare import prepare_data
+from tsarch.rank.local_crew import LocalCrew
 from tsarch.stage.build import build_model
 from tsarch.topology import STAGES, Stage
 
@@ -54,6 +58,32 @@ def test_only_the_student_trains(tmp_path, model, is_table_frozen, schedule):
         assert is_same == (stage is Stage.TEACHER)
     table = load_file(model_folder / "embedding.safetensors")["weight"]
     assert torch.equal(table, started[Stage.TEACHER].table) == is_table_frozen
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
+def test_states_that_never_change_are_computed_once(tmp_path, schedule):
+    reports = {}
+    for gigabytes in (1.0, 1e-4, 0.0):
+        config = tiny_config(
+            tmp_path,
+            teacher={"freeze": "all_but_head"},
+            embedding={"frozen": True},
+            data={"keep_states_gb": gigabytes},
+            schedule={"name": schedule, "micro_batches": 2},
+            topology={"runner": "local"},
+        )
+        blueprint = resolve(config)
+        prepared = prepare_data(blueprint)
+        epoch = batch_plan(blueprint, prepared.splits["train"]).epoch_starts[1]
+        ticks = LocalCrew(blueprint, prepared).train(0, 2 * epoch)
+        own = [r for reports in ticks for r in reports if r.stage == "teacher"]
+        reports[gigabytes] = [r for r in own if r.step is not None]
+    read = {g: [r.num_real for r in own] for g, own in reports.items()}
+    assert read[1.0][:epoch] == read[0.0][:epoch]
+    assert sum(read[1.0][epoch:]) == 0 < sum(read[1e-4][epoch:]) < sum(read[0.0][epoch:])
+    for gigabytes in (1.0, 1e-4):
+        for own, plain in zip(reports[gigabytes], reports[0.0], strict=True):
+            assert own.losses.means == pytest.approx(plain.losses.means, rel=1e-5)
 
 
 @pytest.mark.ranks

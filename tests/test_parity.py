@@ -18,12 +18,12 @@ from tsarch.blueprint import Blueprint, resolve
 from tsarch.config_loading import parse_config
 from tsarch.errors import UserError
 from tsarch.models.backbone import backbone_config, build_backbone
+from tsarch.models.small_copy import small_copy
 from tsarch.pair.generation import TeacherGeneration
 from tsarch.planning import own_path, parity
 from tsarch.planning.parity import LARGEST_DIFFERENCE, check_parity
 from tsarch.planning.preflight import check_run
 from tsarch.planning.reference import save_random
-from tsarch.planning.small_copy import small_copy
 
 SIZES = {"vocab_size": 320, "num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,36 @@ def test_plan_covers_every_window_and_routes_what_is_needed(seed, topology, m, d
             (teacher, t), (student, s) = map(topology.place, ranks)
             owned = {w for c in mb.contexts[teacher][t] for w in context_windows(split, c)}
             assert set(windows) <= owned & {p.window for p in mb.passes[student][s]}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
+def test_windows_that_are_read_once_weigh_on_average_what_two_passes_do(share):
+    """A share of them is fed in every step, each window as often as any other."""
+    split = random_split(1)
+    contexts, num_steps = np.arange(split.num_contexts), 600
+    number = len(split.windows)
+    sums = {True: np.zeros(number), False: np.zeros(number)}
+    for step in range(num_steps):
+        passes = training_passes(split, contexts, 0, step, 0.0, 0.5, 0.3, share)
+        assert passes == training_passes(split, contexts[::-1], 0, step, 0.0, 0.5, 0.3, share)
+        read = [own for (own,) in passes.values()]
+        assert abs(sum(own.fed for own in read) - share * number) < 1
+        for own in read:
+            assert own.weight == pytest.approx((0.3 if own.fed else 0.5) * own.stands_for)
+            assert own.second == (not own.fed)
+            sums[own.fed][own.window] += own.weight
+    for fed, weight in ((True, 0.3), (False, 0.5)):
+        assert sums[fed].mean() / num_steps == pytest.approx(weight, rel=0.02)
+        spread = weight * np.sqrt((1 - share) / share if fed else share / (1 - share))
+        assert abs(sums[fed] / num_steps - weight).max() < 5 * spread / np.sqrt(num_steps)
+
+
+def test_windows_without_the_teacher_by_chance_stay_as_they_are():
+    split = random_split(1)
+    passes = training_passes(split, np.arange(split.num_contexts), 0, 0, 0.5, 0.5, 0.3, 0.4)
+    plain = [own for (own,) in passes.values() if not own.fed and not own.second]
+    assert plain
+    assert {(own.weight, own.stands_for) for own in plain} == {(1.0, 1.0)}
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(1, 100))

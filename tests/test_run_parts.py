@@ -47,6 +47,7 @@ KEYS = [
     "stage_busy_s",
     "stage_busy_share",
     "bubble_fraction",
+    "real_share",
     "link_bytes_per_step",
     "tied_bytes_per_step",
     "link_s_per_step",

@@ -216,6 +216,7 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
             config.data.num_buckets,
             config.evaluation.batch_tokens,
             config.context_tokens,
+            config.data.unpadded,
         ),
         tokenizer_name=config.tokenizer_name,
         stages=stages,
@@ -313,6 +314,7 @@ def _bridge(student: StudentConfig, source: Architecture | None) -> BridgeSpec |
         teacher_dropout=student.teacher_dropout,
         alone_weight=student.alone_weight,
         fed_weight=student.fed_weight,
+        fed_share=student.fed_share,
     )
 
 

@@ -38,7 +38,7 @@ def training_feed(
     `vocabulary` is needed where the table is the output projection.
     """
     train.check_labels("training")
-    seed = blueprint.seed
+    seed, distillation = blueprint.seed, blueprint.distillation
     bridges = [own.bridge for own in blueprint.stages.values() if own.bridge is not None]
 
     def passes(step: int, contexts: IntArray) -> Passes:
@@ -53,6 +53,7 @@ def training_feed(
             bridge.teacher_dropout,
             bridge.alone_weight,
             bridge.fed_weight,
+            bridge.fed_share,
         )
 
     return Feed(
@@ -61,9 +62,9 @@ def training_feed(
         blueprint.schedule.micro_batches,
         plan.contexts,
         passes,
-        send_predictions=blueprint.distillation.weight > 0,
+        send_predictions=distillation.weight > 0,
         vocabulary=vocabulary,
-        send_all=blueprint.distillation.hidden_weight > 0,
+        send_all=distillation.is_used and distillation.passes != "fed",
     )
 
 

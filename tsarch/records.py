@@ -225,6 +225,10 @@ class TickReport:
     losses: LossParts = field(default_factory=lambda: LossParts({}))
     num_tokens: int = 0
     """Real tokens of the step's *global* batch."""
+    num_real: int = 0
+    """Real tokens that the stage's model read on this rank."""
+    num_positions: int = 0
+    """Positions that it computed for them, padding included."""
     grad_norm: float | None = None
     """Global gradient norm of the stage before clipping; None: not updated."""
     skipped: bool = False

@@ -40,6 +40,7 @@ class BridgeSpec:
     teacher_dropout: float
     alone_weight: float
     fed_weight: float
+    fed_share: float | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class BatchSpec:
     evaluation_tokens: int
     context_tokens: int
     """Of a context at most."""
+    unpadded: bool
+    """Whether models read batches without padding, where that is exact."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ class DistillationSpec:
     divergence: Divergence
     hidden_weight: float
     hidden_loss: HiddenLoss
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is a term of it."""
+        return self.weight > 0 or self.hidden_weight > 0
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from tsarch.blueprint import Blueprint, resolve
 from tsarch.config_loading import parse_config
 from tsarch.errors import UserError, one_line
 from tsarch.models.backbone import backbone_config
+from tsarch.models.small_copy import small_copy
 from tsarch.planning.parity import LARGEST_DIFFERENCE, Probe
 from tsarch.planning.preflight import check_run
 from tsarch.planning.reference import Reference, Row, auto_class, save_random
-from tsarch.planning.small_copy import small_copy
 from tsarch.seeding import generator
 from tsarch.topology import Stage
 

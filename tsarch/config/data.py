@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from tsarch.config.base import MOST, NonNegativeInt, PositiveFloat, PositiveInt, Section, SpanEnds
+from tsarch.config.base import (
+    MOST,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    SpanEnds,
+)
 from tsarch.task_names import TASKS
 
 
@@ -94,6 +102,15 @@ class DataConfig(Section):
     """Padded teacher tokens of one step's global batch, over all replicas."""
     num_buckets: Annotated[int, Field(ge=1, le=1000)] = 8
     """Number of length buckets; contexts of one bucket are batched together."""
+    unpadded: bool = True
+    """Training and its evaluations lay the sequences of a batch end to end, so that no padding is
+    computed, where the architecture computes the same that way (models with windowed attention,
+    convolutions or recurrent layers don't, nor sequence-to-sequence ones). `false`: never."""
+    keep_states_gb: NonNegativeFloat = 1.0
+    """GB of host memory on each rank for hidden states of a teacher that is frozen up to its head
+    (`freeze: all_but_head`), with `embedding.frozen`: they are the same in every epoch (its layers
+    have no dropout then), so they are computed once, as far as they fit. 0: each time, as always
+    under ZeRO 3."""
     context_tokens: Annotated[int, Field(ge=4, le=MOST)] | None = None
     """Tokens of a context where there is no teacher to read it: batches are made of contexts all
     the same. Default: `student.max_tokens`."""

@@ -115,6 +115,12 @@ class StudentConfig(BackboneConfig):
     """Weight of passes with the bridge term. With less than `alone_weight` the student's layers and
     head learn chiefly to work alone; bridge and shortcut, whose only gradient is that of fed
     passes, learn as fast as ever with AdamW. `joint`: what flows to the teacher is weighed too."""
+    fed_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Each window is read once, not twice: of a step's windows this share, drawn at random, with
+    the bridge term, the others alone. A pass weighs as much more as it is rarer, so the expected
+    loss is that of both passes, and the student's work half. Where it is
+    `fed_weight / (fed_weight + alone_weight)` all passes weigh the same. Needs `alone_weight`.
+    Default: each window is read both ways."""
     no_teacher: Literal["zero", "learned"] = "zero"
     """What stands in for a dropped bridge term: nothing, or a learned vector."""
     bridge_scale: NonNegativeFloat = 1.0
@@ -135,6 +141,14 @@ class StudentConfig(BackboneConfig):
             not self.layers or len(set(self.layers)) < len(self.layers)
         ):
             raise ValueError("`layers` must name at least one layer, and each only once")
+        return self
+
+    @model_validator(mode="after")
+    def _share_of_two_passes(self) -> Self:
+        if self.fed_share is not None and self.alone_weight == 0:
+            raise ValueError(
+                "`fed_share` needs an `alone_weight` above 0: other windows are read alone"
+            )
         return self
 
 

@@ -24,8 +24,7 @@ class Feed:
         passes_of: (step, contexts) → the passes over each window.
         send_predictions: whether a teacher's predictions travel with its hidden states.
         vocabulary: rows of the table, if every step touches them all.
-        send_all: whether states travel for windows too that no fed pass reads, as they do where
-            predictions travel.
+        send_all: whether states (and predictions) travel for windows too that no fed pass reads.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Feed:
     ) -> None:
         self.split = split
         self.send_predictions = send_predictions
-        self._send_all = send_all or send_predictions
+        self._send_all = send_all
         self.topology = topology
         self._vocabulary = vocabulary
         self._num_micro_batches = num_micro_batches

@@ -26,6 +26,9 @@ class WindowPass:
     """Weight of the pass in the student's loss."""
     second: bool = False
     """The extra pass without the teacher (`student.alone_weight`)."""
+    stands_for: float = 1.0
+    """Windows that it stands for, where those that have it are drawn (`student.fed_share`); a part
+    of `weight`."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ class WindowBatch:
     """(windows,) 1 if the pass is the extra one without the teacher."""
     weight: np.ndarray[tuple[int], np.dtype[np.float32]]
     """(windows,) weight of the pass in the loss."""
+    stands_for: np.ndarray[tuple[int], np.dtype[np.float32]]
+    """(windows,) windows that the pass stands for, see `WindowPass`."""
     types: IntArray | None = None
     """(windows, tokens) `TokenizedSplit.token_types`, 0 at padding; None: all 0."""
 
@@ -166,6 +168,7 @@ def _batch(
         fed,
         np.resize([int(p.second) for p in passes] or [0], num),
         np.resize(np.array([p.weight for p in passes] or [0.0], dtype=np.float32), num),
+        np.resize(np.array([p.stands_for for p in passes] or [1.0], dtype=np.float32), num),
         _types(split, slices, rows.shape),
     )
 

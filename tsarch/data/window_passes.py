@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tsarch.data.partition import WindowPass, context_windows
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.seeding import generator
+
+BoolArray = NDArray[np.bool_]
 
 
 def training_passes(
@@ -17,17 +23,45 @@ def training_passes(
     teacher_dropout: float,
     alone_weight: float,
     fed_weight: float = 1.0,
+    fed_share: float | None = None,
 ) -> dict[int, tuple[WindowPass, ...]]:
-    """Passes of every window of a training batch (`student.teacher_dropout`).
+    """Passes of every window of a training batch (`student.teacher_dropout`, `student.fed_share`).
 
-    A pure function of (seed, step): the same draws at any number of replicas.
+    With a `fed_share` each window has one of its two passes, which weighs the more the less often
+    it is drawn, so that the expected loss is that of both. A pure function of (seed, step): the
+    same draws at any number of replicas.
     """
     windows = _windows(split, contexts)
     draws = generator(seed, "teacher_dropout", step).random(len(windows))
-    return {
+    both = {
         window: _passes(window, bool(draw >= teacher_dropout), alone_weight, fed_weight)
         for window, draw in zip(windows, draws)
     }
+    if fed_share is None:
+        return both
+    fed = _drawn(len(windows), fed_share, generator(seed, "fed_share", step))
+    return {
+        window: _one_of(both[window], is_fed, fed_share)
+        for window, is_fed in zip(windows, fed.tolist())
+    }
+
+
+def _one_of(
+    passes: tuple[WindowPass, ...], is_fed: bool, fed_share: float
+) -> tuple[WindowPass, ...]:
+    """The fed or the other of two passes, in place of both; a single one stays."""
+    if len(passes) < 2:
+        return passes
+    own = passes[0 if is_fed else 1]
+    stands_for = 1 / (fed_share if is_fed else 1 - fed_share)
+    return (replace(own, weight=own.weight * stands_for, stands_for=stands_for),)
+
+
+def _drawn(number: int, share: float, rng: np.random.Generator) -> BoolArray:
+    """(number,) bool, true for a share of places, each as likely as any other: one from each
+    stretch of 1 / share places in random order, so that their number is as even as can be."""
+    bounds = np.floor(np.arange(number + 1) * share + rng.random())
+    return rng.permutation(np.diff(bounds) > 0)
 
 
 def evaluation_passes(

@@ -12,6 +12,7 @@ from tsarch.models.backbone import Backbone, type_option
 from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
 from tsarch.models.heads import linear_map, make_head, projection, without_padding
 from tsarch.models.output_head import OutputHead, predictions_of
+from tsarch.models.unpadded import Unpadded
 
 
 class StudentModel(nn.Module):
@@ -55,6 +56,8 @@ class StudentModel(nn.Module):
         self.backbone = backbone.model
         self.decoding = Decoding.of(backbone.model)
         self._num_types = backbone.num_types
+        self.unpadded: Unpadded | None = None
+        """How it reads batches without padding; None: it doesn't."""
         self._embedding_scale = backbone.embedding_scale
         hidden_width = backbone.hidden_width
         self.head = output or make_head(
@@ -107,18 +110,21 @@ class StudentModel(nn.Module):
         wanted = [None] * len(embeds) if chosen is None else chosen
         kinds = [None] * len(embeds) if types is None else types
         bridged, added = self._fed(boundary)
-        found = []
-        groups = zip(embeds, masks, places, wanted, kinds, strict=True)
-        for own, mask, place, want, kind in groups:
-            inputs = self.projection(own)
-            inputs = inputs if bridged is None else inputs + bridged[place]
-            more = None if added is None else added[place]
-            options = shared | type_option(kind, self._num_types)
-            found.append(self._group(inputs, mask, more, options, want, table, cache))
-        predictions = [own for own, _ in found]
+        inputs = []
+        for own, mask, place in zip(embeds, masks, places, strict=True):
+            fed = self.projection(own)
+            fed = fed if bridged is None else fed + bridged[place]
+            inputs.append(without_padding(self._scaled(fed), mask))
+        hidden = self._encoded(
+            inputs, masks, shared, [type_option(kind, self._num_types) for kind in kinds], cache
+        )
+        predictions = [
+            self._said(own, None if added is None else added[place], want, table)
+            for own, place, want in zip(hidden, places, wanted, strict=True)
+        ]
         if self.hidden_map is None or not self.training:
             return predictions
-        return predictions + [self.hidden_map(hidden) for _, hidden in found]
+        return predictions + [self.hidden_map(own) for own in hidden]
 
     def _fed(self, boundary: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What the teacher's states (rows, teacher_width) add to the inputs and to the predictions,
@@ -131,22 +137,30 @@ class StudentModel(nn.Module):
         added = self.shortcut(boundary)
         return bridged, torch.cat([added, added.new_zeros(1, added.shape[1])])
 
-    def _group(
+    def _scaled(self, embeds: Tensor) -> Tensor:
+        return embeds if self._embedding_scale == 1.0 else embeds * self._embedding_scale
+
+    def _encoded(
         self,
-        embeds: Tensor,
-        mask: Tensor,
-        added: Tensor | None,
-        options: dict[str, Any],
-        chosen: Tensor | None,
-        table: Tensor | None,
+        embeds: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        places: dict[str, Any],
+        types: Sequence[dict[str, Tensor]],
         cache: DecodingCache | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Predictions and hidden states."""
-        if self._embedding_scale != 1.0:
-            embeds = embeds * self._embedding_scale
-        embeds = without_padding(embeds, mask)
-        hidden = read_on(self.backbone, embeds, mask, options, cache)
+    ) -> list[Tensor]:
+        """Hidden states (windows, tokens, width) of each group; `places`: in texts that grow."""
+        if self.unpadded is not None and cache is None and not places:
+            return self.unpadded.read(self.backbone, embeds, masks, types)
+        return [
+            read_on(self.backbone, own, mask, places | kind, cache)
+            for own, mask, kind in zip(embeds, masks, types, strict=True)
+        ]
+
+    def _said(
+        self, hidden: Tensor, added: Tensor | None, chosen: Tensor | None, table: Tensor | None
+    ) -> Tensor:
+        """Predictions of a group, with what the teacher's states add."""
         if added is not None and isinstance(self.head, OutputHead):
-            return predictions_of(self.head, hidden + added, chosen, table), hidden
+            return predictions_of(self.head, hidden + added, chosen, table)
         predictions = predictions_of(self.head, hidden, chosen, table)
-        return predictions if added is None else predictions + added, hidden
+        return predictions if added is None else predictions + added

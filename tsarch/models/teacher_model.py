@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from tsarch.models.backbone import Backbone, type_option
 from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
 from tsarch.models.heads import make_head, projection, without_padding
 from tsarch.models.output_head import OutputHead, predictions_of
+from tsarch.models.unpadded import Unpadded
 
 
 class TeacherModel(nn.Module):
@@ -43,6 +44,17 @@ class TeacherModel(nn.Module):
         self.is_seq2seq = bool(backbone.model.config.is_encoder_decoder)
         self.decoding = Decoding.of(backbone.model)
         self._num_types = backbone.num_types
+        self.unpadded: Unpadded | None = None
+        """How it reads batches without padding; None: it doesn't."""
+        self.is_fixed = False
+        """Whether nothing below the head changes, so that its states may be kept."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout on or off; where nothing changes but the head, in the head alone."""
+        super().train(mode)
+        if self.is_fixed:
+            self.backbone.eval()
+        return self
 
     def forward(
         self,
@@ -54,6 +66,7 @@ class TeacherModel(nn.Module):
         chosen: Tensor | None = None,
         table: Tensor | None = None,
         types: Tensor | None = None,
+        known: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """(batch, tokens, table_width), (batch, tokens) → hidden (batch, tokens, width) and
         predictions (batch, tokens, outputs); of an `OutputHead` logits (n, vocabulary) of the n
@@ -68,14 +81,21 @@ class TeacherModel(nn.Module):
             table: (vocabulary, table_width) for an `OutputHead` that reads it.
             types: (batch, tokens) types of tokens, where they aren't all 0; a model that knows no
                 such types doesn't see them.
+            known: `embeds` are the hidden states; the head alone reads them.
         """
+        if known:
+            return embeds, predictions_of(self.head, embeds, chosen, table)
         embeds = self.projection(embeds)
         if self.is_seq2seq:
             hidden = self._decoded(embeds, mask, starts, cache)
         else:
             embeds = without_padding(_scaled(embeds, self._embedding_scale), mask)
-            options = self.decoding.options(positions, cache) | type_option(types, self._num_types)
-            hidden = read_on(self.backbone, embeds, mask, options, cache)
+            places = self.decoding.options(positions, cache)
+            kinds = type_option(types, self._num_types)
+            if self.unpadded is not None and cache is None and not places:
+                hidden = self.unpadded.read(self.backbone, [embeds], [mask], [kinds])[0]
+            else:
+                hidden = read_on(self.backbone, embeds, mask, places | kinds, cache)
         return hidden, predictions_of(self.head, hidden, chosen, table)
 
     def _decoded(

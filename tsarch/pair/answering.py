@@ -216,7 +216,14 @@ class Answering:
         rows = np.zeros((1, len(words)), dtype=np.int64)
         one = np.ones(1, dtype=np.int64)
         batch = WindowBatch(
-            rows, rows + 1, words[None], rows, rows, one * int(is_fed), one * 0, one.astype("f4")
+            rows,
+            rows + 1,
+            words[None],
+            rows,
+            rows,
+            one * int(is_fed),
+            one * 0,
+            *[one.astype("f4")] * 2,
         )
         return WindowOutputs(
             batch, _NONE, student[None], None if teacher is None else teacher[None], _NONE

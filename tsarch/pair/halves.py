@@ -130,6 +130,14 @@ class TeacherHalf:
         rows = self.output.rows(table)
         return States(*self.runs.forward(*given, None, None, chosen, rows))
 
+    def predict(
+        self, table: Lookup, hidden: Tensor, mask: IntArray, chosen: Tensor | None = None
+    ) -> States:
+        """What the head says of (batch, tokens, width) hidden states; otherwise as `encode`."""
+        given = [hidden, torch.from_numpy(mask).to(hidden.device), None, None, None]
+        rows = self.output.rows(table) if self.output.gives_logits else None
+        return States(*self.runs.forward(*given, chosen, rows, None, True))
+
     def read_on(
         self,
         embeds: Tensor,

@@ -19,7 +19,7 @@ from tsarch.pair.halves import Lookup, Plain, Runs, StudentHalf, TableLookup, Te
 from tsarch.pair.states import Tokens
 from tsarch.parallel.table import Table
 from tsarch.planning.reference import Row
-from tsarch.stage.build import build_model
+from tsarch.stage.build import build_model, unpad
 from tsarch.topology import Stage
 
 _CPU = torch.device("cpu")
@@ -46,6 +46,8 @@ class OwnPath:
         self._table = Table(made.table)
         self._lookup = TableLookup(self._table)
         self._max_tokens = blueprint.stages[stage].max_tokens
+        unpad(blueprint, stage, module)
+        self._unpadded, module.unpadded = module.unpadded, None
         self._half = _half_of(module, Plain(module, _CPU, torch.float32))
 
     @property
@@ -60,6 +62,19 @@ class OwnPath:
             self._numbers(own[row.first : len(row.token_ids)])
             for own, row in zip(self._read(self._half, self._lookup, rows), rows, strict=True)
         ]
+
+    @property
+    def has_unpadded(self) -> bool:
+        """Whether batches are read without padding in training."""
+        return self._unpadded is not None
+
+    def read_unpadded(self, rows: Sequence[Row]) -> list[Tensor]:
+        """As `read`, without padding."""
+        self._module.unpadded = self._unpadded
+        try:
+            return self.read(rows)
+        finally:
+            self._module.unpadded = None
 
     def step(self, rows: Sequence[Row]) -> list[Tensor]:
         """Per row (1, outputs) numbers of the token that is generated upon the others: they are

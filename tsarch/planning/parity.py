@@ -23,10 +23,10 @@ from transformers.utils import logging as hf_logging
 from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.models.construction import num_elements
+from tsarch.models.small_copy import small_copy
 from tsarch.planning.capacity import host_memory
 from tsarch.planning.own_path import OwnPath
 from tsarch.planning.reference import Reference, Row, save_random
-from tsarch.planning.small_copy import small_copy
 from tsarch.records import IntArray
 from tsarch.seeding import generator
 from tsarch.stage.build import outline_model
@@ -236,6 +236,8 @@ def _ways(path: OwnPath, has_head: bool) -> dict[str, Callable[[list[Row]], list
         "row by row": lambda rows: [path.read([row])[0] for row in rows],
         "as a padded batch": path.read,
     }
+    if path.has_unpadded:
+        ways["as a batch without padding"] = path.read_unpadded
     if has_head:
         ways["token by token"] = path.step
     return ways

@@ -24,8 +24,9 @@ from tsarch.prepare import Prepared
 from tsarch.rank.executor import LocalStages
 from tsarch.rank.wiring import Wiring
 from tsarch.specs import PredictionSpec
-from tsarch.stage.build import BuiltModel, build_model, prediction_spec
+from tsarch.stage.build import BuiltModel, build_model, keeps_states, prediction_spec, unpad
 from tsarch.stage.engine import Engine, make_optimizer
+from tsarch.stage.kept_states import KeptStates
 from tsarch.stage.running import RunningStage
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
@@ -75,8 +76,9 @@ def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Par
     }
     if blueprint.run.start_from is not None:
         models = _started(Path(blueprint.run.start_from), wiring, models)
-    for model in models.values():
+    for stage, model in models.items():
         _quicken(model.module, blueprint.products_up_to)
+        unpad(blueprint, stage, model.module)  # of whatever attention it has by now
     tied = _tie(blueprint, prepared, wiring, task, models)
     sizes = {stage.value: num_elements(model.module) for stage, model in models.items()}
     engines = {
@@ -163,10 +165,15 @@ def _stages(
 ) -> LocalStages:
     arriving = predictions[blueprint.topology.stages[0]]
 
+    def kept_of(stage: Stage) -> KeptStates | None:
+        if not keeps_states(blueprint, stage):
+            return None
+        return KeptStates(int(blueprint.data.keep_states_gb * 1e9))
+
     def running(stage: Stage, replica: int) -> RunningStage:
         engine, objective = engines[stage], objective_of(blueprint, prepared, task)
         if stage.reads == "contexts":
-            return TeacherStage(stage, engine, tied, replica, objective)
+            return TeacherStage(stage, engine, tied, replica, objective, kept_of(stage))
         return StudentStage(
             stage, engine, tied, replica, arriving, objective, blueprint.distillation
         )

@@ -158,6 +158,9 @@ class Executor:
                 run.report.step = step
                 run.report.num_tokens = feed.plan(step).num_tokens
                 run.report.losses += stage.forward(feed, step, micro_batch, update)
+                num_real, num_positions = stage.positions.take()
+                run.report.num_real += num_real
+                run.report.num_positions += num_positions
             case Backward(step, micro_batch, last):
                 stage.backward(step, micro_batch, last)
             case SendHidden(step, micro_batch, peer) | SendGrad(step, micro_batch, peer):

@@ -42,6 +42,8 @@ class Work:
     """Seconds of work of each stage, averaged over its ranks."""
     stage_busy_share: dict[str, float]
     bubble_fraction: float
+    real_share: dict[str, float | None]
+    """Real tokens over the positions that each stage's model computed in training."""
     link_bytes_per_step: float
     tied_bytes_per_step: float
     link_s_per_step: float
@@ -66,6 +68,7 @@ class Work:
             },
             stage_busy_share={s.name: totals.busy_share(s, topology) for s in topology.stages},
             bubble_fraction=totals.bubble_fraction(topology),
+            real_share={s.name: totals.real_share(s) for s in topology.stages},
             link_bytes_per_step=totals.link_bytes / steps,
             tied_bytes_per_step=totals.tied_bytes / steps,
             link_s_per_step=totals.link_s / steps,

@@ -26,6 +26,7 @@ from tsarch.models.output_head import (
 from tsarch.models.skeleton import make_skeleton
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
+from tsarch.models.unpadded import Unpadded, is_exact
 from tsarch.models.weight_files import check_safetensors, open_checkpoint
 from tsarch.pair.pair import Pair
 from tsarch.seeding import torch_seed
@@ -77,6 +78,32 @@ def build_model(
         module = _complete(blueprint, own, backbone, num_outputs, output)
     construction.settle(list(module.parameters()))
     return BuiltModel(module, backbone.table)
+
+
+def is_unpadded(blueprint: Blueprint, stage: Stage) -> bool:
+    """Whether padding is left out of what a stage computes in training."""
+    return blueprint.batches.unpadded and is_exact(blueprint.stages[stage].architecture.config)
+
+
+def unpad(blueprint: Blueprint, stage: Stage, module: nn.Module) -> None:
+    """Have a stage's model read batches without padding, if that is wanted and exact."""
+    if is_unpadded(blueprint, stage):
+        assert isinstance(module, TeacherModel | StudentModel)
+        module.unpadded = Unpadded(module.backbone)
+
+
+def has_fixed_states(blueprint: Blueprint, stage: Stage) -> bool:
+    """Whether nothing that a stage's hidden states come from is trained."""
+    own, table = blueprint.stages[stage], blueprint.table
+    projects = own.architecture.embedding_width != table.shape[1]
+    return own.freeze == "all_but_head" and table.frozen and not projects
+
+
+def keeps_states(blueprint: Blueprint, stage: Stage) -> bool:
+    """Whether a stage computes its states once in training. Not where ranks gather the backbone's
+    parameters from one another (ZeRO 3), which all must do alike, whatever each has kept."""
+    is_whole = blueprint.stages[stage].engine.zero_stage < 3 or blueprint.runner.is_one_process
+    return is_whole and blueprint.data.keep_states_gb > 0 and has_fixed_states(blueprint, stage)
 
 
 def build_pair(
@@ -157,7 +184,9 @@ def _complete(
     scale = table.scale if num_outputs is None else 1.0
     torch.manual_seed(torch_seed(blueprint.seed, f"{own.stage} weights"))
     if own.stage.reads == "contexts":
-        return TeacherModel(backbone, table.shape[1], num_outputs, dropout, scale, output)
+        teacher = TeacherModel(backbone, table.shape[1], num_outputs, dropout, scale, output)
+        teacher.is_fixed = has_fixed_states(blueprint, own.stage)
+        return teacher
     if own.bridge is None:
         return StudentModel(
             backbone, table.shape[1], 0, num_outputs, dropout, table_scale=scale, output=output

@@ -8,6 +8,7 @@ from tsarch.data.feed import Feed
 from tsarch.parallel.link import Link
 from tsarch.records import LossParts, Message
 from tsarch.stage.engine import Engine
+from tsarch.stage.positions import PositionCount
 from tsarch.stage.step_rows import StepRows
 from tsarch.topology import Stage
 
@@ -23,6 +24,7 @@ class RunningStage(Protocol):
     replica: int
     engine: Engine
     rows: StepRows
+    positions: PositionCount
 
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Predictions and loss of a micro-batch; keeps the graph for an update."""

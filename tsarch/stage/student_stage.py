@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,9 +20,10 @@ from tsarch.pair.halves import StudentHalf
 from tsarch.pair.states import Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import IGNORED, LossParts, Message
+from tsarch.records import IGNORED, IntArray, LossParts, Message
 from tsarch.specs import DistillationSpec, PredictionSpec
 from tsarch.stage.engine import Engine
+from tsarch.stage.positions import PositionCount
 from tsarch.stage.step_rows import StepRows
 from tsarch.tasks.collect import WindowOutputs
 from tsarch.topology import Stage
@@ -58,6 +60,7 @@ class StudentStage:
         self.on_output: Callable[[WindowOutputs], None] | None = None
         """Called with every batch's predictions while evaluating."""
         self.rows = StepRows(tied)
+        self.positions = PositionCount(engine.module.unpadded is not None)
         self._arriving = arriving
         """What comes along from the teachers, where their predictions are wanted."""
         self._objective = objective
@@ -100,6 +103,7 @@ class StudentStage:
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Predictions and loss of a micro-batch's windows; keeps the graph for an update."""
         batches = feed.window_batches(step, micro_batch, self.stage, self.replica)
+        self.positions.add(own.mask for own in batches)
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
         boundary = self._boundaries.get((step, micro_batch))
         if boundary is None:  # nobody feeds this stage
@@ -107,11 +111,12 @@ class StudentStage:
         device = self.engine.device
         labels = [torch.from_numpy(feed.labels(own.words)).to(device) for own in batches]
         with torch.set_grad_enabled(update):
+            fed, fed_by = _fed_states(boundary.hidden, [own.boundary for own in batches])
             found = self.half.read(
                 touched,
                 [Tokens(own.rows, own.mask, own.types) for own in batches],
-                boundary.hidden,
-                [own.boundary for own in batches],
+                fed,
+                fed_by,
                 [own != IGNORED for own in labels],
             )
             predictions, hidden = found[: len(batches)], found[len(batches) :]
@@ -206,6 +211,8 @@ class StudentStage:
             total = total + (losses * weight).sum()
             second = torch.from_numpy(output.batch.second).to(total.device).unsqueeze(1)
             per_pass = losses.detach().double()
+            stands_for = torch.from_numpy(output.batch.stands_for).to(second.device).unsqueeze(1)
+            per_pass = per_pass * stands_for
             sums[name] += float((per_pass * (1 - second)).sum())
             sums[alone] += float((per_pass * second).sum())
             if self._distillation.weight > 0 and output.teacher is not None:
@@ -262,3 +269,20 @@ class StudentStage:
     def _part(self, name: str) -> str:
         """Name of a part of the loss that other stages have too."""
         return name + self.stage.name.removeprefix("student")
+
+
+def _fed_states(hidden: Tensor, fed_by: list[IntArray]) -> tuple[Tensor, list[IntArray]]:
+    """The states that fed passes read, and per batch (windows, tokens) their rows among them: what
+    came for other passes needs no bridge.
+
+    Args:
+        hidden: (states + 1, teacher_width); the last row is spare.
+        fed_by: per batch (windows, tokens) rows of `hidden`; −1: not fed.
+    """
+    read = np.concatenate([own[own >= 0] for own in fed_by])
+    rows, spare = np.unique(read), len(hidden) - 1
+    if len(rows) == spare:
+        return hidden, fed_by
+    kept = torch.from_numpy(np.append(rows, spare)).to(hidden.device)
+    among = [np.where(own >= 0, np.searchsorted(rows, own), -1) for own in fed_by]
+    return hidden.index_select(0, kept), among

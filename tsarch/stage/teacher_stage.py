@@ -3,7 +3,7 @@ way between instructions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,12 @@ from tsarch.models.teacher_model import TeacherModel
 from tsarch.pair.halves import TeacherHalf
 from tsarch.pair.states import States, Tokens
 from tsarch.parallel.link import Link
-from tsarch.parallel.tied_embedding import TiedEmbedding
+from tsarch.parallel.tied_embedding import TiedEmbedding, TouchedRows
 from tsarch.records import IGNORED, IntArray, LossParts, Message
 from tsarch.stage.engine import Engine
 from tsarch.stage.in_flight import Sent
+from tsarch.stage.kept_states import KeptStates
+from tsarch.stage.positions import PositionCount
 from tsarch.stage.step_rows import StepRows
 from tsarch.tasks.collect import ContextOutputs
 from tsarch.topology import Stage
@@ -49,6 +51,7 @@ class TeacherStage:
         tied: TiedEmbedding,
         replica: int,
         objective: Objective,
+        kept: KeptStates | None = None,
     ) -> None:
         self.stage = stage
         self.engine = engine
@@ -60,7 +63,10 @@ class TeacherStage:
         self.on_output: Callable[[ContextOutputs], None] | None = None
         """Called with every batch's predictions while a teacher alone is evaluated."""
         self._objective = objective
+        self._kept = kept
+        """States that training takes from an earlier epoch; None: they change."""
         self.rows = StepRows(tied)
+        self.positions = PositionCount(module.unpadded is not None)
         self._under_way: dict[tuple[int, int], _UnderWay] = {}
         self.sent: Sent = {}
         """The last step's messages: a checkpoint takes those that are under way."""
@@ -73,8 +79,12 @@ class TeacherStage:
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
         labels = torch.from_numpy(feed.labels(batch.words)).to(self.engine.device)
         with torch.set_grad_enabled(update):
-            tokens, chosen = Tokens(batch.rows, batch.mask, batch.types), labels != IGNORED
-            states = self.half.encode(touched, tokens, self._starts(batch), chosen)
+            chosen = labels != IGNORED
+            if self._kept is not None and update:
+                contexts = feed.plan(step).micro_batches[micro_batch].contexts[self.stage]
+                states = self._read_once(touched, contexts[self.replica], batch, chosen)
+            else:
+                states = self._encode(touched, batch, slice(None), chosen)
             hidden, predictions = states.hidden.flatten(0, 1), self._said(states, chosen)
             losses = self._objective.losses(predictions, labels, touched.leaf)
             num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
@@ -161,6 +171,34 @@ class TeacherStage:
         if under_way.grad is not None and under_way.hidden.requires_grad:
             loss = loss + (under_way.hidden * under_way.grad).sum(dtype=torch.float32)
         self.engine.backward(loss, last)
+
+    def _encode(
+        self, touched: TouchedRows, batch: ContextBatch, rows: IntArray | slice, chosen: Tensor
+    ) -> States:
+        """States and predictions of some `rows` of a batch."""
+        self.positions.add([batch.mask[rows]])
+        types = None if batch.types is None else batch.types[rows]
+        tokens = Tokens(batch.rows[rows], batch.mask[rows], types)
+        starts = self._starts(batch)
+        own = None if starts is None else starts[rows]
+        return self.half.encode(touched, tokens, own, chosen)
+
+    def _read_once(
+        self, touched: TouchedRows, contexts: Sequence[int], batch: ContextBatch, chosen: Tensor
+    ) -> States:
+        """States and predictions of a batch, of which the former may be known."""
+        assert self._kept is not None
+
+        def compute(rows: IntArray) -> Tensor:
+            nowhere = torch.zeros_like(chosen[rows])
+            with torch.no_grad():
+                hidden: Tensor = self._encode(touched, batch, rows, nowhere).hidden
+            return hidden
+
+        if not contexts:  # this replica is idle
+            return self._encode(touched, batch, slice(None), chosen)
+        hidden = self._kept.of(contexts, batch.mask, compute).to(self.engine.device)
+        return self.half.predict(touched, hidden, batch.mask, chosen)
 
     def _said(self, states: States, chosen: Tensor) -> Predicted:
         """Predictions of everywhere, or logits of the `chosen` positions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -28,6 +29,8 @@ class _Pending:
     skipped: list[str] = field(default_factory=list)
     grad_norms: dict[str, float | None] = field(default_factory=dict)
     busy_s: dict[str, float] = field(default_factory=dict)
+    real: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
     link_bytes: int = 0
     tied_bytes: int = 0
     link_s: float = 0.0
@@ -104,6 +107,7 @@ class StepTable:
         row["tokens_per_s"] = p.num_tokens / wall_s if wall_s > 0 else None
         for stage in self._topology.stages:
             row[f"busy_{stage}_s"] = p.busy_s.get(stage.name, 0.0) / self._topology.replicas(stage)
+            row[f"real_share_{stage}"] = _share(stage, p.real, p.positions)
         row |= {"link_bytes": p.link_bytes, "tied_bytes": p.tied_bytes}
         row |= {"link_s": p.link_s, "link_wait_s": p.link_wait_s}
         row |= {"tied_s": p.tied_s, "tied_wait_s": p.tied_wait_s}
@@ -113,6 +117,12 @@ class StepTable:
 def _finite(value: float | None) -> float | None:
     """None for what JSON has no number for."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _share(stage: Stage, real: Mapping[str, int], positions: Mapping[str, int]) -> float | None:
+    """Real tokens over the positions that a stage computed; None: it computed none."""
+    computed = positions.get(stage.name, 0)
+    return real[stage.name] / computed if computed else None
 
 
 def _merge(pending: _Pending, report: TickReport) -> None:
@@ -126,6 +136,8 @@ def _merge(pending: _Pending, report: TickReport) -> None:
     if report.replica == 0:
         pending.grad_norms[report.stage] = report.grad_norm
     pending.busy_s[report.stage] = pending.busy_s.get(report.stage, 0.0) + report.busy_s
+    _add(pending.real, report.stage, report.num_real)
+    _add(pending.positions, report.stage, report.num_positions)
     pending.link_bytes += report.link_bytes
     pending.tied_bytes += report.tied_bytes
     pending.link_s += report.link_s
@@ -133,6 +145,10 @@ def _merge(pending: _Pending, report: TickReport) -> None:
     pending.tied_s += report.tied_s
     pending.tied_wait_s += report.tied_wait_s
     pending.ended_s = max(pending.ended_s, report.ended_s)
+
+
+def _add(sums: dict[str, int], name: str, value: int) -> None:
+    sums[name] = sums.get(name, 0) + value
 
 
 @dataclass
@@ -151,6 +167,10 @@ class Totals:
     (telling the ranks, the first plans) included."""
     busy_s: dict[str, float] = field(default_factory=dict)
     """Seconds of work of each stage, summed over its ranks."""
+    real: dict[str, int] = field(default_factory=dict)
+    """Real tokens that each stage's model read, every pass over them counted."""
+    positions: dict[str, int] = field(default_factory=dict)
+    """Positions that it computed for them, padding included."""
     link_bytes: int = 0
     tied_bytes: int = 0
     link_s: float = 0.0
@@ -185,6 +205,8 @@ class Totals:
     def add(self, report: TickReport) -> None:
         """Count a tick of a rank."""
         self.busy_s[report.stage] = self.busy_s.get(report.stage, 0.0) + report.busy_s
+        _add(self.real, report.stage, report.num_real)
+        _add(self.positions, report.stage, report.num_positions)
         self.link_bytes += report.link_bytes
         self.tied_bytes += report.tied_bytes
         self.link_s += report.link_s
@@ -204,6 +226,10 @@ class Totals:
     def tokens_per_s(self) -> float:
         """Real training tokens per second of training."""
         return self.tokens / self.train_s if self.train_s > 0 else 0.0
+
+    def real_share(self, stage: Stage) -> float | None:
+        """Share of real tokens in what a stage computed; None: it computed nothing."""
+        return _share(stage, self.real, self.positions)
 
     def busy_share(self, stage: Stage, topology: Topology) -> float:
         """Share of `pipeline_s` in which a rank of the stage works, averaged."""
