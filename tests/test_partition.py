@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import random_split
 from tsarch.data.feed import Feed
-from tsarch.data.loader import BatchPlan, evaluation_batches
+from tsarch.data.loader import BatchPlan, evaluation_batches, even_batches, fill_batches
 from tsarch.data.partition import balance, context_windows, plan_step
 from tsarch.data.replica_arrays import cheapest_cuts
 from tsarch.data.window_passes import evaluation_passes, training_passes
@@ -178,8 +178,23 @@ def test_every_epoch_has_every_context_once_within_the_budget(lengths, budget, b
         batches = plan.epoch(epoch)
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
         assert all(array[b].max() * len(b) <= budget for b in batches)
+        order = np.concatenate(batches)  # in some order, as a whole
+        even, full = even_batches(order, array, budget), fill_batches(order, array, budget)
+        assert [len(own) > 0 for own in even] == [True] * len(full)
+        assert np.concatenate(even).tolist() == order.tolist()
     batches = evaluation_batches(array, budget)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+
+
+def test_batches_have_about_equally_many_tokens():
+    """Where contexts are of like length nothing is left over for a small last batch."""
+    lengths = np.random.default_rng(0).integers(50, 60, size=103)
+    order = np.arange(103)
+    full = [int(lengths[own].sum()) for own in fill_batches(order, lengths, 600)]
+    even = [int(lengths[own].sum()) for own in even_batches(order, lengths, 600)]
+    assert len(even) == len(full)
+    assert min(full) < 0.6 * max(full)
+    assert min(even) > 0.75 * max(even)
 
 
 def test_order_is_a_pure_function_of_seed_epoch_and_step():
