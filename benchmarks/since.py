@@ -24,6 +24,14 @@ import typer
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 900.0
+_COMMAND_LINE = """
+import importlib
+try:
+    cli = importlib.import_module("tsarch.launch.cli")
+except ModuleNotFoundError:  # as it was called until the project was packaged
+    cli = importlib.import_module("launch.cli")
+cli.main()
+"""
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,7 @@ def train(side: Side, config: str, overrides: Sequence[str], steps: int, runs: P
     run = Path(tempfile.mkdtemp(dir=runs))
     changes = [f"run.folder={run / 'run'}", f"schedule.max_steps={steps}"]
     changes += ["evaluation.before=false", f"precision={side.precision}", *overrides]
-    code = "from tsarch.launch.cli import main; main()"
-    command = [sys.executable, "-c", code, "train", config]
+    command = [sys.executable, "-c", _COMMAND_LINE, "train", config]
     for change in changes:
         command += ["--set", change]
     done = subprocess.run(

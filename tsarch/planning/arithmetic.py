@@ -109,7 +109,7 @@ def _precision(blueprint: Blueprint, prepared: Prepared, say: Say) -> Precision:
 
     about = blueprint.config.model_dump(mode="json", include=_TRIED)
     found = remembered(blueprint.data, "precision", about, measure)
-    trials = {name: Trial(tuple(own["losses"]), own["step_s"]) for name, own in found.items()}
+    trials = {name: Trial(tuple(own["losses"]), own["step_cpu_s"]) for name, own in found.items()}
     choice = choose(trials["fp32"], trials["bf16"])
     say(f"precision: auto: {choice}")
     return choice.precision

@@ -7,8 +7,10 @@ rate from the first step on: differences that a whole warm-up would take to show
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import statistics
+import time
 from dataclasses import dataclass
 
 from tsarch.blueprint import Blueprint, Precision
@@ -32,7 +34,8 @@ class Trial:
 
     losses: tuple[float, ...]
     """Of each step, all parts together; NaN where one was not finite."""
-    step_s: float
+    step_cpu_s: float
+    """CPU seconds of this process, which what else the machine does hardly changes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def choose(fp32: Trial, bf16: Trial) -> Choice:
     """bf16, if its steps are faster and its losses those of fp32."""
     gaps = [abs(b - a) / abs(a) for a, b in zip(fp32.losses, bf16.losses, strict=True) if a != 0]
     apart = math.inf if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
-    gain = fp32.step_s / bf16.step_s if bf16.step_s > 0 else 0.0
+    gain = fp32.step_cpu_s / bf16.step_cpu_s if bf16.step_cpu_s > 0 else 0.0
     pays = gain >= LEAST_GAIN and apart <= MOST_APART
     return Choice("bf16" if pays else "fp32", gain, apart)
 
@@ -69,7 +72,10 @@ def try_steps(blueprint: Blueprint, prepared: Prepared) -> Trial:
         crew = LocalCrew(blueprint, prepared)
         table = StepTable(crew.topology)
         table.start_span(now_s())
-        rows = [row for reports in crew.train(0, num_steps) for row in table.add(reports, 0)]
+        rows, times_s = [], [time.process_time()]
+        for reports in crew.train(0, num_steps):
+            rows += table.add(reports, 0)
+            times_s.append(time.process_time())
         crew.close()
     del crew
     gc.collect()
@@ -77,8 +83,8 @@ def try_steps(blueprint: Blueprint, prepared: Prepared) -> Trial:
         [math.nan if v is None else float(v) for k, v in row.items() if k.startswith("loss_")]
         for row in rows
     ]
-    seconds = [float(row["wall_s"] or 0.0) for row in rows]
-    return Trial(tuple(sum(own) for own in losses), statistics.median(seconds))
+    step_s = statistics.median(b - a for a, b in itertools.pairwise(times_s))
+    return Trial(tuple(sum(own) for own in losses), step_s)
 
 
 def in_one_process(blueprint: Blueprint) -> Blueprint:
