@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -218,6 +219,8 @@ def _end_of(job: JobDetails) -> JobEnd:
     status = JobStatus(job.status)
     if status == JobStatus.SUCCEEDED:
         return JobEnd(status.value, 0, "")
+    if status == JobStatus.STOPPED:  # Ray doesn't tell the status of what it has ended
+        return JobEnd(status.value, 128 + signal.SIGTERM, "")
     return JobEnd(status.value, job.driver_exit_code or 1, job.message or "")
 
 
