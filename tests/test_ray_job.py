@@ -198,6 +198,7 @@ def finished(command: subprocess.Popen[str]) -> tuple[int, str]:
     return command.returncode, output
 
 
+@pytest.mark.thorough  # following, without a Ray: tests/test_submit.py
 def test_a_submitted_run_is_followed_and_stopped_with_a_checkpoint(
     cluster: Cluster, tmp_path: Path
 ) -> None:
