@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class TeacherGeneration:
     """The teacher of some texts.
 
     Args:
-        prepared: by the half; None: now.
+        prepared: by the half; None: when it starts.
     """
 
     def __init__(
@@ -81,10 +82,14 @@ class TeacherGeneration:
         self._half = half
         self._table = table
         self._keeping = keeping
-        self._prepared = prepared or half.prepared(table)
+        self._given = prepared
         self._logits: Tensor | None = None
         """(n, vocabulary) of the wanted tokens, of a model that gives logits itself."""
         self._texts: GrowingTexts
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        return self._given or self._half.prepared(self._table)
 
     @property
     def is_ragged(self) -> bool:
@@ -199,8 +204,12 @@ class StudentGeneration:
         """As the teacher's."""
         self._max_tokens = max_tokens
         self._keeping = keeping
-        self._prepared = prepared or half.prepared(table)
+        self._given = prepared
         self._texts: GrowingTexts
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        return self._given or self._half.prepared(self._table)
 
     @property
     def is_ragged(self) -> bool:

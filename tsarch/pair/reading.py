@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,9 +39,18 @@ class Reader:
     def __init__(self, halves: Halves, joint_weight: float) -> None:
         self.halves = halves
         self.joint_weight = joint_weight
-        lookup = halves.lookup
-        self.teacher = None if halves.teacher is None else halves.teacher.prepared(lookup)
-        self.student = None if halves.student is None else halves.student.prepared(lookup)
+
+    @cached_property
+    def teacher(self) -> Prepared | None:
+        """The teacher, prepared when a mode first needs it."""
+        own = self.halves.teacher
+        return None if own is None else own.prepared(self.halves.lookup)
+
+    @cached_property
+    def student(self) -> Prepared | None:
+        """As `teacher`."""
+        own = self.halves.student
+        return None if own is None else own.prepared(self.halves.lookup)
 
     def is_fast(self, mode: Mode) -> bool:
         """Whether all that reads in a mode has a fast path."""
