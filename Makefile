@@ -135,6 +135,7 @@ bench: install
 	.venv/bin/python -m benchmarks.hf_trainer
 	.venv/bin/python -m benchmarks.controller
 	.venv/bin/python -m benchmarks.memory
+	.venv/bin/python -m benchmarks.start
 
 # A few minutes; `.venv/bin/python -m benchmarks.serving_load RUN` asks a run of your own.
 load-test: install

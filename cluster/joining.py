@@ -14,10 +14,12 @@ from ray._private.services import canonicalize_bootstrap_address
 from tsarch.cluster.authentication import enter, loopback_only
 from tsarch.cluster.own_ray import QUIET, joining_environment, start_ray
 from tsarch.errors import UserError, one_line
+from tsarch.timings import TIMINGS
 
 _CONNECT_TIMEOUT_S = 5.0
 
 
+@TIMINGS.during("starting or joining Ray")
 def join_ray(num_cpus: float, address: str | None, say: Callable[[str], None]) -> None:
     """Join the cluster at `address`; None: start a Ray on this machine, for this run alone,
     with so many CPUs or as many as the machine has, if that is more.

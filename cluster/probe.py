@@ -26,6 +26,7 @@ from tsarch.errors import UserError, one_line
 from tsarch.rank.api import ProcessApi
 from tsarch.rank.status import note_file, says_nothing
 from tsarch.telling.seats import Seat
+from tsarch.timings import TIMINGS
 from tsarch.topology import Stage
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ActorApi(ProcessApi, Protocol):
         """Seconds since 1970 by this host's clock."""
 
 
+@TIMINGS.during("ranks import and agree")
 def check_ranks(
     crew: RayCrew, blueprint: Blueprint, log_folder: Path, needs: Mapping[Stage, RankNeed] | None
 ) -> list[Seat]:

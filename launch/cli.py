@@ -79,6 +79,9 @@ class Unread(StrEnum):
     PARTS = "parts"
 
 
+_Timings = Annotated[bool, typer.Option("--timings", help="Say what the seconds went into.")]
+
+
 @app.command()
 def train(
     config: Annotated[
@@ -105,11 +108,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
     ] = False,
+    timings: _Timings = False,
 ) -> None:
     """Train, and evaluate the test split before and after."""
     from tsarch.launch.training import run_training
 
-    run_training(load_run(config, overrides, trace, resume), address, resume)
+    run_training(load_run(config, overrides, trace, resume), address, resume, timings=timings)
 
 
 def load_run(config: Path, overrides: list[str], trace: bool, resume: bool) -> Config:
@@ -144,12 +148,13 @@ def evaluate(
         Path | None,
         typer.Option(help="JSON Lines file to write the mistakes to, surest first."),
     ] = None,
+    timings: _Timings = False,
 ) -> None:
     """Measure a run's best weights again, from its folder and the data alone."""
     from tsarch.launch.evaluation import show_evaluation
 
     chosen: Mode | None = None if mode is None else mode.value
-    show_evaluation(run, split.value, chosen, overrides, data, output, errors)
+    show_evaluation(run, split.value, chosen, overrides, data, output, errors, timings)
 
 
 _Inputs = Annotated[

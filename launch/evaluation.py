@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tsarch.config import Mode
 from tsarch.errors import UserError
+from tsarch.timings import TIMINGS
 
 if TYPE_CHECKING:
     from tsarch.run.saved_run import SavedEvaluation
@@ -23,6 +24,7 @@ def show_evaluation(
     data: str | None = None,
     output: Path | None = None,
     errors: Path | None = None,
+    timings: bool = False,
 ) -> None:
     """Print the metrics of a run on a split, of all modes or of one.
 
@@ -31,17 +33,20 @@ def show_evaluation(
         data: file in place of the run's own.
         output: JSON file to write too.
         errors: JSON Lines file to write the mistakes of these modes to.
+        timings: say what the seconds went into.
 
     Raises:
         UserError: the folder is not a complete run, or the data holds mistakes.
     """
     from tsarch.launch.training import quieten
-    from tsarch.run.saved_run import evaluate_run
     from tsarch.run.texts import pass_lines
     from tsarch.tasks.registry import table_metrics
     from tsarch.telling.terminal import Reporter
 
+    TIMINGS.begin()
     quieten()
+    with TIMINGS.during("importing"):
+        from tsarch.run.saved_run import evaluate_run
     for option, file in (("--output", output), ("--errors", errors)):
         if file is not None:
             _check_output(option, file)
@@ -59,6 +64,8 @@ def show_evaluation(
         output.write_text(text + "\n", encoding="utf-8")
     if errors is not None:
         _write_errors(found, mode, split, errors, reporter)
+    if timings:
+        reporter.seconds(TIMINGS.phases())
 
 
 def _write_errors(

@@ -14,6 +14,7 @@ from tsarch.blueprint import Blueprint, resolve
 from tsarch.config import Config
 from tsarch.errors import UserError, one_line
 from tsarch.run.supervision import Gather, Job, train
+from tsarch.timings import TIMINGS
 
 if TYPE_CHECKING:
     from tsarch.rank.process_crew import Launch
@@ -26,18 +27,22 @@ def run_training(
     address: str | None = None,
     resume: bool = False,
     launch: Launch | None = None,
+    timings: bool = False,
 ) -> dict[str, Any]:
     """Train a run, or go on with the one that `config` started; returns its summary.
 
     Args:
         address: Ray cluster to join, with `topology.runner: ray`; see `cluster_address`.
         launch: finds the ranks of `topology.runner: processes`; None: start them here.
+        timings: say what the seconds went into.
 
     Raises:
         UserError: mistakes in the config or the data, found before Ray or a model starts; on
             `resume`, nothing to go on with.
     """
+    TIMINGS.begin()
     quieten()
+    from tsarch.rank.preloaded import start_importing
     from tsarch.telling.run_folder import choose_folder, resumed_folder
     from tsarch.telling.terminal import Reporter
 
@@ -45,6 +50,8 @@ def run_training(
     reporter = Reporter()
     blueprint = resolve(config)
     is_here = address is None or blueprint.runner.name == "processes"
+    if blueprint.runner.name == "processes" and launch is None:
+        start_importing()
     path = resumed_folder(blueprint) if resume else choose_folder(blueprint)
     store, point = _checkpoints(blueprint, path, resume, reporter)
     blueprint = _computing(blueprint, point, is_here, reporter)
@@ -58,16 +65,12 @@ def run_training(
     proposal = None
     if blueprint.runner.is_auto:
         blueprint, proposal = _balance(blueprint, prepared, here, path, reporter)
-    summary = train(
-        Job(blueprint, prepared, here, path, reporter, store, proposal, address), point
-    ).as_json()
-    _show(reporter, blueprint, summary, path)
-    if proposal is not None:
-        from tsarch.planning.balance_report import outcome_line
-
-        step_s = summary["train_s"] / summary["steps"]
-        reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))
+    job = Job(blueprint, prepared, here, path, reporter, store, proposal, address)
+    summary = train(job, point).as_json()
+    _show(reporter, blueprint, summary, path, proposal)
     _report(reporter, path)
+    if timings:
+        reporter.seconds(TIMINGS.phases())
     return summary
 
 
@@ -100,24 +103,29 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
         UserError: mistakes in them.
     """
     from tsarch.data.cache import cache_note
+    from tsarch.planning.passed import PassedChecks
     from tsarch.planning.preflight import check_run, run_notes
 
     reporter.say("checking the config and the models")
-    check_run(blueprint, own_ray=is_here)
-    for note in run_notes(blueprint):
-        reporter.say(f"note: {note}")
+    with TIMINGS.during("checking the config and the models"):
+        passed = PassedChecks(blueprint)
+        check_run(blueprint, is_here, passed=passed)
+        for note in run_notes(blueprint):
+            reporter.say(f"note: {note}")
     reporter.say(f"reading and tokenising the data ({cache_note(blueprint.data)})")
-    from tsarch.planning.capacity import check_capacity
-    from tsarch.planning.parity import check_parity
     from tsarch.prepare import prepare_data
     from tsarch.run.self_score import with_notes
 
-    prepared = with_notes(blueprint, prepare_data(blueprint))
+    prepared = with_notes(blueprint, prepare_data(blueprint), passed)
     _describe(reporter, prepared)
-    for note in check_capacity(blueprint, prepared, own_ray=is_here):
-        reporter.say(note)
-    for note in check_parity(blueprint, prepared.splits["train"].token_ids):
-        reporter.say(note)
+    with TIMINGS.during("checking the memory and what models compute"):
+        from tsarch.planning.capacity import check_capacity
+        from tsarch.planning.parity import parity_notes
+
+        for note in check_capacity(blueprint, prepared, own_ray=is_here):
+            reporter.say(note)
+        for note in parity_notes(blueprint, prepared.splits["train"].token_ids, passed):
+            reporter.say(note)
     return prepared
 
 
@@ -157,6 +165,7 @@ def _show_errors(reporter: Any, path: Path) -> None:
         show_sample(reporter.console, errors)
 
 
+@TIMINGS.during("writing the report")
 def _report(reporter: Any, path: Path) -> None:
     from tsarch.telling.report import write_report
 
@@ -232,9 +241,11 @@ def gather(
         reporter.say("building both models in this process")
         return LocalCrew(blueprint, prepared)
     if blueprint.runner.name == "processes":
+        from tsarch.rank.preloaded import rank_context
         from tsarch.rank.process_crew import ProcessCrew, spawn
 
-        return ProcessCrew.start(blueprint, logs, reporter.say, launch or spawn)
+        launch = launch or partial(spawn, context=rank_context())
+        return ProcessCrew.start(blueprint, logs, reporter.say, launch)
     from tsarch.cluster.ray_crew import RayCrew
     from tsarch.planning.capacity import rank_needs
 
@@ -270,7 +281,9 @@ def _describe(reporter: Any, prepared: Any) -> None:
         reporter.say(f"note: {note}")
 
 
-def _show(reporter: Any, blueprint: Blueprint, summary: dict[str, Any], path: Any) -> None:
+def _show(
+    reporter: Any, blueprint: Blueprint, summary: dict[str, Any], path: Any, proposal: Any
+) -> None:
     from tsarch.tasks.registry import table_metrics
 
     columns = {"after": summary["after"]}
@@ -288,3 +301,8 @@ def _show(reporter: Any, blueprint: Blueprint, summary: dict[str, Any], path: An
         + ", ".join(f"{stage} {share:.0%}" for stage, share in busy.items())
     )
     reporter.say(f"weights, metrics and curves: {path}")
+    if proposal is not None:
+        from tsarch.planning.balance_report import outcome_line
+
+        step_s = summary["train_s"] / summary["steps"]
+        reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))

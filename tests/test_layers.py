@@ -32,6 +32,7 @@ LAYERS = [
         "tsarch.task_names",
         "tsarch.topology",
         "tsarch.clock",
+        "tsarch.timings",
         "tsarch.launchers",
     ],
     ["tsarch.schedule"],

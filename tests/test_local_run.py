@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def local(tmp_path: Path, name: str = "run", **sections):
 
 def test_a_run_writes_all_its_files_and_evaluates_again(tmp_path, capsys):
     config = local(tmp_path)
-    summary = run_training(config)
+    summary = run_training(config, timings=True)
     folder = tmp_path / "run"
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml",
@@ -82,6 +83,11 @@ def test_a_run_writes_all_its_files_and_evaluates_again(tmp_path, capsys):
     assert "student_alone" in out
     assert "tokens/s" in out
     assert f"report: {folder / 'report.html'}" in out
+    timings = summary["timings"]
+    assert 0 < timings["first_step_start_s"] < timings["first_step_end_s"] < timings["total_s"]
+    assert sum(timings["phases_s"].values()) == pytest.approx(timings["total_s"], rel=0.01)
+    assert re.search(r"measuring the test split before training .* \d+\.\d\d", out)
+    assert len(list((tmp_path / "cache" / "checks").iterdir())) == 5, "of the run and of evaluating"
 
 
 @pytest.mark.slow

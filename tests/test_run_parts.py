@@ -68,6 +68,7 @@ KEYS = [
     "resumes",
     "restarts",
     "failures",
+    "timings",
 ]
 """Of `summary.json`, in their order: others read it."""
 
@@ -217,6 +218,7 @@ def test_the_summary_has_the_keys_that_others_read():
         resumes=0,
         restarts=0,
         failures=[],
+        timings={},
     )
     row = json.loads(json.dumps(summary.as_json()))
     assert list(row) == KEYS

@@ -18,6 +18,7 @@ from tsarch.model_folder import start_labels
 from tsarch.records import IGNORED, TokenizedSplit
 from tsarch.tasks.label_weights import check_loss, label_weights, told
 from tsarch.tasks.registry import is_generative, make_task, row_reader
+from tsarch.timings import TIMINGS
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Prepared:
         return {name: split_digest(split) for name, split in self.splits.items()}
 
 
+@TIMINGS.during("reading and tokenising the data")
 def prepare_data(blueprint: Blueprint) -> Prepared:
     """Read and tokenise the data sets; cached, so that other ranks and runs read the result.
 
@@ -100,6 +102,7 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     return Prepared(splits, corpus.labels, notes, end, weights)
 
 
+@TIMINGS.during("reading and tokenising the data")
 def prepare_split(blueprint: Blueprint, split: str, labels: tuple[str, ...]) -> Prepared:
     """One split alone, for a trained model that knows `labels`. It stands for the training split
     too, whose batches a rank lays out when it is built; nothing is trained.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
+
+from tsarch.rank.preloaded import rank_context
 
 
 def forked() -> ForkServerContext:
     """Where such processes come from. On CPUs only: a copy of a process can't use a GPU."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["tests.suites.rank_imports"])
+    context = rank_context()
+    assert isinstance(context, ForkServerContext), "this machine has a GPU"
     return context

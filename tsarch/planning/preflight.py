@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tsarch.blueprint import Blueprint, StageBlueprint
@@ -12,6 +13,7 @@ from tsarch.data.hub import WAYS_ON, is_hub_name, unreachable, why_absent
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.planning.generative_models import generation_mistakes
+from tsarch.planning.passed import PassedChecks
 from tsarch.planning.start import start_mistakes
 from tsarch.tasks.registry import is_generative
 
@@ -19,13 +21,19 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def check_run(blueprint: Blueprint, own_ray: bool, planned: bool = False) -> None:
+def check_run(
+    blueprint: Blueprint,
+    own_ray: bool,
+    planned: bool = False,
+    passed: PassedChecks | None = None,
+) -> None:
     """Check models, tokenizers, widths and devices.
 
     Args:
         own_ray: the ranks run on this machine.
         planned: the run is only planned: devices of this machine don't matter, and no small models
             read texts.
+        passed: keeps what has passed; None: everything is checked.
 
     Raises:
         UserError: names all mistakes.
@@ -33,8 +41,26 @@ def check_run(blueprint: Blueprint, own_ray: bool, planned: bool = False) -> Non
     mistakes = [] if planned else [*_devices(blueprint, own_ray)]
     if absent := _absent(blueprint):
         raise UserError([*mistakes, *absent])
+    check = partial(_check_models, blueprint, with_readings=not planned)
+    try:
+        check() if passed is None else passed.run("models", check)
+    except UserError as error:
+        mistakes += error.mistakes
+    if not mistakes and not planned:
+        mistakes += start_mistakes(blueprint)
+    mistakes += _fragments(blueprint)
+    if mistakes:
+        raise UserError(mistakes)
+
+
+def _check_models(blueprint: Blueprint, with_readings: bool) -> list[str]:
+    """What depends on the config, the models and the tokenizer alone; there are no remarks.
+
+    Raises:
+        UserError: names all mistakes.
+    """
     unreadable = _unreadable(blueprint)
-    mistakes += unreadable
+    mistakes = list(unreadable)
     mistakes += _tokenizers(blueprint)
     if not unreadable:
         mistakes += _lengths(blueprint)
@@ -43,11 +69,11 @@ def check_run(blueprint: Blueprint, own_ray: bool, planned: bool = False) -> Non
         broken = _weights(blueprint)
         mistakes += broken or _adapters(blueprint)
         mistakes += generation_mistakes(blueprint)
-        if not mistakes and not planned:
-            mistakes += [*_readings(blueprint), *start_mistakes(blueprint)]
-    mistakes += _fragments(blueprint)
+        if not mistakes and with_readings:
+            mistakes += _readings(blueprint)
     if mistakes:
         raise UserError(mistakes)
+    return []
 
 
 def run_notes(blueprint: Blueprint) -> list[str]:

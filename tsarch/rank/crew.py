@@ -23,6 +23,7 @@ from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.supply import Supply
 from tsarch.records import Generated, Passes, Predictions, Survey, Texts, TickReport, Windows
 from tsarch.specs import RunnerSpec
+from tsarch.timings import TIMINGS
 from tsarch.topology import Stage
 
 P = ParamSpec("P")
@@ -249,14 +250,16 @@ class CrewOfProcesses(Crew):
 
     def join(self) -> None:
         """Let the ranks form their process groups."""
-        offers = self.ask(ProcessApi.offer_addresses)
-        addresses = {name: place for own in offers for name, place in own.items()}
-        self.ask(ProcessApi.join, Meeting(addresses))
+        with TIMINGS.during("ranks meet"):
+            offers = self.ask(ProcessApi.offer_addresses)
+            addresses = {name: place for own in offers for name, place in own.items()}
+            self.ask(ProcessApi.join, Meeting(addresses))
 
     def build(self, blueprint: Blueprint) -> None:
         """Build models and engines on all ranks; again, for another blueprint, if wanted."""
         self.blueprint = blueprint
-        self.ask(ProcessApi.build, blueprint)
+        with TIMINGS.during("ranks read the data and build models"):
+            self.ask(ProcessApi.build, blueprint)
 
 
 def drive(

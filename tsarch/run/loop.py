@@ -50,6 +50,7 @@ from tsarch.telling.run_folder import RunFolder
 from tsarch.telling.step_table import show_metric
 from tsarch.telling.terminal import LiveNumbers, Reporter
 from tsarch.telling.trackers import Trackers
+from tsarch.timings import TIMINGS
 from tsarch.topology import Stage
 
 _NUM_SAMPLES = 5
@@ -115,7 +116,8 @@ class Trainer:
         """
         if self._point is None and self._blueprint.evaluation.before:
             self._reporter.say("measuring the test split before training")
-            self._ledger.before = self._test(0.5, "before").evaluation.metrics
+            with TIMINGS.during("measuring the test split before training"):
+                self._ledger.before = self._test(0.5, "before").evaluation.metrics
         try:
             with self._interrupt, self._reporter.training(self._num_steps):
                 self._train_epochs()
@@ -152,8 +154,9 @@ class Trainer:
         self._ledger.start_span(now_s())
         first = start if resume is None else resume.tick
         self._pacer.begin(epoch, first, stop, self._crew.begin(start, stop, resume))
-        for event in drive(self._crew, self._pacer, self._look, self._keeper.begin):
-            self._handle(event)
+        with TIMINGS.during("training"):
+            for event in drive(self._crew, self._pacer, self._look, self._keeper.begin):
+                self._handle(event)
 
     def _end_epoch(self, score: float | None) -> None:
         """Take the checkpoint that is due after an epoch; `score`: of its validation."""
@@ -195,6 +198,8 @@ class Trainer:
     def _note(self, reports: list[TickReport]) -> None:
         """Tell of the ticks, and of the steps that are complete now."""
         totals, topology = self._ledger.totals, self._crew.topology
+        TIMINGS.mark("first_step_start", min(own.started_s for own in reports))
+        TIMINGS.mark("first_step_end", min(own.ended_s for own in reports))
         for row in self._ledger.add(reports, self._pacer.epoch):
             shares = {s.name: totals.busy_share(s, topology) for s in topology.stages}
             numbers = LiveNumbers(row, totals.tokens_per_s, shares)
@@ -216,7 +221,8 @@ class Trainer:
 
     def _validate(self, epoch: int, step: int) -> float:
         """Measure the validation split and keep the weights if they are to be kept; the score."""
-        evaluation = self._examiner.validate()
+        with TIMINGS.during("measuring the validation split"):
+            evaluation = self._examiner.validate()
         self._ledger.trackers.evaluation("validation", step, evaluation.metrics)
         reason = self._ledger.selection.offer(evaluation, epoch + 1)
         name = self._task.main_metric
@@ -225,7 +231,8 @@ class Trainer:
         kept = f" ({reason}: kept)" if reason else ""
         self._reporter.say(f"epoch {epoch + 1}: validation {name} {values}{kept}")
         if reason:
-            self._keep(evaluation.joint_weight)
+            with TIMINGS.during("writing the best weights"):
+                self._keep(evaluation.joint_weight)
         return self._ledger.selection.score(evaluation)
 
     def _keep(self, joint_weight: float) -> None:
@@ -245,8 +252,9 @@ class Trainer:
         """Measure the test split with the best weights, and put all together."""
         stats, best = self._crew.stats(), self._ledger.selection.best
         self._reporter.say(f"measuring the test split with the weights of epoch {best.epoch}")
-        self._crew.ask(RankApi.load, self._folder.model)
-        tested = self._test(best.evaluation.joint_weight, "after")
+        with TIMINGS.during("measuring the test split with the best weights"):
+            self._crew.ask(RankApi.load, self._folder.model)
+            tested = self._test(best.evaluation.joint_weight, "after")
         after = tested.evaluation
         blueprint, topology, ledger = self._blueprint, self._crew.topology, self._ledger
         one_process = blueprint.runner.is_one_process
@@ -287,6 +295,7 @@ class Trainer:
             resumes=ledger.num_resumes,
             restarts=len(ledger.history.restarts),
             failures=ledger.history.as_json(),
+            timings=TIMINGS.as_json(),
         )
 
 

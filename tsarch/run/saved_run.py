@@ -22,15 +22,19 @@ from tsarch.errors import Mistake, UserError, one_line
 from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, saved_config
 from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
+from tsarch.planning.passed import PassedChecks
 from tsarch.prepare import prepare_split
 from tsarch.records import Passes
 from tsarch.run.versions import current_folder
 from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
+from tsarch.timings import TIMINGS
 from tsarch.topology import Reads
 
 if TYPE_CHECKING:
     from tsarch.marking.marked import Marked
+    from tsarch.prepare import Prepared
+    from tsarch.rank.local_crew import LocalCrew
     from tsarch.run.evaluate import Evaluation
 
 _OPEN = (
@@ -183,7 +187,7 @@ def saved_pair(
     """
     run = run if opened else current_folder(run)
     blueprint, task_file = opened or open_run(run)
-    _check(blueprint, task_file)
+    _check(blueprint, task_file, PassedChecks(blueprint))
     objective = make_task(task_file.task, task_file.labels, blueprint.task).objective
     wanted = [stage for stage in blueprint.stages if stage.reads in halves]
     with _told(run / "model"):
@@ -223,31 +227,44 @@ def evaluate_run(
         UserError: the folder is not a complete run, or the data holds mistakes.
     """
     # Not needed to predict, which should start at once.
-    from tsarch.rank.api import RankApi
-    from tsarch.rank.local_crew import LocalCrew
     from tsarch.run.marked_split import examine
     from tsarch.run.self_score import score_notes
 
     run = current_folder(run)
     model = run / "model"
     blueprint, task_file = _open_split(run, split, mode, overrides, data)
+    passed = PassedChecks(blueprint)
+    _check(blueprint, task_file, passed, run_too=True)
     say(f"reading and tokenising the data ({cache_note(blueprint.data)})")
     prepared = prepare_split(blueprint, split, task_file.labels)
-    with _told(model):
-        crew = LocalCrew(blueprint, prepared)
-        crew.ask(RankApi.load, model)
+    crew = _loaded(model, blueprint, prepared)
     weight = task_file.joint_weight
     task = make_task(task_file.task, prepared.labels, blueprint.task)
     modes = (None if mode is None else (mode,)) if texts else ()
-    found = examine(crew, blueprint, prepared, task, split, weight, marks, modes)
+    with TIMINGS.during("measuring"):
+        found = examine(crew, blueprint, prepared, task, split, weight, marks, modes)
     source, digest = source_of(split, blueprint.data), prepared.digests[split]
     own_digest = task_file.data.get(split)
-    notes = (*prepared.notes, *task.choices, *score_notes(blueprint, prepared, (split,)))
+    remarks = score_notes(blueprint, prepared, (split,), passed)
+    notes = (*prepared.notes, *task.choices, *remarks)
     return SavedEvaluation(
         blueprint, found.evaluation, source, digest, own_digest, notes, found.marked, found.passes
     )
 
 
+@TIMINGS.during("building models")
+def _loaded(model: Path, blueprint: Blueprint, prepared: Prepared) -> LocalCrew:
+    """Both models here, with a run's best weights."""
+    from tsarch.rank.api import RankApi
+    from tsarch.rank.local_crew import LocalCrew
+
+    with _told(model):
+        crew = LocalCrew(blueprint, prepared)
+        crew.ask(RankApi.load, model)
+    return crew
+
+
+@TIMINGS.during("checking the run")
 def _open_split(
     run: Path,
     split: str,
@@ -268,11 +285,13 @@ def _open_split(
             f"--mode {mode}", f"{run} has no such mode.", f"It has {', '.join(blueprint.modes)}."
         )
     _check_there(blueprint, split)
-    _check(blueprint, task_file, run_too=True)
     return blueprint, task_file
 
 
-def _check(blueprint: Blueprint, task_file: TaskFile, run_too: bool = False) -> None:
+@TIMINGS.during("checking the run")
+def _check(
+    blueprint: Blueprint, task_file: TaskFile, passed: PassedChecks, run_too: bool = False
+) -> None:
     """Whether the models compute what transformers' own do, where they were compared with another
     version of it; `run_too`: whether the run can be repeated here, in any case.
 
@@ -285,7 +304,7 @@ def _check(blueprint: Blueprint, task_file: TaskFile, run_too: bool = False) -> 
     from tsarch.planning.parity import check_parity
     from tsarch.planning.preflight import check_run
 
-    check_run(blueprint, own_ray=False)
+    check_run(blueprint, False, passed=passed)
     if not is_known:
         check_parity(blueprint)
 

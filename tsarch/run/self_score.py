@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tsarch.blueprint import Blueprint
-from tsarch.prepare import Prepared
+from tsarch.planning.passed import PassedChecks
+from tsarch.prepare import Prepared, split_digest
 from tsarch.rank.generate import chosen_contexts
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.base import GenerativeTask, Metrics, Task
 from tsarch.tasks.generative import spelled
-from tsarch.tasks.registry import make_task
+from tsarch.tasks.registry import is_generative, make_task
 from tsarch.tasks.text_metrics import missing_tokenizer
 from tsarch.telling.step_table import show_metric
+from tsarch.timings import TIMINGS
 
 _EVALUATED = ("validation", "test")
 _MOST_ROWS = 5_000
@@ -28,15 +31,36 @@ _ROUNDING = 1e-6
 _SHOWN_ROWS = 5
 
 
-def with_notes(blueprint: Blueprint, prepared: Prepared) -> Prepared:
-    """The data of a run, with remarks on the scores that its splits can have."""
-    notes = score_notes(blueprint, prepared, tuple(prepared.splits))
+def with_notes(
+    blueprint: Blueprint, prepared: Prepared, passed: PassedChecks | None = None
+) -> Prepared:
+    """The data of a run, with remarks on the scores that its splits can have; `passed`: keeps what
+    was found."""
+    notes = score_notes(blueprint, prepared, tuple(prepared.splits), passed)
     return replace(prepared, notes=(*prepared.notes, *notes))
 
 
-def score_notes(blueprint: Blueprint, prepared: Prepared, names: Sequence[str]) -> list[str]:
+@TIMINGS.during("checking which scores the data can have")
+def score_notes(
+    blueprint: Blueprint,
+    prepared: Prepared,
+    names: Sequence[str],
+    passed: PassedChecks | None = None,
+) -> list[str]:
     """Remarks on the scores that the splits called `names` can have; the texts of the last are
     measured."""
+    check = partial(_score_notes, blueprint, prepared, names)
+    if passed is None:
+        return check()
+    read = [prepared.labels, names]
+    for name in names:
+        split = prepared.splits[name]
+        if _is_scored(name, split) or is_generative(blueprint.task.name):
+            read += [split_digest(split), [str(row.origin.place) for row in split.rows]]
+    return passed.run("scores", check, map(repr, read))
+
+
+def _score_notes(blueprint: Blueprint, prepared: Prepared, names: Sequence[str]) -> list[str]:
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
     splits = {name: prepared.splits[name] for name in names}
     notes = self_score_notes(task, splits)
@@ -47,6 +71,10 @@ def score_notes(blueprint: Blueprint, prepared: Prepared, names: Sequence[str]) 
             notes += _text_notes(task, name, _scored_rows(split, most), learned)
         notes += _measured_by(task, names[-1], splits[names[-1]], most)
     return notes
+
+
+def _is_scored(name: str, split: TokenizedSplit) -> bool:
+    return name in _EVALUATED or len(split.rows) <= _MOST_ROWS
 
 
 def can_tell(task: Task, split: TokenizedSplit) -> bool:
@@ -63,7 +91,7 @@ def self_score_notes(task: Task, splits: Mapping[str, TokenizedSplit]) -> list[s
     """What a user should know of the scores that the splits can have."""
     notes = []
     for name, split in splits.items():
-        if name not in _EVALUATED and len(split.rows) > _MOST_ROWS:
+        if not _is_scored(name, split):
             continue
         best = task.metrics(split, task.perfect(split))
         tells = _tells(task, best)

@@ -125,6 +125,8 @@ class RunSummary:
     resumes: int
     restarts: int
     failures: list[dict[str, Any]]
+    timings: dict[str, Any]
+    """What the seconds of the command went into, see `Timings.as_json`."""
 
     def as_json(self) -> dict[str, Any]:
         """For `summary.json`."""

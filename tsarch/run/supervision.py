@@ -14,6 +14,7 @@ from tsarch.errors import (
     RunFailedError,
     UserError,
 )
+from tsarch.timings import TIMINGS
 
 if TYPE_CHECKING:
     from tsarch.checkpoint.store import Store
@@ -109,7 +110,8 @@ def _attempt(
     restarted = bool(history.restarts)
     logs = job.path / "logs"
     try:
-        crew = job.gather(job.blueprint, job.prepared, logs, job.reporter, restarted, avoid)
+        with TIMINGS.during("starting ranks"):
+            crew = job.gather(job.blueprint, job.prepared, logs, job.reporter, restarted, avoid)
     except (UserError, NoPlaceError) as error:
         if restarted:  # it was right before: the cluster has changed
             raise RunFailedError(f"can't start again: {error} {job.how_to_go_on}") from None

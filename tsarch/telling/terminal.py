@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
@@ -148,6 +148,16 @@ class Reporter:
             for name, values in columns.items():
                 self.table(f"{title}, {name}", {"": values}, metrics)
             return
+        self.console.print(table)
+
+    def seconds(self, phases: Mapping[str, float]) -> None:
+        """What the seconds of a command went into."""
+        table = Table("phase", title=Text("seconds"), title_justify="left")
+        table.add_column("s", justify="right")
+        for name, seconds in phases.items():
+            table.add_row(name, f"{seconds:.2f}")
+        table.add_section()
+        table.add_row("all", f"{sum(phases.values()):.2f}")
         self.console.print(table)
 
 

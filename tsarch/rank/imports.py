@@ -1,0 +1,16 @@
+"""What every rank needs imported: seconds of work that need not wait until a rank is told what it
+is. Nothing is computed, and no device is touched."""
+
+from __future__ import annotations
+
+import os
+
+from tsarch.rank.preloaded import has_gpu
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+if not has_gpu():
+    os.environ["DS_ACCELERATOR"] = "cpu"
+
+import tsarch.rank.assembly
+import tsarch.rank.generate
+import tsarch.stage.deepspeed_import  # noqa: F401
