@@ -125,7 +125,23 @@ def _planner(
         notes.append(
             f"without data: {work.num_steps:,} steps (schedule.max_steps) of full contexts"
         )
-    return Planner(blueprint, profiles, work, hardware), notes
+    planner = Planner(blueprint, profiles, work, hardware)
+    if blueprint.tokenizer_name == str(folder) and not blueprint.table.frozen:
+        planner = _with_every_row(planner)
+        notes.append("which tokens the texts have is not known: every row of the table is trained")
+    return planner, notes
+
+
+def _with_every_row(planner: Planner) -> Planner:
+    """The most that the table can take: all rows have optimizer state, and of a step's batch every
+    token is another one."""
+    rows = planner.blueprint.table.shape[0]
+    profiles = {
+        stage: replace(own, counts=replace(own.counts, trained_rows=rows))
+        for stage, own in planner.profiles.items()
+    }
+    work = replace(planner.work, touched_rows=min(rows, int(planner.work.batch_tokens)))
+    return replace(planner, profiles=profiles, work=work)
 
 
 def show_plan(config: Config, request: PlanRequest, as_json: bool) -> int:

@@ -192,6 +192,9 @@ def test_configs_whose_models_are_not_here_are_planned(name, capsys):
     assert told["fits"]
     assert told["cost"] > 0
     assert any("is not here" in note for note in told["notes"])
+    teacher = told["stages"]["teacher"]
+    if not config.embedding.frozen:
+        assert teacher["tied_bytes_per_exchange"] > 10**6
 
 
 @pytest.mark.thorough
