@@ -92,3 +92,20 @@ def test_states_that_never_change_are_computed_once(tmp_path, schedule):
 def test_ranks_give_the_losses_of_one_process(tmp_path, crews):
     config = frozen(tmp_path, "llama", topology={"runner": "ray"})
     check_equal_losses(config, (2, 1), crews, num_steps=4)
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.replicas(2, 2)
+def test_ranks_keep_the_same_states_and_draw_the_same_windows(tmp_path, crews):
+    """Two epochs, so that states are kept; each window is fed or alone by chance."""
+    config = tiny_config(
+        tmp_path,
+        teacher={"freeze": "all_but_head"},
+        student={"fed_share": 0.4, "teacher_dropout": 0.0},
+        embedding={"frozen": True},
+        data={"batch_tokens": 768},
+    )
+    train = prepare_data(resolve(config)).splits["train"]
+    epoch = batch_plan(resolve(config), train).epoch_starts[1]
+    check_equal_losses(config, (2, 2), crews, num_steps=2 * epoch)
