@@ -192,9 +192,11 @@ def test_ranks_give_the_losses_of_one_process(tmp_path, crews, task, model, repl
 @pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(2, 1)
-def test_ranks_generate_what_one_process_generates(tmp_path, crews):
-    sections = {"decoding": {"num_beams": 2}, "topology": {"teacher": SHARDED, "runner": "local"}}
-    config = generative_config(tmp_path, "translation", "bart", **sections)
+@pytest.mark.parametrize(("model", "num_beams"), [("bart", 2), ("llama", 1)])
+def test_ranks_generate_what_one_process_generates(tmp_path, crews, model, num_beams):
+    decoding = {"num_beams": num_beams}
+    sections = {"decoding": decoding, "topology": {"teacher": SHARDED, "runner": "local"}}
+    config = generative_config(tmp_path, "translation", model, **sections)
     run_training(config)
     topology = config.topology.model_copy(update={"runner": "processes"})
     one = local_crew(config)
