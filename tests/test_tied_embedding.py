@@ -129,6 +129,14 @@ def test_a_frozen_table_is_neither_copied_for_a_step_nor_kept_in_checkpoints():
     assert torch.equal(table.values(), torch.ones(4, 2))
 
 
+def test_checksum_is_the_same_in_parts(monkeypatch):
+    table = torch.randn(50, 7)
+    whole = checksum(table)
+    monkeypatch.setattr("tsarch.parallel.tied_embedding._BLOCK_ELEMENTS", 100)
+    assert torch.equal(checksum(table), whole)
+    assert whole.dtype == torch.int64
+
+
 def test_checksum_sees_swaps_and_single_bits():
     table = torch.arange(12, dtype=torch.float32).view(3, 4)
     swapped = table[[1, 0, 2]]

@@ -29,6 +29,8 @@ from tsarch.records import IntArray
 from tsarch.topology import Topology
 
 ExchangeKind = Literal["auto", "rows", "dense"]
+_BLOCK_ELEMENTS = 1 << 20
+"""Of a table that are compared at one time: whole copies of a large one take much."""
 
 
 @dataclass
@@ -300,12 +302,15 @@ class TiedEmbedding:
         """Largest difference of any element between two replicas. Every rank calls it."""
         if self._group is None:
             return 0.0
-        largest, smallest = self.table.storage.clone(), -self.table.storage
         options = torch.distributed.AllreduceOptions()
         options.reduceOp = torch.distributed.ReduceOp(torch.distributed.ReduceOp.MAX)
-        self._group.allreduce([largest], options).wait()
-        self._group.allreduce([smallest], options).wait()
-        return float((largest + smallest).max())
+        found = []
+        for part in self.table.storage.flatten().split(_BLOCK_ELEMENTS):
+            largest, smallest = part.clone(), -part
+            self._group.allreduce([largest], options).wait()
+            self._group.allreduce([smallest], options).wait()
+            found.append((largest + smallest).max())
+        return float(torch.stack(found).max())
 
 
 def exchanged_rows(kind: ExchangeKind, touched: IntArray, vocabulary: int) -> IntArray | None:
@@ -321,6 +326,10 @@ def exchanged_rows(kind: ExchangeKind, touched: IntArray, vocabulary: int) -> In
 
 def checksum(table: Tensor) -> Tensor:
     """() int64 over the bits of an fp32 table, different if two elements are swapped too."""
-    bits = table.contiguous().view(torch.int32).flatten().to(torch.int64)
-    weights = torch.arange(1, len(bits) + 1, device=bits.device) * 2654435761
-    return (bits * weights).sum()
+    total = torch.zeros((), dtype=torch.int64, device=table.device)
+    first = 1
+    for part in table.contiguous().view(torch.int32).flatten().split(_BLOCK_ELEMENTS):
+        places = torch.arange(first, first + len(part), device=part.device)
+        total += (part.to(torch.int64) * (places * 2654435761)).sum()
+        first += len(part)
+    return total
