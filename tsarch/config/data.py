@@ -196,8 +196,8 @@ class DecodingConfig(Section):
     exact: bool = False
     """In `bf16`: the same text to the last token with `speculative` and without. Every pass then
     has four tokens a text and looks at all places of the longest one, since numbers of bf16 differ
-    in the last bit with the size of a product. Costs a plain pass a fifth to a half more time on
-    CPUs. In `fp32` texts are the same without it."""
+    in the last bit with the size of a product. Costs a plain pass the time of four tokens in place
+    of one. In `fp32` texts are the same without it."""
     max_texts: PositiveInt = 200
     """Texts of a split that are generated for its metrics, evenly spread over it; perplexity is
     that of the whole split."""
