@@ -305,7 +305,7 @@ class TiedEmbedding:
         options = torch.distributed.AllreduceOptions()
         options.reduceOp = torch.distributed.ReduceOp(torch.distributed.ReduceOp.MAX)
         found = []
-        for part in self.table.storage.flatten().split(_BLOCK_ELEMENTS):
+        for part in torch.split(self.table.storage.flatten(), _BLOCK_ELEMENTS):
             largest, smallest = part.clone(), -part
             self._group.allreduce([largest], options).wait()
             self._group.allreduce([smallest], options).wait()
@@ -328,7 +328,7 @@ def checksum(table: Tensor) -> Tensor:
     """() int64 over the bits of an fp32 table, different if two elements are swapped too."""
     total = torch.zeros((), dtype=torch.int64, device=table.device)
     first = 1
-    for part in table.contiguous().view(torch.int32).flatten().split(_BLOCK_ELEMENTS):
+    for part in torch.split(table.contiguous().view(torch.int32).flatten(), _BLOCK_ELEMENTS):
         places = torch.arange(first, first + len(part), device=part.device)
         total += (part.to(torch.int64) * (places * 2654435761)).sum()
         first += len(part)
