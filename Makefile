@@ -110,6 +110,7 @@ parity: install
 
 # Network namespaces need root; without, two Ray nodes on loopback.
 faults: install
+	.venv/bin/python -m tests.suites.mending
 	.venv/bin/python -m tests.suites.faults
 
 # Network namespaces need root; Debian: apt install openssh-server rsync iproute2. A quarter of an hour.

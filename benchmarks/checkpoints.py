@@ -1,8 +1,9 @@
 """What a checkpoint costs: seconds in which a rank does not train, and seconds of writing.
 
-The quickstart's models on its two ranks, a checkpoint every few steps. The stall is the copy to
-host memory, measured on the ranks, the longest of all ranks; the first includes making the memory.
-Writing goes on beside the training.
+The quickstart's models on its two ranks, a checkpoint every few steps, and then cuts that are only
+kept in memory (`checkpoint.in_memory_every_steps`). The stall is the copy to host memory, measured
+on the ranks, the longest of all ranks; the first includes making the memory. Writing goes on beside
+the training.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from tsarch.prepare import prepare_data
 from tsarch.rank.crew import Crew, CutTaken, Reports, drive
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.rank.pacer import CutRules, Pacer, Situation
+from tsarch.rank.process_crew import ProcessCrew
 from tsarch.telling.step_table import StepRecord, StepTable
 
 LIMIT_S = 0.2
 LIMIT_SHARE = 0.05
+IN_MEMORY_LIMIT_SHARE = 0.03
+"""Of the steps from one cut in memory to the next."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,19 @@ class Costs:
     median_stall_s: float
     max_stall_s: float
     """Without the first."""
-    median_write_s: float
-    """Of the rank that writes longest: files, sync, hashes."""
+    median_write_s: float | None
+    """Of the rank that writes longest: files, sync, hashes; None: nothing was written."""
+    every_steps: int
 
     @property
     def limit_s(self) -> float:
         """What a stall may be: 5 % of a step or 0.2 s, whichever is larger."""
         return max(LIMIT_S, LIMIT_SHARE * self.step_s)
+
+    @property
+    def share(self) -> float:
+        """Part of the training time that the stalls take."""
+        return self.median_stall_s / (self.every_steps * self.step_s)
 
 
 class _Checkpoints:
@@ -66,7 +76,9 @@ class _Checkpoints:
         self.writes_s: list[float] = []
 
     def begin(self, cut: Cut) -> bool:
-        """Make its place."""
+        """Make its place; one in memory needs none."""
+        if cut.url is None:
+            return True
         self.finish()
         self._store.begin(cut.step)
         self._open = cut.step
@@ -86,8 +98,8 @@ class _Checkpoints:
         self._open = None
 
 
-def measure(crew: Crew, folder: Path, num: int, every: int) -> Costs:
-    """Train with `num` checkpoints."""
+def measure(crew: Crew, folder: Path, num: int, every: int, in_memory: bool = False) -> Costs:
+    """Train with `num` checkpoints, or so many cuts that are only kept in memory."""
     url = str(folder / "checkpoints")
     checkpoints = _Checkpoints(crew, url)
     table = StepTable(crew.topology)
@@ -95,7 +107,10 @@ def measure(crew: Crew, folder: Path, num: int, every: int) -> Costs:
     rows: list[StepRecord] = []
     stalls: list[list[Stall]] = []
     num_steps = num * every + 1
-    pacer = Pacer(crew.pace, CutRules(url, every_steps=every))
+    rules = CutRules(url, every_steps=every)
+    if in_memory:
+        rules = CutRules(url, in_memory_every_steps=every)
+    pacer = Pacer(crew.pace, rules)
     pacer.begin(0, 0, num_steps, crew.begin(0, num_steps))
     for event in drive(crew, pacer, Situation, checkpoints.begin):
         match event:
@@ -113,7 +128,8 @@ def measure(crew: Crew, folder: Path, num: int, every: int) -> Costs:
         first_stall_s=stalls_s[0],
         median_stall_s=statistics.median(stalls_s[1:]),
         max_stall_s=max(stalls_s[1:]),
-        median_write_s=statistics.median(checkpoints.writes_s),
+        median_write_s=statistics.median(checkpoints.writes_s) if checkpoints.writes_s else None,
+        every_steps=every,
     )
 
 
@@ -121,9 +137,9 @@ def main(
     config: Annotated[Path, typer.Option(help="Config to measure.")] = Path(
         "configs/quickstart.yaml"
     ),
-    runner: Annotated[str, typer.Option(help="ray or local.")] = "ray",
+    runner: Annotated[str, typer.Option(help="ray, processes or local.")] = "ray",
     checkpoints: Annotated[int, typer.Option(help="Number of checkpoints.")] = 8,
-    every: Annotated[int, typer.Option(help="Steps between two.")] = 4,
+    every: Annotated[int, typer.Option(help="Steps between two.")] = 5,
     output: Annotated[Path, typer.Option(help="Folder of checkpoints.json.")] = Path(
         "benchmarks/results"
     ),
@@ -135,10 +151,13 @@ def main(
         crew: Crew
         if blueprint.runner.is_one_process:
             crew = LocalCrew(blueprint, prepare_data(blueprint))
+        elif blueprint.runner.name == "processes":
+            crew = ProcessCrew.start(blueprint, folder / "logs", print)
         else:
             crew = RayCrew.start(blueprint, None, folder / "logs", print)
         try:
             costs = measure(crew, folder, checkpoints, every)
+            kept = measure(crew, folder, checkpoints, every, in_memory=True)
         finally:
             crew.close()
     print(
@@ -147,8 +166,14 @@ def main(
         f"{costs.median_stall_s:.3f} s, longest {costs.max_stall_s:.3f} s (limit "
         f"{costs.limit_s:.2f} s). Writing beside the training: {costs.median_write_s:.2f} s."
     )
+    print(
+        f"in memory, every {kept.every_steps} steps of {kept.step_s:.2f} s: stall median "
+        f"{kept.median_stall_s:.3f} s, longest {kept.max_stall_s:.3f} s, {kept.share:.1%} of the "
+        f"time (limit {IN_MEMORY_LIMIT_SHARE:.0%})."
+    )
     output.mkdir(parents=True, exist_ok=True)
-    (output / "checkpoints.json").write_text(json.dumps(asdict(costs), indent=2) + "\n")
+    rows = {"written": asdict(costs), "in_memory": {**asdict(kept), "share": kept.share}}
+    (output / "checkpoints.json").write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

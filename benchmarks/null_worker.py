@@ -56,12 +56,15 @@ class NullWorker(Actor):
         """See `Worker.wall_clock`."""
         return time.time()
 
-    def offer_addresses(self) -> dict[str, tuple[str, int]]:
+    def offer_addresses(self, stages: tuple[str, ...]) -> dict[str, tuple[str, int]]:
         """Addresses that nobody will use."""
         return dict.fromkeys(("teacher", "student", "link", "tied"), ("127.0.0.1", os.getpid()))
 
     def join(self, addresses: dict[str, tuple[str, int]]) -> None:
         """There are no groups."""
+
+    def keep_in(self, slots: tuple[str, ...]) -> None:
+        """There is nothing to keep."""
 
     def build(self, blueprint: Blueprint) -> None:
         """There are no models."""

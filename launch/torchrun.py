@@ -29,7 +29,7 @@ from tsarch.launchers import forget_launchers
 if TYPE_CHECKING:
     from tsarch.blueprint import Blueprint
     from tsarch.config import Config
-    from tsarch.rank.process_crew import Member
+    from tsarch.rank.members import Member
     from tsarch.rank.serving import Start
 
 _PLACE = "tsarch/driver"
@@ -98,7 +98,8 @@ class Found:
     def __call__(self, starts: Sequence[Start]) -> list[Member]:
         """Start the first rank beside this process, and wait for the others."""
         from tsarch.rank.lines import Line
-        from tsarch.rank.process_crew import HOST, Member, spawn
+        from tsarch.rank.members import Member, spawn
+        from tsarch.rank.process_crew import HOST
 
         key = secrets.token_bytes(32)
         found: dict[tuple[int, str], Any] = {}
@@ -157,7 +158,7 @@ def serve_driver(place: Place, store: Any) -> None:
         connection.send((place.rank, what))
         connections.append(connection)
     start = connections[0].recv()
-    serve(start, *connections)
+    serve(start, connections[0], connections[1])
 
 
 def drive(config: Config, resume: bool, found: Found, place: Place) -> None:

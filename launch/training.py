@@ -17,7 +17,7 @@ from tsarch.run.supervision import Gather, Job, train
 from tsarch.timings import TIMINGS
 
 if TYPE_CHECKING:
-    from tsarch.rank.process_crew import Launch
+    from tsarch.rank.members import Launch
 
 _SHOWN_SAMPLES = 3
 
@@ -241,8 +241,9 @@ def gather(
         reporter.say("building both models in this process")
         return LocalCrew(blueprint, prepared)
     if blueprint.runner.name == "processes":
+        from tsarch.rank.members import spawn
         from tsarch.rank.preloaded import rank_context
-        from tsarch.rank.process_crew import ProcessCrew, spawn
+        from tsarch.rank.process_crew import ProcessCrew
 
         launch = launch or partial(spawn, context=rank_context())
         return ProcessCrew.start(blueprint, logs, reporter.say, launch)

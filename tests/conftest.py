@@ -95,7 +95,7 @@ def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain processes of runs (`topology.runner: processes`) start in half a second."""
     from tests.suites.forked import forked
 
-    monkeypatch.setattr("tsarch.rank.process_crew._SPAWN", forked())
+    monkeypatch.setattr("tsarch.rank.members._SPAWN", forked())
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

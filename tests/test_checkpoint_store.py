@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsarch.checkpoint.host_copies import HostCopies
+from tsarch.checkpoint.host_copies import HostCopies, KeptTensors, read_slot
 from tsarch.checkpoint.manifest import FileEntry, Manifest
 from tsarch.checkpoint.retention import superseded
 from tsarch.checkpoint.saved_tensors import SavedTensors
+from tsarch.checkpoint.slots import HeldSlots, newest_common
 from tsarch.checkpoint.store import Store
 from tsarch.checkpoint.writer import BackgroundWriter
 from tsarch.errors import UserError
@@ -139,16 +140,66 @@ def test_a_full_disk_is_told_and_ends_nothing(tmp_path):
 
 
 def test_copies_use_their_memory_again_and_are_copies():
-    copies, source = HostCopies(), torch.zeros(4)
-    copies.into("f")("x", source)
-    first = copies.finish()["f"]["x"]
-    source += 1
-    assert first.tolist() == [0, 0, 0, 0]
-    copies.begin()
-    copies.into("f")("x", source)
-    second = copies.finish()["f"]["x"]
-    assert second.data_ptr() == first.data_ptr()
-    assert second.tolist() == [1, 1, 1, 1]
+    copies, source, found = HostCopies(num_in_turn=2), torch.zeros(4), []
+    for step in range(4):
+        copies.begin(step)
+        copies.into("f")("x", source)
+        found.append(copies.finish()["f"]["x"])
+        source += 1
+    # Two in turn, so that the one before is whole while one is taken.
+    assert [tensor.tolist() for tensor in found] == [[2.0] * 4, [3.0] * 4] * 2
+    assert found[0].data_ptr() == found[2].data_ptr() != found[1].data_ptr()
+
+
+def kept(copies: HostCopies, step: int, value: float) -> None:
+    copies.begin(step)
+    copies.into("f")("x", torch.full((5,), value))
+    copies.into("g")("y", torch.tensor(step))
+    copies.into("g")("none", torch.zeros(0, 3, dtype=torch.bfloat16))
+    copies.finish()
+
+
+def test_cuts_outlive_whoever_took_them_and_the_last_that_all_have_is_found():
+    held = [HeldSlots.make(), HeldSlots.make()]
+    first, second = (HostCopies(own.paths, 2) for own in held)
+    assert newest_common([own.cuts() for own in held]) is None
+    for step in (5, 10):
+        kept(first, step, step)
+        kept(second, step, -step)
+    kept(first, 15, 15.0)
+    second.begin(15)  # and there it ended
+    second.into("f")("x", torch.zeros(5))
+    step, paths = newest_common([own.cuts() for own in held])
+    assert step == 10
+    files = [read_slot(path, step) for path in paths]
+    assert [own["f"]["x"].tolist() for own in files] == [[10.0] * 5, [-10.0] * 5]
+    assert files[0]["g"]["y"].item() == 10
+    assert files[0]["g"]["none"].shape == (0, 3)
+    with pytest.raises(ValueError, match="doesn't hold the cut of step 5"):
+        read_slot(paths[0], 5)
+    # Those who go on from it don't change it, nor does what was taken after it come in the way.
+    KeptTensors(files[0]["f"])["x"].zero_()
+    again = HostCopies(held[0].paths, 2)
+    again.forget_after(10)
+    kept(again, 12, 12.0)
+    assert {10, 12} == set(held[0].cuts())
+    assert read_slot(held[0].cuts()[10], 10)["f"]["x"].tolist() == [10.0] * 5
+    for own in held:
+        own.clear()
+    assert newest_common([own.cuts() for own in held]) is None
+
+
+def test_a_cut_that_is_being_written_stays_and_two_others_take_turns():
+    held = HeldSlots.make()
+    copies = HostCopies(held.paths, 2)
+    kept(copies, 1, 1.0)
+    copies.hold()
+    for step in range(2, 6):
+        kept(copies, step, float(step))
+    assert set(held.cuts()) == {1, 4, 5}
+    copies.release()
+    kept(copies, 6, 6.0)
+    assert {5, 6} <= set(held.cuts())
 
 
 @given(

@@ -74,6 +74,52 @@ def test_the_end_of_an_epoch(rules, now, expected):
     assert pacer.end_epoch(now) is None or expected is None, "the same cut is taken once"
 
 
+def in_memory(step: int, epoch_done: bool = False) -> TakeCut:
+    return TakeCut(Cut(None, step), 0, epoch_done)
+
+
+def test_cuts_in_memory_come_first_of_all_and_every_few_steps_and_at_the_end_of_an_epoch():
+    pacer = Pacer(SLOW, CutRules(URL, every_steps=4, in_memory_every_steps=2))
+    pacer.begin(0, 0, 7, 8)
+    ticks = [Advance(1), Advance(1)]
+    told = list(commands(pacer))
+    assert told == [
+        in_memory(0),
+        *ticks,
+        in_memory(2),
+        *ticks,
+        cut(4),
+        *ticks,
+        in_memory(6),
+        *ticks,
+    ]
+    assert pacer.end_epoch(Situation()) == in_memory(7, epoch_done=True)
+    pacer.begin(1, 7, 9, 3)
+    assert pacer.next(Situation()) == Advance(1), "it was kept a moment ago"
+
+
+def test_cuts_in_memory_take_a_small_share_of_the_time():
+    pacer = Pacer(SLOW, CutRules(URL, in_memory_every_steps=1))
+    pacer.begin(0, 0, 9, 9)
+    pacer.cut_cost(0.1)  # so not more often than every 5 s
+    told = list(commands(pacer, lambda p: Situation(now_s=2.0 * p.tick)))
+    assert [c.cut.step for c in told if isinstance(c, TakeCut)] == [0, 3, 6]
+
+
+def test_a_cut_in_memory_waits_until_the_one_before_has_its_copies():
+    pacer = Pacer(SLOW, CutRules(URL, in_memory_every_steps=1))
+    pacer.begin(0, 0, 4, 4)
+    told = list(commands(pacer, lambda p: Situation(is_copying=p.tick in (1, 2))))
+    assert [c.cut.step for c in told if isinstance(c, TakeCut)] == [0, 3]
+
+
+def test_an_interrupted_run_saves_what_is_only_in_memory():
+    pacer = Pacer(SLOW, CutRules(URL, in_memory_every_steps=2))
+    pacer.resumed_at(2, in_memory=True)
+    pacer.begin(0, 2, 4, 3)
+    assert list(commands(pacer, lambda _: Situation(is_interrupted=True))) == [cut(2)]
+
+
 def test_an_interrupted_run_is_cut_at_the_next_tick_and_told_no_more():
     pacer = Pacer(SLOW, CutRules(URL))
     pacer.begin(0, 0, 4, 5)

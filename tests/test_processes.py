@@ -20,6 +20,7 @@ import yaml
 from tests.fake_ranks import FakeRank
 from tests.helpers import ROOT, tiny_config, tiny_raw
 from tsarch.blueprint import resolve
+from tsarch.checkpoint.cut import Written
 from tsarch.config import Config
 from tsarch.config_loading import load_config
 from tsarch.errors import RankFailedError, UserError
@@ -30,7 +31,7 @@ from tsarch.rank.api import RankApi
 from tsarch.rank.process_crew import ProcessCrew
 from tsarch.rank.status import BUILDING
 
-RANKS = {"runner": "processes", "device": "cpu", "threads": 1, "cpus_per_rank": 0.5}
+RANKS = {"runner": "processes", "device": "cpu", "threads": 1, "cpus_per_rank": 0.5, "spares": 0}
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 
 
@@ -92,6 +93,41 @@ def test_a_rank_that_fails_is_named_with_its_log(fake_crew, fault, said):
     fake_crew.close()
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert not list(fake_crew._log_folder.glob("*.now"))
+
+
+def meet_fault(crew: ProcessCrew, *faults: str) -> RankFailedError:
+    """Train until something happens, with a checkpoint under way."""
+    for fault in faults:
+        crew.ask(RankApi.load, Path(fault))
+    crew.begin(0, 9)
+    assert crew.checkpoint_written(wait=False) is None
+    with pytest.raises(RankFailedError) as caught:
+        list(crew.train(0, 9))
+    return caught.value
+
+
+@pytest.mark.slow
+def test_only_those_that_fail_or_do_not_let_go_are_replaced(fake_crew):
+    before = fake_crew.ask(RankApi.stats)
+    # Rank 0 waits for rank 2, which dies, until it is told to let go.
+    failure = meet_fault(fake_crew, "0/waiting", "2/killed")
+    assert failure.ranks == {2}
+    mended = fake_crew.mend(failure)
+    assert (mended.num_replaced, mended.stages) == (1, fake_crew.topology.stages)
+    assert mended.cut is None, "these ranks keep nothing in memory"
+    after = fake_crew.ask(RankApi.stats)
+    assert before[:2] == after[:2] != before[2:]
+    assert not psutil.pid_exists(before[2])
+    assert fake_crew.survey("") == [("student", "teacher")] * 3
+    assert [r.tick for own in fake_crew.train(0, 4) for r in own if r.stage == "teacher"] == [
+        *range(4)
+    ]
+    assert fake_crew.checkpoint_written(wait=True) == [Written()] * 3
+
+    # Rank 1 lets go of nothing, however it is told.
+    mended = fake_crew.mend(meet_fault(fake_crew, "1/stuck", "2/ended"))
+    assert mended.num_replaced == 2
+    assert fake_crew.ask(RankApi.stats)[0] == before[0]
 
 
 def test_ranks_end_with_their_driver(tmp_path):
@@ -198,7 +234,7 @@ def test_a_run_comes_through_a_killed_rank_bitwise(tmp_path, peaceful):
     assert summary["restarts"] == 1
     (failure,) = summary["failures"]
     assert "student 0 (rank 1) on 127.0.0.1 was killed by SIGKILL" in failure["cause"]
-    assert failure["resumed_at"] >= 2
+    assert failure["resumed_at"] >= 5  # memory has a later cut than the disk's of step 6
     assert results(tmp_path / "killed") == results(peaceful)
 
 

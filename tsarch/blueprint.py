@@ -253,6 +253,7 @@ def _runner(config: Config) -> RunnerSpec:
         threads=own.threads,
         cpus_per_rank=own.cpus_per_rank,
         min_replicas=own.min_replicas,
+        spares=own.spares,
         timeout_s=own.timeout_s,
         wait_for_nodes_s=own.wait_for_nodes_s,
         is_auto=own.auto,

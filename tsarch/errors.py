@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tsarch.redaction import redact
 
@@ -138,16 +139,29 @@ class RankFailedError(RunFailedError):
     """A rank or node that failed on Ray: what a run can start again after."""
 
     def __init__(
-        self, message: str, noticed_s: float, lost_nodes: frozenset[str] = frozenset()
+        self,
+        message: str,
+        noticed_s: float,
+        lost_nodes: frozenset[str] = frozenset(),
+        ranks: frozenset[int] = frozenset(),
     ) -> None:
         """`noticed_s`: when (`run.clock.now_s`). `lost_nodes`: ids of nodes that nothing may be
-        placed on."""
+        placed on. `ranks`: those to blame."""
         self.noticed_s = noticed_s
         self.lost_nodes = lost_nodes
+        self.ranks = ranks
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type[RankFailedError], tuple[str, float, frozenset[str]]]:
-        return (RankFailedError, (str(self), self.noticed_s, self.lost_nodes))
+    def of(self, ranks: frozenset[int]) -> RankFailedError:
+        """The same, with other ranks to blame."""
+        return RankFailedError(str(self), self.noticed_s, self.lost_nodes, ranks)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (RankFailedError, (str(self), self.noticed_s, self.lost_nodes, self.ranks))
+
+
+class HeadLostError(RunFailedError):
+    """A run whose Ray cluster has lost its head, and which has saved where it was."""
 
 
 class InterruptedRunError(RuntimeError):

@@ -105,6 +105,7 @@ class RunnerSpec:
     threads: int | None
     cpus_per_rank: float
     min_replicas: int | None
+    spares: int
     timeout_s: float
     wait_for_nodes_s: float
     is_auto: bool

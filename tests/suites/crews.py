@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +9,10 @@ from tests.suites.forked import forked
 from tsarch.blueprint import Blueprint, resolve
 from tsarch.cluster.ray_crew import RayCrew
 from tsarch.config import Config
-from tsarch.rank.process import Answering, RankProcess
-from tsarch.rank.process_crew import ProcessCrew, spawn
-
-Make = Callable[[Blueprint, int, int, Path, str], Answering]
+from tsarch.rank.members import spawn
+from tsarch.rank.process import RankProcess
+from tsarch.rank.process_crew import ProcessCrew
+from tsarch.rank.serving import Make
 
 
 class Crews:

@@ -106,8 +106,9 @@ class FaultyProcess(RankProcess):
         threads: int,
         log: Path,
         host: str,
+        slots: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(blueprint, rank, threads, log, host)
+        super().__init__(blueprint, rank, threads, log, host, slots)
         own = [fault for fault in faults if fault.rank == rank]
         self.activity = FaultyActivity(note_file(log), own)
 
@@ -122,7 +123,8 @@ def _step(instruction: Instruction) -> int:
 
 
 def run(faults: list[Fault], arguments: list[str]) -> None:
-    """`tsarch` with `arguments`, on ranks with `faults`."""
+    """`tsarch` with `arguments`, on ranks with `faults`. Spares are ready from the beginning, as
+    they are in a run that has trained for a while."""
     worker = faulty_worker(faults)
     start = RayCrew.start.__func__  # type: ignore[attr-defined]
 
@@ -134,7 +136,9 @@ def run(faults: list[Fault], arguments: list[str]) -> None:
 
     def start_faulty_ones(cls: type[ProcessCrew], *args: Any, **kwargs: Any) -> ProcessCrew:
         make = partial(FaultyProcess, faults)
-        return start_processes(cls, *args, make=make, **kwargs)  # type: ignore[no-any-return]
+        crew: ProcessCrew = start_processes(cls, *args, make=make, **kwargs)
+        crew.start_spares(wait=True)
+        return crew
 
     ProcessCrew.start = classmethod(start_faulty_ones)  # type: ignore[assignment,method-assign]
     main(arguments)

@@ -6,7 +6,8 @@ what is on its way to it belongs to the cut. (No torch: the driver reads this.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from tsarch.checkpoint.manifest import FileEntry
 
@@ -15,10 +16,19 @@ from tsarch.checkpoint.manifest import FileEntry
 class Cut:
     """What to write or read, and where."""
 
-    url: str
-    """Where the run's checkpoints are."""
+    url: str | None
+    """Where the run's checkpoints are; None: it is kept in memory alone."""
     step: int
     """Number of the checkpoint: steps that the teacher has done."""
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of a cut in memory that is to be read: host → paths there of the slots that hold it, of all
+    ranks."""
+    slots: tuple[str, ...] = ()
+    """Those of this host."""
+
+    def on(self, host: str) -> Cut:
+        """The cut as ranks of a host read it."""
+        return replace(self, places={}, slots=self.places.get(host, ()))
 
 
 @dataclass(frozen=True)

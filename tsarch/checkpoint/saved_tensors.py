@@ -17,6 +17,22 @@ _MOST_BYTES = 64_000_000
 """Read from a file until it is opened anew."""
 
 
+class Joined(Mapping[str, Tensor]):
+    """The tensors of several mappings as one; a name is in one of them only."""
+
+    def __init__(self, parts: Iterable[Mapping[str, Tensor]]) -> None:
+        self._parts = {name: part for part in parts for name in part}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._parts[name][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
 class SavedTensors(Mapping[str, Tensor]):
     """The tensors of several files as one mapping; a name is in one file only."""
 

@@ -21,11 +21,12 @@ class BackgroundWriter:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._written: Written | None = None
+        self._gives_up = False
 
     def start(self, url: str, step: int, files: Files) -> None:
         """Start writing; the tensors must stay as they are until `result` gives something."""
         assert self._thread is None or not self._thread.is_alive(), "the last one isn't written yet"
-        self._written = None
+        self._written, self._gives_up = None, False
         # A daemon: a rank that ends for another reason must not wait for a dead disk.
         self._thread = threading.Thread(
             target=self._run, args=(url, step, files), name="checkpoint", daemon=True
@@ -39,6 +40,12 @@ class BackgroundWriter:
             self._thread.join()
         return None if self._thread.is_alive() else self._written
 
+    def give_up(self) -> None:
+        """Write no further file; waits for the one that is being written."""
+        self._gives_up = True
+        if self._thread is not None:
+            self._thread.join()
+
     def _run(self, url: str, step: int, files: Files) -> None:
         started_s = time.perf_counter()
         entries: dict[str, FileEntry] = {}
@@ -46,6 +53,8 @@ class BackgroundWriter:
         try:
             store = Store(url)
             for name, tensors in files.items():
+                if self._gives_up:
+                    break
                 entries[name] = store.put(step, name, partial(save_file, tensors))
         except Exception as caught:  # whatever it is, the driver tells it
             error = one_line(caught)

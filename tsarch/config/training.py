@@ -140,6 +140,10 @@ class CheckpointConfig(Section):
     """Seconds between two checkpoints; `null`: not by time."""
     at_epochs: bool = True
     """Save at the end of each epoch, after its validation if it has one."""
+    in_memory_every_steps: PositiveInt | None = 5
+    """Steps between two cuts that ranks keep in host memory (`processes`), to go back to
+    after a failure; fewer cuts where they would take more than 2 % of the time. `null`: none, a
+    failed run goes back to its last checkpoint."""
     keep_last: PositiveInt = 2
     """Number of newest checkpoints to keep: more than one, so that a damaged one isn't the end."""
     keep_best: NonNegativeInt = 0

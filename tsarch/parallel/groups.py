@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -82,6 +82,19 @@ def new_cross_group(
     """A process group over all ranks of both stages. Every rank calls it, in the same order."""
     with _temporary_environment(_environment(address, rank, num_ranks)):
         return _dist2.new_group(backend_for(device), timedelta(seconds=timeout_s), device)
+
+
+def abort_across(groups: Iterable[ProcessGroup], device: torch.device) -> None:
+    """Let whatever waits in some groups fail. (Those of gloo do when their `Sockets` are cut.)"""
+    if backend_for(device) == "nccl":
+        for group in groups:
+            group.abort()
+
+
+def abort_stage(device: torch.device) -> None:
+    """The same for the stage's world and all groups in it."""
+    if backend_for(device) == "nccl":
+        torch.distributed.distributed_c10d._abort_process_group()
 
 
 def _environment(address: Address, rank: int, world_size: int) -> dict[str, str]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tsarch.parallel.groups import ProcessGroup
+from tsarch.parallel.lifeline import Lifeline
 from tsarch.records import Message
 
 
@@ -80,6 +81,7 @@ class LoopbackLink:
 _HEADER_VALUES = 8
 _HEADER_BYTES = 8 * _HEADER_VALUES
 _MAGIC = 0x7415A2C4
+_NOTHING = torch.empty(0, dtype=torch.uint8)
 _DTYPE_CODES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
@@ -94,6 +96,7 @@ class GroupLink:
         dtype: of the states as they travel.
         max_outstanding: messages that may be under way from this rank; `send` then waits for the
             oldest. At least as many as the schedule sends before the other side must receive.
+        lifeline: what happens when the other side is gone.
     """
 
     def __init__(
@@ -102,10 +105,12 @@ class GroupLink:
         device: torch.device,
         dtype: torch.dtype,
         max_outstanding: int,
+        lifeline: Lifeline | None = None,
     ) -> None:
         self.bytes_sent = 0
         self.wait_s = 0.0
         self._group = group
+        self._lifeline = lifeline or Lifeline()
         self._device = device
         self._dtype = dtype
         self._max_outstanding = max_outstanding
@@ -126,15 +131,24 @@ class GroupLink:
         buffer = self._buffers.take(size)
         buffer[:_HEADER_BYTES].view(torch.int64).copy_(_header(message, self._dtype))
         self._states(buffer, message).copy_(states.detach())
-        work = self._group.send([buffer[:size]], message.target, 0)
         self.bytes_sent += size
-        self._sending.append((work, buffer))
+
+        def start() -> None:
+            work = self._group.send([buffer[:size]], message.target, 0)
+            self._sending.append((work, buffer))
+
+        self._lifeline.attempt(start)
 
     def expect(self, message: Message) -> None:
         """Start receiving."""
         size = _HEADER_BYTES + message.nbytes(self._dtype)
         buffer = self._buffers.take(size)
-        self._expected[message] = (self._group.recv([buffer[:size]], message.source, 0), buffer)
+
+        def start() -> None:
+            work = self._group.recv([buffer[:size]], message.source, 0)
+            self._expected[message] = work, buffer
+
+        self._lifeline.attempt(start)
 
     def is_ready(self, message: Message) -> bool:
         """Always: `receive` waits."""
@@ -146,8 +160,10 @@ class GroupLink:
         Raises:
             RuntimeError: another message came (the ranks' plans differ), or none in time.
         """
-        work, buffer = self._expected.pop(message)
-        self._wait(work)
+        work, buffer = self._expected.pop(message, (None, _NOTHING))
+        if work is None or not self._wait(work):
+            out.zero_()
+            return
         header = buffer[:_HEADER_BYTES].view(torch.int64).cpu()
         if not torch.equal(header, _header(message, self._dtype)):
             raise RuntimeError(
@@ -169,13 +185,15 @@ class GroupLink:
 
     def _finish_oldest_send(self) -> None:
         work, buffer = self._sending.popleft()
-        self._wait(work)
-        self._buffers.give_back(buffer)
+        if self._wait(work):
+            self._buffers.give_back(buffer)
 
-    def _wait(self, work: Any) -> None:
+    def _wait(self, work: Any) -> bool:
+        """Whether the other side did its part."""
         started = time.perf_counter()
-        work.wait()
+        is_done = self._lifeline.attempt(work.wait)
         self.wait_s += time.perf_counter() - started
+        return is_done
 
 
 class _BufferPool:

@@ -24,6 +24,7 @@ from tsarch.checkpoint.optimizer_state import OPTIMIZER_STATE, state_tensors
 from tsarch.errors import ReplicaDriftError
 from tsarch.parallel.gradient_norm import clip_by_global_norm
 from tsarch.parallel.groups import ProcessGroup
+from tsarch.parallel.lifeline import Lifeline
 from tsarch.parallel.table import Table
 from tsarch.records import IntArray
 from tsarch.topology import Topology
@@ -94,6 +95,7 @@ class TiedEmbedding:
             that of the whole state on every rank.
         group: over all ranks of both stages; None in one process.
         num_local_stages: stages in this process that take part in each exchange.
+        lifeline: what happens when another rank is gone.
     """
 
     def __init__(
@@ -107,8 +109,10 @@ class TiedEmbedding:
         topology: Topology,
         num_local_stages: int,
         shard_optimizer: bool = False,
+        lifeline: Lifeline | None = None,
     ) -> None:
         self.table = table
+        self._lifeline = lifeline or Lifeline()
         self.bytes_exchanged = 0
         self.wait_s = 0.0
         """Seconds spent waiting for other ranks so far."""
@@ -170,8 +174,12 @@ class TiedEmbedding:
             state.buffer.index_add_(0, index, contribution.leaf.grad, alpha=grad_scale)
         state.num_started += 1
         if state.num_started == self._num_local_stages and self._group is not None:
-            state.work = self._group.allreduce(state.buffer)
+            self._lifeline.attempt(lambda: self._start_sum(state))
             self.bytes_exchanged += state.buffer.nbytes
+
+    def _start_sum(self, state: _Exchange) -> None:
+        assert self._group is not None
+        state.work = self._group.allreduce(state.buffer)
 
     def is_started(self, exchange: int) -> bool:
         """Whether all local stages have started the exchange."""
@@ -190,9 +198,9 @@ class TiedEmbedding:
             state = self._exchanges.pop(exchange)
             if state.work is not None:
                 self._wait(state.work)
-            updated = self._step(state)
+            updated = self._lifeline.error is None and self._step(state)
             if updated:
-                self._publish()
+                self._lifeline.attempt(self._publish)
         if finished + 1 < self._num_local_stages:
             self._finished[exchange] = finished + 1, updated
         return updated
@@ -275,7 +283,7 @@ class TiedEmbedding:
 
     def _wait(self, work: Any) -> None:
         started = time.perf_counter()
-        work.wait()
+        self._lifeline.attempt(work.wait)
         self.wait_s += time.perf_counter() - started
 
     def check_replicas(self, step: int) -> None:
@@ -284,12 +292,14 @@ class TiedEmbedding:
         Raises:
             ReplicaDriftError: names the ranks that differ from most of the others.
         """
-        if self._group is None:
+        group = self._group
+        if group is None:
             return
         own = checksum(self.table.storage)
         sums = torch.zeros(self._topology.num_ranks, dtype=torch.int64, device=own.device)
-        sums[self._group.rank()] = own
-        self._group.allreduce(sums).wait()
+        sums[group.rank()] = own
+        if not self._lifeline.attempt(lambda: group.allreduce(sums).wait()):
+            return
         values = sums.tolist()
         common = max(values, key=values.count)
         drifted = [rank for rank, value in enumerate(values) if value != common]

@@ -27,6 +27,7 @@ from tsarch.planning.memory import (
     zero_states,
 )
 from tsarch.prepare import Prepared
+from tsarch.rank.pacer import keeps_cuts
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.specs import EngineSpec, RunnerSpec
 from tsarch.stage.build import outline_model
@@ -66,7 +67,8 @@ class RankNeed:
     activations: int
     """Rough estimate, see `activation_bytes`."""
     copy: int
-    """Copy in host memory that checkpoints are written from, see `copy_bytes`."""
+    """Copies in host memory that checkpoints are written from, and to which a run goes back after a
+    failure: two in turn; see `copy_bytes`."""
     offloaded: int
     """What of the states is in host memory although the device is a GPU."""
 
@@ -144,7 +146,8 @@ def need_of(blueprint: Blueprint, stage: Stage, counts: Counts) -> RankNeed:
         states,
         table_states(vocabulary, width, own_rows, moments),
         _activations(blueprint, own, replicas),
-        copy_bytes(
+        (2 if keeps_cuts(blueprint) else 1)
+        * copy_bytes(
             counts.trainable,
             replicas,
             0 if blueprint.table.frozen else vocabulary,  # one that is frozen isn't saved

@@ -95,16 +95,38 @@ class Meeting:
 class ProcessApi(RankApi, Protocol):
     """What the process of a rank does besides: before there are models, and about itself."""
 
-    def offer_addresses(self) -> dict[str, tuple[str, int]]:
-        """Addresses on this host of the groups whose first rank this is."""
+    def offer_addresses(self, stages: tuple[str, ...]) -> dict[str, tuple[str, int]]:
+        """Addresses on this host of the groups whose first rank this is: those of both stages, and
+        of `stages`, which join theirs."""
 
     def join(self, meeting: Meeting) -> None:
-        """Import the heavy libraries and join the stage's world and the groups of both stages
-        (collective)."""
+        """Import the heavy libraries and join the stage's world, unless it was not left, and the
+        groups of both stages (collective)."""
 
     def build(self, blueprint: Blueprint) -> None:
         """Read the data and build models and engines (collective: the table is broadcast). May be
         called again with another blueprint of the same topology."""
+
+    def warm_up(self) -> None:
+        """Of a spare: import all that a rank imports, and read the data."""
+
+    def become(self, rank: int, threads: int, log_file: str) -> None:
+        """Of a spare: take a rank's place."""
+
+    def keep_in(self, slots: tuple[str, ...]) -> None:
+        """Keep cuts in memory in these slots; before `build`."""
+
+    def let_go(self, stages: tuple[str, ...]) -> None:
+        """Other ranks are gone: what this one is doing with others is to fail soon. `stages`: those
+        whose own worlds are gone too."""
+
+    def leave(self, stages: tuple[str, ...]) -> bool:
+        """Forget the groups of both stages, and the world and engines of `stages`, so that `join`
+        and `build` can come again; what was read stays. Whether no engine was left that should
+        have been kept, but can't be."""
+
+    def end(self) -> None:
+        """End this process in a moment."""
 
     def status(self) -> Status:
         """What this rank does now."""
@@ -114,7 +136,14 @@ class ProcessApi(RankApi, Protocol):
 
 
 MEANWHILE = frozenset(
-    method.__name__ for method in (RankApi.checkpoint_so_far, ProcessApi.status, ProcessApi.stacks)
+    method.__name__
+    for method in (
+        RankApi.checkpoint_so_far,
+        ProcessApi.end,
+        ProcessApi.let_go,
+        ProcessApi.status,
+        ProcessApi.stacks,
+    )
 )
 """Methods that are answered while another one lasts."""
 

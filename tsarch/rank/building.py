@@ -64,10 +64,39 @@ class Parts:
             engine.train(mode)
 
 
-def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Parts:
-    """Build everything that is in this process (all ranks call it: the table is broadcast)."""
+def build_parts(
+    blueprint: Blueprint, prepared: Prepared, wiring: Wiring, kept: Parts | None = None
+) -> Parts:
+    """Build everything that is in this process (all ranks call it: the table is broadcast).
+
+    Args:
+        kept: of this rank before other ranks failed: its engines are taken over, whatever is in
+            them.
+    """
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
     num_outputs = task.objective.num_outputs(len(prepared.labels))
+    models = _models(blueprint, wiring, num_outputs) if kept is None else _kept_models(kept)
+    tied = _tie(blueprint, prepared, wiring, task, models)
+    sizes = {stage.value: num_elements(model.module) for stage, model in models.items()}
+    engines = (
+        kept.engines
+        if kept is not None
+        else {
+            stage: wiring.make_engine(stage, model.module, blueprint.stages[stage].optimizer)
+            for stage, model in models.items()
+        }
+    )
+    predictions = {s: prediction_spec(blueprint, s, num_outputs) for s in blueprint.stages}
+    stages = _stages(blueprint, prepared, wiring, task, engines, tied, predictions)
+    sizes["embedding"] = tied.table.storage.numel()
+    link = _link(blueprint, wiring)
+    return Parts(task, engines, stages, tied, link, sizes, predictions)
+
+
+def _models(
+    blueprint: Blueprint, wiring: Wiring, num_outputs: int | None
+) -> Mapping[Stage, BuiltModel]:
+    """The models as training starts (all ranks of a stage call it)."""
     models = {
         stage: build_model(
             blueprint, stage, num_outputs, wiring.construction, with_table=replica == 0
@@ -79,17 +108,12 @@ def build_parts(blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> Par
     for stage, model in models.items():
         _quicken(model.module, blueprint.products_up_to)
         unpad(blueprint, stage, model.module)  # of whatever attention it has by now
-    tied = _tie(blueprint, prepared, wiring, task, models)
-    sizes = {stage.value: num_elements(model.module) for stage, model in models.items()}
-    engines = {
-        stage: wiring.make_engine(stage, model.module, blueprint.stages[stage].optimizer)
-        for stage, model in models.items()
-    }
-    predictions = {s: prediction_spec(blueprint, s, num_outputs) for s in blueprint.stages}
-    stages = _stages(blueprint, prepared, wiring, task, engines, tied, predictions)
-    sizes["embedding"] = tied.table.storage.numel()
-    link = _link(blueprint, wiring)
-    return Parts(task, engines, stages, tied, link, sizes, predictions)
+    return models
+
+
+def _kept_models(kept: Parts) -> Mapping[Stage, BuiltModel]:
+    table = kept.tied.table.values()
+    return {stage: BuiltModel(own.module, table) for stage, own in kept.engines.items()}
 
 
 def _quicken(module: nn.Module, products_up_to: int) -> None:
@@ -141,6 +165,7 @@ def _tie(
         wiring.topology,
         num_local_stages=len(wiring.stages),
         shard_optimizer=own.shard_optimizer,
+        lifeline=wiring.lifeline,
     )
     tied.broadcast(wiring.topology.rank(own.stage, 0))
     return tied
@@ -189,4 +214,4 @@ def _link(blueprint: Blueprint, wiring: Wiring) -> Link:
     # replica of the other stage.
     micro_batches = blueprint.schedule.micro_batches
     outstanding = 2 * micro_batches * max(topology.counts)
-    return GroupLink(group, wiring.device, dtype, outstanding)
+    return GroupLink(group, wiring.device, dtype, outstanding, wiring.lifeline)

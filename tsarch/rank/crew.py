@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Mode
+from tsarch.errors import RankFailedError
 from tsarch.rank.api import Meeting, ProcessApi, RankApi
 from tsarch.rank.pacer import Advance, Pace, Pacer, Situation, Stop, TakeCut
 from tsarch.rank.rank_stats import RankStats
@@ -59,9 +60,28 @@ class Draining:
     """Ranks will be taken away soon."""
 
     reason: str
+    nodes: frozenset[str] = frozenset()
+    """Ids of their nodes, if there is room for them elsewhere."""
 
 
 Event = Reports | CutTaken | Draining
+
+
+Kept = tuple[int, Mapping[str, tuple[str, ...]]]
+"""Step of a cut in memory, and where it is (see `Cut`)."""
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A crew that is whole again."""
+
+    cut: Kept | None
+    """The last cut in memory; None: no memory has a whole one, and all models are as training
+    starts."""
+    num_replaced: int
+    """Ranks in new processes."""
+    stages: tuple[Stage, ...]
+    """Those whose engines were built anew."""
 
 
 class Crew(ABC):
@@ -74,6 +94,8 @@ class Crew(ABC):
         self.pace = pace
         self._queue: deque[tuple[Advance | TakeCut, Pending[Any]]] = deque()
         self._asked: Pending[Written | None] | None = None
+        self.command_s = 0.0
+        """What the last command took."""
 
     @abstractmethod
     def submit(
@@ -108,6 +130,28 @@ class Crew(ABC):
     @abstractmethod
     def close(self) -> None:
         """End all that the crew started."""
+
+    def mend(self, failure: RankFailedError) -> Mended | None:
+        """Replace the ranks that have failed and let the others go on in their processes; all are
+        ready for `begin` then. None: that can't be done, only starting anew.
+
+        Raises:
+            RankFailedError: meanwhile others have failed.
+        """
+        return None
+
+    @property
+    def ending(self) -> str | None:
+        """Why the run must save a checkpoint and end; None: it needn't."""
+        return None
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether a cut is on its way to other hosts."""
+        return False
+
+    def copy_cut(self, step: int) -> None:  # noqa: B027 - on one host there is nothing to do
+        """All ranks have taken a cut: bring copies to other hosts, beside the training."""
 
     def notice(self) -> Draining | None:
         """What the ranks' hosts say that can't wait; each thing once."""
@@ -159,6 +203,11 @@ class Crew(ABC):
         """Want no more events."""
         while self._queue:
             self.forget(self._queue.popleft()[1])
+
+    def want_nothing(self) -> None:
+        """Nothing that ranks were asked before counts any more: they are others now."""
+        self._queue.clear()
+        self._asked = None
 
     def train(
         self, start: int, stop: int, resume: Resume | None = None
@@ -248,10 +297,11 @@ class CrewOfProcesses(Crew):
         """See `Crew`."""
         return self.collect(self.submit(method, *arguments, **keywords))
 
-    def join(self) -> None:
-        """Let the ranks form their process groups."""
+    def join(self, stages: Collection[Stage] | None = None) -> None:
+        """Let the ranks form their process groups, all or those of both stages and of `stages`."""
+        names = self.topology.stages if stages is None else stages
         with TIMINGS.during("ranks meet"):
-            offers = self.ask(ProcessApi.offer_addresses)
+            offers = self.ask(ProcessApi.offer_addresses, tuple(stage.value for stage in names))
             addresses = {name: place for own in offers for name, place in own.items()}
             self.ask(ProcessApi.join, Meeting(addresses))
 
@@ -286,7 +336,8 @@ def drive(
                 return
             yield event
             if isinstance(event, Reports):
-                pacer.done(event.num_ticks, time.perf_counter() - started_s)
+                crew.command_s = time.perf_counter() - started_s
+                pacer.done(event.num_ticks, crew.command_s)
     finally:  # the caller may stop before the end
         crew.drop_commands()
 

@@ -67,6 +67,11 @@ class Line:
             self._answers.clear()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether all questions are answered."""
+        return self._num_answered == self._num_asked
+
+    @property
     def failed(self) -> End | None:
         """How a question has failed whose answer nobody has taken, the first that has."""
         ends = (answer.end for _, answer in sorted(self._answers.copy().items()))

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut
+
+_MOST_FOR_CUTS = 0.02
+"""Share of the time that cuts in memory may take."""
+
+
+def keeps_cuts(blueprint: Blueprint) -> bool:
+    """Whether ranks keep cuts in memory: where they can go back to them."""
+    can_go_back = blueprint.runner.name == "processes" and blueprint.failure.max_restarts > 0
+    return can_go_back and blueprint.checkpoint.in_memory_every_steps is not None
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class Advance:
 
 @dataclass(frozen=True)
 class TakeCut:
-    """Take a checkpoint, between two ticks."""
+    """Take a checkpoint, or a cut that is only kept in memory, between two ticks."""
 
     cut: Cut
     epoch: int = 0
@@ -45,6 +55,8 @@ class CutRules:
     every_steps: int | None = None
     every_s: float | None = None
     at_epochs: bool = False
+    in_memory_every_steps: int | None = None
+    """Steps between two cuts that are kept in memory alone; None: there are no such cuts."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,9 @@ class Situation:
     is_writing: bool = False
     """Whether a checkpoint is under way: the clock then starts no other, to give a slow disk
     time."""
+    is_copying: bool = False
+    """Whether the last cut in memory is still on its way to other hosts: it must stay where it is
+    until then."""
 
 
 @dataclass
@@ -86,13 +101,17 @@ class Pacer:
         self._rules = rules
         self._num_ticks = 1
         self._first, self._last, self._end = 0, 0, 0
-        self._last_cut = -1
-        self._last_cut_s = now_s
+        self._last_cut = self._last_kept = -1
+        self._last_cut_s = self._last_kept_s = now_s
+        self._cost_s = 0.0
         self._cut_soon = False
 
-    def resumed_at(self, step: int) -> None:
-        """The run goes on from the checkpoint of `step`."""
-        self._last_cut = step
+    def resumed_at(self, step: int, in_memory: bool = False) -> None:
+        """The run goes on from the checkpoint of `step`, or from the cut that is `in_memory`."""
+        if in_memory:
+            self._last_kept = step
+        else:
+            self._last_cut = step
 
     def begin(self, epoch: int, first: int, stop: int, num_ticks: int) -> None:
         """The next commands are for `epoch`: `num_ticks` ticks from `first` on, in which the
@@ -112,9 +131,10 @@ class Pacer:
                 return Stop() if self.tick == self._last_cut else self._take_cut(now)
             if self.tick not in (self._first, self._last_cut) and self._is_due(now):
                 return self._take_cut(now)
+            if self.tick != self._last_kept and self._is_due_in_memory(now):
+                return self._take_cut(now, in_memory=True)
         num_ticks = min(self._num_ticks, self._end - self.tick)
-        if self._rules is not None and self._rules.every_steps is not None:
-            every = self._rules.every_steps
+        for every in self._intervals:
             num_ticks = min(num_ticks, every - self.tick % every)
         self.tick += num_ticks
         return Advance(num_ticks)
@@ -127,7 +147,13 @@ class Pacer:
             return None
         if self.is_stopping or self._rules.at_epochs or self._is_due(now):
             return self._take_cut(now, epoch_done=True)
+        if self._rules.in_memory_every_steps is not None and self.tick != self._last_kept:
+            return self._take_cut(now, epoch_done=True, in_memory=True)
         return None
+
+    def cut_cost(self, stall_s: float) -> None:
+        """A cut has kept ranks from training for so long."""
+        self._cost_s = stall_s
 
     def cut_soon(self) -> None:
         """A cut is due between the next two commands."""
@@ -150,8 +176,32 @@ class Pacer:
         waited_s = now.now_s - self._last_cut_s
         return rules.every_s is not None and waited_s >= rules.every_s and not now.is_writing
 
-    def _take_cut(self, now: Situation, epoch_done: bool = False) -> TakeCut:
+    def _is_due_in_memory(self, now: Situation) -> bool:
+        """At the run's first tick, and then every few steps, as long as that takes a small share of
+        the time."""
+        if self._rules is None or self._rules.in_memory_every_steps is None:
+            return False
+        if self._last_kept < 0:
+            return True
+        every = self._rules.in_memory_every_steps
+        waited_s = now.now_s - self._last_kept_s
+        has_time = self._cost_s <= _MOST_FOR_CUTS * waited_s
+        return self.tick % every == 0 and has_time and not now.is_copying
+
+    @property
+    def _intervals(self) -> list[int]:
+        """Of cuts, in steps: where they may be due commands end."""
+        rules = self._rules
+        found = () if rules is None else (rules.every_steps, rules.in_memory_every_steps)
+        return [every for every in found if every is not None]
+
+    def _take_cut(
+        self, now: Situation, epoch_done: bool = False, in_memory: bool = False
+    ) -> TakeCut:
         assert self._rules is not None, "nobody said where checkpoints go"
+        self._last_kept, self._last_kept_s = self.tick, now.now_s
+        if in_memory:
+            return TakeCut(Cut(None, self.tick), self.epoch, epoch_done)
         self._last_cut, self._last_cut_s = self.tick, now.now_s
         self._cut_soon = False
         return TakeCut(Cut(self._rules.url, self.tick), self.epoch, epoch_done)

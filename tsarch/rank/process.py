@@ -4,11 +4,14 @@ meanwhile what it is doing. Torch, DeepSpeed and the models live here, never in 
 from __future__ import annotations
 
 import faulthandler
+import gc
+import math
 import os
 import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +20,27 @@ from tsarch.launchers import forget_launchers
 from tsarch.rank.activity import Activity
 from tsarch.rank.api import MEANWHILE, Meeting
 from tsarch.rank.numa import bind_to_gpu
+from tsarch.rank.pacer import keeps_cuts
 from tsarch.rank.status import Status, note_file, own_status, started_line
 
 if TYPE_CHECKING:
+    from tsarch.checkpoint.cut import Resume
+    from tsarch.checkpoint.host_copies import HostCopies
     from tsarch.parallel.groups import MeetingPoint
+    from tsarch.prepare import Prepared
     from tsarch.rank.assembly import Groups
+    from tsarch.rank.building import Parts
     from tsarch.rank.rank import Rank
 
 _ORPHAN_S = 60.0
 """A rank that its driver hasn't asked for so long, and the time for hangs, ends by itself."""
+
+
+class HasFailedError(ConnectionError):
+    """What a rank answers that has failed in what came before: a consequence, no cause."""
+
+    def __init__(self) -> None:
+        super().__init__("closed by peer: this rank has failed in what came before")
 
 
 class Answering:
@@ -68,15 +83,20 @@ class RankProcess(Answering):
     """One rank: one device, one stage."""
 
     def __init__(
-        self, blueprint: Blueprint, rank: int, threads: int, log_file: Path, host: str
+        self,
+        blueprint: Blueprint,
+        rank: int,
+        threads: int,
+        log_file: Path,
+        host: str,
+        slots: tuple[str, ...] = (),
     ) -> None:
-        """`host`: address of this host that the other ranks reach."""
+        """`host`: address of this host that the other ranks reach. `slots`: where this rank keeps
+        cuts in memory; none: where nobody else sees them."""
         write_output_to(log_file)
-        forget_launchers()
+        prepare_environment()
         bind_to_gpu()  # before any thread starts, as threads inherit it
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         super().__init__(Activity(note_file(log_file)))
         patience_s = blueprint.failure.hang_timeout_s + _ORPHAN_S
         threading.Thread(target=self._end_alone, args=(patience_s,), daemon=True).start()
@@ -85,38 +105,136 @@ class RankProcess(Answering):
         self._rank_number = rank
         self._host = host
         print(started_line(rank), flush=True)
+        self._slots = slots
         self._meeting_points: dict[str, MeetingPoint] = {}
         self._groups: Groups | None = None
+        self._copies: HostCopies | None = None
         self._rank: Rank | None = None
+        self._kept: Parts | None = None
+        self.prepared: Prepared | None = None
+        """Data that has been read already."""
+        self._failed = False
+        self._engine_is_spoiled = False
+
+    def do(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        """See `Answering`. After a failure nothing is done until the groups are left: what was
+        asked meanwhile would only find what the failure has left."""
+        if name in MEANWHILE or name == "leave":
+            return super().do(name, arguments)
+        if self._failed:
+            raise HasFailedError
+        try:
+            return super().do(name, arguments)
+        except Exception as error:
+            if not self._goes_on(error):
+                self._failed = True
+                self._engine_is_spoiled |= name == "advance" or self._is_sharded
+            raise
+
+    def _goes_on(self, error: Exception) -> bool:
+        """Whether an error only tells that other ranks are gone, and left the engine between two
+        steps."""
+        return self._rank is not None and error is self._rank.lost
 
     def target(self, name: str) -> Any:
         """This process, or the rank in it."""
         return self if hasattr(self, name) else self.rank
 
-    def offer_addresses(self) -> dict[str, tuple[str, int]]:
+    def warm_up(self) -> None:
+        """See `ProcessApi`."""
+        self.asked_s = math.inf  # nobody asks how a spare is
+        self.prepared = self.prepared or warm_up(self._blueprint)
+
+    def become(self, rank: int, threads: int, log_file: str) -> None:
+        """See `ProcessApi`."""
+        self.asked_s, log = time.monotonic(), Path(log_file)
+        write_output_to(log)
+        print(started_line(rank), flush=True)
+        self.activity = Activity(note_file(log))
+        self._rank_number, self._threads = rank, threads
+
+    def keep_in(self, slots: tuple[str, ...]) -> None:
+        """See `ProcessApi`."""
+        self._slots = slots
+
+    def offer_addresses(self, stages: tuple[str, ...]) -> dict[str, tuple[str, int]]:
         """See `ProcessApi`."""
         from tsarch.rank.assembly import addresses_of, meeting_points
 
         topology = self._blueprint.topology
-        self._meeting_points = meeting_points(topology, self._rank_number, self._host)
-        return addresses_of(self._meeting_points)
+        points = meeting_points(topology, self._rank_number, self._host, stages)
+        self._meeting_points |= points
+        return addresses_of(points)
 
     def join(self, meeting: Meeting) -> None:
         """See `ProcessApi`."""
         import torch
 
-        from tsarch.rank.assembly import join_groups
+        from tsarch.parallel.groups import choose_device
+        from tsarch.rank.assembly import Groups
 
         torch.set_num_threads(self._threads)
-        self._groups = join_groups(self._blueprint, self._rank_number, self._host, meeting)
+        if self._groups is None:
+            self._groups = Groups(choose_device(self._blueprint.runner.device))
+        self._groups.join(self._blueprint, self._rank_number, self._host, meeting)
 
     def build(self, blueprint: Blueprint) -> None:
         """See `ProcessApi`."""
-        from tsarch.rank.assembly import assemble
+        from tsarch.checkpoint.host_copies import HostCopies
+        from tsarch.rank.assembly import Belongings, assemble
 
         assert self._groups is not None, "join comes first"
         self._rank = None  # its memory is needed
-        self._rank = assemble(blueprint, self._rank_number, self._groups, self.activity)
+        if self._copies is None:
+            self._copies = HostCopies(self._slots, 2 if keeps_cuts(blueprint) else 1)
+        own = Belongings(self.activity, self._copies, self.prepared, self._kept)
+        self._rank = assemble(blueprint, self._rank_number, self._groups, own)
+        self.prepared = self._kept = None
+
+    def begin(self, start: int, stop: int, resume: Resume | None) -> int:
+        """See `RankApi`."""
+        if resume is not None:
+            resume = replace(resume, cut=resume.cut.on(self._host))
+        return self.rank.begin(start, stop, resume)
+
+    def let_go(self, stages: tuple[str, ...]) -> None:
+        """See `ProcessApi`."""
+        if self._groups is not None:
+            self._groups.cut(self._stage in stages)
+
+    def end(self) -> None:
+        """See `ProcessApi`."""
+        print("ended by the driver", flush=True)
+        threading.Timer(0.2, os._exit, (0,)).start()
+
+    def leave(self, stages: tuple[str, ...]) -> bool:
+        """See `ProcessApi`."""
+        if self._groups is None:
+            return True
+        if self._rank is not None:
+            self._rank.training.give_up_writing()
+            self.prepared, self._kept = self._rank.prepared, self._rank.parts
+            self._rank = None
+        goes_anew = self._stage in stages
+        if goes_anew or self._engine_is_spoiled:
+            self._kept = None
+        if goes_anew:
+            gc.collect()  # engines hold themselves
+        self._groups.leave(goes_anew)
+        if goes_anew or self._kept is not None:
+            self._failed = self._engine_is_spoiled = False
+            return True
+        return False
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether weights are put together for each pass, which a failure may leave half done."""
+        stage = self._blueprint.topology.place(self._rank_number)[0]
+        return self._blueprint.stages[stage].engine.zero_stage == 3
+
+    @property
+    def _stage(self) -> str:
+        return self._blueprint.topology.place(self._rank_number)[0].value
 
     @property
     def rank(self) -> Rank:
@@ -131,6 +249,33 @@ class RankProcess(Answering):
             time.sleep(1.0)
         print(f"the driver hasn't asked for {patience_s:.0f} s: this rank ends", flush=True)
         os._exit(1)
+
+
+def warm_up(blueprint: Blueprint) -> Prepared:
+    """Import all that a rank of this run imports, and read its data."""
+    prepare_environment()
+    # To ask CUDA itself would settle which GPUs this process sees.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    from tsarch.parallel.groups import choose_device
+    from tsarch.prepare import prepare_data
+    from tsarch.rank import assembly  # noqa: F401
+    from tsarch.stage.build import outline_model
+    from tsarch.stage.deepspeed_engine import import_deepspeed
+    from tsarch.tasks.registry import make_task
+
+    import_deepspeed(choose_device(blueprint.runner.device))
+    prepared = prepare_data(blueprint)
+    task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
+    for stage in blueprint.stages:  # imports what the architecture needs
+        outline_model(blueprint, stage, task.objective.num_outputs(len(prepared.labels)))
+    return prepared
+
+
+def prepare_environment() -> None:
+    """Keep libraries from doing what a rank doesn't want; before their import."""
+    forget_launchers()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
 def write_output_to(log_file: Path) -> None:

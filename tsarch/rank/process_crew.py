@@ -6,26 +6,26 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from tsarch.blueprint import Blueprint
+from tsarch.checkpoint.slots import HeldSlots, newest_common
 from tsarch.clock import now_s
 from tsarch.errors import RankFailedError
 from tsarch.rank.api import MEANWHILE, ProcessApi, name_of
-from tsarch.rank.crew import CrewOfProcesses, Pending
-from tsarch.rank.diagnosis import Cause, End, Kind, Scene, find_cause, tell
+from tsarch.rank.crew import Draining, Kept, Pending
+from tsarch.rank.diagnosis import Cause, Kind, Scene, find_cause, tell
 from tsarch.rank.lines import Line
+from tsarch.rank.members import Launch, Member, Spares, spawn
+from tsarch.rank.mending import SPARES_AFTER_S, MendedCrew
 from tsarch.rank.pacer import Pace
-from tsarch.rank.process import Answering, RankProcess
+from tsarch.rank.preloaded import rank_context
+from tsarch.rank.process import RankProcess
 from tsarch.rank.process_watch import ProcessWatch
-from tsarch.rank.serving import Start, serve
+from tsarch.rank.serving import Make, Start
 from tsarch.rank.status import log_file, look_at, note_file
 from tsarch.rank.supply import Supply
 from tsarch.specs import RunnerSpec
@@ -41,38 +41,6 @@ _CAUSE_TIMEOUT_S = 8.0
 """How long to look for the one to blame, when ranks have lost another one."""
 _ANSWER_TIMEOUT_S = 3.0
 _END_PATIENCE_S = 2.0
-_SPAWN = get_context("spawn")
-
-
-@dataclass(frozen=True)
-class Member:
-    """The process of a rank, as the driver has it."""
-
-    commands: Line
-    watch: Line
-    process: BaseProcess | None
-    """None: another process started it, and will see to its end."""
-
-    @property
-    def end(self) -> End | None:
-        """How it has ended, or what it was told has failed; None: neither."""
-        for line in (self.commands, self.watch):
-            line.read()
-            if line.failed is not None:
-                return line.failed
-        code = None if self.process is None else self.process.exitcode
-        if code is not None:
-            return End(Kind.GONE, exit_code=code)
-        if not self.commands.is_closed:
-            return None
-        if self.process is not None:  # on its way: in a moment it has an exit code
-            self.process.join(_END_PATIENCE_S)
-            code = self.process.exitcode
-        return End(Kind.GONE, exit_code=code)
-
-
-Launch = Callable[[Sequence[Start]], Sequence[Member]]
-"""Starts the processes of all ranks, or finds them."""
 
 
 class _Question(NamedTuple):
@@ -82,35 +50,28 @@ class _Question(NamedTuple):
     number: int
 
 
-def spawn(
-    starts: Sequence[Start], context: SpawnContext | ForkServerContext | None = None
-) -> list[Member]:
-    """New processes of this one; `context`: where they come from."""
-    context = context or _SPAWN
-    members = []
-    for start in starts:
-        commands, their_commands = context.Pipe()
-        watch, their_watch = context.Pipe()
-        theirs = (their_commands, their_watch)
-        process = context.Process(target=serve, args=(start, *theirs), name=f"rank {start.rank}")
-        process.start()
-        for connection in theirs:
-            connection.close()
-        members.append(Member(Line(commands), Line(watch), process))
-    return members
-
-
-class ProcessCrew(CrewOfProcesses):
+class ProcessCrew(MendedCrew):
     """All ranks of a run on this host."""
 
-    def __init__(self, blueprint: Blueprint, members: Sequence[Member], log_folder: Path) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        starts: Sequence[Start],
+        members: Sequence[Member],
+        slots: Sequence[HeldSlots],
+        log_folder: Path,
+    ) -> None:
+        """`starts` and `slots`: of the `members`."""
         super().__init__(blueprint, _PACE)
         self.has_failed = False
-        self._members = members
+        self._members = list(members)
+        self._starts = list(starts)
+        self._slots = list(slots)
         self._log_folder = log_folder
-        self._watch = ProcessWatch(
-            [member.watch for member in members], blueprint.failure.hang_timeout_s
-        )
+        can_restart = blueprint.failure.max_restarts > 0
+        self._spares = Spares(blueprint, blueprint.runner.spares if can_restart else 0)
+        self._spares_due_s: float | None = None
+        self._watch = self._new_watch()
         # Python waits for processes when it ends, and they for the driver.
         atexit.register(self.close)
 
@@ -122,7 +83,7 @@ class ProcessCrew(CrewOfProcesses):
         say: Callable[[str], None],
         launch: Launch = spawn,
         host: str = HOST,
-        make: Callable[[Blueprint, int, int, Path, str], Answering] = RankProcess,
+        make: Make = RankProcess,
     ) -> Self:
         """Start the processes, let them join each other and build.
 
@@ -134,9 +95,10 @@ class ProcessCrew(CrewOfProcesses):
             UserError: a rank found a mistake.
             RankFailedError: a rank failed.
         """
-        starts = list(_starts(blueprint, log_folder, host, make))
+        slots = [HeldSlots.make() for _ in range(blueprint.topology.num_ranks)]
+        starts = list(_starts(blueprint, log_folder, host, make, slots))
         log_folder.mkdir(parents=True, exist_ok=True)
-        crew = cls(blueprint, launch(starts), log_folder)
+        crew = cls(blueprint, starts, launch(starts), slots, log_folder)
         try:
             say(f"{len(starts)} ranks are importing torch and DeepSpeed")
             crew.join()
@@ -187,13 +149,73 @@ class ProcessCrew(CrewOfProcesses):
             return Supply("cuda", len(gpus), num_cores)
         return Supply("cpu", int(num_cores / runner.cpus_per_rank), num_cores)
 
+    def notice(self) -> Draining | None:
+        """See `Crew`. A run that trains for a while gets its spare processes."""
+        now_s = time.monotonic()
+        if self._spares_due_s is None:
+            self._spares_due_s = now_s + SPARES_AFTER_S
+        elif now_s > self._spares_due_s:
+            self._spares.start()
+        return None
+
+    def start_spares(self, wait: bool = False) -> None:
+        """See `MendedCrew`."""
+        self._spares.start()
+        if wait:
+            self._spares.wait()
+
+    def build(self, blueprint: Blueprint) -> None:
+        """See `CrewOfProcesses`."""
+        for own in self._slots:
+            own.clear()
+        super().build(blueprint)
+
+    def remove(self, ranks: Collection[int]) -> None:
+        """See `MendedCrew`."""
+        self._watch.stop()
+        for rank in ranks:
+            self._members[rank].end_now()
+
+    def replace(self, ranks: Collection[int]) -> bool:
+        """See `MendedCrew`."""
+        for rank in ranks:
+            start = self._starts[rank]
+            self._members[rank] = self._spares.take(start) or spawn([start], rank_context())[0]
+        self._spares_due_s = None
+        return True
+
+    def let_go(self, ranks: Collection[int], stages: tuple[str, ...]) -> None:
+        """See `MendedCrew`."""
+        for rank in ranks:
+            line = self._members[rank].watch
+            line.forget(line.ask(name_of(ProcessApi.let_go), (stages,)))
+
+    def busy(self) -> set[int]:
+        """See `MendedCrew`."""
+        for member in self._members:
+            member.commands.read()
+        lines = [member.commands for member in self._members]
+        return {rank for rank, line in enumerate(lines) if line.is_closed or not line.is_idle}
+
+    def start_over(self) -> None:
+        """See `MendedCrew`."""
+        for member in self._members:
+            for line in (member.commands, member.watch):
+                line.forget_all()
+        self._watch = self._new_watch()
+
+    def last_cut(self) -> Kept | None:
+        """See `MendedCrew`."""
+        found = newest_common([own.cuts() for own in self._slots])
+        return None if found is None else (found[0], {self._starts[0].host: found[1]})
+
     def close(self) -> None:
         """End the processes."""
         atexit.unregister(self.close)
         self._watch.stop()
         for member in self._members:
-            member.commands.hang_up()
-            member.watch.hang_up()
+            member.hang_up()
+        self._spares.close()
         given_up_s = time.monotonic() + _END_PATIENCE_S
         for process in (m.process for m in self._members if m.process is not None):
             process.join(max(0.0, given_up_s - time.monotonic()))
@@ -202,7 +224,13 @@ class ProcessCrew(CrewOfProcesses):
                 process.join()
         for rank in range(len(self._members)):
             note_file(log_file(self._log_folder, rank)).unlink(missing_ok=True)
-        self._members = []
+        for own in self._slots:
+            own.close()
+        self._members, self._slots = [], []
+
+    def _new_watch(self) -> ProcessWatch:
+        lines = [member.watch for member in self._members]
+        return ProcessWatch(lines, self.blueprint.failure.hang_timeout_s)
 
     def _open(self, pending: Pending[Any]) -> Iterator[_Question]:
         """Questions that are not answered."""
@@ -229,7 +257,8 @@ class ProcessCrew(CrewOfProcesses):
         hangs = cause.finding is not None and cause.finding.kind == "hang"
         stacks = self._stacks(self._members[rank].watch) if hangs else ""
         scene = Scene(HOST, path, self._watch.statuses, self._watch.silent_s(rank), facts, stacks)
-        return RankFailedError(tell(cause, self.topology, scene), noticed_s)
+        message = tell(cause, self.topology, scene)
+        return RankFailedError(message, noticed_s, ranks=frozenset(cause.ranks))
 
     def _find_cause(self) -> Cause:
         """Wait for a moment, so that the rank to blame is found and not one that lost it."""
@@ -258,7 +287,8 @@ def _starts(
     blueprint: Blueprint,
     log_folder: Path,
     host: str,
-    make: Callable[[Blueprint, int, int, Path, str], Answering],
+    make: Make,
+    slots: Sequence[HeldSlots],
 ) -> Iterator[Start]:
     topology = blueprint.topology
     shared = max(1, len(os.sched_getaffinity(0)) // topology.num_ranks)
@@ -266,7 +296,8 @@ def _starts(
     for rank in range(topology.num_ranks):
         threads = blueprint.stages[topology.place(rank)[0]].threads or shared
         gpu = gpus[rank] if gpus else None
-        yield Start(blueprint, rank, threads, log_file(log_folder, rank), host, gpu, make)
+        log, paths = log_file(log_folder, rank), slots[rank].paths
+        yield Start(blueprint, rank, threads, log, host, gpu, make, paths)
 
 
 def _visible_gpus(device: str) -> list[str]:

@@ -11,7 +11,7 @@ from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Mode
 from tsarch.model_folder import load_table, load_weights, save_table, save_weights
 from tsarch.prepare import Prepared
-from tsarch.rank.building import build_parts
+from tsarch.rank.building import Parts, build_parts
 from tsarch.rank.evaluation import Evaluation
 from tsarch.rank.generate import Generator, chosen_contexts
 from tsarch.rank.generation_spec import GenerationSpec
@@ -25,14 +25,27 @@ from tsarch.records import Generated, Predictions, Survey, TickReports, Windows
 class Rank:
     """The stages of one process with their link and replica of the tied embedding."""
 
-    def __init__(self, blueprint: Blueprint, prepared: Prepared, wiring: Wiring) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        prepared: Prepared,
+        wiring: Wiring,
+        kept: Parts | None = None,
+    ) -> None:
+        """`kept`: see `build_parts`."""
         self._blueprint = blueprint
-        self._prepared = prepared
+        self.prepared = prepared
         self._wiring = wiring
-        self.parts = build_parts(blueprint, prepared, wiring)
+        self.parts = build_parts(blueprint, prepared, wiring, kept)
         self.training = Training(blueprint, prepared, wiring, self.parts)
+        self._lifeline = wiring.lifeline
         executor = self.training.executor
         self._evaluation = Evaluation(blueprint, prepared, wiring.topology, self.parts, executor)
+
+    @property
+    def lost(self) -> Exception | None:
+        """What told that other ranks are gone, if this one could go on to the end of a tick."""
+        return self._lifeline.error
 
     def begin(self, start: int, stop: int, resume: Resume | None) -> int:
         """See `Training.begin` (all ranks call it together on `resume`)."""
@@ -71,7 +84,7 @@ class Rank:
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Generated:
         """Generate the targets of a split (at most `decoding.max_texts`) as `mode` predicts them;
         all ranks call it, those with a student give their texts."""
-        parts, end_token = self.parts, self._prepared.end_token
+        parts, end_token = self.parts, self.prepared.end_token
         assert end_token is not None
         parts.train(False)
         generator = Generator(
@@ -84,7 +97,7 @@ class Rank:
             mode,
             joint_weight,
         )
-        own = self._prepared.splits[split]
+        own = self.prepared.splits[split]
         return generator.run(own, chosen_contexts(own, self._blueprint.decoding.max_texts))
 
     def check_replicas(self, step: int) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tsarch.checkpoint.cut import Cut, Stall, Written
-from tsarch.checkpoint.host_copies import HostCopies
-from tsarch.checkpoint.saved_tensors import SavedTensors
+from tsarch.checkpoint.host_copies import HostCopies, KeptTensors, read_slot
+from tsarch.checkpoint.saved_tensors import Joined, SavedTensors
 from tsarch.checkpoint.store import Store
 from tsarch.checkpoint.writer import BackgroundWriter
 from tsarch.data.feed import Feed
@@ -39,21 +40,28 @@ class RankCheckpoint:
     """Takes and restores the state of the stages of one process."""
 
     def __init__(
-        self, stages: LocalStages, tied: TiedEmbedding, link: Link, feed: Feed, topology: Topology
+        self,
+        stages: LocalStages,
+        tied: TiedEmbedding,
+        link: Link,
+        feed: Feed,
+        topology: Topology,
+        copies: HostCopies,
     ) -> None:
         self._stages = stages
         self._tied = tied
         self._link = link
         self._feed = feed
         self._topology = topology
-        self._copies = HostCopies()
+        self._copies = copies
         self._writer = BackgroundWriter()
 
     def take(self, cut: Cut, in_flight: Sequence[SendHidden]) -> Stall:
-        """Copy the state to host memory and start writing it. All ranks call it between the same
-        two ticks; the one before must have been written."""
+        """Copy the state to host memory and, if the cut has a place to be written to, start writing
+        it. All ranks call it between the same two ticks; what was to be written before must have
+        been."""
         started_s = time.perf_counter()
-        self._copies.begin()
+        self._copies.begin(cut.step)
         for stage, own in self._stages.items():
             own.engine.keep_state(self._copies.into(f"{stage}-{own.replica}.safetensors"))
         rank = self._rank
@@ -65,13 +73,28 @@ class RankCheckpoint:
         for name, state in _generator_states().items():
             keep(name, state)
         files = self._copies.finish()
-        self._writer.start(cut.url, cut.step, files)
+        if cut.url is not None:
+            self._copies.hold()
+            self._writer.start(cut.url, cut.step, files)
         nbytes = sum(t.nbytes for tensors in files.values() for t in tensors.values())
         return Stall(time.perf_counter() - started_s, nbytes)
 
+    def help_taking(self) -> None:
+        """Let the other ranks of this stage gather what they copy of a cut that won't be whole."""
+        for own in self._stages.values():
+            own.engine.keep_state(lambda name, tensor: None)
+
     def written(self, wait: bool) -> Written | None:
         """What has been written of the last cut; None: not all yet."""
-        return self._writer.result(wait)
+        found = self._writer.result(wait)
+        if found is not None:
+            self._copies.release()
+        return found
+
+    def give_up_writing(self) -> None:
+        """Write no more of the checkpoint under way."""
+        self._writer.give_up()
+        self._copies.release()
 
     def restore(self, cut: Cut, in_flight: Sequence[SendHidden], same_ranks: bool) -> None:
         """Put a checkpoint's state in, and send again what was in flight. All ranks call it.
@@ -85,7 +108,7 @@ class RankCheckpoint:
         try:
             self._restore(cut, in_flight, same_ranks)
         except (SafetensorError, LookupError, RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, UserError) or has_lost_peer(error):
+            if isinstance(error, UserError) or has_lost_peer(error) or cut.url is None:
                 raise
             raise UserError.single(
                 f"--resume: {cut.url.rstrip('/')}/step-{cut.step}",
@@ -94,21 +117,15 @@ class RankCheckpoint:
             ) from None
 
     def _restore(self, cut: Cut, in_flight: Sequence[SendHidden], same_ranks: bool) -> None:
-        store = Store(cut.url)
-        names = store.manifest(cut.step).files
-        with tempfile.TemporaryDirectory(prefix="tsarch-") as folder:
-
-            def fetch(prefix: str) -> list[Path]:
-                own = sorted(name for name in names if name.startswith(prefix))
-                return list(store.fetch(cut.step, own, Path(folder)).values())
-
+        with _opened(cut) as fetch:
             for stage, own in self._stages.items():
-                own.engine.restore_state(SavedTensors(fetch(f"{stage}-")))
-            self._tied.restore_state([SavedTensors([p]) for p in fetch("embedding-")])
+                own.engine.restore_state(Joined(fetch(f"{stage}-")))
+            self._tied.restore_state(fetch("embedding-"))
             if self._senders and in_flight:
-                self._resend([SavedTensors([p]) for p in fetch("in-flight-")], in_flight)
+                self._resend(fetch("in-flight-"), in_flight)
             if same_ranks:
-                _restore_generators(SavedTensors(fetch(f"random-{self._rank}.")))
+                _restore_generators(Joined(fetch(f"random-{self._rank}.")))
+        self._copies.forget_after(cut.step)
 
     def _resend(
         self, saved: Sequence[Mapping[str, Tensor]], in_flight: Sequence[SendHidden]
@@ -129,6 +146,32 @@ class RankCheckpoint:
         """Number of the first rank here."""
         stage, own = next(iter(self._stages.items()))
         return self._topology.rank(stage, own.replica)
+
+
+@contextmanager
+def _opened(cut: Cut) -> Iterator[Callable[[str], list[Mapping[str, Tensor]]]]:
+    """Within, what gives the tensors of all files of a cut whose names begin so, file by file."""
+    if cut.slots:
+        files = {name: own for path in cut.slots for name, own in read_slot(path, cut.step).items()}
+
+        def remember(prefix: str) -> list[Mapping[str, Tensor]]:
+            return [
+                KeptTensors(own) for name, own in sorted(files.items()) if name.startswith(prefix)
+            ]
+
+        yield remember
+        return
+    assert cut.url is not None, "the cut is nowhere"
+    store = Store(cut.url)
+    names = store.manifest(cut.step).files
+    with tempfile.TemporaryDirectory(prefix="tsarch-") as folder:
+
+        def fetch(prefix: str) -> list[Mapping[str, Tensor]]:
+            own = sorted(name for name in names if name.startswith(prefix))
+            paths = store.fetch(cut.step, own, Path(folder)).values()
+            return [SavedTensors([path]) for path in paths]
+
+        yield fetch
 
 
 def _generator_states() -> dict[str, Tensor]:

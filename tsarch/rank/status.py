@@ -13,7 +13,7 @@ import psutil
 
 from tsarch.rank.activity import IDLE, Activity, read_note
 
-BUILDING = ("starting", "probe", "offer_addresses", "join", "build")
+BUILDING = ("starting", "probe", "warm_up", "leave", "offer_addresses", "join", "build")
 """Commands that may take long without a sign of progress: imports, downloads, compilers."""
 
 

@@ -37,8 +37,9 @@ class Training:
         self._programs: Ticks = dict.fromkeys(wiring.topology.stages, ())
         self._graph = wiring.topology.graph
         self._checkpoint = RankCheckpoint(
-            parts.stages, parts.tied, parts.link, self.feed, wiring.topology
+            parts.stages, parts.tied, parts.link, self.feed, wiring.topology, wiring.copies
         )
+        self._lifeline, self._is_alone = wiring.lifeline, wiring.is_alone
         self._seed_dropout()
 
     def begin(self, start: int, stop: int, resume: Resume | None) -> int:
@@ -67,25 +68,39 @@ class Training:
         return len(next(iter(ticks.values())))
 
     def advance(self, num_ticks: int) -> TickReports:
-        """Run the next ticks of what `begin` took up.
+        """Run the next ticks of what `begin` took up. When ranks of the other stage are gone, go on
+        to the end of a tick; of all ticks, if this stage has other ranks, which wait for this one
+        in collectives that they have begun.
 
         Raises:
             ReplicaDriftError: replicas of the tied embedding differ (`embedding.check_every`).
+            RuntimeError: other ranks are gone.
         """
         reports = TickReports()
         every = self._blueprint.table.check_every
-        for _ in range(num_ticks):
-            reports += self.executor.advance(1)
-            self._tick += 1
-            if every and self._tick % every == 0:
-                self._parts.tied.check_replicas(self._tick)
+        with self._lifeline.held():
+            for _ in range(num_ticks):
+                if self._lifeline.error is not None and self._is_alone:
+                    break
+                reports += self.executor.advance(1)
+                self._tick += 1
+                if every and self._tick % every == 0:
+                    self._parts.tied.check_replicas(self._tick)
         return reports
 
     def take_checkpoint(self, cut: Cut) -> Stall:
         """Copy the state to host memory and start writing it (all ranks call it, after the same
-        tick). The one before must have been written."""
+        tick). The one before must have been written.
+
+        Raises:
+            RuntimeError: other ranks are gone.
+        """
         _, in_flight = resumed(self._programs, self._tick - self._start)
-        return self._checkpoint.take(cut, in_flight)
+        if self._lifeline.error is None:
+            return self._checkpoint.take(cut, in_flight)
+        if not self._is_alone:
+            self._checkpoint.help_taking()
+        raise self._lifeline.error
 
     def checkpoint_written(self) -> Written:
         """Wait until the checkpoint under way is written; what was written."""
@@ -96,6 +111,10 @@ class Training:
     def checkpoint_so_far(self) -> Written | None:
         """`checkpoint_written` without waiting; None: not all yet."""
         return self._checkpoint.written(wait=False)
+
+    def give_up_writing(self) -> None:
+        """Write no more of the checkpoint under way."""
+        self._checkpoint.give_up_writing()
 
     def _seed_dropout(self, *tick: int) -> None:
         """Random numbers of this process's own, anew."""

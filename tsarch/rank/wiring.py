@@ -11,9 +11,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from tsarch.blueprint import Blueprint
+from tsarch.checkpoint.host_copies import HostCopies
 from tsarch.launchers import without_launchers
 from tsarch.models.construction import WHOLE, Construction
 from tsarch.parallel.groups import ProcessGroup
+from tsarch.parallel.lifeline import Lifeline
 from tsarch.rank.activity import Activity
 from tsarch.specs import OptimizerSpec
 from tsarch.stage.engine import Engine, LocalEngine
@@ -42,6 +44,15 @@ class Wiring:
     """What happens to parameters while a model is built."""
     activity: Activity = field(default_factory=Activity)
     """Told of every instruction."""
+    lifeline: Lifeline = field(default_factory=Lifeline)
+    """Of the link and the tied group."""
+    copies: HostCopies = field(default_factory=HostCopies)
+    """Where cuts are kept."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no stage here has other ranks."""
+        return all(self.topology.replicas(stage) == 1 for stage, _ in self.stages)
 
     @property
     def ranks(self) -> list[int]:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut, Stall, Written
 from tsarch.checkpoint.driver_state import CONFIG, PROGRESS, DriverState
 from tsarch.checkpoint.manifest import FileEntry, Manifest
@@ -20,7 +21,7 @@ from tsarch.checkpoint.store import Store
 from tsarch.config import CheckpointConfig
 from tsarch.errors import one_line
 from tsarch.rank.crew import Crew
-from tsarch.rank.pacer import CutRules
+from tsarch.rank.pacer import CutRules, keeps_cuts
 
 
 @dataclass
@@ -91,7 +92,10 @@ class CheckpointKeeper:
         return self._under_way is not None or self._committing is not None
 
     def begin(self, cut: Cut) -> bool:
-        """Make the place of a checkpoint, once the one before is complete; False: it can't be."""
+        """Make the place of a checkpoint, once the one before is complete; False: it can't be. A
+        cut in memory needs none."""
+        if cut.url is None:
+            return True
         self.finish()
         try:
             self._store.begin(cut.step)
@@ -198,9 +202,11 @@ class CheckpointKeeper:
             self._store.delete(step)
 
 
-def cut_rules(url: str, config: CheckpointConfig) -> CutRules:
+def cut_rules(url: str, blueprint: Blueprint) -> CutRules:
     """When checkpoints are due, and where they go."""
-    return CutRules(url, config.every_steps, config.every_s, config.at_epochs)
+    config = blueprint.checkpoint
+    in_memory = config.in_memory_every_steps if keeps_cuts(blueprint) else None
+    return CutRules(url, config.every_steps, config.every_s, config.at_epochs, in_memory)
 
 
 def _write_text(text: str, path: Path) -> None:

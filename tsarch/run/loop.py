@@ -16,7 +16,7 @@ from tsarch.checkpoint.store import Store
 from tsarch.clock import now_s
 from tsarch.config_loading import dump_config
 from tsarch.data.loader import BatchPlan
-from tsarch.errors import InterruptedRunError
+from tsarch.errors import HeadLostError, InterruptedRunError, RankFailedError
 from tsarch.feeds import batch_plan, num_training_steps
 from tsarch.marking.summary import error_summary
 from tsarch.model_folder import TaskFile, replace_folder, save_description
@@ -31,6 +31,7 @@ from tsarch.run.checkpoint_keeper import CheckpointKeeper, cut_rules
 from tsarch.run.evaluate import best_mode
 from tsarch.run.examiner import Examiner
 from tsarch.run.interrupt import Interrupt
+from tsarch.run.kept_states import KeptStates
 from tsarch.run.ledger import Ledger
 from tsarch.run.marked_split import Examined
 from tsarch.run.number_guard import NumberGuard
@@ -72,9 +73,11 @@ class Trainer:
         proposal: Proposal | None = None,
         point: ResumePoint | None = None,
         history: History | None = None,
+        kept: KeptStates | None = None,
     ) -> None:
         """`store`: where checkpoints go. `point`: the one that the run goes on from. `history`: of
-        a run that has failed before in this process."""
+        a run that has failed before in this process. `kept`: is told what goes with cuts in
+        memory."""
         self._blueprint = blueprint
         self._prepared = prepared
         self._crew = crew
@@ -100,12 +103,14 @@ class Trainer:
             dump_config(blueprint.config),
             folder.model,
             reporter.say,
-            None if point is None else point.step,
+            None if point is None else point.saved_step,
         )
-        self._pacer = Pacer(crew.pace, cut_rules(store.url, blueprint.checkpoint), time.monotonic())
+        self._pacer = Pacer(crew.pace, cut_rules(store.url, blueprint), time.monotonic())
+        self._kept = kept or KeptStates()
+        self._leaving: Draining | None = None
         if point is not None:
             self._ledger.restore(point)
-            self._pacer.resumed_at(point.step)
+            self._pacer.resumed_at(point.step, point.is_in_memory)
 
     def run(self) -> RunSummary:
         """Train; returns what `summary.json` holds.
@@ -170,18 +175,20 @@ class Trainer:
         """Wait for the checkpoint and end the run.
 
         Raises:
-            InterruptedRunError: always.
+            InterruptedRunError, HeadLostError: always one of them.
         """
         self._keeper.finish()
-        assert self._interrupt.signal is not None
         number = self._interrupt.signal
         saved = f"saved at step {self._keeper.last}" if self._keeper.last else "NOT saved"
+        if number is None:
+            raise HeadLostError(f"{self._crew.ending}: ended, {saved}.")
         raise InterruptedRunError(number, f"ended by {number.name}, {saved}.")
 
     def _look(self) -> Situation:
         """What the pacer is to know."""
-        interrupted = self._interrupt.signal is not None
-        return Situation(time.monotonic(), interrupted, self._keeper.is_writing)
+        interrupted = self._interrupt.signal is not None or self._crew.ending is not None
+        writing, copying = self._keeper.is_writing, self._crew.is_copying
+        return Situation(time.monotonic(), interrupted, writing, copying)
 
     def _handle(self, event: Event, score: float | None = None) -> None:
         """What the ranks have done; `score`: of the validation before it."""
@@ -190,10 +197,29 @@ class Trainer:
                 self._note(event.reports)
                 self._keeper.tend()
             case CutTaken(taken, stalls):
-                self._keeper.taken(taken.cut, stalls, self._ledger.state(taken), score)
-            case Draining(reason):
-                self._reporter.say(f"{reason}: saving a checkpoint")
+                state = self._ledger.state(taken)
+                self._kept.taken(taken.cut.step, state)
+                self._crew.copy_cut(taken.cut.step)
+                self._pacer.cut_cost(max(own.stall_s for own in stalls))
+                if taken.cut.url is not None:
+                    self._keeper.taken(taken.cut, stalls, state, score)
+                    self._move()
+            case Draining():
+                self._reporter.say(f"{event.reason}: saving a checkpoint")
                 self._pacer.cut_soon()
+                self._leaving = event
+
+    def _move(self) -> None:
+        """After the checkpoint that a notice asked for: go on elsewhere at once, if there is room,
+        so that no step is done twice.
+
+        Raises:
+            RankFailedError: there is.
+        """
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None and leaving.nodes:
+            self._keeper.finish()
+            raise RankFailedError(f"{leaving.reason}: its ranks move", now_s(), leaving.nodes)
 
     def _note(self, reports: list[TickReport]) -> None:
         """Tell of the ticks, and of the steps that are complete now."""

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -65,20 +65,40 @@ _MAY_DIFFER = (
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A whole checkpoint."""
+    """A whole checkpoint, or a cut in memory."""
 
     store: Store
     step: int
     progress: DriverState
     blueprint: Blueprint
     """Of the run that wrote it."""
+    places: Mapping[str, tuple[str, ...]] | None = None
+    """Where ranks hold it in memory (see `Cut`); None: it is in the store."""
 
     def resume(self, blueprint: Blueprint) -> Resume | None:
         """What ranks need to know, for ranks as `blueprint` has them. An epoch that is over goes on
         with the first tick of the next."""
         tick = self.step if self.progress.epoch_done else self.progress.tick
         same_ranks = _are_alike(self.progress.ranks, ranks_record(blueprint))
-        return Resume(Cut(self.store.url, self.step), tick, same_ranks)
+        cut = Cut(self.store.url, self.step)
+        if self.is_in_memory:
+            cut = Cut(None, self.step, self.places or {})
+        return Resume(cut, tick, same_ranks)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether ranks hold it in memory."""
+        return self.places is not None
+
+    @property
+    def place(self) -> str:
+        """What to call it in messages."""
+        return f"step {self.step} in memory" if self.is_in_memory else self.store.place(self.step)
+
+    @property
+    def saved_step(self) -> int | None:
+        """Of the newest checkpoint in the store, from here back."""
+        return max(self.store.steps(), default=None) if self.is_in_memory else self.step
 
 
 def _are_alike(one: RanksRecord, other: RanksRecord) -> bool:
@@ -225,7 +245,10 @@ def data_fingerprint(prepared: Prepared) -> str:
 
 
 def restore_model(point: ResumePoint, model: Path) -> None:
-    """Put the best weights as they were at the cut into `model`."""
+    """Put the best weights as they were at the cut into `model`. (After a cut in memory they may
+    have changed at an epoch's end that comes again, and then they change in the same way.)"""
+    if point.is_in_memory:
+        return
     names = [n for n in point.store.manifest(point.step).files if n.startswith("model/")]
     if not names:
         shutil.rmtree(model, ignore_errors=True)

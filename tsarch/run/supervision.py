@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tsarch.blueprint import Blueprint
 from tsarch.errors import (
+    HeadLostError,
     InterruptedRunError,
     NoPlaceError,
     RankFailedError,
@@ -20,13 +21,18 @@ if TYPE_CHECKING:
     from tsarch.checkpoint.store import Store
     from tsarch.planning.balance import Proposal
     from tsarch.prepare import Prepared
-    from tsarch.rank.crew import Crew
+    from tsarch.rank.crew import Crew, Mended
+    from tsarch.run.kept_states import KeptStates
     from tsarch.run.restarts import History
     from tsarch.run.resume import ResumePoint
     from tsarch.run.summary import RunSummary
     from tsarch.telling.run_folder import RunFolder
     from tsarch.telling.terminal import Reporter
     from tsarch.telling.trackers import Trackers
+
+
+_MOST_MENDINGS = 3
+"""Failures amid mending, after which all ranks are started anew."""
 
 
 class Gather(Protocol):
@@ -81,82 +87,138 @@ def train(job: Job, point: ResumePoint | None) -> RunSummary:
             repeat.
         InterruptedRunError: it was told to end.
     """
+    from tsarch.run.kept_states import KeptStates
     from tsarch.run.restarts import History
 
-    history = History()
+    history, kept = History(), KeptStates()
     lost: frozenset[str] = frozenset()
-    while True:
-        try:
-            return _attempt(job, point, history, lost)
-        except RankFailedError as failure:
-            history.failed(str(failure), failure.noticed_s)
-            if history.repeats and not failure.lost_nodes:
-                again = "the same before the first step, twice: once more would end so too."
-                raise RunFailedError(f"{failure}\n{again} {job.how_to_go_on}") from None
-            lost |= failure.lost_nodes
-            point = _next_point(job, failure, len(history.restarts))
-        except InterruptedRunError as error:
-            message = f"{error} {job.how_to_go_on}"
-            raise InterruptedRunError(error.signal_number, message) from None
+    crew: Crew | None = None
+    try:
+        while True:
+            try:
+                crew = crew or _gather(job, bool(history.restarts), lost)
+                return _attempt(job, crew, point, history, kept)
+            except RankFailedError as failure:
+                _note(job, history, failure)
+                lost |= failure.lost_nodes
+                crew, mended = _mended(job, crew, failure)
+                point = _next_point(job, mended, kept)
+                place = "the beginning" if point is None else point.place
+                _say_restart(job, history, mended, place)
+            except HeadLostError as error:
+                raise RunFailedError(f"{error} {job.how_to_go_on}") from None
+            except InterruptedRunError as error:
+                message = f"{error} {job.how_to_go_on}"
+                raise InterruptedRunError(error.signal_number, message) from None
+    finally:
+        if crew is not None:
+            crew.close()
 
 
-def _attempt(
-    job: Job, point: ResumePoint | None, history: History, avoid: frozenset[str]
-) -> RunSummary:
-    """Gather ranks and train with them."""
-    from tsarch.run.loop import Trainer
-    from tsarch.telling.run_folder import RunFolder
-
-    restarted = bool(history.restarts)
+def _gather(job: Job, restarted: bool, avoid: frozenset[str]) -> Crew:
+    """New ranks."""
     logs = job.path / "logs"
     try:
         with TIMINGS.during("starting ranks"):
-            crew = job.gather(job.blueprint, job.prepared, logs, job.reporter, restarted, avoid)
+            return job.gather(job.blueprint, job.prepared, logs, job.reporter, restarted, avoid)
     except (UserError, NoPlaceError) as error:
         if restarted:  # it was right before: the cluster has changed
             raise RunFailedError(f"can't start again: {error} {job.how_to_go_on}") from None
         raise
-    try:
-        folder = RunFolder(job.path)
-        with _open_trackers(folder, crew.blueprint, point, restarted) as trackers:
+
+
+def _attempt(
+    job: Job, crew: Crew, point: ResumePoint | None, history: History, kept: KeptStates
+) -> RunSummary:
+    """Train with the ranks that there are."""
+    from tsarch.run.loop import Trainer
+    from tsarch.telling.run_folder import RunFolder
+
+    folder, restarted = RunFolder(job.path), bool(history.restarts)
+    with _open_trackers(folder, crew.blueprint, point, restarted) as trackers:
+        if not restarted:
             job.reporter.say(f"run folder: {job.path}")
-            return Trainer(
-                crew.blueprint,
-                job.prepared,
-                crew,
-                folder,
-                trackers,
-                job.reporter,
-                job.store,
-                job.proposal,
-                point,
-                history,
-            ).run()
-    finally:
+        return Trainer(
+            crew.blueprint,
+            job.prepared,
+            crew,
+            folder,
+            trackers,
+            job.reporter,
+            job.store,
+            job.proposal,
+            point,
+            history,
+            kept,
+        ).run()
+
+
+def _note(job: Job, history: History, failure: RankFailedError) -> None:
+    """Remember a failure.
+
+    Raises:
+        RunFailedError: the run may not go on after it.
+    """
+    history.failed(str(failure), failure.noticed_s)
+    if history.repeats and not failure.lost_nodes:
+        again = "the same before the first step, twice: once more would end so too."
+        raise RunFailedError(f"{failure}\n{again} {job.how_to_go_on}") from None
+    allowed = job.blueprint.failure.max_restarts
+    if len(history.restarts) > allowed:
+        ended = f"ended after {allowed} restarts (failure.max_restarts)."
+        raise RunFailedError(f"{failure}\n{ended} {job.how_to_go_on}") from None
+    job.reporter.say(f"warning: {failure}")
+
+
+def _mended(
+    job: Job, crew: Crew | None, failure: RankFailedError
+) -> tuple[Crew | None, Mended | None]:
+    """The crew, whole again; None: other ranks are to be gathered."""
+    for _ in range(_MOST_MENDINGS):
+        if crew is None:
+            break
+        try:
+            mended = crew.mend(failure)
+        except RankFailedError as another:
+            job.reporter.say(f"warning: {another}")
+            failure = another
+            continue
+        if mended is not None:
+            return crew, mended
+        break
+    if crew is not None:
         crew.close()
+    return None, None
 
 
-def _next_point(job: Job, failure: RankFailedError, num_failures: int) -> ResumePoint | None:
+def _next_point(job: Job, mended: Mended | None, kept: KeptStates) -> ResumePoint | None:
     """Where to go on after a failure; None: at the beginning.
 
     Raises:
         RunFailedError: nowhere.
     """
-    from tsarch.run.resume import find_resume_point
+    from tsarch.run.resume import ResumePoint, find_resume_point
 
-    allowed = job.blueprint.failure.max_restarts
-    if num_failures > allowed:
-        ended = f"ended after {allowed} restarts (failure.max_restarts)."
-        raise RunFailedError(f"{failure}\n{ended} {job.how_to_go_on}") from None
-    job.reporter.say(f"warning: {failure}")
     job.store.sweep()
+    if mended is not None and mended.cut is not None:
+        step, places = mended.cut
+        state = kept.at(step)
+        if state is not None:
+            return ResumePoint(job.store, step, state, job.blueprint, places)
     try:
-        point = find_resume_point(job.store, job.reporter.say) if job.store.steps() else None
+        return find_resume_point(job.store, job.reporter.say) if job.store.steps() else None
     except UserError as error:  # all checkpoints are damaged
-        raise RunFailedError(f"{failure}\ncan't start again: {error}") from None
-    place = "the beginning" if point is None else job.store.place(point.step)
-    job.reporter.say(f"restart {num_failures} of at most {allowed}, from {place}")
-    return point
+        raise RunFailedError(f"can't start again: {error}") from None
+
+
+def _say_restart(job: Job, history: History, mended: Mended | None, place: str) -> None:
+    number, allowed = len(history.restarts), job.blueprint.failure.max_restarts
+    how = "all ranks anew"
+    if mended is not None:
+        engines = " and ".join(stage.name for stage in mended.stages)
+        num_ranks = job.blueprint.topology.num_ranks
+        how = f"{mended.num_replaced} of {num_ranks} ranks and the engines of {engines} anew"
+    job.reporter.say(f"restart {number} of at most {allowed}, {how}, from {place}")
 
 
 def _open_trackers(

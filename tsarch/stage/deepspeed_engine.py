@@ -33,13 +33,19 @@ from tsarch.stage.engine import (
     spoiled_unless_finite,
     trained_parameters,
 )
-from tsarch.stage.zero3 import zero3_construction
+from tsarch.stage.zero3 import forget_models, zero3_construction
+
+
+def import_deepspeed(device: torch.device) -> None:
+    """Import it for a device, which takes seconds."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed  # noqa: F401
 
 
 def start_stage_world(device: torch.device, timeout_s: float) -> None:
     """Join the stage's world (see `set_stage_environment`). Every rank of the stage calls it."""
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    import_deepspeed(device)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -52,6 +58,16 @@ def start_stage_world(device: torch.device, timeout_s: float) -> None:
         auto_mpi_discovery=False,
         verbose=False,
     )
+
+
+def leave_stage_world() -> None:
+    """Forget the stage's world, whatever has become of it, so that another one can be joined. No
+    engine may be left."""
+    import deepspeed
+
+    deepspeed.comm.destroy_process_group()
+    deepspeed.comm.comm.cdb = None
+    forget_models()
 
 
 def stage_construction(

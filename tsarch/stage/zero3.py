@@ -24,6 +24,19 @@ def zero3_construction(
     return Construction(_Sharder(deepspeed_config, dtype), stage_rank == 0, _fill)
 
 
+def forget_models() -> None:
+    """Be as a process that has built nothing yet: ZeRO 3 numbers parameters and modules over all
+    models of a process, and compares the numbers of a stage's ranks; and it remembers the forward
+    pass that an error has ended. No model may be left."""
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partition_parameters import Init
+
+    Init.param_id = 0
+    register: Any = parameter_offload.DeepSpeedZeRoOffload._register_deepspeed_module
+    register.__defaults__[0][0] = 0  # the default value of `count`, a list that all calls share
+    parameter_offload.FWD_MODULE_STACK.clear()
+
+
 def _fill(tensor: Tensor, value: Tensor | None) -> None:
     """Put the first rank's value into a sharded parameter, or this rank's into a buffer."""
     import deepspeed

@@ -64,7 +64,8 @@ class StepTable:
         for stage in self._topology.stages:
             # Shares of the time stay what they were, if now other ranks share it.
             share = self._topology.replicas(stage) / earlier.replicas(stage)
-            self.totals.busy_s[stage.name] *= share
+            if stage.name in self.totals.busy_s:  # it isn't before the first step
+                self.totals.busy_s[stage.name] *= share
         for step, own in state["pending"].items():
             pending = _Pending(**{**own, "losses": LossParts(own["losses"]["means"])})
             pending.num_reports = self._topology.counts[0]
