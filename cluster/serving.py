@@ -103,7 +103,8 @@ class RayEngine:
         version = self._served[run]  # the version that this request meets
         way = Way(mode or version.info.default_mode, on_unread)
         version.check(on_unread)
-        with version.usage.used(), self._rooms[run].reserved_for(inputs) as reserve:
+        room = self._rooms[run]
+        with version.usage.used(), room.reserved_for(inputs) as reserve, room.measured():
             parts = await asyncio.to_thread(version.prepare, inputs)
             check_problems(_in_order(parts, [own.inputs.problems for _, own in parts]))
             num_tokens = sum(own.num_tokens for _, own in parts)

@@ -77,7 +77,7 @@ def test_a_full_queue_says_when_to_come_again():
             await batcher.submit("x", "b", 1)
         assert caught.value.status == 429
         assert caught.value.retry_after_s >= 1
-        with pytest.raises(ServiceError) as caught, batcher.reserved(1):
+        with pytest.raises(ServiceError) as caught, batcher.room.reserved_for("a"):
             pass
         assert caught.value.status == 429
         with pytest.raises(ServiceError, match="of which 100 are read at most") as caught:
@@ -86,10 +86,8 @@ def test_a_full_queue_says_when_to_come_again():
         held.go.set()
         assert await first == "A"
         assert await batcher.submit("x", "b", 100) == "B"
-        with batcher.reserved(60):
+        with batcher.room.reserved_for("x" * 240):
             assert batcher.tokens == 60
-        with batcher.reserved(1000):  # a guess alone refuses nobody for good
-            assert batcher.tokens == 100
         await batcher.close()
 
     asyncio.run(main())

@@ -358,5 +358,8 @@ def test_every_task_can_read_its_examples(task):
     assert own.problems == {}
     assert len(read_rows(own.rows, reader)) >= len(examples)
     renamed = {name: f"my_{name}" for name in reader.columns.model_dump()}
-    rows = [own for own in examples_of(task, renamed) if isinstance(own, dict)]
+    rows = [own for own in examples_of(task, renamed, "inclusive") if isinstance(own, dict)]
+    for row, own in zip(rows, examples, strict=False):
+        for name in ("my_head", "my_tail"):
+            assert name not in row or row[name] == [own[name[3:]][0], own[name[3:]][1] - 1]
     assert all(name.startswith("my_") for row in rows for name in row)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from tsarch.clock import now_s
-from tsarch.serving.engine import ServiceError
+from tsarch.serving.room import Room
 
 T = TypeVar("T")
 R = TypeVar("R")
-_MOST_RETRY_S = 60
 
 
 @dataclass(frozen=True)
@@ -64,29 +63,17 @@ class Batcher(Generic[T, R]):
         self._arrived = asyncio.Event()
         self._was_shared = False
         """Whether the batch before had several requests."""
-        self._tokens_per_s = 1000.0
-        self.tokens = 0
+        self.room = Room(batching.queue_tokens)
+
+    @property
+    def tokens(self) -> int:
         """That were let in and aren't answered: reserved, waiting, or being read."""
+        return self.room.tokens
 
     @property
     def num_waiting(self) -> int:
         """Requests that wait."""
         return len(self._queue)
-
-    @contextmanager
-    def reserved(self, tokens: int) -> Iterator[None]:
-        """Room for about so many tokens of a request that isn't ready yet.
-
-        Raises:
-            ServiceError: there is none.
-        """
-        tokens = min(tokens, self._batching.queue_tokens)
-        self._admit(tokens)
-        self.tokens += tokens
-        try:
-            yield
-        finally:
-            self.tokens -= tokens
 
     async def submit(self, group: Hashable, item: T, tokens: int) -> R:
         """The answer to an item.
@@ -94,35 +81,23 @@ class Batcher(Generic[T, R]):
         Raises:
             ServiceError: the queue is full (429), or never has room for so many tokens (413).
         """
-        self._admit(tokens)
-        own = _Waiting[T, R](group, item, tokens, asyncio.get_running_loop().create_future())
-        self._queue.append(own)
-        self._arrived.set()
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
-        self.tokens += tokens
-        try:
-            return await own.future
-        finally:
-            self.tokens -= tokens
-            with suppress(ValueError):  # who gave up waits no longer
-                self._queue.remove(own)
+        with self.room.reserved(tokens):
+            own = _Waiting[T, R](group, item, tokens, asyncio.get_running_loop().create_future())
+            self._queue.append(own)
+            self._arrived.set()
+            if self._worker is None:
+                self._worker = asyncio.create_task(self._work())
+            try:
+                return await own.future
+            finally:
+                with suppress(ValueError):  # who gave up waits no longer
+                    self._queue.remove(own)
 
     async def close(self) -> None:
         """Answer what waits, and end the thread."""
         if self._worker is not None:
             await asyncio.wait([self._worker])
         self._executor.shutdown(wait=False)
-
-    def _admit(self, tokens: int) -> None:
-        room = self._batching.queue_tokens
-        if tokens > room:
-            what = f"The request has {tokens:,} tokens, of which {room:,} are read at most."
-            raise ServiceError(413, f"{what} Split it into several.")
-        if self.tokens and self.tokens + tokens > room:
-            what = f"{self.tokens:,} tokens are waiting already, of {room:,} at most."
-            after = int(min(max(1, self.tokens / self._tokens_per_s), _MOST_RETRY_S))
-            raise ServiceError(429, f"{what} Try again in {after} s.", after)
 
     async def _work(self) -> None:
         try:
@@ -173,7 +148,7 @@ class Batcher(Generic[T, R]):
                 batch[0].future.set_exception(error)
             return
         seconds, tokens = now_s() - started, sum(own.tokens for own in batch)
-        self._tokens_per_s = 0.8 * self._tokens_per_s + 0.2 * tokens / max(seconds, 1e-6)
+        self.room.measure(tokens, seconds)
         self._on_batch(len(batch), tokens, seconds)
         for own, answer in zip(batch, found, strict=True):
             if not own.future.done():

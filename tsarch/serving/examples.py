@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tsarch.config import SpanEnds
+
 _NEWS = (
     "Ada Lovelace met Charles Babbage in London. Years later the Royal Society honoured both of "
     "them, and a museum in Paris shows their letters."
@@ -38,13 +40,23 @@ _EXAMPLES: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def examples_of(task: str, columns: Mapping[str, str]) -> tuple[Any, ...]:
+def examples_of(
+    task: str, columns: Mapping[str, str], span_ends: SpanEnds = "exclusive"
+) -> tuple[Any, ...]:
     """Inputs of a task.
 
     Args:
         columns: the task's own name of a column → what the run calls it.
+        span_ends: what ends `head` and `tail` in rows of the run.
     """
+    last = 1 if span_ends == "inclusive" else 0
+
+    def value(name: str, own: Any) -> Any:
+        return [own[0], own[1] - last] if name in ("head", "tail") else own
+
     return tuple(
-        {columns[name]: value for name, value in own.items()} if isinstance(own, dict) else own
-        for own in _EXAMPLES[task]
+        {columns[name]: value(name, own) for name, own in each.items()}
+        if isinstance(each, dict)
+        else each
+        for each in _EXAMPLES[task]
     )

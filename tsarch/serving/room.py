@@ -1,4 +1,4 @@
-"""How much waits for a run whose queues are elsewhere."""
+"""How much waits or is read for a run at most, and what whoever comes too late is told."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 from tsarch.clock import now_s
 from tsarch.serving.engine import ServiceError
-from tsarch.serving.served_pair import CHARACTERS_A_TOKEN, num_characters
 
+_CHARACTERS_A_TOKEN = 4
+"""About: room is kept for a text before it's tokenised."""
 _MOST_RETRY_S = 60
 
 
@@ -22,15 +23,13 @@ class Room:
         self.num_requests = 0
 
     @contextmanager
-    def reserved_for(self, inputs: object) -> Iterator[Callable[[int], None]]:
-        """Room for a request: about as much as its texts need, until its tokens are counted and
-        told to what this gives.
+    def reserved(self, tokens: int) -> Iterator[Callable[[int], None]]:
+        """Room for a request of so many tokens. What it gives takes other room for it instead.
 
         Raises:
             ServiceError: there is none now (429), or there never is (413).
         """
         held = 0
-        started = now_s()
 
         def reserve(tokens: int) -> None:
             nonlocal held
@@ -42,12 +41,34 @@ class Room:
 
         self.num_requests += 1
         try:
-            reserve(min(num_characters(inputs) // CHARACTERS_A_TOKEN, self._most))
+            reserve(tokens)
             yield reserve
-            self._measure(now_s() - started)
         finally:
             self.tokens -= held
             self.num_requests -= 1
+
+    @contextmanager
+    def reserved_for(self, inputs: object) -> Iterator[Callable[[int], None]]:
+        """Room for a request: about as much as its texts need, until its tokens are counted and
+        told to what this gives. A guess alone refuses nobody for good.
+
+        Raises:
+            ServiceError: there is none now (429), or there never is (413).
+        """
+        with self.reserved(min(_num_characters(inputs) // _CHARACTERS_A_TOKEN, self._most)) as own:
+            yield own
+
+    def measure(self, tokens: int, seconds: float) -> None:
+        """So many tokens were answered in a time."""
+        speed = tokens / max(seconds, 1e-6)
+        self._tokens_per_s = 0.8 * self._tokens_per_s + 0.2 * speed
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """While a request is answered, in about the time that all which is here takes."""
+        started = now_s()
+        yield
+        self.measure(self.tokens, now_s() - started)
 
     def _admit(self, tokens: int) -> None:
         if tokens > self._most:
@@ -58,7 +79,13 @@ class Room:
             what = f"{self.tokens:,} tokens are waiting already, of {self._most:,} at most."
             raise ServiceError(429, f"{what} Try again in {after} s.", after)
 
-    def _measure(self, seconds: float) -> None:
-        """All that is here now is answered within about the time that a request takes."""
-        speed = self.tokens / max(seconds, 1e-6)
-        self._tokens_per_s = 0.8 * self._tokens_per_s + 0.2 * speed
+
+def _num_characters(inputs: object) -> int:
+    """Of all texts in inputs."""
+    if isinstance(inputs, str):
+        return len(inputs)
+    if isinstance(inputs, dict):
+        return sum(map(_num_characters, inputs.values()))
+    if isinstance(inputs, list | tuple):
+        return sum(map(_num_characters, inputs))
+    return 1

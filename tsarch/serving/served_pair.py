@@ -18,8 +18,6 @@ from tsarch.serving.examples import examples_of
 from tsarch.serving.metrics import Metrics
 from tsarch.serving.usage import Usage
 
-CHARACTERS_A_TOKEN = 4
-"""About: room is kept for a text before it's tokenised."""
 _MOST_PROBLEMS = 10
 """Inputs that are named."""
 Results = tuple[dict[int, Predicted], dict[int, str]]
@@ -62,7 +60,7 @@ class ServedPair:
     ) -> Answered:
         """Answers to inputs; `ServiceError`: see `Engine.predict`."""
         check_unread(self.pair, on_unread)
-        with self.batcher.reserved(num_characters(inputs) // CHARACTERS_A_TOKEN):
+        with self.batcher.room.reserved_for(inputs):
             prepared = await asyncio.to_thread(self.pair.prepare, inputs)
         check_problems(prepared.inputs.problems)
         answers: dict[int, Predicted] = {}
@@ -87,7 +85,7 @@ class ServedPair:
 def _examples(pair: TrainedPair) -> tuple[Any, ...]:
     """Those that are read whole."""
     found = []
-    for own in examples_of(pair.task, pair.columns):
+    for own in examples_of(pair.task, pair.columns, pair.span_ends):
         prepared = pair.prepare([own])
         if prepared.split is not None and not prepared.split.cuts:
             found.append(own)
@@ -109,14 +107,3 @@ def check_problems(problems: dict[int, str]) -> None:
         if len(told) > _MOST_PROBLEMS:
             told = [*told[:_MOST_PROBLEMS], f"… and {len(told) - _MOST_PROBLEMS} more."]
         raise ServiceError(422, " ".join(told))
-
-
-def num_characters(inputs: object) -> int:
-    """Of all texts in inputs."""
-    if isinstance(inputs, str):
-        return len(inputs)
-    if isinstance(inputs, dict):
-        return sum(map(num_characters, inputs.values()))
-    if isinstance(inputs, list | tuple):
-        return sum(map(num_characters, inputs))
-    return 1
