@@ -15,6 +15,7 @@ from tsarch.config_loading import parse_config
 from tsarch.data.plain_text import sentence_bounds, word_bounds
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
+from tsarch.pair import answering
 from tsarch.pair.pair import Pair
 from tsarch.prediction.inputs import TextEntity
 from tsarch.prepare import prepare_split
@@ -145,7 +146,7 @@ def test_other_tasks_give_one_answer_an_input(tmp_path, task, kind):
     assert found.name in pair.labels
 
 
-def test_answers_to_questions_need_no_ids(tmp_path):
+def test_answers_to_questions_need_no_ids(tmp_path, monkeypatch):
     run_training(run_of(tmp_path, "qa"))
     pair = tsarch.load(tmp_path / "run", device="cpu")
     passage = "Ada lives in Turin . " * 60
@@ -153,6 +154,20 @@ def test_answers_to_questions_need_no_ids(tmp_path):
     found = pair.predict(rows)
     assert len(found) == 2
     assert all(type(own).__name__ in ("SpanAnswer", "NoAnswer") for own in found)
+    encode, read = Pair.encode, []
+    monkeypatch.setattr(
+        Pair, "encode", lambda *given, **named: [read.append(1), encode(*given, **named)][1]
+    )
+    pair.predict(rows, "teacher")
+    once = len(read)
+    for mode in ("student", "joint"):
+        answers = []
+        for kept_bytes, times in ((1 << 30, 1), (0, 2)):
+            monkeypatch.setattr(answering, "_KEPT_BYTES", kept_bytes)
+            read.clear()
+            answers.append(pair.predict(rows, mode))
+            assert len(read) == times * once
+        assert answers[0] == answers[1]
 
 
 DOCUMENT = "Maria Rossi flew to Rome. John Smith stayed in Paris. Nobody saw Air France. " * 12

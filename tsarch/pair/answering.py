@@ -4,7 +4,7 @@ the scores of a mode are decoded to the task's answers. Labels are not needed.""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,9 @@ from tsarch.tasks.answers import Answer
 from tsarch.tasks.base import AnsweringTask
 from tsarch.tasks.collect import Collector, ContextOutputs, WindowOutputs
 
+_KEPT_BYTES = 256 << 20
+"""Of the teacher's states of contexts that are kept between two looks at them; what is beyond is
+read again."""
 _NONE: Any = None
 """Labels and table, which answers aren't made from."""
 
@@ -69,7 +72,7 @@ class Answering:
     def states(self, split: TokenizedSplit) -> list[States]:
         """What the teacher makes of every context, to be kept for `answers`."""
         found: dict[int, States] = {}
-        for own, states in self._contexts(split, None):
+        for own, states in self._contexts(split, {}):
             found |= dict(zip(own, states, strict=True))
         return [found[context] for context in range(split.num_contexts)]
 
@@ -92,7 +95,8 @@ class Answering:
         needed = (self.reads_contexts(mode), mode != "teacher")
         has = (has_states, self._pair.has_student)
         assert not any(n > h for n, h in zip(needed, has)), f"this pair has no mode {mode}"
-        found = self._predictions(split, mode, states)
+        kept = {} if states is None else dict(enumerate(states))
+        found = self._predictions(split, mode, kept)
         said = getattr(found, mode)
         assert said is not None
         own: FloatArray = said[0] if mode == "joint" else said
@@ -107,7 +111,7 @@ class Answering:
         return mode != "student_alone" or finds
 
     def _predictions(
-        self, split: TokenizedSplit, mode: Mode, kept: Sequence[States] | None
+        self, split: TokenizedSplit, mode: Mode, kept: Mapping[int, States]
     ) -> Predictions:
         choice = self._task.window_choice
         collector = self._task.score_collector(self._joint_weight)
@@ -116,15 +120,17 @@ class Answering:
         if not self._has_teacher:
             tiles = split.with_windows(choice.tiles(split, self.window_tokens))
             return self._read(tiles, collector, mode, kept)
+        again = _Bounded(kept, _KEPT_BYTES if mode in ("student", "joint") else 0)
         for own, states in self._contexts(split, kept):
             self._collect_contexts(collector, split, own, states)
+            again.keep(own, states)
         teacher = collector.result().teacher
         assert teacher is not None
         windows = choice.windows(split, teacher, self.window_tokens, self._num_windows)
         if mode == "teacher":
             return choice.complete(teacher, [], [self._joint_weight])
         collector = self._task.score_collector(self._joint_weight)
-        chosen = self._read(split.with_windows(windows), collector, mode, kept)
+        chosen = self._read(split.with_windows(windows), collector, mode, again.kept)
         return choice.complete(teacher, [chosen], [self._joint_weight])
 
     def _read(
@@ -132,7 +138,7 @@ class Answering:
         split: TokenizedSplit,
         collector: Collector,
         mode: Mode,
-        kept: Sequence[States] | None,
+        kept: Mapping[int, States],
     ) -> Predictions:
         """What a mode reads: contexts, windows, or both."""
         if mode == "student_alone":
@@ -147,15 +153,19 @@ class Answering:
         return collector.result()
 
     def _contexts(
-        self, split: TokenizedSplit, kept: Sequence[States] | None
+        self, split: TokenizedSplit, kept: Mapping[int, States]
     ) -> Iterator[tuple[list[int], list[States]]]:
         """Contexts, some at a time, with their states: those that were kept, or read now."""
         for batch in evaluation_batches(split.context_lengths, self._batch_tokens):
             own = batch.tolist()
-            if kept is not None:
-                yield own, [kept[context] for context in own]
-                continue
-            yield own, self._encode(split, own) if self.store is None else self._kept(split, own)
+            missing = [context for context in own if context not in kept]
+            read = dict(zip(missing, self._states(split, missing), strict=True))
+            yield own, [read[c] if c in read else kept[c] for c in own]
+
+    def _states(self, split: TokenizedSplit, own: list[int]) -> list[States]:
+        if not own:
+            return []
+        return self._encode(split, own) if self.store is None else self._kept(split, own)
 
     def _encode(self, split: TokenizedSplit, own: list[int]) -> list[States]:
         places = [context_tokens(split, context) for context in own]
@@ -228,6 +238,21 @@ class Answering:
         return WindowOutputs(
             batch, _NONE, student[None], None if teacher is None else teacher[None], _NONE
         )
+
+
+class _Bounded:
+    """States of contexts, as many as have room beside those that somebody else keeps."""
+
+    def __init__(self, kept: Mapping[int, States], room_bytes: int) -> None:
+        self.kept = dict(kept)
+        self._room = room_bytes
+
+    def keep(self, own: Sequence[int], states: Sequence[States]) -> None:
+        """Keep them if they have room."""
+        for context, read in zip(own, states, strict=True):
+            if context not in self.kept and read.num_bytes <= self._room:
+                self._room -= read.num_bytes
+                self.kept[context] = read.copied()
 
 
 def _key(split: TokenizedSplit, context: int) -> bytes:
