@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,11 @@ def test_the_quickstart_model_is_a_package_path():
     from tsarch.data.tokenizer import resolve_model_path
 
     assert (Path(resolve_model_path(QUICKSTART_MODEL)) / "config.json").is_file()
+
+
+def test_the_package_can_be_run(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["tsarch", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("tsarch", run_name="__main__")
+    assert caught.value.code == 0
+    assert "predict" in capsys.readouterr().out

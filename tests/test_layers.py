@@ -55,6 +55,7 @@ LAYERS = [
     ["tsarch.refit"],
     ["tsarch.cluster"],
     ["tsarch.launch"],
+    ["tsarch.__main__"],
 ]
 
 

@@ -23,6 +23,9 @@ import pytest
 import yaml
 
 from tests.helpers import ROOT, tiny_raw, wikigold_part
+from tests.test_pair import run_of
+from tsarch.launch.cli import main
+from tsarch.launch.training import run_training
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -227,6 +230,21 @@ def test_a_submitted_run_is_followed_and_stopped_with_a_checkpoint(
     assert any((tmp_path / "run" / "checkpoints").iterdir())
     status, _ = finished(tsarch(cluster, "stop", "other", folder=tmp_path))
     assert status == 2
+
+
+def test_files_are_predicted_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
+    run_training(run_of(tmp_path, "ner"))
+    run, source = tmp_path / "run", tmp_path / "test.jsonl"
+    predict = ("predict", str(run), "--input", str(source), "--mode", "student", "--output")
+    script = (sys.executable, "-m", "tsarch", *predict, str(tmp_path / "job.jsonl"))
+    status, output = cluster.submit("--", *script, "--ray", "--workers", "1")
+    assert status == 0, output
+    assert "inputs answered by student" in output
+    with pytest.raises(SystemExit) as caught:
+        main([*predict, str(tmp_path / "here.jsonl"), "--device", "cpu"])
+    assert caught.value.code == 0
+    found, expected = (tmp_path / f"{name}.jsonl" for name in ("job", "here"))
+    assert found.read_bytes() == expected.read_bytes()
 
 
 def test_a_mistake_of_the_user_fails_the_job(cluster: Cluster) -> None:
