@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import tiny_config, tiny_raw, write_jsonl
+from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.errors import UserError
 from tsarch.launch.cli import main
@@ -57,7 +58,13 @@ def test_a_run_is_measured_from_its_moved_folder_and_a_file(moved):
     found = evaluate_run(folder / "run", "test", data=str(folder / "kept.jsonl"))
     assert found.evaluation.metrics == summary["after"]
     assert found.is_own
-    assert found.notes == ()
+    rows = [json.loads(line)["tokens"] for line in (folder / "kept.jsonl").open()]
+    tokenizer = load_tokenizer(str(folder / "run" / "model" / "tokenizer"))
+    tokens, _ = RowTokenizer(tokenizer, None, keep=False).words(rows)
+    long = sum(len(own) > found.blueprint.window_tokens for own in tokens)
+    assert long, "predictions of these overlap, and that is said"
+    (note,) = found.notes
+    assert note.startswith(f"test: {long} sentences are longer than a window")
 
 
 def test_the_same_by_set_relative_to_the_current_folder(moved, monkeypatch):

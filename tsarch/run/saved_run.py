@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from tsarch.blueprint import Blueprint, resolve
@@ -24,7 +25,7 @@ from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
 from tsarch.planning.passed import PassedChecks
 from tsarch.prepare import prepare_split
-from tsarch.records import Passes
+from tsarch.records import Passes, TokenizedSplit
 from tsarch.run.versions import current_folder
 from tsarch.stage.build import build_pair
 from tsarch.tasks.registry import make_task
@@ -247,8 +248,25 @@ def evaluate_run(
     own_digest = task_file.data.get(split)
     remarks = score_notes(blueprint, prepared, (split,), passed)
     notes = (*prepared.notes, *task.choices, *remarks)
+    notes = (*notes, *_parts_notes(blueprint, split, prepared.splits[split]))
     return SavedEvaluation(
         blueprint, found.evaluation, source, digest, own_digest, notes, found.marked, found.passes
+    )
+
+
+def _parts_notes(blueprint: Blueprint, name: str, split: TokenizedSplit) -> tuple[str, ...]:
+    """Where predictions read otherwise than what is measured, that they do."""
+    if blueprint.task.name != "ner" or not blueprint.data.overlap_tokens:
+        return ()
+    first = [int(split.window_words(number).max()) for number in range(len(split.windows))]
+    windows = np.bincount(np.searchsorted(split.sentence_offsets, first, side="right"))
+    count = int((windows[1:] > 1).sum())  # at 0: windows without a word
+    if not count:
+        return ()
+    return (
+        f"{name}: {count:,} sentences are longer than a window and measured in parts that don't "
+        "overlap, as in training; predictions overlap them (load(…, overlap=False) doesn't), so "
+        "their tags may be others",
     )
 
 
