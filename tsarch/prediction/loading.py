@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -163,6 +164,23 @@ def load_halves(
 ) -> TrainedPair:
     """As `load`, of a run's or a version's own folder, with some of the models: whoever has the
     student alone may be given the teacher's states; without any, inputs can be prepared."""
+    from tsarch.models.lean_imports import lean_imports
+
+    # What is compiled is looked through by torch, which must find the real things.
+    with nullcontext() if compile else lean_imports():
+        return _loaded(folder, halves, device, precision, batch_tokens, overlap, compile)
+
+
+def _loaded(
+    folder: Path,
+    halves: Collection[Reads],
+    device: str,
+    precision: Precision,
+    batch_tokens: int,
+    overlap: bool,
+    compile: bool,
+) -> TrainedPair:
+    """See `load_halves`."""
     import torch
 
     from tsarch.prediction.packed import Layouts

@@ -1,0 +1,47 @@
+"""What answering doesn't need isn't imported, and is there for whoever does need it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import ROOT
+from tests.test_pair import run_of
+from tsarch.launch.training import run_training
+
+LOADED = """
+import sys
+import tsarch
+tsarch.load(sys.argv[1], device="cpu").predict(["Rome is far ."])
+print([own for own in ("accelerate", "scipy.optimize", "scipy.linalg") if own in sys.modules])
+from transformers.integrations.accelerate import dispatch_model
+from transformers.generation.utils import AlignDevicesHook
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.loss.loss_for_object_detection import linear_sum_assignment
+assert not isinstance(object(), AlignDevicesHook)
+rows, columns = linear_sum_assignment([[1.0, 0.0], [0.0, 1.0]])
+assert columns.tolist() == [1, 0]
+from accelerate import Accelerator
+from accelerate.hooks import AlignDevicesHook as Real
+assert isinstance(Real(), AlignDevicesHook)
+assert dispatch_model._real.__module__ == "accelerate.big_modeling"
+import scipy.optimize
+assert scipy.optimize.brentq(lambda x: x - 1, 0, 3) == 1
+if "--deepspeed" in sys.argv:
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig as Base
+    found = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
+    assert isinstance(found, Base) and found.is_zero3()
+"""
+
+
+@pytest.mark.slow
+def test_stand_ins_become_what_they_stand_for(tmp_path):
+    run_training(run_of(tmp_path, "ner"))
+    arguments = [str(tmp_path / "run"), "--deepspeed"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
