@@ -32,7 +32,7 @@ from tsarch.tasks.collect import label_probabilities
 __all__ = ["ner_run"]
 WITHOUT_TORCH = """
 import json, sys
-for name in ("torch", "safetensors.torch", "accelerate", "ray"):
+for name in ("torch", "transformers", "safetensors.torch", "accelerate", "ray"):
     sys.modules[name] = None
 import tsarch
 pair = tsarch.load(sys.argv[1], backend="onnx")

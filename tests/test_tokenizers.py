@@ -11,8 +11,17 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.tokenizer_kinds import KINDS, SENTENCES, fast
+from tsarch.data.passages import pair_specials
+from tsarch.data.plain_tokenizer import PlainTokenizer, plain_tokenizer_ids
 from tsarch.data.row_tokens import RowTokenizer
-from tsarch.data.tokenizer import load_tokenizer, word_lead
+from tsarch.data.tokenizer import (
+    end_token,
+    label_token,
+    load_tokenizer,
+    special_tokens,
+    unknown_token,
+    word_lead,
+)
 
 WORDS = ["They", "walk", "to", "the", "mill", ",", "to", "the", "mill", "(?)", "don", "'t", "1950"]
 
@@ -115,3 +124,29 @@ def test_classes_of_their_own_read_words_as_a_text_too(tmp_path, name):
     text = plain(f" {SENTENCES[2]}", add_special_tokens=False)["input_ids"]
     assert [token for tokens in own for token in tokens] == text
     assert plain.convert_ids_to_tokens(text)[0].startswith("Ġ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_without_transformers_gives_the_same(folders, kind):
+    own, folder = load_tokenizer(str(folders[kind])), folders[kind]
+    known = plain_tokenizer_ids(own, folder)
+    assert known is not None
+    plain = PlainTokenizer(folder, known)
+    given = {"add_special_tokens": False, "return_offsets_mapping": True}
+    expected = own(SENTENCES, truncation=False, verbose=False, **given)
+    found = plain(SENTENCES, truncation=False, verbose=False, **given)
+    assert found["input_ids"] == expected["input_ids"]
+    assert found["offset_mapping"] == expected["offset_mapping"]
+    assert special_tokens(plain) == special_tokens(own)
+    assert pair_specials(plain) == pair_specials(own)
+    for name in (label_token, end_token, unknown_token, word_lead):
+        assert name(plain) == name(own)
+    file = folder / "tokenizer.json"
+    text = file.read_text(encoding="utf-8")
+    raw = json.loads(text)
+    other = {"type": "Replace", "pattern": {"String": "m"}, "content": "n"}
+    file.write_text(json.dumps({**raw, "normalizer": other}), encoding="utf-8")
+    try:
+        assert plain_tokenizer_ids(own, folder) is None
+    finally:
+        file.write_text(text, encoding="utf-8")

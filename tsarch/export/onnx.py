@@ -14,6 +14,7 @@ import numpy as np
 
 from tsarch.clock import now_s
 from tsarch.config import Mode
+from tsarch.data.plain_tokenizer import plain_tokenizer_ids
 from tsarch.errors import UserError
 from tsarch.export.graphs import graph_of, write_graph
 from tsarch.export.models import TrainedModels
@@ -59,7 +60,13 @@ def write_onnx(models: TrainedModels, folder: Path, int8: bool) -> None:
     if int8:
         files["int8"] = {name: _quantised(folder / own) for name, own in names.items()}
     spec = packing_spec(blueprint, keep_tokens=False)
-    about = {"label_last": spec.label_last, "decoder_start": spec.decoder_start, "files": files}
+    saved = Path(blueprint.data.tokenizer or "")
+    about = {
+        "label_last": spec.label_last,
+        "decoder_start": spec.decoder_start,
+        "plain_tokenizer": plain_tokenizer_ids(spec.tokens.tokenizer, saved),
+        "files": files,
+    }
     text = json.dumps(about, indent=2) + "\n"
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tsarch.blueprint import Blueprint, resolve
 from tsarch.config_loading import load_config
+from tsarch.data.plain_tokenizer import PlainTokenizer
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.errors import UserError, one_line
@@ -20,6 +21,9 @@ from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prepare import known_packing_spec
 from tsarch.tasks.base import AnsweringTask
 from tsarch.tasks.registry import make_task, row_reader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def load_graphs(
@@ -35,7 +39,7 @@ def load_graphs(
     task = cast(AnsweringTask, make_task(task_file.task, task_file.labels, blueprint.task))
     pair = OnnxPair(folder / "onnx", "int8" if precision == "int8" else "fp32", device)
     description = pair.description
-    tokens = RowTokenizer(load_tokenizer(str(folder / "model" / "tokenizer")), None, keep=False)
+    tokens = RowTokenizer(_tokenizer(folder, description), None, keep=False)
     spec = known_packing_spec(
         blueprint, tokens, bool(description["label_last"]), description["decoder_start"]
     )
@@ -51,6 +55,19 @@ def load_graphs(
     layouts = Layouts.of(reader, replace(spec, overlaps=overlap), task_file.labels)
     name, labels, kind = task_file.task, task_file.labels, f"onnx {precision}"
     return TrainedPair(name, labels, blueprint.modes, reader, layouts, answering, folder, kind)
+
+
+def _tokenizer(folder: Path, description: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer, without transformers where that makes no difference."""
+    own = folder / "model" / "tokenizer"
+    known = description.get("plain_tokenizer")
+    if known is None:
+        return load_tokenizer(str(own))
+    try:
+        return cast("PreTrainedTokenizerBase", PlainTokenizer(own, known))
+    except Exception as error:  # the tokenizers library raises bare Exceptions for broken files
+        where = f"tokenizer {own}"
+        raise UserError.single(where, f"can't be loaded: {one_line(error)}") from None
 
 
 def open_export(folder: Path, overrides: Sequence[str] = ()) -> tuple[Blueprint, TaskFile]:
