@@ -138,9 +138,10 @@ bench: install
 	.venv/bin/python -m benchmarks.memory
 	.venv/bin/python -m benchmarks.start
 
-# A few minutes; `.venv/bin/python -m benchmarks.serving_load RUN` asks a run of your own.
+# Needs the quickstart's finished run, and half an hour; writes its table into docs/serving.md.
+# `.venv/bin/python -m benchmarks.serving_load` asks a tiny run, and `… RUN` one of your own.
 load-test: install
-	.venv/bin/python -m benchmarks.serving_load
+	.venv/bin/python -m benchmarks.serving_load runs/quickstart --write
 
 # Needs the quickstart's finished run. Ten minutes; writes its table into docs/results.md.
 bench-inference: install

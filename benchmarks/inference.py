@@ -22,7 +22,8 @@ import numpy as np
 import typer
 
 from benchmarks.inference_plan import Plan, SideSpec, missing_sides, sides
-from benchmarks.inference_table import entity_f1, markdown, summarized, write_section
+from benchmarks.inference_table import entity_f1, markdown, summarized
+from benchmarks.sections import write_section
 from tsarch.data.partition import context_tokens
 from tsarch.errors import UserError
 from tsarch.launch.training import quieten
@@ -71,7 +72,7 @@ def main(
     typer.echo(text)
     if page and not only:
         _RESULTS.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        write_section(_PAGE, text)
+        write_section(_PAGE, "inference", text)
 
 
 def _say(text: str) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.inference_plan import SideSpec
 
 Span = tuple[str, int, int]
-_BEGIN, _END = "<!-- inference: begin -->", "<!-- inference: end -->"
 _GOALS: tuple[tuple[str, str, str, str, float], ...] = (
     ("`student_alone`, rows/s", "student_alone", "pipeline", "rows_per_s", 2.5),
     ("`student_alone` int8, rows/s", "student_alone-int8", "pipeline", "rows_per_s", 6.0),
@@ -103,10 +101,3 @@ def _goals(found: Mapping[str, Mapping[str, float]]) -> list[str]:
             share = found[one]["peak_bytes"] / found[other]["peak_bytes"]
             lines.append(f"- Memory of `{one}`: {share:.2f} × that of `{other}` (goal 0.5).")
     return lines
-
-
-def write_section(page: Path, text: str) -> None:
-    """Put the table into a page, in place of the one before."""
-    old = page.read_text(encoding="utf-8")
-    start, stop = old.index(_BEGIN) + len(_BEGIN), old.index(_END)
-    page.write_text(f"{old[:start]}\n{text}{old[stop:]}", encoding="utf-8")

@@ -1,10 +1,11 @@
 """Load on a server on loopback, bounded in count and time: what it refuses, whether it loses
 anything, how often the teacher needn't read, and whether memory grows.
 
-    python -m benchmarks.serving_load [RUN] [--case NAME]... [--requests N]
+    python -m benchmarks.serving_load [RUN] [--case NAME]... [--requests N] [--write]
 
-Without RUN a tiny one is trained first. Cases: `limit`, `hits`, `swap` and `replica` ask three
-teachers and a student on Ray Serve; `memory` asks the embedded server.
+Without RUN a tiny one is trained first. `--write` puts the table into docs/serving.md. Cases:
+`limit`, `hits`, `swap` and `replica` ask three teachers and a student on Ray Serve; `memory` asks
+the embedded server.
 """
 
 from __future__ import annotations
@@ -18,154 +19,48 @@ import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
+from benchmarks.sections import write_section
+from benchmarks.serving_client import Load, Server, ask, serving
+from benchmarks.serving_load_table import markdown
 
 CASES = ("limit", "hits", "swap", "replica", "memory")
-_START_S = 300.0
-_REQUEST_S = 120.0
-_END_S = 60.0
 _ROOM = "queue_tokens=2000"
 """Limit of the cases; what comes above it is refused."""
 _REPLICAS = 4
 """Three teachers and a student."""
 _DOCUMENTS = 200
 _MEGABYTE = 1 << 20
-
-
-@dataclass
-class Load:
-    """What became of requests."""
-
-    statuses: Counter[int] = field(default_factory=Counter)
-    versions: Counter[str] = field(default_factory=Counter)
-    without_retry: int = 0
-    """Refusals that don't say when to try again."""
-    seconds: list[float] = field(default_factory=list)
-    """Of each that was answered."""
-    wall_s: float = 0.0
-
-    def add(self, response: httpx.Response, seconds: float) -> None:
-        """Count a response."""
-        self.statuses[response.status_code] += 1
-        if response.status_code == 200:
-            self.seconds.append(seconds)
-            self.versions[response.json()["version"]] += 1
-        elif "retry-after" not in response.headers:
-            self.without_retry += 1
-
-    def as_json(self) -> dict[str, Any]:
-        """Counts, and milliseconds of those that were answered."""
-        ordered = sorted(self.seconds) or [0.0]
-        return {
-            "statuses": dict(self.statuses),
-            "per_s": round(sum(self.statuses.values()) / max(self.wall_s, 1e-9), 1),
-            "p50_ms": round(1000 * ordered[len(ordered) // 2], 1),
-            "p99_ms": round(1000 * ordered[len(ordered) * 99 // 100], 1),
-        }
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server on loopback."""
-
-    url: str
-    process: psutil.Process
-
-    def client(self) -> httpx.AsyncClient:
-        """To ask it."""
-        limits = httpx.Limits(max_connections=256)
-        return httpx.AsyncClient(base_url=self.url, timeout=_REQUEST_S, limits=limits)
-
-    def replicas(self, half: str) -> list[psutil.Process]:
-        """Processes of a half's replicas, the oldest first."""
-        children = self.process.children(recursive=True)
-        name = re.compile(rf"ServeReplica:.*:{half}\b")
-        own = [child for child in children if name.search(" ".join(_command(child)))]
-        return sorted(own, key=lambda child: child.create_time())
-
-
-def _command(process: psutil.Process) -> Sequence[str]:
-    with contextlib.suppress(psutil.Error):
-        return process.cmdline()
-    return ()
-
-
-@contextlib.contextmanager
-def serving(run: Path, *options: str) -> Iterator[Server]:
-    """`tsarch serve` of a run, until the end of the block; it must leave nothing behind."""
-    start = [sys.executable, "-c", "from tsarch.launch.cli import main; main()"]
-    command = [*start, "serve", f"own={run}", "--port", "0", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        yield Server(_url(process), psutil.Process(process.pid))
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        process.wait(_END_S)
-        left = psutil.wait_procs(children, timeout=10)[1]
-        assert not left, f"it left {left}"
-    finally:
-        process.kill()
-
-
-def _url(process: subprocess.Popen[str]) -> str:
-    """Where a server is, which it says when it is ready."""
-    assert process.stderr is not None
-    said: list[str] = []
-    ends = time.monotonic() + _START_S
-    for line in process.stderr:
-        said.append(line)
-        if found := re.search(r"http://\S+", line):
-            threading.Thread(target=_drain, args=(process,), daemon=True).start()
-            return found.group()
-        if time.monotonic() > ends:
-            break
-    raise RuntimeError("the server doesn't start: " + "".join(said[-20:]))
-
-
-def _drain(process: subprocess.Popen[str]) -> None:
-    assert process.stderr is not None
-    for _ in process.stderr:
-        pass
-
-
-async def ask(server: Server, bodies: Sequence[Mapping[str, Any]], at_once: int) -> Load:
-    """Send requests, so many at a time."""
-    load, waiting, started = Load(), iter(bodies), time.monotonic()
-    async with server.client() as client:
-
-        async def work() -> None:
-            for body in waiting:
-                sent = time.monotonic()
-                response = await client.post("/predict", json=body)
-                load.add(response, time.monotonic() - sent)
-
-        await asyncio.gather(*(work() for _ in range(at_once)))
-    load.wall_s = time.monotonic() - started
-    return load
+_PAGE = Path("docs/serving.md")
 
 
 @contextlib.asynccontextmanager
 async def under_load(server: Server, num_requests: int, load: Load) -> AsyncIterator[None]:
-    """While the block runs, and until as many requests are answered as there are."""
-    task = asyncio.create_task(ask(server, texts(num_requests, "under load"), 16))
+    """While the block runs, and after it: so many requests at least, a quarter of them after it,
+    however fast they are answered."""
+    bodies = texts(num_requests, "under load")
+    is_over = False
+
+    def asked() -> Iterator[Mapping[str, Any]]:
+        for number in itertools.count():
+            if is_over and number >= num_requests:
+                break
+            yield bodies[number % num_requests]
+        yield from bodies[: num_requests // 4]
+
+    task = asyncio.create_task(ask(server, asked(), 16))
     await asyncio.sleep(1)
-    yield
-    assert not task.done(), "the load was over before anything happened"
+    try:
+        yield
+    finally:
+        is_over = True
     found = await task
     load.statuses, load.versions, load.seconds = found.statuses, found.versions, found.seconds
     load.wall_s, load.without_retry = found.wall_s, found.without_retry
@@ -263,7 +158,7 @@ def metric(text: str, name: str) -> float:
 
 async def memory_case(server: Server, run: Path, num_requests: int) -> dict[str, Any]:
     """Memory doesn't grow with requests: 5 % at most after the first quarter."""
-    total = max(num_requests, 20_000)
+    total = 20 * num_requests
     sizes = []
     statuses: Counter[int] = Counter()
     started = time.monotonic()
@@ -290,18 +185,26 @@ def tiny_run(folder: Path) -> Path:
     return folder / "run"
 
 
-def measure(run: Path, cases: Sequence[str], num_requests: int) -> Iterator[tuple[str, Any]]:
-    """Case → what was found; `AssertionError` where it isn't as it must be."""
+def measure(
+    run: Path, cases: Sequence[str], num_requests: int, ends_s: float
+) -> Iterator[tuple[str, Any]]:
+    """Case → what was found; `AssertionError` where it isn't as it must be, `TimeoutError` where
+    the monotonic clock shows `ends_s` before a case is over."""
+
+    async def within(case: str, server: Server) -> Any:
+        async with asyncio.timeout(ends_s - time.monotonic()):
+            return await own[f"{case}_case"](server, run, num_requests)
+
     own: dict[str, Any] = {f"{case}_case": globals()[f"{case}_case"] for case in CASES}
     on_ray = [case for case in cases if case != "memory"]
     options = ("--ray", "--teacher-replicas", "3", "--limit", _ROOM)
     if on_ray:
         with serving(run, *options) as server:
             for case in on_ray:
-                yield case, asyncio.run(own[f"{case}_case"](server, run, num_requests))
+                yield case, asyncio.run(within(case, server))
     if "memory" in cases:
         with serving(run, "--limit", "cache_mb=16") as server:
-            yield "memory", asyncio.run(memory_case(server, run, num_requests))
+            yield "memory", asyncio.run(within("memory", server))
 
 
 def main() -> None:
@@ -309,7 +212,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--case", action="append", choices=CASES, default=[])
-    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--requests", type=int, default=1000, help="a case; for memory 20 times")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of all cases at most")
+    parser.add_argument("--write", action="store_true", help="put the table into the docs")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
@@ -318,8 +223,16 @@ def main() -> None:
         else:
             skipped = shutil.ignore_patterns("checkpoints", "versions", "current.json")
             shutil.copytree(asked.run, run, ignore=skipped)  # a swap makes a version in it
-        for case, found in measure(run, asked.case or CASES, asked.requests):
+        told: dict[str, Any] = {}
+        ends_s = time.monotonic() + 60 * asked.minutes
+        for case, found in measure(run, asked.case or CASES, asked.requests, ends_s):
             print(json.dumps({"case": case, **found}), flush=True)
+            told[case] = found
+    name = "a tiny one" if asked.run is None else f"`{asked.run.name}`"
+    text = markdown(name, told, len(os.sched_getaffinity(0)))
+    print(text)
+    if asked.write:
+        write_section(_PAGE, "load", text)
 
 
 if __name__ == "__main__":

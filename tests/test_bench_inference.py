@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.inference_plan import Plan, SideSpec, missing_sides, sides
 from benchmarks.inference_sides import spans_at, tagged_spans
-from benchmarks.inference_table import entity_f1, markdown, summarized, write_section
+from benchmarks.inference_table import entity_f1, markdown, summarized
+from benchmarks.sections import write_section
 
 TURN = {
     "startup_s": 2.0,
@@ -60,8 +61,8 @@ def test_the_table_is_made_of_medians_and_says_which_goals_are_met():
 def test_the_section_of_a_page_is_replaced(tmp_path: Path):
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- inference: begin -->\nold\n<!-- inference: end -->\nb\n")
-    write_section(page, "new\n")
-    write_section(page, "newer\n")
+    write_section(page, "inference", "new\n")
+    write_section(page, "inference", "newer\n")
     text = "a\n<!-- inference: begin -->\nnewer\n<!-- inference: end -->\nb\n"
     assert page.read_text() == text
 
