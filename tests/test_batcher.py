@@ -77,7 +77,7 @@ def test_a_full_queue_says_when_to_come_again():
             await batcher.submit("x", "b", 1)
         assert caught.value.status == 429
         assert caught.value.retry_after_s >= 1
-        with pytest.raises(ServiceError) as caught, batcher.room.reserved_for("a"):
+        with pytest.raises(ServiceError) as caught, batcher.room.reserved_for("word"):
             pass
         assert caught.value.status == 429
         with pytest.raises(ServiceError, match="of which 100 are read at most") as caught:

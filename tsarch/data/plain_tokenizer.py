@@ -71,8 +71,10 @@ class PlainTokenizer:
                 "offset_mapping": [own.offsets for own in found],
             }
         own = self._own.encode(text, pair, add_special_tokens=add_special_tokens)
-        found = {"input_ids": own.ids, "sequence_ids": own.sequence_ids}
-        return _Encoded({**found, _TYPES: own.type_ids} if self._has_types else found)
+        encoded = _Encoded({"input_ids": own.ids, "sequence_ids": own.sequence_ids})
+        if self._has_types:
+            encoded[_TYPES] = own.type_ids
+        return encoded
 
 
 class _Encoded(dict[str, Any]):
