@@ -139,7 +139,9 @@ def test_commands_that_are_named_exist():
         if words[0] == "make" and len(words) > 1 and not words[1].isupper():
             assert words[1] in targets, command
         if words[:2] == ["python", "-m"]:
-            assert ROOT.joinpath(*words[2].split(".")).with_suffix(".py").is_file(), command
+            module = ROOT.joinpath(*words[2].split("."))
+            run = (module.with_suffix(".py"), module / "__main__.py")
+            assert any(own.is_file() for own in run), command
 
 
 def test_calls_of_tsarch_have_arguments_that_it_knows():
