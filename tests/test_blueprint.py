@@ -16,9 +16,15 @@ from tsarch.prepare import prepare_data
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.topology import STAGES, Stage, Topology
 
-READERS = {"tsarch.blueprint", "tsarch.config_loading", "tsarch.model_folder"}
+READERS = {
+    "tsarch.blueprint",
+    "tsarch.config_loading",
+    "tsarch.launch.submit",
+    "tsarch.model_folder",
+}
 """Files that look into sections of a raw config: the one that resolves it, the one that reads and
-writes it, and the one that has a saved run's models built from its own folder."""
+writes it, the one that has a saved run's models built from its own folder, and the one that sends it
+to hosts that have its models, which need not be here."""
 
 
 def reads_a_section(tree: ast.AST) -> bool:
