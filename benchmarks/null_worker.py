@@ -63,6 +63,9 @@ class NullWorker(Actor):
     def join(self, addresses: dict[str, tuple[str, int]]) -> None:
         """There are no groups."""
 
+    def warm_up(self) -> None:
+        """As a spare it imports nothing."""
+
     def keep_in(self, slots: tuple[str, ...]) -> None:
         """There is nothing to keep."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,16 @@ def stop_processes(watch: Watch) -> None:
     ]
     for task in tasks:
         _result(task)
+
+
+def end_ranks(processes: Sequence[tuple[Node, int]]) -> None:
+    """Kill ranks' processes, on nodes that can be reached; those of other nodes soon."""
+    own = ray.get_runtime_context().get_node_id()
+    for node, pid in processes:
+        if node.node_id == own:
+            end_processes([pid], 0.0)
+        elif is_reachable(node):
+            _start(node, end_processes, [pid], 0.0)
 
 
 def _start(node: Node, function: Any, *arguments: Any) -> Any:

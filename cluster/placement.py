@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -101,6 +102,40 @@ def _wait_for_nodes(
             say(line)
             said = line
         time.sleep(_LOOK_S)
+
+
+def has_room(blueprint: Blueprint, ranks: Sequence[int], avoid: frozenset[str]) -> bool:
+    """Whether some ranks have room now, on other nodes than those with the ids `avoid`."""
+    return refusal(_demands_of(blueprint, ranks), node_supplies(avoid), ever=False) is None
+
+
+def _demands_of(blueprint: Blueprint, ranks: Sequence[int]) -> list[Demand]:
+    stages = [blueprint.topology.place(rank)[0] for rank in ranks]
+    return [
+        replace(demand, num_ranks=stages.count(stage), fed_by=())
+        for stage, demand in zip(blueprint.stages, rank_demands(blueprint), strict=True)
+        if stage in stages
+    ]
+
+
+def place_some(blueprint: Blueprint, ranks: Sequence[int], avoid: frozenset[str]) -> PlacementGroup:
+    """Reserve a bundle for each of some ranks, none on the nodes with the ids `avoid`.
+
+    Raises:
+        UserError: there is no room for them now.
+    """
+    own = _demands_of(blueprint, ranks)
+    _require(refusal(own, nodes := node_supplies(avoid), ever=False))
+    chosen = [nodes[node] for places in assign(own, nodes, ever=False) for node in places]
+    group = placement_group(
+        [rank_bundles(blueprint)[rank] for rank in ranks],
+        strategy="PACK",
+        bundle_label_selector=[{"ray.io/node-id": node.node_id} for node in chosen],
+    )
+    if not group.wait(_READY_S):
+        remove_placement_group(group)
+        raise UserError.single("topology", "Ray did not place the ranks in time.")
+    return group
 
 
 def rank_demands(blueprint: Blueprint) -> list[Demand]:

@@ -27,10 +27,11 @@ from tsarch.rank.diagnosis import (
 from tsarch.rank.status import log_file
 from tsarch.topology import Topology
 
-_LOOK_S = 0.5
+_LOOK_S = 0.2
 """How often the driver looks for failures while it waits for results."""
 _CAUSE_TIMEOUT_S = 8.0
-"""How long to look for the one to blame, when ranks have lost another one."""
+"""How long to look for the one to blame, when ranks have lost another one; longer, if its node may
+be silent for longer."""
 _ANSWER_TIMEOUT_S = 3.0
 
 
@@ -54,14 +55,19 @@ class Calls:
         self._log_folder = log_folder
         self._open: list[list[Any]] = []
         """Calls that were made and whose results have not been taken, by rank."""
+        self._told: list[list[Any]] = []
         self.has_failed = False
         self.drained: frozenset[str] = frozenset()
         """Ids of nodes that are to be taken away, so that nothing goes on there after a failure."""
 
     def submit(self, name: str, arguments: tuple[Any, ...]) -> list[Any]:
         """Call a method of all ranks; references to the results, by rank."""
+        return self.submit_each(name, [arguments] * len(self._workers))
+
+    def submit_each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The same with arguments for each rank."""
         calls = [w.do_meanwhile if name in MEANWHILE else w.do for w in self._workers]
-        references = [call.remote(name, arguments) for call in calls]
+        references = [call.remote(name, own) for call, own in zip(calls, arguments, strict=True)]
         self._open.append(references)
         return references
 
@@ -81,21 +87,21 @@ class Calls:
                 others, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
                 done = [*done, *others]
             # A rank may wait in this call for one that has failed in another.
-            if self._watch.finding is not None or (not done and self._ends()):
-                raise self._failure()
+            if self._watch.finding is not None or (not done and _ends(self._open)):
+                raise self.failure()
             try:
                 results |= zip(done, ray.get(done), strict=True)
             except RayError:
-                raise self._failure() from None
+                raise self.failure() from None
         self.forget(references)
         return [results[reference] for reference in references]
 
-    def _failure(self) -> Exception:
+    def failure(self) -> Exception:
         """The error that the user should see, once something has failed."""
         self.has_failed = True
         noticed_s = now_s()
         cause = self._find_cause()
-        self._open.clear()  # they are told of once
+        self._told, self._open = self._open, []  # they are told of once
         if cause.kind is Kind.TOLD:
             assert cause.end is not None
             assert cause.end.error is not None
@@ -103,7 +109,7 @@ class Calls:
         lost = self.drained
         if cause.finding is not None and cause.finding.kind == "node lost":
             lost |= {self._watch.node(rank).node_id for rank in cause.ranks}
-        return RankFailedError(self._describe(cause), noticed_s, lost)
+        return RankFailedError(self._describe(cause), noticed_s, lost, frozenset(cause.ranks))
 
     def forget(self, references: list[Any]) -> None:
         """Results of a call have been taken, or nobody wants them any more."""
@@ -112,9 +118,9 @@ class Calls:
 
     def _find_cause(self) -> Cause:
         """Wait for a moment, so that the rank to blame is found and not one that lost it."""
-        given_up_s = time.monotonic() + _CAUSE_TIMEOUT_S
+        given_up_s = time.monotonic() + max(_CAUSE_TIMEOUT_S, self._watch.node_patience_s)
         while True:
-            cause = find_cause(self._ends(), self._watch.finding)
+            cause = find_cause(_ends(self._open), self._watch.finding)
             if cause is not None and cause.kind is Kind.GONE:
                 lost = self._watch.lost_node(cause.ranks[0])
                 cause = cause if lost is None else Cause(lost.ranks, None, lost)
@@ -122,17 +128,13 @@ class Calls:
                 return cause
             time.sleep(_LOOK_S)
 
-    def _ends(self) -> dict[int, End]:
-        """How calls have failed, the first of each rank."""
-        ends: dict[int, End] = {}
-        for references in self._open:
+    def busy(self) -> set[int]:
+        """Ranks that have not answered what they were asked before a failure, or have ended."""
+        found, asked = set(), [*self._told, *self._open]
+        for references in asked:
             done, _ = ray.wait(references, num_returns=len(references), timeout=0)
-            for reference in done:
-                try:
-                    ray.get(reference)
-                except RayError as error:
-                    ends.setdefault(references.index(reference), end_of(error))
-        return ends
+            found |= {rank for rank, own in enumerate(references) if own not in done}
+        return found | {rank for rank, end in _ends(asked).items() if end.kind is Kind.GONE}
 
     def _describe(self, cause: Cause) -> str:
         """See `tell`."""
@@ -159,3 +161,16 @@ class Calls:
             return str(ray.get(done[0])) if done else ""
         except RayError:
             return ""
+
+
+def _ends(calls: Sequence[Sequence[Any]]) -> dict[int, End]:
+    """How calls have failed, the first of each rank."""
+    ends: dict[int, End] = {}
+    for references in calls:
+        done, _ = ray.wait(list(references), num_returns=len(references), timeout=0)
+        for reference in done:
+            try:
+                ray.get(reference)
+            except RayError as error:
+                ends.setdefault(references.index(reference), end_of(error))
+    return ends

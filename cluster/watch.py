@@ -1,13 +1,13 @@
 """A thread of the driver's that asks every rank how it is, and finds those that are lost or hang.
 
 A rank answers in a thread of its own, so one that computes or waits for others still answers. If
-it is silent, its node's raylet is knocked at: refused or unreachable means that the node is lost;
-if the node answers, the process is frozen, which takes `failure.hang_timeout_s` to be sure of.
+all ranks of a node are silent, its raylet is knocked at: refusals, or a silence of
+`failure.node_timeout_s`, mean that the node is lost (see `knocking`). A rank that is silent on a
+node that answers is frozen, which takes `failure.hang_timeout_s` to be sure of.
 """
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -19,17 +19,16 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
+from tsarch.cluster.knocking import Answer, Door, is_gone, knock
 from tsarch.rank.api import ProcessApi, name_of
 from tsarch.rank.hangs import Finding, find_hang
 from tsarch.rank.status import BUILDING, Status
 
-_POLL_S = 1.0
+_POLL_S = 0.3
 _POLL_PER_RANK_S = 0.02  # a poll costs the driver about 0.5 ms
-_SILENT_S = 2.5
-"""After so long without an answer, the node is knocked at."""
-_KNOCK_TIMEOUT_S = 2.0
-_KNOCKS = 2
-"""So many in vain one after the other: the node is lost."""
+_SUSPICIOUS_POLLS = 2.5
+"""Of so many a rank has answered none: its node is knocked at."""
+_STOP_TIMEOUT_S = 4.0
 _DRAIN_POLL_S = 3.0
 _BUILDING_S = 60.0
 """Longer patience with processes that start, since imports can keep every thread waiting."""
@@ -49,9 +48,15 @@ class Watch:
     """Watches ranks until `stop`."""
 
     def __init__(
-        self, workers: Sequence[Any], nodes: Sequence[Node], hang_timeout_s: float
+        self,
+        workers: Sequence[Any],
+        nodes: Sequence[Node],
+        hang_timeout_s: float,
+        node_timeout_s: float,
     ) -> None:
         """`nodes`: that of each rank."""
+        self._node_timeout_s = node_timeout_s
+        self._every_s = max(_POLL_S, _POLL_PER_RANK_S * len(workers))
         self._workers = list(workers)
         self._nodes = list(nodes)
         self._hang_timeout_s = hang_timeout_s
@@ -59,7 +64,7 @@ class Watch:
         self._asked: dict[int, Any] = {}
         self._statuses: dict[int, Status] = {}
         self._heard_s = dict.fromkeys(range(len(workers)), now_s)
-        self._in_vain: dict[str, int] = {}
+        self._doors = {node: Door(node_timeout_s) for node in nodes}
         self._finding: Finding | None = None
         self._draining: frozenset[str] = frozenset()
         self._looked_at_drains_s = now_s
@@ -77,6 +82,11 @@ class Watch:
         """Ids of nodes with ranks that are to be taken away (a notice of preemption)."""
         return self._draining
 
+    @property
+    def node_patience_s(self) -> float:
+        """The longest that it takes to find that a node is lost."""
+        return self._node_timeout_s + _SUSPICIOUS_POLLS * self._every_s + _STOP_TIMEOUT_S
+
     def node(self, rank: int) -> Node:
         """Where a rank is."""
         return self._nodes[rank]
@@ -92,7 +102,7 @@ class Watch:
     def lost_node(self, rank: int) -> Finding | None:
         """Whether the node of a rank whose process is gone is gone too."""
         node = self._nodes[rank]
-        if is_reachable(node):
+        if not is_gone(node.address, node.port, self._node_timeout_s) and not _is_given_up(node):
             return None
         ranks = tuple(r for r, own in enumerate(self._nodes) if own == node)
         return Finding("node lost", ranks, self.silent_s(rank))
@@ -104,10 +114,10 @@ class Watch:
     def stop(self) -> None:
         """Ask no more."""
         self._ended.set()
-        self._thread.join(timeout=2 * _KNOCK_TIMEOUT_S)
+        self._thread.join(timeout=_STOP_TIMEOUT_S)
 
     def _run(self) -> None:
-        every_s = max(_POLL_S, _POLL_PER_RANK_S * len(self._workers))
+        every_s = self._every_s
         while not self._ended.is_set() and self._finding is None:
             started_s = time.monotonic()
             with suppress(RayError):  # the driver has lost its own Ray: all nodes are silent then
@@ -131,16 +141,19 @@ class Watch:
                     self._heard_s[rank] = time.monotonic()
 
     def _look(self) -> Finding | None:
-        silent = [rank for rank in self._heard_s if self.silent_s(rank) > _SILENT_S]
-        for node in {self._nodes[rank] for rank in silent}:
-            if is_reachable(node):
-                self._in_vain[node.node_id] = 0
+        suspicious_s = _SUSPICIOUS_POLLS * self._every_s
+        silent = {rank for rank in self._heard_s if self.silent_s(rank) > suspicious_s}
+        for node, door in self._doors.items():
+            ranks = tuple(rank for rank, own in enumerate(self._nodes) if own == node)
+            if not silent.issuperset(ranks):
+                door.heard()
                 continue
-            self._in_vain[node.node_id] = self._in_vain.get(node.node_id, 0) + 1
-            if self._in_vain[node.node_id] >= _KNOCKS:
-                lost = tuple(rank for rank in silent if self._nodes[rank] == node)
-                return Finding("node lost", lost, self.silent_s(lost[0]))
-        frozen = tuple(rank for rank in silent if self.silent_s(rank) > self._patience_s(rank))
+            knocked_s = time.monotonic()
+            door.note(knock(node.address, node.port), knocked_s)
+            if door.is_lost(time.monotonic()):
+                return Finding("node lost", ranks, min(map(self.silent_s, ranks)))
+        there = [rank for rank in sorted(silent) if self._doors[self._nodes[rank]].answers]
+        frozen = tuple(rank for rank in there if self.silent_s(rank) > self._patience_s(rank))
         if frozen:
             return Finding("frozen", frozen, self.silent_s(frozen[0]))
         return None if silent else find_hang(self._statuses, self._hang_timeout_s)
@@ -160,9 +173,10 @@ class Watch:
 
 
 def is_reachable(node: Node) -> bool:
-    """Whether the raylet of a node takes connections."""
-    try:
-        with socket.create_connection((node.address, node.port), timeout=_KNOCK_TIMEOUT_S):
-            return True
-    except OSError:
-        return False
+    """Whether the raylet of a node takes connections now."""
+    return knock(node.address, node.port) is Answer.TAKEN
+
+
+def _is_given_up(node: Node) -> bool:
+    """Whether Ray itself counts a node as dead, which its raylet may not have heard."""
+    return any(own["NodeID"] == node.node_id and not own["Alive"] for own in ray.nodes())

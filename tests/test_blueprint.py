@@ -23,8 +23,8 @@ READERS = {
     "tsarch.model_folder",
 }
 """Files that look into sections of a raw config: the one that resolves it, the one that reads and
-writes it, the one that has a saved run's models built from its own folder, and the one that sends it
-to hosts that have its models, which need not be here."""
+writes it, the one that has a saved run's models built from its own folder, and the one that sends
+it to hosts that have its models, which need not be here."""
 
 
 def reads_a_section(tree: ast.AST) -> bool:

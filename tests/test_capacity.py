@@ -121,8 +121,12 @@ def test_states_beyond_the_memory_are_refused(tmp_path, prepared, monkeypatch):
         check_capacity(tiny_blueprint(tmp_path), prepared, own_ray=True)
     text = str(caught.value)
     assert "memory: 2 ranks need 0.0 GB for weights, gradients, optimizer state" in text
-    assert "The largest part is the tied table" in text
+    # Ranks that may have to go back keep two copies.
+    assert "The largest part is the copies for checkpoints" in text
     assert "zero_stage 3" in text
+    without = {"checkpoint": {"in_memory_every_steps": None}}
+    with pytest.raises(UserError, match="The largest part is the tied table"):
+        check_capacity(resolve(tiny_config(tmp_path, **without)), prepared, own_ray=True)
     # On a cluster nobody knows the memory here.
     check_capacity(tiny_blueprint(tmp_path), prepared, own_ray=False)
 

@@ -11,7 +11,7 @@ from tests.helpers import tiny_config
 from tests.suites.equivalence import Case, comparable, run_cases, train_rows
 from tsarch.blueprint import resolve
 from tsarch.errors import ReplicaDriftError, RunFailedError
-from tsarch.rank.api import RankApi
+from tsarch.rank.api import ProcessApi, RankApi
 
 CASES = [
     Case("overlapped", "sgd", (1, 1), (3, 2)),
@@ -43,8 +43,10 @@ def test_drift_of_a_replica_ends_the_run_and_a_failed_rank_is_named(tmp_path, cr
         train_rows(crew, 6)
     # Of two replicas neither is in the majority: both are named.
     assert caught.value.ranks == ["teacher 0 (rank 0)", "student 0 (rank 1)"]
+    crew.ask(ProcessApi.leave, ("teacher", "student"))
+    crew.join()
     crew.build(resolve(config))
-    pid = ray.get(crew._workers[1].__ray_call__.remote(lambda _: os.getpid()))
+    pid = ray.get(crew._members.workers[1].__ray_call__.remote(lambda _: os.getpid()))
     os.kill(pid, 9)
     with pytest.raises(RunFailedError, match=r"student 0 \(rank 1\) on .* was killed"):
         train_rows(crew, 6)

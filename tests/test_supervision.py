@@ -20,7 +20,13 @@ from tsarch.checkpoint.store import Store
 from tsarch.cluster.nodes import end_processes
 from tsarch.cluster.rank_calls import end_of
 from tsarch.cluster.recovery import smaller_run
-from tsarch.errors import RankFailedError, ReplicaDriftError, RunFailedError, UserError
+from tsarch.errors import (
+    RankFailedError,
+    ReplicaDriftError,
+    RunFailedError,
+    UserError,
+    has_lost_peer,
+)
 from tsarch.rank.activity import IDLE, Activity, read_note
 from tsarch.rank.diagnosis import (
     End,
@@ -31,6 +37,7 @@ from tsarch.rank.diagnosis import (
     find_cause,
 )
 from tsarch.rank.hangs import Finding, find_hang
+from tsarch.rank.process import HasFailedError
 from tsarch.rank.rank_checkpoint import RankCheckpoint
 from tsarch.rank.status import (
     ProcessFacts,
@@ -301,12 +308,13 @@ def test_the_way_on_that_is_advised_works_where_it_is_said(tmp_path):
     assert how_to_go_on(folder, store, "auto").endswith(" --resume --address auto")
 
 
-def test_the_error_crosses_processes():
+def test_errors_cross_processes():
     import pickle
 
     error = RankFailedError("gone", 3.0, frozenset({"a"}))
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.noticed_s, again.lost_nodes) == ("gone", 3.0, frozenset({"a"}))
+    assert has_lost_peer(pickle.loads(pickle.dumps(HasFailedError())))
 
 
 def test_the_peak_of_a_process_is_its_own_and_not_that_of_whoever_started_it():

@@ -14,7 +14,10 @@ import psutil
 
 from tests.suites.observed_run import FAULT_STEP, ObservedRun
 
-DETECT_LIMIT_S = 10.0
+_SILENT_LIMIT_S = 13.0
+"""To notice a node that is silent: `failure.node_timeout_s`, and the time to suspect it and to
+knock."""
+_END_TIMEOUT_S = 10.0
 _MEMORY_BYTES = 2**23
 
 Act = Callable[[ObservedRun], None]
@@ -43,6 +46,10 @@ class Case:
     """Whether the weights must be bitwise those of a run without the fault."""
     needs_cable: bool = False
     needs_root: bool = False
+    detect_limit_s: float = 2.0
+    """To notice it, unless it is a hang."""
+    down_limit_s: float = 5.0
+    """From noticing it to the end of the next step, on free cores."""
 
 
 def run_out_of_memory(run: ObservedRun) -> None:
@@ -56,7 +63,7 @@ def run_out_of_memory(run: ObservedRun) -> None:
         (folder / limit).write_text(str(_MEMORY_BYTES), encoding="ascii")
         run.mark()
         (folder / "cgroup.procs").write_text(str(rank), encoding="ascii")
-        psutil.Process(rank).wait(timeout=DETECT_LIMIT_S)
+        psutil.Process(rank).wait(timeout=_END_TIMEOUT_S)
     except psutil.NoSuchProcess:
         pass
     finally:
@@ -72,11 +79,25 @@ def kill_raylet(run: ObservedRun) -> None:
     run.cluster.start_node(1)
 
 
+def kill_head(run: ObservedRun) -> None:
+    """The head's GCS is killed, for good."""
+    run.mark()
+    run.cluster.kill(0, "gcs_server")
+
+
+def start_cluster(run: ObservedRun) -> None:
+    """All nodes are started anew."""
+    for node in (1, 0):
+        run.cluster.end_node(node)
+    for node in (0, 1):
+        run.cluster.start_node(node)
+
+
 def unplug(run: ObservedRun) -> None:
     """The second node is cut off, and started anew after a while."""
     run.mark()
     run.cluster.hosts.set_cable(False)
-    time.sleep(12.0)
+    time.sleep(_SILENT_LIMIT_S + 3)
     _plug_in(run)
 
 
@@ -198,8 +219,23 @@ CASES = (
     _freeze("FinishTiedExchange", SECOND_STUDENT),
     _freeze("SendGrad", STUDENT, "joint"),
     _freeze("RecvGrad", TEACHER, "joint"),
-    Case("kill raylet", r"is lost with its node", act=kill_raylet),
-    Case("unplug a node", r"is lost with its node", act=unplug, needs_cable=True),
+    Case(
+        "kill student without a spare",
+        r"student 1 \(rank 2\) on .* was killed: its process \d+ is gone \(SIGKILL",
+        {"kind": "kill", "rank": SECOND_STUDENT, "instruction": "Forward"},
+        overrides=("topology.spares=0",),
+        down_limit_s=10.0,
+    ),
+    # There is no other node, so the run waits until this one is started again.
+    Case("kill raylet", r"is lost with its node", act=kill_raylet, down_limit_s=40.0),
+    Case(
+        "unplug a node",
+        r"is lost with its node",
+        act=unplug,
+        needs_cable=True,
+        detect_limit_s=_SILENT_LIMIT_S,
+        down_limit_s=40.0,
+    ),
     Case(
         "unplug for good",
         r"is lost with its node(.*\n)*.*going on with 1 teacher \+ 1 student replicas",
@@ -212,6 +248,8 @@ CASES = (
         ),
         same=False,
         needs_cable=True,
+        detect_limit_s=_SILENT_LIMIT_S,
+        down_limit_s=40.0,
     ),
     Case(
         "disk full",
@@ -219,6 +257,14 @@ CASES = (
         {"kind": "raise", "rank": STUDENT, "step": 40},
         overrides=("checkpoint.folder={disk}",),
         needs_root=True,
+    ),
+    Case(
+        "kill the head's GCS",
+        r"the head of the Ray cluster .* doesn't answer: ended, saved at step",
+        act=kill_head,
+        status=1,
+        restarts=0,
+        resume=start_cluster,
     ),
     Case("SIGTERM", r"SIGTERM: saving", act=terminate, status=143, restarts=0, resume=nothing),
     Case("kill driver", act=kill_driver, status=-9, restarts=0, resume=nothing),

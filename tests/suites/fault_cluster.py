@@ -161,9 +161,13 @@ class FaultCluster:
 
     def kill_raylet(self, node: int) -> None:
         """SIGKILL the raylet of a node."""
+        self.kill(node, "raylet")
+
+    def kill(self, node: int, name: str) -> None:
+        """SIGKILL a process of Ray's on a node."""
         for process in self._nodes[node]:
             with suppress(psutil.NoSuchProcess):
-                if process.name() == "raylet":
+                if process.name() == name:
                     process.send_signal(signal.SIGKILL)
 
     def end_node(self, node: int) -> None:

@@ -89,6 +89,13 @@ def faulty_worker(faults: list[Fault]) -> type[Worker]:
     class FaultyWorker(Worker):
         def __init__(self, blueprint: Blueprint, rank: int, threads: int, log_file: str) -> None:
             super().__init__(blueprint, rank, threads, log_file)
+            self._spoil(rank, log_file)
+
+        def become(self, rank: int, threads: int, log_file: str) -> None:
+            super().become(rank, threads, log_file)
+            self._spoil(rank, log_file)
+
+        def _spoil(self, rank: int, log_file: str) -> None:
             own = [fault for fault in faults if fault.rank == rank]
             self.activity = FaultyActivity(note_file(Path(log_file)), own)
 
@@ -129,7 +136,9 @@ def run(faults: list[Fault], arguments: list[str]) -> None:
     start = RayCrew.start.__func__  # type: ignore[attr-defined]
 
     def start_faulty(cls: type[RayCrew], *args: Any, **kwargs: Any) -> RayCrew:
-        return start(cls, *args, worker=worker, **kwargs)  # type: ignore[no-any-return]
+        crew: RayCrew = start(cls, *args, worker=worker, **kwargs)
+        crew.start_spares(wait=True)
+        return crew
 
     RayCrew.start = classmethod(start_faulty)  # type: ignore[assignment,method-assign]
     start_processes = ProcessCrew.start.__func__  # type: ignore[attr-defined]

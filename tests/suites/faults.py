@@ -22,7 +22,7 @@ from typing import Annotated
 
 import typer
 
-from tests.suites.fault_cases import CASES, DETECT_LIMIT_S, Case, kill_driver, terminate
+from tests.suites.fault_cases import CASES, Case, kill_driver, terminate
 from tests.suites.fault_cluster import FaultCluster
 from tests.suites.observed_run import (
     EVERY_STEPS,
@@ -34,7 +34,6 @@ from tests.suites.observed_run import (
 )
 
 OUTPUT = Path("tests/suites/results/faults.json")
-_DOWN_LIMIT_S = 60.0
 _GONE_LIMIT_S = 15.0
 _DISK_BYTES = 2**25
 
@@ -108,11 +107,11 @@ def _check_failures(case: Case, run: ObservedRun, outcome: Outcome) -> None:
     outcome.detected_s = failure["noticed_s"] - happened_s
     outcome.down_s = failure["down_s"]
     outcome.repeated = failure["failed_at"] - failure["resumed_at"]
-    limit_s = HANG_TIMEOUT_S + 5 if case.is_hang else DETECT_LIMIT_S
+    limit_s = HANG_TIMEOUT_S + 5 if case.is_hang else case.detect_limit_s
     if outcome.detected_s > limit_s:
         outcome.mistakes.append(f"detected after more than {limit_s:g} s")
-    if outcome.down_s > _DOWN_LIMIT_S:
-        outcome.mistakes.append(f"trains again after more than {_DOWN_LIMIT_S:g} s")
+    if outcome.down_s > case.down_limit_s:
+        outcome.mistakes.append(f"trains again after more than {case.down_limit_s:g} s")
     if outcome.repeated > EVERY_STEPS and "disk" not in case.name:
         outcome.mistakes.append(f"more than {EVERY_STEPS} steps repeated")
 

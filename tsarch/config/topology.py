@@ -86,10 +86,10 @@ class TopologyConfig(Section):
     """Seconds to wait, as a run starts, for nodes that the Ray cluster is still bringing up, if
     the ranks have no room without them."""
     spares: Annotated[int, Field(ge=0, le=16)] = 1
-    """Processes (with `processes`) that have imported everything and read the data, and
-    wait to take a failed rank's place. They start after the first 10 s of training, and take the
-    memory of their imports. 0: a failed rank's place is taken by a process that must import
-    first."""
+    """Processes a host (with `processes`, and with `ray` where ranks have no GPUs) that have
+    imported everything and read the data, and wait to take a failed rank's place. They start after
+    the first 10 s of training, and take the memory of their imports. 0: a failed rank's place is
+    taken by a process that must import first."""
     timeout_s: Annotated[float, Field(gt=0, le=1e7)] = 600.0
     """Seconds after which a collective or a link message that never comes is an error."""
 

@@ -141,7 +141,7 @@ class CheckpointConfig(Section):
     at_epochs: bool = True
     """Save at the end of each epoch, after its validation if it has one."""
     in_memory_every_steps: PositiveInt | None = 5
-    """Steps between two cuts that ranks keep in host memory (`processes`), to go back to
+    """Steps between two cuts that ranks keep in host memory (`ray`, `processes`), to go back to
     after a failure; fewer cuts where they would take more than 2 % of the time. `null`: none, a
     failed run goes back to its last checkpoint."""
     keep_last: PositiveInt = 2
@@ -163,6 +163,15 @@ class FailureConfig(Section):
     hang_timeout_s: PositiveFloat = 300.0
     """Seconds without an instruction done on any rank, or without an answer from one, after which
     the run counts as hanging. More than the longest single instruction takes."""
+    node_timeout_s: PositiveFloat = 10.0
+    """Seconds of silence, of a node's ranks and of Ray on it, after which the node counts as lost;
+    the same for the cluster's head. A node that is there but refuses connections, since Ray on it
+    has ended, is noticed within about 1.5 s. Less notices an unplugged host sooner; more where the
+    network or a host may be away for longer."""
+    head_wait_s: PositiveFloat = 5.0
+    """Seconds to train on without the head of the Ray cluster, after which the run saves a
+    checkpoint and ends. More if the cluster keeps what its head knows in an external store, so
+    that it can come back."""
     node_wait_s: NonNegativeFloat = 30.0
     """Seconds to wait for a lost node to come back before going on with fewer replicas
     (`topology.min_replicas`) or ending."""

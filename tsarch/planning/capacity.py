@@ -320,6 +320,7 @@ def _remedy(on_gpu: bool) -> str:
             "Use more replicas of that stage at zero_stage 3, precision bf16, or a smaller model."
         )
     return (
-        "Use zero_stage 3 (replicas then share the states), fewer replicas, a machine with more "
-        "memory, or a smaller model."
+        "Use zero_stage 3 (replicas then share the states), fewer replicas, one copy in place of "
+        "two (`checkpoint.in_memory_every_steps: null`), a machine with more memory, or a smaller "
+        "model."
     )

@@ -17,7 +17,7 @@ _MOST_FOR_CUTS = 0.02
 
 def keeps_cuts(blueprint: Blueprint) -> bool:
     """Whether ranks keep cuts in memory: where they can go back to them."""
-    can_go_back = blueprint.runner.name == "processes" and blueprint.failure.max_restarts > 0
+    can_go_back = not blueprint.runner.is_one_process and blueprint.failure.max_restarts > 0
     return can_go_back and blueprint.checkpoint.in_memory_every_steps is not None
 
 

@@ -39,8 +39,10 @@ _ORPHAN_S = 60.0
 class HasFailedError(ConnectionError):
     """What a rank answers that has failed in what came before: a consequence, no cause."""
 
-    def __init__(self) -> None:
-        super().__init__("closed by peer: this rank has failed in what came before")
+    def __init__(
+        self, message: str = "closed by peer: this rank has failed in what came before"
+    ) -> None:
+        super().__init__(message)  # with its arguments it crosses processes
 
 
 class Answering:
