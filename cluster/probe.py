@@ -101,9 +101,16 @@ def gather_facts(request: Request) -> Facts:
         free_device_bytes=own.free_bytes,
         folders=folder_problems(request.marks),
         sizes={path: _size(path) for path in request.names},
-        gpu_ids=tuple(ray.get_runtime_context().get_accelerator_ids().get("GPU", ())),
+        gpu_ids=_gpu_ids(),
         niceness=os.getpriority(os.PRIO_PROCESS, 0),
     )
+
+
+def _gpu_ids() -> tuple[str, ...]:
+    """The GPUs that Ray gave this process. To ask outside of a Ray would start one."""
+    if not ray.is_initialized():
+        return ()
+    return tuple(ray.get_runtime_context().get_accelerator_ids().get("GPU", ()))
 
 
 class _Device(NamedTuple):

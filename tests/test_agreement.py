@@ -249,6 +249,10 @@ class TestWhatARankLooksAt:
         assert "missing" not in facts.versions.values()
         assert facts.free_host_bytes > 0
 
+    def test_it_starts_no_ray(self):
+        assert gather_facts(Request("cpu", {}, ())).gpu_ids == ()
+        assert not ray.is_initialized()
+
 
 class Told:
     """A crew of two ranks that answer what a test wants."""
