@@ -239,7 +239,7 @@ def _generate(case: Case, **options: Any) -> Arm:
 def _causal(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    is_seq2seq = AutoConfig.from_pretrained(folder).is_encoder_decoder
+    is_seq2seq = AutoConfig.from_pretrained(folder, trust_remote_code=False).is_encoder_decoder
     kind = AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM
     return kind.from_pretrained(folder, dtype=dtype).eval()
 
@@ -257,7 +257,7 @@ def _model_cases(
         raise typer.BadParameter(f"{folder} is not there: run `make smollm2`, or give --model")
     blueprint = resolve(load_config("configs/summarization.yaml", [f"teacher.model={folder}"]))
     pair = build_pair(blueprint, None, dtype=dtype, stages=[Stage.TEACHER])
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     spec = _spec(int(tokenizer.eos_token_id), new_tokens)
     hf = _causal(folder, dtype)
     return [

@@ -47,8 +47,9 @@ class SideRun:
 
     @property
     def padded_share(self) -> float:
-        """Share of all computed positions that are no real token."""
-        return 1.0 - 2 * self.num_tokens / self._num_positions
+        """Share of all computed positions that are no real token. Windows leave out tokens that
+        only contexts have: without padding there are fewer positions than tokens for both."""
+        return max(1.0 - 2 * self.num_tokens / self._num_positions, 0.0)
 
     @property
     def busy_cores(self) -> float:

@@ -77,7 +77,7 @@ def test_what_is_no_ray_is_told_at_once(monkeypatch, answers):
     monkeypatch.setattr(authentication, "_ANSWER_TIMEOUT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(joining, "_find", lambda address: address)
+        monkeypatch.setattr(joining, "find_head", lambda address: address)
         if answers:
             threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
         monkeypatch.setattr(joining.ray, "init", unwanted)
@@ -103,7 +103,7 @@ def test_an_open_cluster_on_the_network_is_warned_of(monkeypatch):
 def warnings(monkeypatch: pytest.MonkeyPatch, asks: bool, host: str) -> list[str]:
     """What is said on joining a cluster that isn't there."""
     said: list[str] = []
-    monkeypatch.setattr(joining, "_find", lambda address: address)
+    monkeypatch.setattr(joining, "find_head", lambda address: address)
     monkeypatch.setattr(joining, "enter", lambda address, target: asks)
     monkeypatch.setattr(joining.ray, "init", lambda **options: None)
     join_ray(NUM_CPUS, f"{host}:6379", said.append)

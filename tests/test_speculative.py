@@ -61,7 +61,7 @@ def opened(folder: Path, model: str) -> tuple[Halves, list[Prompt]]:
         12,
     )
     rank.parts.train(False)
-    return halves, prompts_of(rank._prepared.splits["test"], range(7))
+    return halves, prompts_of(rank.prepared.splits["test"], range(7))
 
 
 def texts_of(halves: Halves, prompts: list[Prompt], mode: str, spec: WritingSpec) -> Any:
