@@ -98,15 +98,21 @@ def test_unknown_options_are_told(ner_run):
             tsarch.load(ner_run, **options)
 
 
+def _scores(answers):
+    return {(n, e.start, e.type): e.score for n, own in enumerate(answers) for e in own}
+
+
 def test_less_precise_numbers_and_other_batches_give_the_same_entities(ner_run):
     expected = tsarch.load(ner_run, device="cpu").predict(TEXTS, "teacher")
     assert any(expected)
     small = tsarch.load(ner_run, device="cpu", batch_tokens=1).predict(TEXTS, "teacher")
     assert _without_scores(small) == _without_scores(expected)
     rough = tsarch.load(ner_run, device="cpu", precision="bf16").predict(TEXTS, "teacher")
-    found = {(n, e.start, e.type) for n, own in enumerate(rough) for e in own}
-    wanted = {(n, e.start, e.type) for n, own in enumerate(expected) for e in own}
-    assert len(found & wanted) >= 0.95 * len(found | wanted)
+    found, wanted = _scores(rough), _scores(expected)
+    same = found.keys() & wanted.keys()
+    assert all(abs(found[key] - wanted[key]) < 1e-3 for key in same)
+    # A run so short scores all labels alike (.12 to .14): rounding decides between some.
+    assert len(same) >= 0.9 * len(found.keys() | wanted.keys())
 
 
 def _without_scores(answers):
