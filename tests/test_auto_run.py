@@ -25,7 +25,7 @@ def run_auto(tmp_path: Path, **sections: dict[str, Any]) -> tuple[dict[str, Any]
     config = load_config(tmp_path / "run" / "config.yaml")
     assert not config.topology.auto
     logs = tmp_path / "run" / "logs"
-    assert {p.name for p in (logs / "auto").iterdir()} == {"rank-0.log", "rank-1.log"}
+    assert {p.name for p in (logs / "auto").glob("*.log")} == {"rank-0.log", "rank-1.log"}
     return summary, config
 
 
