@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -65,21 +66,20 @@ def _padded(
     return embeds, torch.from_numpy(tokens.mask).to(embeds.device)
 
 
-class TeacherGeneration:
-    """The teacher of some texts.
+Half = TypeVar("Half", TeacherHalf, StudentHalf)
 
-    Args:
-        prepared: by the half; None: when it starts.
-    """
+
+class _Generation(Generic[Half]):
+    """What teacher and student have of texts under way."""
 
     def __init__(
         self,
-        half: TeacherHalf,
+        half: Half,
         table: TableLookup,
         keeping: Keeping,
         prepared: Prepared | None = None,
     ) -> None:
-        self._half = half
+        self._half: Half = half
         self._table = table
         self._keeping = keeping
         self._given = prepared
@@ -95,6 +95,22 @@ class TeacherGeneration:
     def is_ragged(self) -> bool:
         """See `GrowingTexts`."""
         return self._texts.is_ragged
+
+    def keep(self, counts: IntArray) -> None:
+        """Keep the first `counts` of the tokens that were just read."""
+        self._texts.keep(counts)
+
+    def reorder(self, parents: IntArray) -> None:
+        """Go on with the texts `parents`, in their order."""
+        self._texts.reorder(parents)
+
+
+class TeacherGeneration(_Generation[TeacherHalf]):
+    """The teacher of some texts.
+
+    Args:
+        prepared: by the half; None: when it starts.
+    """
 
     def start(self, prompts: Sequence[Prompt]) -> list[Tensor]:
         """Per text (window_tokens, width + outputs): what the student needs of the prompt."""
@@ -142,14 +158,6 @@ class TeacherGeneration:
         logits = self._logits.view(*tokens.shape, -1)
         return torch.cat([states, logits.to(states.dtype)], dim=-1)
 
-    def keep(self, counts: IntArray) -> None:
-        """Keep the first `counts` of the tokens that were just read."""
-        self._texts.keep(counts)
-
-    def reorder(self, parents: IntArray) -> None:
-        """Go on with the texts `parents`, in their order."""
-        self._texts.reorder(parents)
-
     def _read(
         self,
         inputs: Tensor,
@@ -182,7 +190,7 @@ class TeacherGeneration:
         return torch.cat([read.hidden, read.predictions.to(read.hidden.dtype)], dim=-1)
 
 
-class StudentGeneration:
+class StudentGeneration(_Generation[StudentHalf]):
     """The student of some texts, fed by the teacher or alone; it sees its window only.
 
     Windows are blocks of `max_tokens`, as in training: when one is full the next begins.
@@ -197,24 +205,9 @@ class StudentGeneration:
         keeping: Keeping,
         prepared: Prepared | None = None,
     ) -> None:
-        self._half = half
-        self._table = table
+        super().__init__(half, table, keeping, prepared)
         self._width = half.teacher_width
-        self._logits: Tensor | None = None
-        """As the teacher's."""
         self._max_tokens = max_tokens
-        self._keeping = keeping
-        self._given = prepared
-        self._texts: GrowingTexts
-
-    @cached_property
-    def _prepared(self) -> Prepared:
-        return self._given or self._half.prepared(self._table)
-
-    @property
-    def is_ragged(self) -> bool:
-        """See `GrowingTexts`."""
-        return self._texts.is_ragged
 
     @property
     def room(self) -> IntArray:
@@ -260,14 +253,6 @@ class StudentGeneration:
         bridge = None if hidden is None else hidden.to(embeds.dtype)
         said = self._texts.feed(self._inputs(embeds, bridge), counts)
         return said if self._logits is None else self._logits.view(*tokens.shape, -1)
-
-    def keep(self, counts: IntArray) -> None:
-        """Keep the first `counts` of the tokens that were just read."""
-        self._texts.keep(counts)
-
-    def reorder(self, parents: IntArray) -> None:
-        """Go on with the texts `parents`, in their order."""
-        self._texts.reorder(parents)
 
     def _inputs(self, embeds: Tensor, bridge: Tensor | None) -> Tensor:
         """Embeddings, the teacher's hidden states, and whether there are some, side by side."""
