@@ -1,4 +1,4 @@
-"""The command line: `tsarch train`, `evaluate`, `predict`, `schema`."""
+"""The command line: `tsarch train`, `evaluate`, `predict`, `serve`, `export`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 
 from tsarch.config import Config, Mode
-from tsarch.config_loading import config_schema, load_config
+from tsarch.config_loading import load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
-from tsarch.launch import job_commands, version_commands
+from tsarch.launch import file_commands, job_commands, version_commands
 from tsarch.launch.doctor import doctor
 from tsarch.launch.plan import plan
 from tsarch.launchers import describe, forget_launchers
@@ -346,22 +346,9 @@ def export(
     export_to(run, folder, onnx, int8, check_rows, name, licence, language)
 
 
-@app.command()
-def schema(
-    output: Annotated[Path | None, typer.Argument(help="File to write. Default: print.")] = None,
-) -> None:
-    """Write the JSON Schema of the config file, for editors."""
-    if output is None:
-        typer.echo(config_schema(), nl=False)
-        return
-    try:
-        output.write_text(config_schema(), encoding="utf-8")
-    except OSError as error:
-        raise UserError.single(str(output), f"can't be written ({error.strerror}).") from None
-
-
 version_commands.register(app)
 job_commands.register(app)
+file_commands.register(app)
 app.command()(plan)
 app.command()(doctor)
 

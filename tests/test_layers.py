@@ -27,6 +27,7 @@ LAYERS = [
         "tsarch.errors",
         "tsarch.config",
         "tsarch.config_loading",
+        "tsarch.config_changes",
         "tsarch.overrides",
         "tsarch.yaml_text",
         "tsarch.task_names",

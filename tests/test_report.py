@@ -20,7 +20,8 @@ from tsarch.records import TickReport
 from tsarch.run.loop import Trainer
 from tsarch.run.restarts import Restart
 from tsarch.telling import report
-from tsarch.telling.report import mode_rows, model_name, show_bytes, show_count, show_seconds
+from tsarch.telling.pages import show_bytes, show_count, show_seconds
+from tsarch.telling.report import mode_rows, model_name
 from tsarch.telling.report import write_report as write
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -55,9 +56,10 @@ class Page(HTMLParser):
         self.text += data + " "
 
 
-def read(folder: Path) -> Page:
-    """The report of a run, which must need nothing from outside and run nothing."""
-    text = (folder / "report.html").read_text(encoding="utf-8")
+def read(folder: Path, name: str = "report.html") -> Page:
+    """The report of a run, or another page, which must need nothing from outside and run
+    nothing."""
+    text = (folder / name).read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in {tag for tag, _ in page.tags}
     for tag, attributes in page.tags:
@@ -123,7 +125,14 @@ def made_up(folder: Path, num_steps: int = 3, **changes: Any) -> Config:
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     rows = [
-        {"step": i, "loss_teacher": 1 / (i + 1), "loss_student": None if i % 2 else 1.0}
+        {
+            "step": i,
+            "tokens": 1000,
+            "wall_s": 0.5,
+            "tokens_per_s": 2000.0,
+            "loss_teacher": 1 / (i + 1),
+            "loss_student": None if i % 2 else 1.0,
+        }
         for i in range(num_steps)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -6,10 +6,9 @@ import copy
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from tsarch.checkpoint.driver_state import (
     parse_progress,
 )
 from tsarch.checkpoint.store import Store
+from tsarch.config_changes import leaves
 from tsarch.config_loading import parse_config
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.feeds import batch_plan, num_training_steps
@@ -180,7 +180,7 @@ def check_same_run(blueprint: Blueprint, saved: Blueprint) -> None:
     Raises:
         UserError: names all keys that differ and may not.
     """
-    now, before = (dict(_leaves(own.config.model_dump())) for own in (blueprint, saved))
+    now, before = (dict(leaves(own.config.model_dump())) for own in (blueprint, saved))
     mistakes = [
         Mistake(
             f"--resume: {key}",
@@ -261,12 +261,3 @@ def restore_model(point: ResumePoint, model: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, target)
     replace_folder(aside, model)
-
-
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in nested mappings."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value

@@ -47,6 +47,7 @@ _NAMES: dict[Kind, str] = {
     "wait": "waiting for other ranks",
 }
 SERIES_COLOURS = ("#4285d6", "#e07b39", "#2c9c6a", "#8a63d2", "#c2417c", "#7d8797")
+LINE_STYLES = ("-", "--", ":")
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -78,23 +79,33 @@ class Series:
     """A curve."""
 
     name: str
-    steps: Sequence[int]
+    steps: Sequence[float]
     values: Sequence[float]
 
 
-def curves_svg(series: Sequence[Series], label: str) -> str:
-    """Curves over steps; long ones as a faint line of means with their moving average over it."""
+def line_look(number: int) -> tuple[str, str]:
+    """Colour and style (`-`, `--`, `:`) of a figure's curve of that number, from 0 on."""
+    turn, place = divmod(number, len(SERIES_COLOURS))
+    return SERIES_COLOURS[place], LINE_STYLES[turn % len(LINE_STYLES)]
+
+
+def curves_svg(
+    series: Sequence[Series], label: str, over: str = "step", has_legend: bool = True
+) -> str:
+    """Curves over steps (or what else `over` names); long ones as a faint line of means with their
+    moving average over it."""
     with _style():
         figure = Figure(figsize=(5.4, 3.0), layout="constrained")
         axes = figure.add_subplot()
-        for colour, one in zip(SERIES_COLOURS * (len(series) // len(SERIES_COLOURS) + 1), series):
-            _draw_series(axes, one, colour)
-        axes.set_xlabel("step")
+        for number, one in enumerate(series):
+            _draw_series(axes, one, *line_look(number))
+        axes.set_xlabel(over)
         axes.set_ylabel(label)
         axes.grid(axis="y")
         axes.tick_params(length=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.legend(ncols=min(len(series), 4), loc="lower left", bbox_to_anchor=(0, 1))
+        if has_legend:
+            axes.legend(ncols=min(len(series), 4), loc="lower left", bbox_to_anchor=(0, 1))
         return _svg(figure)
 
 
@@ -124,15 +135,16 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _draw_series(axes: Axes, series: Series, colour: str) -> None:
+def _draw_series(axes: Axes, series: Series, colour: str, style: str) -> None:
     steps = np.asarray(series.steps, dtype=float)
     values = np.asarray(series.values, dtype=float)
+    look: dict[str, Any] = {"color": colour, "linestyle": style, "label": series.name}
     if len(values) < _MIN_SMOOTHED:
-        axes.plot(steps, values, color=colour, label=series.name, marker="o", markersize=2.5)
+        axes.plot(steps, values, marker="o", markersize=2.5, **look)
         return
     axes.plot(*_thinned(steps, values), color=colour, alpha=0.25, linewidth=0.9)
     smooth = _moving_average(values, max(len(values) // 25, 3))
-    axes.plot(*_thinned(steps, smooth), color=colour, label=series.name, linewidth=1.6)
+    axes.plot(*_thinned(steps, smooth), linewidth=1.6, **look)
 
 
 def _thinned(

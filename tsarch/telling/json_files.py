@@ -80,6 +80,19 @@ class JsonFiles:
         self._open[name].flush()
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of such a file; without the last one if it is torn, as a run that was ended leaves
+    it; none if there is no file.
+
+    Raises:
+        UserError: another row is damaged.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    return [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
 def _cut(path: Path, keeps_some: bool, is_last: Callable[[int, dict[str, Any]], bool]) -> None:
     """Drop all lines behind the last that stays; what is behind it may be torn."""
     if not path.exists():

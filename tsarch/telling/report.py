@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tsarch.blueprint import Blueprint, resolve
@@ -26,9 +25,11 @@ from tsarch.telling.error_tables import (
     heat_map,
     label_table,
 )
-from tsarch.telling.predictions import Errors, file_name, read_errors
+from tsarch.telling.json_files import read_rows
+from tsarch.telling.pages import environment
+from tsarch.telling.predictions import Errors, read_errors
 from tsarch.telling.run_folder import write_atomically
-from tsarch.telling.seats import by_node, cell, read_seats
+from tsarch.telling.seats import by_node, read_seats
 from tsarch.telling.step_table import show_metric
 from tsarch.telling.timeline import MAX_LANES, Timeline, make_timeline
 from tsarch.telling.trace import read_middle
@@ -62,7 +63,7 @@ def write_report(folder: Path) -> Path:
         save_timeline_png(timeline, title, folder / "timeline.png")
     metric_names = table_metrics(summary["task"])
     best, best_value = best_mode(summary)
-    page = _environment().get_template("report.html.jinja").render(
+    page = environment().get_template("report.html.jinja").render(
         name=blueprint.run.name,
         blueprint=blueprint,
         summary=summary,
@@ -171,8 +172,8 @@ def _stretch_name(timeline: Timeline) -> str:
 
 def _curves(folder: Path, summary: Summary) -> dict[str, Markup]:
     """Title → figure."""
-    rows = _read_lines(folder / "metrics.jsonl")
-    evaluations = _read_lines(folder / "evaluations.jsonl")
+    rows = read_rows(folder / "metrics.jsonl")
+    evaluations = read_rows(folder / "evaluations.jsonl")
     metric = summary["main_metric"]
     validation = [
         Series(
@@ -199,60 +200,3 @@ def _losses(rows: Sequence[Mapping[str, Any]]) -> list[Series]:
         )
         for name in names
     ]
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _environment() -> Environment:
-    """Autoescape: whatever stands in a config or a label is shown and never run."""
-    environment = Environment(
-        loader=PackageLoader("tsarch.telling", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["metric"] = show_metric
-    environment.filters["shortened"] = shortened
-    environment.filters["file_name"] = file_name
-    environment.filters["seats"] = cell
-    environment.filters["bytes"] = show_bytes
-    environment.filters["seconds"] = show_seconds
-    environment.filters["count"] = show_count
-    return environment
-
-
-def shortened(text: str, length: int = 300) -> str:
-    """Its start, if it is longer."""
-    return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def show_bytes(value: float) -> str:
-    """`1.4 MB`, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(value) < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.3g} TB"
-
-
-def show_seconds(value: float) -> str:
-    """`42 ms`, `3.1 s`, `12 min 5 s` or `3 h 20 min`."""
-    if value < 1:
-        return f"{value * 1000:.3g} ms"
-    if value < 120:
-        return f"{value:.3g} s"
-    minutes, seconds = divmod(round(value), 60)
-    if minutes < 120:
-        return f"{minutes} min {seconds} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def show_count(value: float) -> str:
-    """`334.1 M`, `28.9 k` or `97`."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:,.1f} {unit}"
-    return f"{value:,.0f}"

@@ -1,0 +1,146 @@
+"""Runs beside each other: what differs, what is best, and pages that need nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.test_report import made_up, metrics, read
+from tsarch.launch.cli import main
+from tsarch.telling.compared_runs import ComparedRun, read_runs
+from tsarch.telling.comparison import Line, compare_runs, step_curves, validation_curves
+
+
+def folder(tmp_path: Path, name: str, **changes: object) -> Path:
+    made = tmp_path / name
+    made.mkdir()
+    made_up(made, **changes)
+    return made
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[ComparedRun]:
+    return read_runs([folder(tmp_path, "a"), folder(tmp_path, "b", after=metrics(0.6))])
+
+
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *map(str, arguments)])
+    return int(ended.value.code or 0)
+
+
+def line(lines: tuple[Line, ...], *names: str) -> Line:
+    (found,) = (own for own in lines if own.names == names)
+    return found
+
+
+def test_only_keys_that_differ_are_told_and_not_those_that_name_the_run(tmp_path):
+    one, other = folder(tmp_path, "a"), folder(tmp_path, "b")
+    text = (other / "config.yaml").read_text().replace("max_tokens: 40", "max_tokens: 36")
+    (other / "config.yaml").write_text(text.replace("name: tiny", "name: mine"))
+    runs = read_runs([one, other])
+    shorter = [own for own in compare_runs(runs).keys if not own.names[0].startswith("data.")]
+    assert shorter == [Line(("student.max_tokens",), ("40", "36"))]
+
+
+def test_the_best_of_each_mode_is_told_on_each_split(runs):
+    found = compare_runs(runs)
+    assert line(found.metrics, "test", "joint", "f1") == Line(
+        ("test", "joint", "f1"), ("0.5200", "0.6200"), frozenset({1})
+    )
+    assert line(found.metrics, "validation", "joint", "f1").best == frozenset()  # alike
+    assert {own.names[1] for own in found.metrics} == {
+        "teacher", "student", "joint", "student_alone",
+    }  # fmt: skip
+
+
+def test_less_is_better_where_the_main_metric_says_so(runs):
+    low = [replace(run, main_metric="f1", lower_is_better=True) for run in runs]
+    found = compare_runs(low).metrics
+    assert line(found, "test", "joint", "f1").best == frozenset({0})
+    assert line(found, "test", "joint", "recall").best == frozenset({1})
+
+
+def test_speed_is_that_of_the_steps_and_of_the_summary(runs):
+    runs[1] = replace(runs[1], steps=[{**row, "wall_s": 1.0} for row in runs[1].steps])
+    speed = compare_runs(runs).speed
+    rate = line(speed, "tokens a second")
+    assert (rate.cells, rate.best) == (("2,000", "1,000"), frozenset({0}))
+    assert line(speed, "peak memory of a teacher rank").cells == ("1 GB", "1 GB")
+    assert line(speed, "median step").best == frozenset({0})
+
+
+def test_a_run_that_goes_on_is_compared_by_its_last_validation(tmp_path):
+    whole, going_on = folder(tmp_path, "a"), folder(tmp_path, "b")
+    (going_on / "summary.json").unlink()
+    with (going_on / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "to')  # amid a line
+    found = compare_runs(read_runs([whole, going_on]))
+    assert found.notes == ("b has not finished: its scores are those of its last validation",)
+    assert line(found.metrics, "validation", "joint", "f1").cells == ("0.5200", "0.5200")
+    assert line(found.metrics, "test", "joint", "f1").cells == ("0.5200", "–")
+    assert line(found.speed, "steps").cells == ("3", "3")
+    assert line(found.speed, "idle (bubble fraction)").cells == ("20.0 %", "–")
+
+
+def test_other_data_is_said(runs):
+    digests = [{"test": "x", "validation": "v"}, {"test": "y", "validation": "v"}]
+    own = [replace(run, digests=digest) for run, digest in zip(runs, digests)]
+    (note,) = compare_runs(own).notes
+    assert note == "the runs have other test splits: their scores there can't be compared"
+
+
+def test_curves_are_over_steps_and_over_seconds(runs):
+    curves = step_curves(runs)
+    assert set(curves) == {"loss_teacher", "loss_student", "tokens_per_s"}
+    assert curves["loss_student"][0].places == (0.0, 2.0)  # where it is finite
+    assert validation_curves(runs)["joint"][0].places == (3.0,)
+    assert validation_curves(runs, over_time=True)["joint"][0].places == (1.5,)
+
+
+def test_tables_and_a_page_that_needs_nothing_else(tmp_path, capsys):
+    one, other = folder(tmp_path, "a"), folder(tmp_path, "<b>&")
+    assert command(one, other, "--html", tmp_path / "page.html") == 0
+    text = capsys.readouterr().out
+    for word in ("data.test", "student_alone", "tokens a second", "▁"):
+        assert word in text
+    page = read(tmp_path, "page.html")
+    assert "<b>&" in page.text
+    figures = [tag for tag, _ in page.tags if tag == "figure"]
+    assert len(figures) == 4 + 4 + 3  # each mode by steps and seconds; two losses, speed
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [tmp_path / part / "run" for part in ("x", "y")]
+    for own in folders:
+        own.mkdir(parents=True)
+        made_up(own)
+    assert [run.label for run in read_runs(folders)] == ["x/run", "y/run"]
+
+
+def test_mistakes_are_all_named_before_anything_is_read(tmp_path, capsys):
+    run = folder(tmp_path, "a")
+    assert command(tmp_path / "no", run, tmp_path) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("is not a run's folder: it has no config.yaml.") == 2
+    assert command(run) == 2
+    assert "compares two runs or more" in capsys.readouterr().err
+    assert command(run, run) == 2
+    assert "the same run is named twice" in capsys.readouterr().err
+
+
+def test_damaged_files_are_named(tmp_path, capsys):
+    one, other = folder(tmp_path, "a"), folder(tmp_path, "b")
+    assert command(one, other, "--html", tmp_path / "no" / "page.html") == 2
+    assert "can't be written (No such file or directory)" in capsys.readouterr().err
+    rows = (other / "metrics.jsonl").read_text().splitlines()
+    (other / "metrics.jsonl").write_text("\n".join([rows[0], "{", rows[1]]) + "\n")
+    assert command(one, other) == 2
+    assert "metrics.jsonl:2: is not a row of a run" in " ".join(capsys.readouterr().err.split())
+    (other / "metrics.jsonl").unlink()
+    (other / "summary.json").write_text(json.dumps([]))
+    assert command(one, other) == 2
+    assert "is damaged: it is no JSON object" in capsys.readouterr().err

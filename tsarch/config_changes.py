@@ -1,0 +1,55 @@
+"""A config as dotted keys with their values: to compare runs, and to tell what one changes of the
+defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tsarch.config import Config, Section
+from tsarch.config_loading import columns_of, dump_config
+from tsarch.yaml_text import read_yaml
+
+MISSING = object()
+"""In place of a default that a key doesn't have."""
+
+
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested mappings."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def flat_config(config: Config) -> dict[str, Any]:
+    """Dotted key → value of plain YAML, without the credentials of URLs."""
+    return dict(leaves(read_yaml(dump_config(config))))
+
+
+def changed_keys(config: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted key → (default, value) of what a config has otherwise than its defaults; `MISSING`
+    where a key has none."""
+    raw = _with_defaults(config).model_dump(mode="json", warnings=False)
+    raw["data"]["columns"] = columns_of(config.task.name)().model_dump()
+    defaults = dict(leaves(raw))
+    own = flat_config(config)
+    return {
+        key: (defaults.get(key, MISSING), value)
+        for key, value in own.items()
+        if defaults.get(key, MISSING) != value
+    }
+
+
+def _with_defaults(section: Section) -> Section:
+    """A section with the same sections in it and nothing else but defaults."""
+    values: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        own = getattr(section, name)
+        if isinstance(own, Section):
+            is_given = isinstance(field.default, Section)
+            values[name] = field.default if is_given else _with_defaults(own)
+        elif not field.is_required():
+            values[name] = field.get_default(call_default_factory=True)
+    return type(section).model_construct(**values)

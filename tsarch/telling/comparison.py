@@ -1,0 +1,200 @@
+"""Runs beside each other: where their configs differ, what they reached, how fast they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import median
+from typing import Any
+
+from tsarch.config import Mode
+from tsarch.tasks.registry import table_metrics
+from tsarch.telling.compared_runs import ComparedRun
+from tsarch.telling.pages import show_bytes, show_count, show_seconds
+from tsarch.telling.step_table import show_metric
+
+NONE = "–"
+_LABELS = ("run.name", "run.folder")
+"""Keys that differ between any two runs and mean nothing."""
+_SPLITS = ("test", "validation")
+Show = Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table."""
+
+    names: tuple[str, ...]
+    cells: tuple[str, ...]
+    """Of each run."""
+    best: frozenset[int] = frozenset()
+    """Runs with the best value; none where all are alike, or none is better."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of it but the curves."""
+
+    runs: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What keeps runs from being compared."""
+    keys: tuple[Line, ...]
+    """Keys of the config that differ."""
+    metrics: tuple[Line, ...]
+    """Split, mode and metric."""
+    speed: tuple[Line, ...]
+
+
+def compare_runs(runs: Sequence[ComparedRun]) -> Comparison:
+    """All but the curves."""
+    return Comparison(
+        tuple(run.label for run in runs),
+        tuple(_notes(runs)),
+        tuple(_keys(runs)),
+        tuple(_metrics(runs)),
+        tuple(_speed(runs)),
+    )
+
+
+def _notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    for run in runs:
+        if run.summary is None:
+            yield f"{run.label} has not finished: its scores are those of its last validation"
+    for split in _SPLITS:
+        digests = {run.digests.get(split) for run in runs} - {None}
+        if len(digests) > 1:
+            yield f"the runs have other {split} splits: their scores there can't be compared"
+
+
+def _keys(runs: Sequence[ComparedRun]) -> Iterator[Line]:
+    for key in dict.fromkeys(key for run in runs for key in run.keys):
+        cells = tuple(_value(run.keys[key]) if key in run.keys else NONE for run in runs)
+        if key not in _LABELS and len(set(cells)) > 1:
+            yield Line((key,), cells)
+
+
+def _value(value: Any) -> str:
+    """As YAML has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _metrics(runs: Sequence[ComparedRun]) -> Iterator[Line]:
+    names = dict.fromkeys(n for run in runs for n in table_metrics(run.config.task.name))
+    low = {run.main_metric for run in runs if run.lower_is_better}
+    for split in _SPLITS:
+        found = [run.metrics(split) for run in runs]
+        for mode in dict.fromkeys(mode for own in found for mode in own):
+            for name in names:
+                values = [own[mode].get(name) if mode in own else None for own in found]
+                yield _line((split, mode, name), values, show_metric, -1 if name in low else 1)
+
+
+def _line(names: tuple[str, ...], values: Sequence[Any], show: Show, sign: int = 0) -> Line:
+    """`sign`: 1 where more is better, −1 where less is, 0 where neither."""
+    cells = tuple(NONE if value is None else show(value) for value in values)
+    known = [sign * value for value in values if value is not None]
+    best = frozenset[int]()
+    if sign and len(set(known)) > 1:
+        places = (i for i, v in enumerate(values) if v is not None and sign * v == max(known))
+        best = frozenset(places)
+    return Line(names, cells, best)
+
+
+def _speed(runs: Sequence[ComparedRun]) -> Iterator[Line]:
+    yield _line(("steps",), [len(run.steps) for run in runs], "{:,}".format)
+    yield _line(("tokens",), [_total(run, "tokens") for run in runs], show_count)
+    yield _line(("seconds of training",), [_total(run, "wall_s") for run in runs], show_seconds, -1)
+    yield _line(("tokens a second",), [_rate(run) for run in runs], "{:,.0f}".format, 1)
+    yield _line(("median step",), [_median_step_s(run) for run in runs], show_seconds, -1)
+    for name, keys, show, sign in _FIGURES:
+        values = [_figure(run, keys) for run in runs]
+        if any(value is not None for value in values):
+            yield _line((name,), values, show, sign)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+_FIGURES: tuple[tuple[str, tuple[str, ...], Show, int], ...] = (
+    ("whole run", ("wall_s",), show_seconds, -1),
+    ("teacher ranks busy", ("stage_busy_share", "teacher"), _percent, 1),
+    ("student ranks busy", ("stage_busy_share", "student"), _percent, 1),
+    ("idle (bubble fraction)", ("bubble_fraction",), _percent, -1),
+    ("real tokens of the teacher", ("real_share", "teacher"), _percent, 1),
+    ("real tokens of the student", ("real_share", "student"), _percent, 1),
+    ("peak memory of a teacher rank", ("peak_memory_bytes", "teacher"), show_bytes, -1),
+    ("peak memory of a student rank", ("peak_memory_bytes", "student"), show_bytes, -1),
+    ("link, a step", ("link_bytes_per_step",), show_bytes, -1),
+    ("tied exchange, a step", ("tied_bytes_per_step",), show_bytes, -1),
+    ("teacher replicas", ("teacher", "replicas"), str, 0),
+    ("student replicas", ("student", "replicas"), str, 0),
+    ("restarts", ("restarts",), str, -1),
+)
+"""Name, place in `summary.json`, how it is shown, and which way is better."""
+
+
+def _figure(run: ComparedRun, keys: Sequence[str]) -> Any:
+    """A value of the summary; None: it has none."""
+    found: Any = run.summary
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _total(run: ComparedRun, name: str) -> float:
+    return sum(row[name] for row in run.steps)
+
+
+def _rate(run: ComparedRun) -> float | None:
+    seconds = _total(run, "wall_s")
+    return _total(run, "tokens") / seconds if seconds > 0 else None
+
+
+def _median_step_s(run: ComparedRun) -> float | None:
+    return median(row["wall_s"] for row in run.steps) if run.steps else None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Of a run."""
+
+    run: str
+    places: tuple[float, ...]
+    """Steps, or seconds of training."""
+    values: tuple[float, ...]
+
+
+def validation_curves(
+    runs: Sequence[ComparedRun], over_time: bool = False
+) -> dict[Mode, list[Curve]]:
+    """Mode → the main metric of each run that has it, at every validation."""
+    curves: dict[Mode, list[Curve]] = {}
+    for run in runs:
+        seconds = list(accumulate((float(row["wall_s"]) for row in run.steps), initial=0.0))
+        for mode in dict.fromkeys(mode for row in run.evaluations for mode in row["metrics"]):
+            own = [row for row in run.evaluations if run.main_metric in row["metrics"][mode]]
+            steps = [min(int(row["step"]), len(run.steps)) for row in own]
+            places = tuple(seconds[step] if over_time else float(step) for step in steps)
+            values = tuple(float(row["metrics"][mode][run.main_metric]) for row in own)
+            curves.setdefault(mode, []).append(Curve(run.label, places, values))
+    return curves
+
+
+def step_curves(runs: Sequence[ComparedRun]) -> dict[str, list[Curve]]:
+    """Each loss, and the speed, of each run at every step."""
+    names = dict.fromkeys(n for run in runs for row in run.steps for n in row)
+    shown = [n for n in names if n.startswith("loss_") or n == "tokens_per_s"]
+    return {
+        name: [
+            Curve(
+                run.label,
+                tuple(float(row["step"]) for row in run.steps if row.get(name) is not None),
+                tuple(float(row[name]) for row in run.steps if row.get(name) is not None),
+            )
+            for run in runs
+        ]
+        for name in shown
+    }
