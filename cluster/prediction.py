@@ -1,5 +1,5 @@
-"""`tsarch predict` on Ray Data: one task reads, where the files are; actors that each load the pair
-once answer pieces, and the driver writes them in order.
+"""`tsarch predict` and `tsarch read` on Ray Data: one task reads, where the files are; actors that
+each load the pair once work on pieces, and the driver writes what they make of them in order.
 
 The pieces are those of one process, and so is the output.
 """
@@ -22,32 +22,28 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
 
 from tsarch.cluster.joining import join_ray
-from tsarch.config import Mode
 from tsarch.errors import RunFailedError, UserError, one_line
-from tsarch.prediction.batch import Answered, Answering, answered, told_way
-from tsarch.prediction.loading import folder_of, load, load_halves
+from tsarch.prediction.loading import load
 from tsarch.prediction.pieces import Limits, pieces
 from tsarch.prediction.streams import InputFile, Reading
-from tsarch.prediction.trained_pair import TrainedPair
-from tsarch.prediction.unread import OnUnread
+from tsarch.prediction.working import Result, Work, Working
 
-_PIECE, _ANSWERED = "piece", "answered"
+_PIECE, _RESULT = "piece", "result"
 
 
 @contextmanager
-def answering_on_ray(
+def working_on_ray(
     run: str,
-    mode: Mode | None,
-    on_unread: OnUnread,
+    work: Work[Result],
     computing: Mapping[str, Any],
     address: str | None,
     num_workers: int | None,
     say: Callable[[str], None],
-) -> Iterator[tuple[Answering, Mode, str]]:
-    """Within, copies of a run's pair on Ray answer; with the mode, and what tells this pair from
-    others.
+) -> Iterator[Working[Result]]:
+    """Within, copies of a run's pair on Ray work.
 
     Args:
+        work: can be sent to other processes, as its results can.
         computing: of `tsarch.load`.
         address: of a cluster; None: a Ray for this call alone.
         num_workers: copies; None: one for each GPU, or for each CPU where there is none.
@@ -55,10 +51,6 @@ def answering_on_ray(
     Raises:
         UserError: no such cluster or run, or the cluster can't hold a copy.
     """
-    pair = _without_models(run, computing)
-    known = pair.known_mode(mode)
-    pair.check_unread(on_unread)
-    identity = f"{told_way(known, on_unread)} {pair.revision} {computing['precision']}"
     join_ray(num_workers or 1, address, say)
     try:
         each, most = _share(str(computing["device"]))
@@ -68,17 +60,9 @@ def answering_on_ray(
             raise UserError.single(f"--workers {num_workers}", what, "Each takes a GPU or a CPU.")
         say(f"{copies} workers on Ray load the models")
         place = str(Path(run).absolute()) if Path(run).exists() else run
-        arguments = (place, known, on_unread, dict(computing))
-        yield partial(_answers, each, copies, arguments), known, identity
+        yield partial(_results, each, copies, (place, work, dict(computing)))
     finally:
         ray.shutdown()
-
-
-def _without_models(run: str, computing: Mapping[str, Any]) -> TrainedPair:
-    """The pair, to be asked what it is."""
-    if computing["backend"] == "onnx":  # which reads its graphs when they are needed
-        return load(run, **computing)
-    return load_halves(folder_of(run), ())
 
 
 def _share(device: str) -> tuple[dict[str, float], int]:
@@ -92,15 +76,15 @@ def _share(device: str) -> tuple[dict[str, float], int]:
     return {"num_cpus": 1}, cpus
 
 
-def _answers(
+def _results(
     each: Mapping[str, float],
     copies: int,
-    arguments: tuple[str, Mode, OnUnread, dict[str, Any]],
+    arguments: tuple[str, Work[Result], dict[str, Any]],
     files: Sequence[str],
     reading: Reading,
     skipped: int,
-) -> Iterator[Answered]:
-    """Answers to all pieces of files, in order; see `Answering`.
+) -> Iterator[Result]:
+    """What is made of all pieces of files, in order; see `Working`.
 
     Raises:
         UserError: a worker can't load the pair, or reads what this process doesn't know.
@@ -120,7 +104,7 @@ def _answers(
     )
     try:
         for batch in written.iter_batches(batch_size=1, batch_format="pandas"):
-            own = batch[_ANSWERED][0]
+            own = batch[_RESULT][0]
             if isinstance(own, UserError):
                 raise own
             yield own
@@ -166,13 +150,10 @@ def _pieces(
 
 
 class _Worker:
-    """Loads the pair once and answers pieces."""
+    """Loads the pair once and works on pieces."""
 
-    def __init__(
-        self, run: str, mode: Mode, on_unread: OnUnread, computing: dict[str, Any]
-    ) -> None:
-        self._mode = mode
-        self._on_unread = on_unread
+    def __init__(self, run: str, work: Work[Any], computing: dict[str, Any]) -> None:
+        self._work = work
         try:
             self._pair = load(run, **computing)
         except UserError as error:  # told by the driver: Ray would try again and again
@@ -181,10 +162,10 @@ class _Worker:
             self._error = None
 
     def __call__(self, batch: Any) -> Any:
-        """Answers to a piece, or why there are none."""
-        own: Answered | UserError
-        if self._error is not None:
-            own = self._error
-        else:
-            own = answered(self._pair, batch[_PIECE][0], self._mode, self._on_unread)
-        return pd.DataFrame({_ANSWERED: [own]})
+        """What is made of a piece, or why nothing is."""
+        own: Any
+        try:
+            own = self._error or self._work(self._pair, batch[_PIECE][0])
+        except UserError as error:
+            own = error
+        return pd.DataFrame({_RESULT: [own]})

@@ -36,6 +36,7 @@ from tsarch.serving.local_engine import Loading
 from tsarch.serving.metrics import Metrics, QueueMetrics
 from tsarch.serving.room import Room
 from tsarch.serving.served_pair import check_problems
+from tsarch.serving.stores import check_stores, open_stores
 from tsarch.serving.swapping import goes_on, tell_swap
 from tsarch.tasks.base import GenerativeTask
 from tsarch.tasks.registry import make_task
@@ -56,7 +57,8 @@ class RayEngine:
         address: of a Ray cluster to join; None: a Ray is started here, and ended.
 
     Raises:
-        UserError: a run can't be loaded, there is no such cluster, or no room on it.
+        UserError: a run can't be loaded, a store is of none of them, there is no such cluster, or
+            no room on it.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class RayEngine:
     ) -> None:
         self._folders = dict(folders)
         plans = [_plan(name, folder) for name, folder in folders.items()]
+        stores = open_stores(loading.stores)
         self._fleet = Fleet(plans, replicas)
         self._handles = self._fleet.start(address, loading, batching, say)
         try:
             self._served = {name: asyncio.run(self._load(name)) for name in folders}
+            check_stores(stores, {own.revision for own in self._served.values()})
         except BaseException:
             self._fleet.stop()
             raise

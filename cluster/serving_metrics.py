@@ -13,6 +13,7 @@ from tsarch.cluster.serving_replica import Counts
 _LABELS = ("run", "half", "replica")
 _COUNTERS = (
     ("cache_hits", "hits", "Contexts whose states were kept."),
+    ("cache_stored", "stored", "Contexts whose states a store had."),
     ("cache_misses", "misses", "Contexts that the teacher had to read."),
     ("sent_bytes", "sent_bytes", "Of states that went from teachers to students."),
     ("batches", "batches", "That were read."),

@@ -26,6 +26,7 @@ from tsarch.run.versions import current_folder
 from tsarch.serving.batcher import Batcher, Batching
 from tsarch.serving.local_engine import Loading
 from tsarch.serving.state_cache import StateCache
+from tsarch.serving.stores import open_stores
 from tsarch.topology import Reads
 
 _UNBOUNDED = 2**62  # who asks replicas bounds what waits
@@ -75,6 +76,7 @@ class Counts:
     half: str
     pid: int
     hits: int = 0
+    stored: int = 0
     misses: int = 0
     cache_bytes: int = 0
     cache_contexts: int = 0
@@ -155,6 +157,7 @@ class Replica:
         self._run, self._halves, self._loading = run, tuple(halves), loading
         self._batching = replace(batching, queue_tokens=_UNBOUNDED)
         self._cache = StateCache(cache_bytes)
+        self._stores = open_stores(loading.stores)
         self._counts = Counts(_own_id(), half, os.getpid())
         self._versions: dict[str, asyncio.Future[_Version]] = {}
         self._first: _Version | None = None
@@ -184,6 +187,7 @@ class Replica:
         return replace(
             self._counts,
             hits=sum(cache.hits.values()),
+            stored=sum(cache.stored.values()),
             misses=sum(cache.misses.values()),
             cache_bytes=cache.num_bytes,
             cache_contexts=len(cache),
@@ -232,7 +236,8 @@ class Replica:
             raise
         except Exception as error:  # whatever damaged files make libraries raise
             raise UserError.single(folder, f"can't be loaded: {one_line(error)}") from None
-        pair.keep_states(self._cache.part(self._run, pair.revision))
+        store = self._stores.get(pair.revision)
+        pair.keep_states(self._cache.part(self._run, pair.revision, store))
         return _Version(folder, pair, self._batching, self._tell)
 
     def _tell(self, requests: int, tokens: int, seconds: float) -> None:

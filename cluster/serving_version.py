@@ -34,7 +34,8 @@ class Version:
         name = current_name(home)
         self._marks = marks(folder)
         self._pair = load_halves(folder, ())
-        self.info = info_of(run, version_name(name, self._pair.revision), self._pair)
+        self.revision = self._pair.revision
+        self.info = info_of(run, version_name(name, self.revision), self._pair)
         self.usage = Usage()
 
     def is_current(self) -> bool:

@@ -16,8 +16,16 @@ from rich.console import Console
 from tsarch.config import Config, Mode
 from tsarch.config_loading import load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
-from tsarch.launch import file_commands, job_commands, version_commands
+from tsarch.launch import file_commands, job_commands, prediction_commands, version_commands
 from tsarch.launch.doctor import doctor
+from tsarch.launch.options import (
+    Backend,
+    BackendOption,
+    Device,
+    ModeName,
+    Precision,
+    PrecisionOption,
+)
 from tsarch.launch.plan import plan
 from tsarch.launchers import describe, forget_launchers
 from tsarch.redaction import redact
@@ -37,46 +45,6 @@ class Split(StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
-
-
-class ModeName(StrEnum):
-    """Prediction modes."""
-
-    TEACHER = "teacher"
-    STUDENT = "student"
-    JOINT = "joint"
-    STUDENT_ALONE = "student_alone"
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Precision(StrEnum):
-    """Arithmetic."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    INT8 = "int8"
-
-
-class Backend(StrEnum):
-    """Who computes."""
-
-    TORCH = "torch"
-    ONNX = "onnx"
-
-
-class Unread(StrEnum):
-    """What is done about inputs that can't be read whole."""
-
-    ERROR = "error"
-    MARK = "mark"
-    PARTS = "parts"
 
 
 _Timings = Annotated[bool, typer.Option("--timings", help="Say what the seconds went into.")]
@@ -157,103 +125,8 @@ def evaluate(
     show_evaluation(run, split.value, chosen, overrides, data, output, errors, timings)
 
 
-_Inputs = Annotated[
-    list[str],
-    typer.Option(
-        "--input",
-        help="File, glob or URL, in a format that data may have or of plain texts (a line is "
-        "an input); `-`: standard input. May be given again.",
-    ),
-]
-_More = Annotated[
-    list[str],
-    typer.Argument(help="More files, as a shell makes of a pattern behind --input."),
-]
-_Output = Annotated[
-    Path,
-    typer.Option(
-        help="File to write: .jsonl, .csv, .tsv or .parquet; `-`: JSON Lines to standard output."
-    ),
-]
-_Precision = Annotated[Precision, typer.Option(help="Arithmetic: bf16 is torch's, int8 onnx's.")]
-_Backend = Annotated[
-    Backend,
-    typer.Option(help="Who computes: torch, or onnx (of a folder of `tsarch export`)."),
-]
-_Unread = Annotated[
-    Unread,
-    typer.Option(
-        help="Of an input that can't be read whole: `error`; `mark`: its answer says what wasn't "
-        "read; `parts`: a source of texts is read in parts."
-    ),
-]
-_OnRay = Annotated[
-    bool,
-    typer.Option(
-        "--ray", help="Compute on Ray: the cluster of --address or RAY_ADDRESS, or one's own."
-    ),
-]
-_RayAddress = Annotated[
-    str | None,
-    typer.Option(help="Ray cluster to compute on (`auto`, HOST:PORT or `local`); means --ray."),
-]
-_Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Copies of the models on Ray; means --ray. Default: one a GPU, or a CPU if there is "
-        "none.",
-    ),
-]
-
-
-@app.command()
-def predict(
-    run: Annotated[
-        str, typer.Argument(help="Folder, URL or name on the hub of a finished run or an export.")
-    ],
-    input: _Inputs,
-    output: _Output,
-    more: _More = [],  # noqa: B006 - typer reads the default, nobody changes it
-    mode: Annotated[
-        ModeName | None, typer.Option(help="Who predicts. Default: joint, if there are both.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
-    precision: _Precision = Precision.FP32,
-    backend: _Backend = Backend.TORCH,
-    batch_tokens: Annotated[
-        int, typer.Option(min=1, help="Padded tokens that are read at a time.")
-    ] = 4096,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on where an input can't be read; say so there.")
-    ] = False,
-    on_unread: _Unread = Unread.ERROR,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew, though an earlier call was interrupted.")
-    ] = False,
-    overrides: Annotated[
-        list[str],
-        typer.Option("--set", help="How files are read: --set data.columns.text=body."),
-    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
-    ray: _OnRay = False,
-    address: _RayAddress = None,
-    workers: _Workers = None,
-) -> None:
-    """Answer the inputs of files, in order; an interrupted call goes on where it was."""
-    from tsarch.launch.prediction import Computing, OnRay, Wanted, predict_to_file
-
-    on_ray = OnRay(address, workers) if ray or address or workers else None
-    predict_to_file(
-        run,
-        [*input, *more],
-        output,
-        Wanted(None if mode is None else mode.value, on_unread.value),
-        Computing(device.value, precision.value, batch_tokens, backend.value),
-        skip_bad,
-        restart,
-        overrides,
-        on_ray,
-    )
+app.command()(prediction_commands.predict)
+app.command()(prediction_commands.read)
 
 
 OnRay = Annotated[
@@ -266,6 +139,10 @@ Address = Annotated[
         help="With --ray: cluster to join (`auto` or HOST:PORT). Default: that of RAY_ADDRESS, "
         "else `local`: a Ray of its own."
     ),
+]
+Stores = Annotated[
+    list[str],
+    typer.Option(help="Store of `tsarch read`, for the run that it is of. May be given again."),
 ]
 NumReplicas = Annotated[int, typer.Option(min=1, help="With --ray: of each run.")]
 
@@ -289,8 +166,8 @@ def serve(
         ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.AUTO,
-    precision: _Precision = Precision.FP32,
-    backend: _Backend = Backend.TORCH,
+    precision: PrecisionOption = Precision.FP32,
+    backend: BackendOption = Backend.TORCH,
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of requests that are read together.")
     ] = 4096,
@@ -301,6 +178,7 @@ def serve(
         float,
         typer.Option("--follow-s", min=0, help="Look so often for a run's new current version."),
     ] = 0.0,
+    store: Stores = [],  # noqa: B006
     once: Annotated[
         bool, typer.Option("--once", help="Answer an example of each run over HTTP, and end.")
     ] = False,
@@ -315,7 +193,9 @@ def serve(
 
     computing = Computing(device.value, precision.value, batch_tokens, backend.value)
     fleet = OnRay(ray, address, teacher_replicas, student_replicas)
-    options = ServeOptions(host, port, token_file, computing, limit, follow_s, once, fleet)
+    options = ServeOptions(
+        host, port, token_file, computing, limit, follow_s, once, fleet, tuple(store)
+    )
     serve_runs(runs, options)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,11 +19,13 @@ from tsarch.config import Mode
 from tsarch.errors import InterruptedRunError, Mistake, UserError
 
 if TYPE_CHECKING:
-    from tsarch.prediction.batch import Answering, BatchJob, BatchProgress, BatchResult
+    from tsarch.prediction.batch import Answered, BatchProgress, BatchResult
     from tsarch.prediction.loading import Backend, Precision
     from tsarch.prediction.streams import Reading
     from tsarch.prediction.unread import OnUnread
+    from tsarch.prediction.working import Work, Working
 
+Result = TypeVar("Result")
 _ESTIMATE_S = 3600.0
 """How far back a rate looks: a piece of long texts may take minutes."""
 _READING = ("data.format", "data.encoding", "data.delimiter", "data.quoting", "data.columns")
@@ -40,6 +43,7 @@ class Computing:
     precision: Precision
     batch_tokens: int
     backend: Backend = "torch"
+    store: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,29 +81,54 @@ def predict_to_file(
         UserError: the run, a file or an input can't be read.
         InterruptedRunError: it was told to end.
     """
-    from tsarch.data.sources import STDIN
     from tsarch.launch.training import quieten
     from tsarch.prediction.batch import STDOUT, BatchJob
     from tsarch.prediction.loading import check_options
     from tsarch.prediction.outputs import check_output
-    from tsarch.prediction.streams import check_files, input_files
 
     quieten()
     own = computing
     check_options(own.device, own.precision, own.batch_tokens, own.backend)
-    reading = _reading(run, overrides, computing.backend)
-    files = input_files(inputs, "tags" in reading.names)
+    files, reading = known_files(run, inputs, overrides, computing.backend, on_ray)
     if str(output) != STDOUT:
         check_output(output, files)
-    if on_ray is not None and STDIN in files:
-        raise UserError.single(STDIN, "can't be read on Ray.", "Name a file.")
-    check_files(files, reading)  # before the models are loaded
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = progress_console()
     with _answering(run, wanted, computing, on_ray, console) as (answering, known, identity):
         started = now_s()  # loading the models isn't predicting
         job = BatchJob(files, reading, output, identity, skip_bad, restart)
-        result = _with_progress(console, job, answering, known)
+        kept = "answered"
+        if job.is_resumable:
+            kept += f" and kept beside {output}; the same command goes on from there"
+        result = with_progress(console, known, kept, partial(job.run, answering))
     _tell(console, result, known, output, now_s() - started)
+
+
+def progress_console() -> Console:
+    """Where it is told how far a call is: standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def known_files(
+    run: str,
+    inputs: Sequence[str],
+    overrides: Sequence[str],
+    backend: Backend,
+    on_ray: OnRay | None,
+) -> tuple[list[str], Reading]:
+    """The files that are meant, and how they are read; checked before models are loaded.
+
+    Raises:
+        UserError: a file, the run or an override can't be read.
+    """
+    from tsarch.data.sources import STDIN
+    from tsarch.prediction.streams import check_files, input_files
+
+    reading = _reading(run, overrides, backend)
+    files = input_files(inputs, "tags" in reading.names)
+    if on_ray is not None and STDIN in files:
+        raise UserError.single(STDIN, "can't be read on Ray.", "Name a file.")
+    check_files(files, reading)
+    return files, reading
 
 
 def _reading(run: str, overrides: Sequence[str], backend: Backend) -> Reading:
@@ -116,7 +145,8 @@ def _reading(run: str, overrides: Sequence[str], backend: Backend) -> Reading:
     wrong = [own for own in overrides if not own.strip().startswith(_READING)]
     if wrong:
         hint = f"How files are read: {', '.join(_READING)}."
-        raise UserError(Mistake(f"--set {own}", "is nothing of predict's.", hint) for own in wrong)
+        what = "doesn't say how files are read."
+        raise UserError(Mistake(f"--set {own}", what, hint) for own in wrong)
     folder = folder_of(run, backend)
     blueprint, task_file = opened(folder, backend)
     columns = column_names(row_reader(task_file.task, blueprint.data, labelled=False))
@@ -130,31 +160,57 @@ def _reading(run: str, overrides: Sequence[str], backend: Backend) -> Reading:
 @contextmanager
 def _answering(
     run: str, wanted: Wanted, computing: Computing, on_ray: OnRay | None, console: Console
-) -> Iterator[tuple[Answering, Mode, str]]:
+) -> Iterator[tuple[Working[Answered], Mode, str]]:
     """Who answers, in which mode, and what tells them from others."""
-    if on_ray is not None:
-        from tsarch.cluster.prediction import answering_on_ray
-        from tsarch.launch.training import cluster_address
+    from tsarch.prediction.batch import answered, told_way
+    from tsarch.prediction.loading import load, without_models
+    from tsarch.prediction.working import working_here
 
-        address = cluster_address(on_ray.address)
-        arguments = (address, on_ray.num_workers, console.print)
-        given = wanted.mode, wanted.on_unread, asdict(computing)
-        with answering_on_ray(run, *given, *arguments) as own:
-            yield own
-        return
-    from tsarch.prediction.batch import answering_here, told_way
-    from tsarch.prediction.loading import load
-
-    pair = load(run, **asdict(computing))
+    given = asdict(computing)
+    pair = load(run, **given) if on_ray is None else without_models(run, given)
     known = pair.known_mode(wanted.mode)
     pair.check_unread(wanted.on_unread)
     identity = f"{told_way(known, wanted.on_unread)} {pair.revision} {computing.precision}"
-    yield answering_here(pair, known, wanted.on_unread), known, identity
+    if computing.store is not None:
+        identity += f" {Path(computing.store).absolute()}"
+    work = partial(answered, mode=known, on_unread=wanted.on_unread)
+    if on_ray is None:
+        yield working_here(pair, work), known, identity
+        if pair.stored is not None:
+            own = pair.stored
+            console.print(
+                f"{own.hits:,} contexts from the store, {own.misses:,} read by the teacher"
+            )
+        return
+    with working_by(run, work, given, on_ray, console) as answering:
+        yield answering, known, identity
 
 
-def _with_progress(
-    console: Console, job: BatchJob, answering: Answering, mode: Mode
-) -> BatchResult:
+@contextmanager
+def working_by(
+    run: str, work: Work[Result], options: Mapping[str, Any], on_ray: OnRay, console: Console
+) -> Iterator[Working[Result]]:
+    """Within, copies of a run's pair on Ray work; `options`: of `tsarch.load`."""
+    from tsarch.cluster.prediction import working_on_ray
+    from tsarch.launch.training import cluster_address
+
+    address = cluster_address(on_ray.address)
+    arguments = options, address, on_ray.num_workers, console.print
+    with working_on_ray(run, work, *arguments) as own:
+        yield own
+
+
+def with_progress(
+    console: Console,
+    title: str,
+    kept: str,
+    run: Callable[[Callable[[BatchProgress], None]], Result],
+) -> Result:
+    """Run a job and show how far it is.
+
+    Args:
+        kept: what became of its inputs if it is told to end, behind their number.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -167,9 +223,9 @@ def _with_progress(
         Progress(
             *columns, console=console, transient=True, speed_estimate_period=_ESTIMATE_S
         ) as bar,
-        _told_to_end(job, lambda: done),
+        _told_to_end(kept, lambda: done),
     ):
-        shown = bar.add_task(mode, total=None, inputs=0)
+        shown = bar.add_task(title, total=None, inputs=0)
 
         def progress(own: BatchProgress) -> None:
             nonlocal done
@@ -179,21 +235,19 @@ def _with_progress(
             done = own.inputs
             bar.update(shown, completed=own.bytes_read, inputs=done)
 
-        return job.run(answering, progress)
+        return run(progress)
 
 
 @contextmanager
-def _told_to_end(job: BatchJob, done: Callable[[], int]) -> Iterator[None]:
+def _told_to_end(kept: str, done: Callable[[], int]) -> Iterator[None]:
     """Within, Ctrl-C and SIGTERM end the call, which says how it can go on."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
-        what = f"interrupted: {done():,} inputs are answered"
-        if job.is_resumable:
-            what += f" and kept beside {job.output}; the same command goes on from there"
-        raise InterruptedRunError(int(number), f"{what}.") from None
+        what = f"interrupted: {done():,} inputs are {kept}."
+        raise InterruptedRunError(int(number), what) from None
     except BrokenPipeError:  # whoever read the answers has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing is left to be flushed into it
         raise InterruptedRunError(int(signal.SIGPIPE), "") from None

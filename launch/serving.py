@@ -64,6 +64,8 @@ class ServeOptions:
     """How often a new current version is looked for; 0: never."""
     once: bool
     ray: OnRay = OnRay()
+    stores: tuple[str, ...] = ()
+    """Folders of `tsarch read`."""
 
 
 def serve_runs(runs: Sequence[str], options: ServeOptions) -> None:
@@ -182,8 +184,9 @@ def _computing(options: ServeOptions, limits: Limits) -> tuple[Loading, Batching
     from tsarch.serving.local_engine import Loading
 
     own = options.computing
+    stores = tuple(str(Path(own).absolute()) for own in options.stores)  # replicas work elsewhere
     return (
-        Loading(own.device, own.precision, own.batch_tokens, own.backend),
+        Loading(own.device, own.precision, own.batch_tokens, own.backend, stores),
         Batching(own.batch_tokens, limits.wait_ms / 1000, limits.queue_tokens),
     )
 

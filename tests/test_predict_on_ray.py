@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.helpers import write_jsonl
 from tests.test_pair import run_of
 from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
+from tsarch.pair.state_folder import StateFolder
 from tsarch.prediction import journal, pieces
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.thorough]
@@ -89,3 +91,27 @@ def test_what_ray_cannot_do_is_told(tmp_path, capsys):
     assert ended(*given, "--input", "-") == 2
     assert "can't be read on Ray" in capsys.readouterr().err
     assert not Path(output).exists()
+
+
+def test_a_store_is_filled_on_ray_as_in_one_process(tmp_path, monkeypatch, capsys):
+    """Of a run that was read in part here; bad rows and all."""
+    monkeypatch.setattr(pieces, "INPUTS", 8)
+    run_training(run_of(tmp_path, "ner"))
+    source = str(write_jsonl(tmp_path / "in.jsonl", rows_of("ner")))
+    few = str(write_jsonl(tmp_path / "few.jsonl", rows_of("ner")[:9]))
+    run, here, on_ray = str(tmp_path / "run"), tmp_path / "here", tmp_path / "ray"
+    assert ended("read", run, "--input", few, "--output", str(on_ray)) == 0
+    given = ["read", run, "--input", source, "--skip-bad", "--output"]
+    assert ended(*given, str(here)) == 0
+    assert ended(*given, str(on_ray), "--address", "local", "--workers", "2") == 0
+    assert "2 of 63 inputs can't be read" in capsys.readouterr().err
+    stores = [StateFolder(own) for own in (here, on_ray)]
+    assert stores[0].keys() == stores[1].keys()
+    for key in stores[0].keys():  # noqa: SIM118
+        assert np.array_equal(*(own.get(key).hidden for own in stores))
+    answers = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    given = ["predict", run, "--input", source, "--skip-bad", "--on-unread", "mark", "--store"]
+    assert ended(*given, str(here), "--output", str(answers[0])) == 0
+    there = [str(here), "--address", "local", "--workers", "1"]
+    assert ended(*given, *there, "--output", str(answers[1])) == 0
+    assert answers[0].read_bytes() == answers[1].read_bytes()

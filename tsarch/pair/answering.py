@@ -4,7 +4,7 @@ the scores of a mode are decoded to the task's answers. Labels are not needed.""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,6 +75,19 @@ class Answering:
         for own, states in self._contexts(split, {}):
             found |= dict(zip(own, states, strict=True))
         return [found[context] for context in range(split.num_contexts)]
+
+    def read_missing(
+        self, split: TokenizedSplit, known: Container[bytes]
+    ) -> Iterator[tuple[bytes, States]]:
+        """Key (`context_key`) and states of every context that isn't `known`, each once; a batch is
+        read when it is asked for."""
+        keys = {context_key(split, context): context for context in range(split.num_contexts)}
+        missing = {context: key for key, context in keys.items() if key not in known}
+        contexts = np.array(list(missing), dtype=np.int64)
+        for batch in evaluation_batches(split.context_lengths[contexts], self._batch_tokens):
+            own = contexts[batch].tolist()
+            for context, states in zip(own, self._encode(split, own), strict=True):
+                yield missing[context], states
 
     def answers(
         self, split: TokenizedSplit, mode: Mode, states: Sequence[States] | None = None
@@ -160,7 +173,7 @@ class Answering:
             own = batch.tolist()
             missing = [context for context in own if context not in kept]
             read = dict(zip(missing, self._states(split, missing), strict=True))
-            yield own, [read[c] if c in read else kept[c] for c in own]
+            yield own, [self._pair.own(read[c] if c in read else kept[c]) for c in own]
 
     def _states(self, split: TokenizedSplit, own: list[int]) -> list[States]:
         if not own:
@@ -176,7 +189,7 @@ class Answering:
         """The states of some contexts, of which the store's needn't be read."""
         store = self.store
         assert store is not None
-        keys = [_key(split, context) for context in own]
+        keys = [context_key(split, context) for context in own]
         looked_up = {key: store.get(key) for key in dict.fromkeys(keys)}
         found = {key: states for key, states in looked_up.items() if states is not None}
         missing = {key: c for key, c in zip(keys, own, strict=True) if key not in found}
@@ -255,7 +268,7 @@ class _Bounded:
                 self.kept[context] = read.copied()
 
 
-def _key(split: TokenizedSplit, context: int) -> bytes:
+def context_key(split: TokenizedSplit, context: int) -> bytes:
     """What the teacher's states of a context follow from, short."""
     at = context_tokens(split, context)
     types = split.types_at(at)

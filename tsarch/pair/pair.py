@@ -114,6 +114,10 @@ class Pair:
             for row, own in enumerate(contexts)
         ]
 
+    def own(self, states: States) -> States:
+        """States as tensors."""
+        return States(torch.as_tensor(states.hidden), torch.as_tensor(states.predictions))
+
     def read(self, windows: Sequence[Window]) -> list[Tensor]:
         """The student's (tokens, outputs) predictions of each window; those of like lengths are
         padded together."""

@@ -94,6 +94,9 @@ class Reads(Protocol):
     ) -> list[States]:
         """The teacher's states of each context, see `Pair.encode`."""
 
+    def own(self, states: States) -> States:
+        """States that were kept, whose arrays may be another library's, as this pair's are."""
+
     def read(self, windows: Sequence[Window]) -> list[Numbers]:
         """The student's (tokens, outputs) predictions of each window."""
 

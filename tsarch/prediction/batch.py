@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tsarch.config import Mode
 from tsarch.data.sources import STDIN
 from tsarch.errors import Mistake, UserError
 from tsarch.prediction.inputs import PartlyRead, Predicted
 from tsarch.prediction.journal import Journal, Sink, StandardOutput
-from tsarch.prediction.pieces import Limits, Piece, pieces, read_ahead
+from tsarch.prediction.pieces import Piece
 from tsarch.prediction.streams import InputFile, Reading, input_files
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prediction.unread import OnUnread
+from tsarch.prediction.working import Working, working_here
 
 PROBLEM, PREDICTION = "problem", "prediction"
 """Fields of an output row beside the input's own."""
@@ -68,26 +70,6 @@ class Answered:
     notes: tuple[str, ...]
 
 
-class Answering(Protocol):
-    """Reads and answers pieces, here or elsewhere."""
-
-    def __call__(self, files: Sequence[str], reading: Reading, skipped: int) -> Iterator[Answered]:
-        """All inputs of files but the first ones, in order."""
-
-
-def answering_here(
-    pair: TrainedPair, mode: Mode | None, on_unread: OnUnread = "error"
-) -> Answering:
-    """In this process; the next pieces are read meanwhile."""
-
-    def answer(files: Sequence[str], reading: Reading, skipped: int) -> Iterator[Answered]:
-        opened = [InputFile(path, reading) for path in files]
-        for piece in read_ahead(pieces(opened, Limits.of(pair.task), skipped)):
-            yield answered(pair, piece, mode, on_unread)
-
-    return answer
-
-
 def predict_files(
     pair: TrainedPair,
     inputs: Sequence[str],
@@ -126,7 +108,8 @@ def predict_files(
     pair.check_unread(on_unread)
     by = f"{told_way(mode, on_unread)} {identity}"
     job = BatchJob(files, reading, output, by, skip_bad, restart)
-    return job.run(answering_here(pair, mode, on_unread), on_progress)
+    work = partial(answered, mode=mode, on_unread=on_unread)
+    return job.run(working_here(pair, work), on_progress)
 
 
 def told_way(mode: Mode, on_unread: OnUnread) -> str:
@@ -147,7 +130,7 @@ class BatchJob:
     restart: bool
 
     def run(
-        self, answering: Answering, on_progress: Callable[[BatchProgress], None]
+        self, answering: Working[Answered], on_progress: Callable[[BatchProgress], None]
     ) -> BatchResult:
         """Answer them; see `predict_files`."""
         sizes = [InputFile(path, self.reading).size for path in self.files]
@@ -258,6 +241,7 @@ KINDS = {
     "Entity": "entity",
     "TextEntity": "entity",
     "Label": "label",
+    "Relevance": "relevance",
     "Relation": "relation",
     "SpanAnswer": "answer",
     "NoAnswer": "no_answer",

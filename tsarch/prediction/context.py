@@ -6,22 +6,21 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import safe_open
 
 from tsarch.config import Mode
 from tsarch.data.chosen_windows import window_slices
-from tsarch.errors import UserError, one_line
-from tsarch.pair.states import Numbers, States
+from tsarch.errors import UserError
+from tsarch.pair.answering import context_key
+from tsarch.pair.state_files import EncodedStates, StateFile, StoredAs, write_states
+from tsarch.pair.states import States
 from tsarch.prediction.inputs import Inputs, Predicted, TextEntity
 from tsarch.records import IntArray, TokenizedSplit, Windows
 
 if TYPE_CHECKING:
     from tsarch.prediction.trained_pair import TrainedPair
-
-_FORMAT = "1"
 
 
 class Context:
@@ -46,7 +45,7 @@ class Context:
     @property
     def num_bytes(self) -> int:
         """Of the states that are kept."""
-        return sum(own.hidden.nbytes + own.predictions.nbytes for own in self._states)
+        return sum(own.num_bytes for own in self._states)
 
     @property
     def num_sentences(self) -> int:
@@ -80,15 +79,20 @@ class Context:
         own = self._answers(self._split.with_windows(self._windows_of(window)), mode)
         return own[0] if 0 in self._inputs.texts else own[window]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Keep it in a file (safetensors), for `TrainedPair.load_context` of the same pair."""
-        tensors = {}
-        for number, own in enumerate(self._states):
-            tensors[f"hidden.{number}"] = own.hidden
-            tensors[f"predictions.{number}"] = own.predictions
-        about = {"format": _FORMAT, "revision": self._pair.revision}
-        about["document"] = json.dumps(self._document, ensure_ascii=False)
-        _save(tensors, path, about)
+    def save(self, path: str | os.PathLike[str], states: StoredAs = "fp32") -> None:
+        """Keep it in a file (safetensors), for `TrainedPair.load_context` of the same pair.
+
+        Args:
+            states: how its states are stored, see `EncodedStates`.
+
+        Raises:
+            UserError: it can't be written.
+        """
+        keys = [context_key(self._split, number) for number in range(self._split.num_contexts)]
+        encoded = [EncodedStates.of(own, states) for own in self._states]
+        document = json.dumps(self._document, ensure_ascii=False)
+        contexts = dict(zip(keys, encoded, strict=True))
+        write_states(Path(path), contexts, states, self._pair.revision, {"document": document})
 
     def _answers(self, split: TokenizedSplit, mode: Mode | None) -> dict[int, Predicted]:
         found = self._pair.answers(split, mode, self._states)
@@ -120,19 +124,6 @@ class Context:
         )
 
 
-def _save(tensors: dict[str, Numbers], path: str | os.PathLike[str], about: dict[str, str]) -> None:
-    """Write tensors of torch or arrays of NumPy."""
-    if all(isinstance(own, np.ndarray) for own in tensors.values()):
-        from safetensors.numpy import save_file as save_arrays
-
-        whole = {name: np.ascontiguousarray(own) for name, own in tensors.items()}
-        save_arrays(whole, path, about)
-        return
-    from safetensors.torch import save_file
-
-    save_file({name: own.cpu().contiguous() for name, own in tensors.items()}, path, about)
-
-
 def _chosen(split: TokenizedSplit, words: IntArray) -> Windows:
     """Those of the split's windows that have one of the words."""
     kept: list[int] = []
@@ -146,25 +137,16 @@ def _chosen(split: TokenizedSplit, words: IntArray) -> Windows:
     return Windows(split.windows[kept], np.array(offsets), answered)
 
 
-def load_states(
-    path: Path, revision: str, framework: Literal["pt", "np"] = "pt"
-) -> tuple[Any, list[States]]:
-    """The document and the states of a file.
+def load_document(path: Path, revision: str) -> tuple[Any, dict[bytes, States]]:
+    """The document of a file, and the states of its contexts by their keys.
 
     Raises:
         UserError: it can't be read, or is another pair's than that of `revision`.
     """
-    try:
-        with safe_open(path, framework) as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # safetensors raises errors of its own
-        raise UserError.single(str(path), f"can't be read: {one_line(error)}.") from None
-    if about.get("format") != _FORMAT:
-        raise UserError.single(str(path), "is no context that was saved.")
-    if about["revision"] != revision:
-        what = "has the states of another pair, or of other weights of this one."
-        raise UserError.single(str(path), what, "Let this pair read the document again.")
-    count = len(tensors) // 2
-    states = [States(tensors[f"hidden.{n}"], tensors[f"predictions.{n}"]) for n in range(count)]
-    return json.loads(about["document"]), states
+    file = StateFile(path)
+    if file.document is None:
+        what = "is a part of a store, not a context that was saved."
+        raise UserError.single(str(path), what, "Load the pair with the store's folder.")
+    file.check_revision(revision)
+    states = {key: file.states(number) for number, key in enumerate(file.keys)}
+    return json.loads(file.document), states

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tsarch.config import MODES, Mode
 from tsarch.errors import UserError
@@ -40,6 +40,7 @@ def load(
     overlap: bool = True,
     compile: bool = False,
     modes: Collection[Mode] | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> TrainedPair:
     """The pair of a run's best weights, of its current version, from its folder alone.
 
@@ -59,13 +60,33 @@ def load(
             whose answers aren't texts.
         modes: who will be asked; None: all. A model that none of them needs isn't loaded:
             `["student_alone"]` leaves out the teacher.
+        store: folder of `tsarch read`, with the teacher's states of documents: it doesn't read
+            those again.
 
     Raises:
-        UserError: the folder is not a complete run, its files are damaged, an option is none, or
-            there is no such mode.
+        UserError: the folder is not a complete run, its files or the store's are damaged, the store
+            is another pair's, an option is none, or there is no such mode.
     """
     check_options(device, precision, batch_tokens, backend)
-    folder = folder_of(run, backend)
+    pair = _pair(
+        folder_of(run, backend), device, precision, batch_tokens, backend, overlap, compile, modes
+    )
+    if store is not None:
+        pair.take_states(store)
+    return pair
+
+
+def _pair(
+    folder: Path,
+    device: str,
+    precision: Precision,
+    batch_tokens: int,
+    backend: Backend,
+    overlap: bool,
+    compile: bool,
+    modes: Collection[Mode] | None,
+) -> TrainedPair:
+    """See `load`."""
     if backend == "onnx":
         from tsarch.prediction.onnx_loading import load_graphs
 
@@ -109,6 +130,16 @@ def home_of(run: str | os.PathLike[str], backend: Backend = "torch") -> Path:
         UserError: there is none.
     """
     return run_folder(local_run(run), backend)
+
+
+def without_models(run: str, options: Mapping[str, Any]) -> TrainedPair:
+    """The pair, to be asked what it is; `options`: of `load`, which says what it raises."""
+    if options["backend"] == "onnx":  # which reads its graphs when they are needed
+        return load(run, **options)
+    pair = load_halves(folder_of(run), ())
+    if options["store"] is not None:
+        pair.take_states(options["store"])
+    return pair
 
 
 def opened(

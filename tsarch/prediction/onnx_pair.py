@@ -74,6 +74,10 @@ class OnnxPair:
             for row, own in enumerate(contexts)
         ]
 
+    def own(self, states: States) -> States:
+        """States as they are: a file has NumPy's arrays, and so has this pair."""
+        return states
+
     def read(self, windows: Sequence[Window]) -> list[Array]:
         """The student's (tokens, outputs) predictions of each window; those of like lengths are
         padded together."""

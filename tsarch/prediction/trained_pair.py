@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tsarch.config import DataConfig, Mode, SpanEnds
 from tsarch.data.corpus import read_rows
@@ -17,14 +17,14 @@ from tsarch.data.merging import merged
 from tsarch.data.row_reader import RowReader
 from tsarch.data.sources import column_names
 from tsarch.errors import Mistake, UserError
-from tsarch.pair.answering import Answering, StateStore
+from tsarch.pair.answering import Answering, StateStore, context_key
+from tsarch.pair.state_folder import StateFolder
 from tsarch.pair.states import States
-from tsarch.prediction.context import Context, load_states
+from tsarch.prediction.context import Context, load_document
 from tsarch.prediction.given import inputs_of
 from tsarch.prediction.inputs import (
     Input,
     Inputs,
-    PartlyRead,
     Predicted,
     as_document,
     as_rows,
@@ -32,7 +32,7 @@ from tsarch.prediction.inputs import (
 )
 from tsarch.prediction.packed import Layouts
 from tsarch.prediction.streams import Reading
-from tsarch.prediction.unread import OnUnread, gaps, told_gaps
+from tsarch.prediction.unread import OnUnread, gaps, told_gaps, with_unread
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.answers import Answer
 
@@ -66,6 +66,7 @@ class TrainedPair:
         task: name of what was learned.
         labels: names that answers can have; none where answers are texts.
         modes: who can predict: of `teacher`, `student`, `joint`, `student_alone` those there are.
+        stored: the store that the teacher's states of documents are taken from; None: none.
 
     Args:
         graphs: kind of the ONNX graphs that compute; empty: torch does.
@@ -90,6 +91,7 @@ class TrainedPair:
         self._answering = answering
         self._folder = folder
         self._graphs = graphs
+        self.stored: StateFolder | None = None
 
     @cached_property
     def revision(self) -> str:
@@ -199,7 +201,9 @@ class TrainedPair:
         given = None if states is None else [own for read in states for own in read]
         found = iter(self._answering.answers(merged(splits), mode, given) if splits else ())
         return [
-            _parted(own.inputs.with_problems(read.problems), read.splits, found, mode, on_unread)
+            with_unread(
+                own.inputs.with_problems(read.problems), read.splits, found, mode, on_unread
+            )
             for own, read in zip(prepared, packed, strict=True)
         ]
 
@@ -226,10 +230,48 @@ class TrainedPair:
     def keep_states(self, store: StateStore) -> bool:
         """Look for the teacher's states of contexts in a store before it reads them, and put them
         there; whether this pair can: only where contexts are documents, see `read`."""
-        if self.task not in _DOCUMENTS or not isinstance(self._answering, Answering):
+        if not self.reads_documents:
             return False
+        assert isinstance(self._answering, Answering)
         self._answering.store = store
         return True
+
+    @property
+    def reads_documents(self) -> bool:
+        """Whether the teacher's contexts are documents alone: what it makes of one serves all that
+        is asked of it."""
+        return self.task in _DOCUMENTS and isinstance(self._answering, Answering)
+
+    def take_states(self, store: str | os.PathLike[str]) -> None:
+        """Take the teacher's states of documents from a store (`tsarch read`): the teacher reads
+        what isn't there.
+
+        Raises:
+            UserError: it is none, is damaged or another pair's; or the task has no use for it.
+        """
+        self.check_reads_documents("store")
+        self.stored = StateFolder(Path(store), self.revision)
+        self.keep_states(self.stored)
+
+    def check_reads_documents(self, where: str) -> None:
+        """Check that there is a use for kept states.
+
+        Raises:
+            UserError: there is none, of such a task or without both models.
+        """
+        if "student" not in self.modes and "joint" not in self.modes:
+            raise UserError.single(where, "needs a pair of a teacher and a student.")
+        if self.task not in _DOCUMENTS:
+            what = f"is not for {self.task}, whose teacher reads what is asked or written too."
+            raise UserError.single(where, what, "Use predict.")
+
+    def read_missing(
+        self, prepared: Prepared, known: Container[bytes]
+    ) -> Iterator[tuple[bytes, States]]:
+        """See `Answering.read_missing`."""
+        assert isinstance(self._answering, Answering)
+        if prepared.split is not None:
+            yield from self._answering.read_missing(prepared.split, known)
 
     def read(self, document: str | Sequence[Sequence[str] | Mapping[str, Any]]) -> Context:
         """Let the teacher read a document once, to ask for windows of it as often as wanted.
@@ -241,11 +283,7 @@ class TrainedPair:
             UserError: it can't be read, or read whole; or the teacher's contexts are not documents:
                 in `relation` and `qa` what is asked is a part of what it reads.
         """
-        if "student" not in self.modes and "joint" not in self.modes:
-            raise UserError.single("read", "needs a pair of a teacher and a student.")
-        if self.task not in _DOCUMENTS:
-            what = f"is not for {self.task}, whose teacher reads what is asked or written too."
-            raise UserError.single("read", what, "Use predict.")
+        self.check_reads_documents("read")
         own, split = self._document(document)
         assert isinstance(self._answering, Answering)
         return Context(self, document, own, split, self._answering.states(split))
@@ -256,9 +294,10 @@ class TrainedPair:
         Raises:
             UserError: it is none, or another pair's.
         """
-        framework: Literal["pt", "np"] = "np" if self._graphs else "pt"
-        document, states = load_states(Path(path), self.revision, framework)
-        return Context(self, document, *self._document(document), states)
+        document, states = load_document(Path(path), self.revision)
+        own, split = self._document(document)
+        keys = [context_key(split, context) for context in range(split.num_contexts)]
+        return Context(self, document, own, split, [states[key] for key in keys])
 
     def answers(
         self, split: TokenizedSplit, mode: Mode | None, states: Sequence[States]
@@ -348,22 +387,3 @@ class TrainedPair:
             hint = f"It has {', '.join(self.modes)}."
             raise UserError.single(f"mode {mode}", "is none of this pair's.", hint)
         return mode
-
-
-def _parted(
-    own: Inputs,
-    splits: Sequence[TokenizedSplit],
-    found: Iterator[tuple[Answer, ...]],
-    mode: Mode,
-    on_unread: OnUnread,
-) -> tuple[dict[int, Predicted], dict[int, str]]:
-    """Answers to inputs, the next of `found`, and what is wrong with inputs."""
-    by_split = [(split, list(itertools.islice(found, len(split.rows)))) for split in splits]
-    answers: dict[int, Any] = {**own.answers(by_split)}
-    problems = dict(own.problems)
-    for number, unread in gaps(own, splits, mode).items():
-        if on_unread == "mark":
-            answers[number] = PartlyRead(answers[number], tuple(unread))
-        else:
-            problems[number] = told_gaps(unread)
-    return {n: own for n, own in answers.items() if n not in problems}, problems

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from tsarch.config import Mode
 from tsarch.data.cuts import Span
-from tsarch.prediction.inputs import Gap, Inputs
+from tsarch.prediction.inputs import Gap, Inputs, PartlyRead, Predicted
 from tsarch.records import Cut, TokenizedSplit
+from tsarch.tasks.answers import Answer
 from tsarch.tasks.relation import MarkedEntities
 
 OnUnread = Literal["error", "mark", "parts"]
@@ -29,6 +31,25 @@ def gaps(own: Inputs, splits: Iterable[TokenizedSplit], mode: Mode) -> dict[int,
                 unread = found.setdefault(own.owner(row), [])
                 unread += [Gap(cut.what, *span) for span in _as_given(own, row, cut, spans)]
     return {number: unread for number, unread in found.items() if unread}
+
+
+def with_unread(
+    own: Inputs,
+    splits: Sequence[TokenizedSplit],
+    found: Iterator[tuple[Answer, ...]],
+    mode: Mode,
+    on_unread: OnUnread,
+) -> tuple[dict[int, Predicted], dict[int, str]]:
+    """Answers to inputs, the next of `found`, and what is wrong with inputs; see `OnUnread`."""
+    by_split = [(split, list(itertools.islice(found, len(split.rows)))) for split in splits]
+    answers: dict[int, Any] = {**own.answers(by_split)}
+    problems = dict(own.problems)
+    for number, unread in gaps(own, splits, mode).items():
+        if on_unread == "mark":
+            answers[number] = PartlyRead(answers[number], tuple(unread))
+        else:
+            problems[number] = told_gaps(unread)
+    return {n: own for n, own in answers.items() if n not in problems}, problems
 
 
 def told_gaps(gaps: Sequence[Gap]) -> str:

@@ -20,6 +20,7 @@ from tsarch.serving.memory import check_memory
 from tsarch.serving.metrics import CacheMetrics, Metrics, QueueMetrics
 from tsarch.serving.served_pair import ServedPair
 from tsarch.serving.state_cache import StateCache
+from tsarch.serving.stores import check_stores, open_stores
 from tsarch.serving.swapping import goes_on, marks, tell_swap, version_name
 
 
@@ -31,6 +32,8 @@ class Loading:
     precision: Precision = "fp32"
     batch_tokens: int = 4096
     backend: Backend = "torch"
+    stores: tuple[str, ...] = ()
+    """Folders of `tsarch read`."""
 
 
 class LocalEngine:
@@ -41,7 +44,7 @@ class LocalEngine:
         cache_bytes: of the teacher's states that are kept at most.
 
     Raises:
-        UserError: a run can't be loaded, or there isn't memory for all.
+        UserError: a run can't be loaded, there isn't memory for all, or a store is of none.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class LocalEngine:
         check_memory(folders, cache_bytes)
         self._loaded: dict[str, tuple[tuple[str, int, int], ...]] = {}
         """Files that were loaded."""
+        self._stores = open_stores(loading.stores)
         self._served = {name: self._load(name, self._home(name)) for name in runs}
+        check_stores(self._stores, {own.pair.revision for own in self._served.values()})
         self._locks = {name: asyncio.Lock() for name in runs}
         self._draining: set[asyncio.Task[None]] = set()
         self._metrics.registry.register(CacheMetrics(self._cache))
@@ -119,7 +124,8 @@ class LocalEngine:
             raise UserError.single(f"run {run}", str(error)) from None
         version = version_name(name, pair.revision)
         self._loaded[run] = found
-        pair.keep_states(self._cache.part(run, pair.revision))
+        store = self._stores.get(pair.revision)
+        pair.keep_states(self._cache.part(run, pair.revision, store))
         return ServedPair(run, version, pair, self._batching, self._metrics)
 
     async def _free(self, old: ServedPair) -> None:

@@ -72,6 +72,7 @@ class CacheMetrics:
         cache = self._cache
         for name, what, counts in (
             ("hits", "Contexts whose states were kept.", cache.hits),
+            ("stored", "Contexts whose states a store had.", cache.stored),
             ("misses", "Contexts that the teacher had to read.", cache.misses),
         ):
             family = CounterMetricFamily(f"tsarch_cache_{name}", what, labels=["run"])

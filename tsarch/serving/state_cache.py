@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, defaultdict
 
+from tsarch.pair.answering import StateStore
 from tsarch.pair.states import States
 
 _ENTRY_BYTES = 1024
@@ -25,25 +26,32 @@ class StateCache:
         self.num_bytes = 0
         self.hits: defaultdict[str, int] = defaultdict(int)
         """By run."""
+        self.stored: defaultdict[str, int] = defaultdict(int)
+        """Those that a store had."""
         self.misses: defaultdict[str, int] = defaultdict(int)
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def part(self, run: str, revision: str) -> CachePart:
-        """What a pair puts there and finds."""
-        return CachePart(self, run, revision)
+    def part(self, run: str, revision: str, store: StateStore | None = None) -> CachePart:
+        """What a pair puts there and finds, there or in a store."""
+        return CachePart(self, run, revision, store)
 
-    def get(self, run: str, key: tuple[str, bytes]) -> States | None:
-        """States that are kept."""
+    def get(
+        self, run: str, key: tuple[str, bytes], store: StateStore | None = None
+    ) -> States | None:
+        """States that are kept, or that a store has."""
         with self._lock:
             states = self._kept.get(key)
-            if states is None:
-                self.misses[run] += 1
-            else:
+            if states is not None:
                 self.hits[run] += 1
                 self._kept.move_to_end(key)
-            return states
+                return states
+        states = None if store is None else store.get(key[1])
+        with self._lock:
+            counts = self.misses if states is None else self.stored
+            counts[run] += 1
+        return states
 
     def put(self, key: tuple[str, bytes], states: States) -> None:
         """Keep states, and let others go for them."""
@@ -69,14 +77,17 @@ class StateCache:
 class CachePart:
     """The part of one pair: the same text under other weights is another one's."""
 
-    def __init__(self, cache: StateCache, run: str, revision: str) -> None:
+    def __init__(
+        self, cache: StateCache, run: str, revision: str, store: StateStore | None
+    ) -> None:
         self._cache = cache
         self._run = run
         self._revision = revision
+        self._store = store
 
     def get(self, context: bytes) -> States | None:
         """States of a context that are kept."""
-        return self._cache.get(self._run, (self._revision, context))
+        return self._cache.get(self._run, (self._revision, context), self._store)
 
     def put(self, context: bytes, states: States) -> None:
         """Keep states of a context."""

@@ -1,0 +1,98 @@
+"""`tsarch read`: the teacher's states of documents, into a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from tsarch.launch.prediction import (
+    Computing,
+    OnRay,
+    known_files,
+    progress_console,
+    with_progress,
+    working_by,
+)
+
+if TYPE_CHECKING:
+    from tsarch.pair.state_files import StoredAs
+    from tsarch.pair.state_folder import StateWriter, StoreSize
+    from tsarch.prediction.reading import ReadPiece, ReadResult
+    from tsarch.prediction.working import Working
+
+
+def read_to_store(
+    run: str,
+    inputs: Sequence[str],
+    store: Path,
+    stored_as: StoredAs,
+    computing: Computing,
+    skip_bad: bool,
+    overrides: Sequence[str],
+    on_ray: OnRay | None,
+) -> None:
+    """Have the states of all documents of some files in a store, and say what it takes.
+
+    Raises:
+        UserError: the run, a file, an input or the store can't be read or written.
+        InterruptedRunError: it was told to end.
+    """
+    from tsarch.launch.training import quieten
+    from tsarch.pair.state_folder import StateWriter
+    from tsarch.prediction.loading import check_options, without_models
+    from tsarch.prediction.reading import ReadingJob
+
+    quieten()
+    own = computing
+    check_options(own.device, own.precision, own.batch_tokens, own.backend)
+    files, reading = known_files(run, inputs, overrides, computing.backend, on_ray)
+    pair = without_models(run, asdict(computing))
+    pair.check_reads_documents("read")
+    writer = StateWriter(store, stored_as, pair.revision)
+    console = progress_console()
+    with _working(run, computing, writer, stored_as, on_ray, console) as working:
+        job = ReadingJob(files, reading, writer, skip_bad)
+        kept = f"read and kept in {store}; the same command goes on from there"
+        result = with_progress(console, "teacher", kept, partial(job.run, working))
+    _tell(console, result, writer.size(), store)
+
+
+@contextmanager
+def _working(
+    run: str,
+    computing: Computing,
+    writer: StateWriter,
+    stored_as: StoredAs,
+    on_ray: OnRay | None,
+    console: Console,
+) -> Iterator[Working[ReadPiece]]:
+    """The teacher, here or on Ray."""
+    from tsarch.prediction.loading import load
+    from tsarch.prediction.reading import read_piece, read_whole_piece
+    from tsarch.prediction.working import working_here
+
+    options = {**asdict(computing), "modes": ["teacher"]}
+    if on_ray is None:
+        work = partial(read_piece, known=writer.known, stored_as=stored_as)
+        yield working_here(load(run, **options), work)
+        return
+    known = frozenset(writer.known)
+    whole = partial(read_whole_piece, known=known, stored_as=stored_as)
+    with working_by(run, whole, options, on_ray, console) as working:
+        yield working
+
+
+def _tell(console: Console, result: ReadResult, size: StoreSize, store: Path) -> None:
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
+    if result.bad:
+        console.print(f"{result.bad:,} of {result.inputs:,} inputs can't be read")
+    console.print(f"{result.inputs:,} inputs: the teacher read {result.contexts:,} contexts")
+    has = f"{size.contexts:,} contexts, {size.tokens:,} tokens, {size.num_bytes / 1e6:,.1f} MB"
+    console.print(f"{store}: {has}, {size.bytes_a_token:,.0f} bytes a token", markup=False)

@@ -1,0 +1,270 @@
+"""Stores of the teacher's states: written once, gone on with, read in place of the teacher."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tsarch
+from tests.helpers import write_jsonl
+from tests.test_pair import run_of
+from tsarch.errors import UserError
+from tsarch.launch.cli import main
+from tsarch.launch.training import run_training
+from tsarch.pair import state_folder
+from tsarch.pair.pair import Pair
+from tsarch.pair.state_files import EncodedStates, StateFile, write_states
+from tsarch.pair.state_folder import StateFolder, StateWriter
+from tsarch.pair.states import States
+from tsarch.serving.local_engine import Loading, LocalEngine
+from tsarch.serving.state_cache import StateCache
+
+TEXTS = [f"Maria Rossi saw {n} ships in Rome. John Smith stayed in Paris." for n in range(12)]
+
+
+def states_of(tokens: int, seed: int = 0) -> States:
+    random = np.random.default_rng(seed)
+    hidden = random.normal(size=(tokens, 16)) * random.uniform(0.01, 30, (tokens, 1))
+    return States(hidden.astype("f4"), random.normal(size=(tokens, 3)).astype("f4"))
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    return str(write_jsonl(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS]))
+
+
+def ended(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    return int(caught.value.code or 0)
+
+
+def stored(run, inputs, folder, *further: str) -> Path:
+    assert ended("read", str(run), "--input", inputs, "--output", str(folder), *further) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("stored_as", "bytes_a_token"), [("fp32", 76), ("bf16", 38), ("int8", 26)])
+def test_states_keep_their_values_as_far_as_they_are_stored(stored_as, bytes_a_token):
+    """bf16 has 8 bits of a number; int8 rounds to half a step of the row's largest / 127."""
+    states = states_of(50)
+    encoded = EncodedStates.of(states, stored_as)
+    assert encoded.num_bytes == 50 * bytes_a_token
+    error = np.abs(encoded.states().hidden - states.hidden)
+    largest = np.abs(states.hidden).max(1, keepdims=True)
+    allowed = {"fp32": 0, "bf16": np.abs(states.hidden) / 256, "int8": 0.5001 * largest / 127}
+    assert (error <= allowed[stored_as]).all()
+
+
+def test_bf16_is_rounded_as_torch_rounds():
+    states = states_of(50)
+    expected = torch.from_numpy(states.hidden).to(torch.bfloat16).float().numpy()
+    assert np.array_equal(EncodedStates.of(states, "bf16").states().hidden, expected)
+
+
+def test_a_row_of_zeros_stays_one():
+    zeros = States(np.zeros((2, 4), "f4"), np.zeros((2, 1), "f4"))
+    assert not EncodedStates.of(zeros, "int8").states().hidden.any()
+
+
+def test_tensors_and_arrays_are_stored_alike():
+    states = states_of(5)
+    tensors = States(torch.from_numpy(states.hidden), torch.from_numpy(states.predictions))
+    assert EncodedStates.of(states, "int8").check == EncodedStates.of(tensors, "int8").check
+
+
+@pytest.mark.parametrize("stored_as", ["fp32", "bf16", "int8"])
+def test_each_context_is_found_by_its_key(tmp_path, stored_as):
+    contexts = {bytes([n]) * 32: EncodedStates.of(states_of(3 + n, n), stored_as) for n in range(4)}
+    writer = StateWriter(tmp_path, stored_as, "r")
+    for key, own in contexts.items():
+        writer.add(key, own)
+    writer.flush()
+    store = StateFolder(tmp_path, "r")
+    for key, own in contexts.items():
+        found = store.get(key)
+        assert np.array_equal(found.hidden, own.states().hidden)
+        assert np.array_equal(found.predictions, own.states().predictions)
+    assert store.get(b"?" * 32) is None
+    assert (store.hits, store.misses) == (4, 1)
+    assert (store.size.contexts, store.size.tokens) == (4, 18)
+
+
+def test_a_writer_takes_no_context_twice_and_several_write_at_once(tmp_path):
+    own = EncodedStates.of(states_of(3), "fp32")
+    writers = [StateWriter(tmp_path, "fp32", "r") for _ in range(2)]
+    for writer, keys in zip(writers, ("abb", "c"), strict=True):
+        for key in keys:
+            writer.add(key.encode() * 32, own)
+    for writer in writers:
+        writer.flush()
+    assert StateFolder(tmp_path, "r").size.contexts == 3
+    assert StateWriter(tmp_path, "fp32", "r").known == {key * 32 for key in (b"a", b"b", b"c")}
+
+
+def test_a_file_is_written_when_it_is_large_and_after_a_while(tmp_path, monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr(state_folder, "now_s", lambda: now_s)
+    own = EncodedStates.of(states_of(3), "fp32")
+    monkeypatch.setattr(state_folder, "_FILE_BYTES", 2 * own.num_bytes)
+    writer = StateWriter(tmp_path, "fp32", "r")
+    files = []
+    for n in range(4):
+        now_s = 100.0 if n == 3 else 0.0
+        writer.add(bytes([n]) * 32, own)
+        files.append(len(list(tmp_path.iterdir())))
+    assert files == [0, 1, 1, 2]
+
+
+def written(folder):
+    path = folder / "a.safetensors"
+    write_states(path, {b"a" * 32: EncodedStates.of(states_of(9), "int8")}, "int8", "r")
+    return path
+
+
+def test_what_is_no_store_or_another_pairs_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"is none: it has no states. Make it one: tsarch read"):
+        StateFolder(tmp_path / "nothing", "r")
+    written(tmp_path)
+    with pytest.raises(
+        UserError, match=r"a.safetensors: has the states of another pair, or of oth"
+    ):
+        StateFolder(tmp_path, "another")
+    with pytest.raises(UserError, match=r"has int8 states. Take --states int8, or another folder"):
+        StateWriter(tmp_path, "bf16", "r")
+
+
+@pytest.mark.parametrize("kept", [0, 40, 300])
+def test_a_file_that_lost_its_end_is_refused(tmp_path, kept):
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"a.safetensors: can't be read: .* Delete it, and let"):
+        StateFolder(tmp_path, "r")
+
+
+def test_changed_bytes_are_refused(tmp_path):
+    path = written(tmp_path)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(EncodedStates.of(states_of(9), "int8").hidden.tobytes())] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"a.safetensors: is damaged"):
+        StateFolder(tmp_path, "r").get(b"a" * 32)
+
+
+def test_a_part_of_a_store_is_no_saved_context(ner_run, tmp_path):
+    with pytest.raises(UserError, match="is a part of a store"):
+        tsarch.load(ner_run, device="cpu").load_context(written(tmp_path))
+
+
+@pytest.mark.parametrize("mode", ["student", "joint", "teacher"])
+def test_answers_from_a_store_are_those_of_the_teacher(ner_run, inputs, tmp_path, capsys, mode):
+    folder = stored(ner_run, inputs, tmp_path / "store", "--states", "fp32")
+    told = capsys.readouterr().err
+    assert "12 inputs: the teacher read 12 contexts" in told
+    assert f"{folder}: 12 contexts, " in told.replace("\n", "")
+    outputs = [tmp_path / "with.jsonl", tmp_path / "without.jsonl"]
+    for output, further in zip(outputs, (["--store", str(folder)], []), strict=True):
+        given = ["--input", inputs, "--output", str(output), "--mode", mode]
+        assert ended("predict", str(ner_run), *given, *further) == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    assert "12 contexts from the store, 0 read by the teacher" in capsys.readouterr().err
+
+
+def test_the_teacher_does_not_run_for_what_a_store_has(ner_run, inputs, tmp_path, monkeypatch):
+    folder = stored(ner_run, inputs, tmp_path / "store")
+    pair = tsarch.load(ner_run, device="cpu", store=folder)
+    reads = []
+    encode = Pair.encode
+    monkeypatch.setattr(Pair, "encode", lambda *own, **k: reads.append(own) or encode(*own, **k))
+    context = pair.read(TEXTS[3])
+    pair.predict(TEXTS, "student")
+    assert context.predict(0) is not None
+    assert not reads
+    pair.predict(["Nobody has read this."], "student")
+    assert len(reads) == 1
+
+
+def test_an_interrupted_call_goes_on_and_files_are_added(ner_run, inputs, tmp_path, monkeypatch):
+    """What was written before isn't read again, wherever the call was ended."""
+    folder = tmp_path / "store"
+    add = StateWriter.add
+
+    def add_and_stop(self, *own) -> None:
+        add(self, *own)
+        if len(self.known) == 5:
+            raise KeyboardInterrupt
+
+    given = ["read", str(ner_run), "--input", inputs, "--output", str(folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr(StateWriter, "add", add_and_stop)
+        assert ended(*given) == 130
+    read = []
+    monkeypatch.setattr(StateWriter, "add", lambda self, *own: read.append(own) or add(self, *own))
+    (folder / ".left-by-a-killed-call").write_bytes(b"")
+    assert ended(*given) == 0
+    assert len(read) == 7
+    more = write_jsonl(tmp_path / "more.jsonl", [{"text": "Another text."}, {"text": TEXTS[0]}])
+    assert ended(*given, str(more)) == 0
+    assert len(read) == 8
+    assert StateFolder(folder).size.contexts == 13
+
+
+def test_inputs_that_cannot_be_read_are_named(ner_run, tmp_path, capsys):
+    rows = [{"text": "Rome."}, {"nothing": 1}]
+    source = str(write_jsonl(tmp_path / "in.jsonl", rows))
+    given = ["read", str(ner_run), "--input", source, "--output", str(tmp_path / "store")]
+    assert ended(*given) == 2
+    assert f"{source}:2: " in capsys.readouterr().err.replace("\n", "")
+    assert ended(*given, "--skip-bad") == 0
+    assert "1 of 2 inputs can't be read" in capsys.readouterr().err
+
+
+def test_a_store_of_other_weights_is_refused_before_anything_is_read(ner_run, tmp_path, capsys):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    written(folder)
+    source = str(write_jsonl(tmp_path / "in.jsonl", [{"text": "Rome."}]))
+    output = ["--input", source, "--output", str(tmp_path / "out.jsonl")]
+    assert ended("predict", str(ner_run), *output, "--store", str(folder)) == 2
+    assert ended("read", str(ner_run), "--input", source, "--output", str(folder)) == 2
+    told = capsys.readouterr().err.replace("\n", "")
+    assert told.count("has the states of another pair") == 2
+    with pytest.raises(UserError, match="has the states of none of these runs' weights"):
+        LocalEngine({"own": ner_run}, Loading("cpu", stores=(str(folder),)))
+
+
+@pytest.mark.slow
+def test_tasks_whose_teacher_reads_the_question_have_no_store(tmp_path, capsys):
+    run_training(run_of(tmp_path, "relation"))
+    source = str(tmp_path / "test.jsonl")
+    given = ["--input", source, "--output", str(tmp_path / "store")]
+    assert ended("read", str(tmp_path / "run"), *given) == 2
+    assert "read: is not for relation, whose teacher reads what is asked" in capsys.readouterr().err
+
+
+def test_a_server_takes_states_from_a_store(ner_run, inputs, tmp_path):
+    pair = tsarch.load(ner_run, device="cpu")
+    store = StateFolder(stored(ner_run, inputs, tmp_path / "store", "--states", "fp32"))
+    cache = StateCache(1 << 20)
+    pair.keep_states(cache.part("own", pair.revision, store))
+    expected = tsarch.load(ner_run, device="cpu").predict([*TEXTS, "Nobody read Rome."], "student")
+    for _ in range(2):
+        assert pair.predict([*TEXTS, "Nobody read Rome."], "student") == expected
+    assert (cache.stored["own"], cache.misses["own"], cache.hits["own"]) == (24, 1, 1)
+
+
+def test_a_saved_context_may_be_small(ner_run, tmp_path):
+    context = tsarch.load(ner_run, device="cpu").read(" ".join(TEXTS))
+    sizes = {}
+    for stored_as in ("fp32", "bf16", "int8"):
+        path = tmp_path / stored_as
+        context.save(path, stored_as)
+        again = tsarch.load(ner_run, device="cpu").load_context(path)
+        assert len(again.predict(0, "student")) >= 0
+        assert json.loads(StateFile(path).document) == " ".join(TEXTS)
+        sizes[stored_as] = path.stat().st_size
+    assert sizes["fp32"] > 1.5 * sizes["bf16"] > 1.7 * sizes["int8"]

@@ -1,0 +1,208 @@
+"""The teacher's states of contexts in files: of one document that was read, and of stores of many.
+
+A file is safetensors', so that it is mapped into memory and only what is asked for is read. Its
+contexts lie one after another:
+
+    keys (contexts, 32)             what states follow from beside the weights: `context_key`
+    offsets (contexts + 1)          first token of each
+    checks (contexts)               CRC-32 of each context's bytes
+    hidden (tokens, width)          fp32, bits of bf16, or int8
+    predictions (tokens, outputs)   fp32; bits of bf16 where `hidden` isn't fp32
+    scales (tokens)                 of int8 alone: what one step is worth in each row
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from tsarch.errors import UserError, one_line
+from tsarch.pair.states import Numbers, States
+from tsarch.records import Array, FloatArray
+
+StoredAs = Literal["fp32", "bf16", "int8"]
+_FORMAT = "2"
+_LARGEST = 127
+_PARTS = ["hidden", "predictions"]
+_READ_AGAIN = "Delete it, and let the teacher read again."
+
+
+@dataclass(frozen=True)
+class EncodedStates:
+    """States of a context as a file has them."""
+
+    hidden: Array
+    """(tokens, width)."""
+    predictions: Array
+    """(tokens, outputs)."""
+    scales: FloatArray | None = None
+    """(tokens,); of int8 alone."""
+
+    @classmethod
+    def of(cls, states: States, stored_as: StoredAs) -> EncodedStates:
+        """States, to be stored. bf16 rounds to the nearest even; int8 has a scale a row, its
+        largest magnitude / 127."""
+        hidden, predictions = _array(states.hidden), _array(states.predictions)
+        if stored_as == "fp32":
+            return cls(hidden, predictions)
+        if stored_as == "bf16":
+            return cls(_bf16_bits(hidden), _bf16_bits(predictions))
+        scales = np.abs(hidden).max(-1, initial=0) / _LARGEST
+        steps = np.rint(hidden / np.where(scales == 0, 1, scales)[:, None])
+        return cls(steps.astype(np.int8), _bf16_bits(predictions), scales)
+
+    def states(self) -> States:
+        """In fp32."""
+        hidden = _from_bits(self.hidden)
+        if self.scales is not None:
+            hidden = hidden * self.scales[:, None]
+        return States(hidden, _from_bits(self.predictions))
+
+    def parts(self) -> dict[str, Array]:
+        """Arrays by their names in a file."""
+        own = {"hidden": self.hidden, "predictions": self.predictions}
+        return own if self.scales is None else {**own, "scales": self.scales}
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all numbers."""
+        return sum(own.nbytes for own in self.parts().values())
+
+    @property
+    def check(self) -> int:
+        """CRC-32 of all bytes."""
+        found = 0
+        for own in self.parts().values():
+            found = zlib.crc32(np.ascontiguousarray(own).data, found)
+        return found
+
+
+class StateFile:
+    """A file of states, mapped into memory; threads may share it.
+
+    Raises:
+        UserError: it can't be read, or is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = cast(Any, safe_open(path, "np"))
+            about = self._file.metadata() or {}
+        except Exception as error:  # safetensors raises errors of its own
+            raise UserError.single(
+                str(path), f"can't be read: {one_line(error)}.", _READ_AGAIN
+            ) from None
+        if about.get("format") != _FORMAT or about.get("states") not in get_args(StoredAs):
+            raise UserError.single(str(path), "has no states of a teacher.", _READ_AGAIN)
+        self.revision: str = about["revision"]
+        self.stored_as: StoredAs = about["states"]
+        self.document: str | None = about.get("document")
+        """JSON of the document, where it is one that was read by itself."""
+        self.keys: list[bytes] = [own.tobytes() for own in self._file.get_tensor("keys")]
+        self._offsets: list[int] = self._file.get_tensor("offsets").tolist()
+        self._checks: list[int] = self._file.get_tensor("checks").tolist()
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all contexts."""
+        return self._offsets[-1]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return self.path.stat().st_size
+
+    def states(self, number: int) -> States:
+        """Of a context.
+
+        Raises:
+            UserError: its bytes aren't those that were written.
+        """
+        start, stop = self._offsets[number : number + 2]
+        names = [*_PARTS, "scales"] if self.stored_as == "int8" else _PARTS
+        own = EncodedStates(**{name: self._file.get_slice(name)[start:stop] for name in names})
+        if own.check != self._checks[number]:
+            raise UserError.single(str(self.path), "is damaged.", _READ_AGAIN)
+        return own.states()
+
+    def check_revision(self, revision: str) -> None:
+        """Check whose states these are.
+
+        Raises:
+            UserError: they are another pair's.
+        """
+        if self.revision != revision:
+            what = "has the states of another pair, or of other weights of this one."
+            hint = "Let this pair read the documents again."
+            raise UserError.single(str(self.path), what, hint)
+
+
+def write_states(
+    path: Path,
+    contexts: Mapping[bytes, EncodedStates],
+    stored_as: StoredAs,
+    revision: str,
+    further: Mapping[str, str] | None = None,
+) -> None:
+    """Write a file of states beside its place, then put it there: whoever looks finds it whole.
+
+    Args:
+        contexts: key → states, at least one.
+        revision: of the pair that made them.
+        further: what else the file says of itself.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    own = list(contexts.values())
+    lengths = [len(states.hidden) for states in own]
+    tensors = {
+        "keys": np.frombuffer(b"".join(contexts), dtype=np.uint8).reshape(len(own), -1),
+        "offsets": np.cumsum([0, *lengths]),
+        "checks": np.array([states.check for states in own], dtype=np.uint32),
+    }
+    for part in own[0].parts():
+        tensors[part] = np.concatenate([states.parts()[part] for states in own])
+    about = {"format": _FORMAT, "revision": revision, "states": stored_as, **(further or {})}
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(save(tensors, about))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        hint = "What was written before stays: the same command goes on from there."
+        what = f"can't be written: {error.strerror or error}."
+        raise UserError.single(str(path), what, hint) from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _array(numbers: Numbers) -> FloatArray:
+    """(…) numbers of torch or NumPy in fp32."""
+    own: Any = numbers if isinstance(numbers, np.ndarray) else numbers.float().cpu().numpy()
+    return np.asarray(own, dtype=np.float32)
+
+
+def _bf16_bits(numbers: FloatArray) -> Array:
+    """(…) the upper halves of fp32 numbers, rounded to the nearest even."""
+    bits = np.ascontiguousarray(numbers).view(np.uint32)
+    rounded: Array = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype(np.uint16)
+    return rounded
+
+
+def _from_bits(stored: Array) -> FloatArray:
+    """(…) stored numbers in fp32."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
