@@ -28,9 +28,11 @@ DEVICES = (8, 64, 256, 1024)
 TOKENS = 4096
 """Of a context."""
 CONTEXTS_A_DEVICE = 2
+NETWORK = "3200Gbit"
+"""Of a node of 8 GPUs with 400 Gbit/s each, as such clusters have it."""
 
 
-def planner_of(model: str, layers: tuple[int, ...], gpu: str) -> Planner:
+def planner_of(model: str, layers: tuple[int, ...], gpu: str, network: str) -> Planner:
     """Of a run on eight devices."""
     raw = {
         "run": {"name": "large"},
@@ -49,7 +51,7 @@ def planner_of(model: str, layers: tuple[int, ...], gpu: str) -> Planner:
             "student": {"replicas": 1, "zero_stage": 1},
         },
     }
-    return plan_ways(parse_config(raw, "large"), PlanRequest(gpu=gpu, full=True))
+    return plan_ways(parse_config(raw, "large"), PlanRequest(gpu=gpu, network=network, full=True))
 
 
 def fastest(planner: Planner, num_devices: int) -> tuple[Option | None, bool]:
@@ -74,32 +76,37 @@ def fastest(planner: Planner, num_devices: int) -> tuple[Option | None, bool]:
 def row(teacher: str, num_devices: int, option: Option | None, checkpoints: bool) -> str:
     """A line of the table."""
     if option is None:
-        return f"| {teacher} | {num_devices:,} | does not fit | | | | |"
+        return f"| {teacher} | {num_devices:,} | does not fit | | | | | |"
     plan = option.plan
     own, student = plan.ranks.values()
     flops = sum(rank.flops * rank.need.replicas for rank in plan.ranks.values())
+    gpu_hours = plan.step_s * plan.num_ranks / 3600
+    tokens = num_devices * CONTEXTS_A_DEVICE * TOKENS
     share = flops / plan.step_s / (plan.num_ranks * plan.hardware.bf16_flops_s)
     zero = [change.partition("=")[2] for change in option.changes if "zero_stage" in change]
     way = f"{own.need.replicas} + {student.need.replicas}, ZeRO {' and '.join(zero)}"
     way += ", checkpointing" if checkpoints else ""
     return (
         f"| {teacher} | {num_devices:,} | {way} | {own.on_device / 1e9:.0f} GB | "
-        f"{plan.step_s:.2f} s | {plan.idle_share:.0%} | {share:.0%} |"
+        f"{plan.step_s:.2f} s | {plan.idle_share:.0%} | {share:.0%} | "
+        f"{gpu_hours / tokens * 1e9:,.0f} |"
     )
 
 
 def main(
     gpu: Annotated[str, typer.Option(help="GPU type.")] = "h100",
+    network: Annotated[str, typer.Option(help="Between nodes.")] = NETWORK,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
     """Plan all, print the table and write it."""
     lines = [
-        f"| teacher | {gpu}s | ranks | a teacher rank | step | idle | of the peak |",
-        "|---|---|---|---|---|---|---|",
+        f"| teacher | {gpu}s | ranks | a teacher rank | step | idle | of the peak | "
+        "GPU hours a billion tokens |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     began = time.process_time()
     for teacher, (model, layers) in TEACHERS.items():
-        planner = planner_of(model, layers, gpu)
+        planner = planner_of(model, layers, gpu, network)
         lines += [row(teacher, number, *fastest(planner, number)) for number in DEVICES]
     print(f"{time.process_time() - began:.0f} s of CPU time")
     output.mkdir(parents=True, exist_ok=True)

@@ -97,6 +97,7 @@ def _hardware(request: PlanRequest) -> Hardware | None:
 def _planner(
     blueprint: Blueprint, given: Hardware | None, request: PlanRequest, folder: Path
 ) -> tuple[Planner, list[str]]:
+    from tsarch.planning.arithmetic import computing_on
     from tsarch.planning.full_contexts import full_contexts
     from tsarch.planning.known_models import with_known_models
     from tsarch.planning.op_timing import cpu_hardware
@@ -111,6 +112,7 @@ def _planner(
         notes.append("no GPU type was given (--gpu): planned for h100")
     if blueprint.tokenizer_name == str(folder):  # another run must not find its tokens
         blueprint = blueprint.altered(data={"cache_folder": str(folder / "cache")})
+    blueprint = computing_on(blueprint, given is not None and not given.is_cpu, notes.append)
     check_run(blueprint, own_ray=False, planned=True)
     prepared = full_contexts(blueprint) if request.full else prepare_data(blueprint)
     threads = max(threads_of(own, blueprint) for own in blueprint.stages.values())
@@ -147,10 +149,12 @@ def _with_every_row(planner: Planner) -> Planner:
 def show_plan(config: Config, request: PlanRequest, as_json: bool) -> int:
     """Plan a run, and print it; the exit status."""
     from tsarch.launch.training import quieten
-    from tsarch.planning import plan_report
+    from tsarch.models.lean_imports import lean_imports
 
     quieten()
-    made = make_plan(config, request)
+    with lean_imports():
+        made = make_plan(config, request)
+        from tsarch.planning import plan_report
     if as_json:
         found = plan_report.as_json(made.plan, made.change, made.options)
         typer.echo(json.dumps({**found, "notes": made.notes}, indent=2))

@@ -12,6 +12,7 @@ import ray
 from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
+from benchmarks import controller_simulated
 from benchmarks.controller import fit_line, null_crew
 from benchmarks.null_worker import TOKENS_PER_STEP, NullWorker
 from tests.helpers import tiny_config
@@ -86,6 +87,18 @@ def test_null_ranks_report_every_step_and_import_no_torch(tmp_path, num_ranks):
         assert row["link_bytes"] == num_ranks
         assert row["tokens"] == TOKENS_PER_STEP
         assert row["grad_norm_teacher"] == row["grad_norm_student"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ranks_that_share_a_process_report_every_step_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(controller_simulated, "RANKS_A_PROCESS", 4)
+    with controller_simulated.shared_crew(10, tmp_path / "run") as driver:
+        driver.train(STEPS)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert {row["loss_teacher"] for row in rows} == {1.5 * 5}
 
 
 @pytest.mark.ray

@@ -17,6 +17,28 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 _RANGE = 2**16
+# An operation of its own, so that plans see what it makes and try out how long it takes.
+_PLACES = "tsarch::kept_places"
+torch.library.define(
+    _PLACES,
+    "(int[] shape, int threshold) -> Tensor",
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+
+
+@torch.library.impl(_PLACES, "default")
+def _draw(shape: Sequence[int], threshold: int) -> Tensor:
+    seed = int(torch.randint(2**63 - 1, ()))
+    num_places = int(np.prod(shape, dtype=np.int64))
+    drawn = np.random.SFC64(seed).random_raw(-(-num_places // 4)).view(np.uint16)[:num_places]
+    kept = torch.empty(tuple(shape), dtype=torch.uint8)
+    np.less(drawn, np.uint16(threshold), out=kept.view(-1).numpy().view(np.bool_))
+    return kept
+
+
+@torch.library.register_fake(_PLACES)  # type: ignore[untyped-decorator]
+def _outline(shape: Sequence[int], threshold: int) -> Tensor:
+    return torch.empty(tuple(shape), dtype=torch.uint8)
 
 
 def kept_places(shape: Sequence[int], probability: float) -> tuple[Tensor, float]:
@@ -25,11 +47,8 @@ def kept_places(shape: Sequence[int], probability: float) -> tuple[Tensor, float
     threshold = max(round((1.0 - probability) * _RANGE), 1)
     if threshold >= _RANGE:
         return torch.ones(tuple(shape), dtype=torch.uint8), 1.0
-    seed = int(torch.randint(2**63 - 1, ()))
-    num_places = int(np.prod(shape, dtype=np.int64))
-    drawn = np.random.SFC64(seed).random_raw(-(-num_places // 4)).view(np.uint16)[:num_places]
-    kept = (drawn < np.uint16(threshold)).view(np.uint8)
-    return torch.from_numpy(kept).view(tuple(shape)), _RANGE / threshold
+    kept: Tensor = torch.ops.tsarch.kept_places(shape, threshold)
+    return kept, _RANGE / threshold
 
 
 def only_kept(values: Tensor, kept: Tensor, scale: float) -> Tensor:

@@ -57,6 +57,19 @@ def settle(blueprint: Blueprint, prepared: Prepared, say: Say) -> Blueprint:
     return _with_attention(blueprint)
 
 
+def computing_on(blueprint: Blueprint, gpus: bool, say: Say) -> Blueprint:
+    """The run as it will compute on GPUs, or on CPUs like this machine's, without training to find
+    out: what only a trial of both precisions tells stays fp32."""
+    if gpus:
+        if blueprint.is_open.precision:
+            blueprint = blueprint.altered(precision="bf16")
+        return blueprint.altered(attention={"products_up_to": 0})
+    if blueprint.is_open.precision:
+        say("precision: auto is found out by training some steps; planned as fp32")
+        blueprint = blueprint.altered(precision="fp32")
+    return _with_attention(possible(blueprint, say))
+
+
 def _is_on_gpus(blueprint: Blueprint) -> bool:
     return choose_device(blueprint.runner.device).type == "cuda"
 

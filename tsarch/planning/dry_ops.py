@@ -16,11 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorMode,
+    in_kernel_invocation_manager,
+)
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+_CPU = torch.device("cpu")
 _ATEN = torch.ops.aten
 _CPU_ATTENTION = _ATEN._scaled_dot_product_flash_attention_for_cpu
 _CPU_ATTENTION_BACKWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward
@@ -97,6 +102,8 @@ Example = tuple[Any, Any, Any]
 """Function, arguments and keywords of an operation, tensors as `Shape`."""
 _Key = tuple[Any, tuple[Shape, ...], tuple[Any, ...]]
 """Function, tensors and other arguments (with their types: 1 equals True) of an operation."""
+_TEMPLATES: dict[_Key, tuple[Shape, ...]] = {}
+"""Operation → the tensors that it gives, which depends on nothing else."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -116,18 +123,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ground = 0
         self._fake = fake
         self._known: dict[_Key, Op] = {}
-        self._templates: dict[_Key, tuple[Shape, ...]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation."""
         kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default:  # asked of fake tensors alone
+            return _CPU
         if func is _ATEN._local_scalar_dense.default:
             return _scalar(args[0])
         if func in _INDEXED:
             args = (args[0], _places(args[1]), *args[2:])
         leaves = _leaves(args, kwargs)
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        are_known = not any(isinstance(tensor, FakeTensor) for tensor in given)
+        is_drawn = torch.Tag.nondeterministic_seeded in func.tags
+        are_known = not is_drawn and not any(isinstance(own, FakeTensor) for own in given)
         key = (
             func,
             tuple(_shape(leaf) for leaf in given),
@@ -139,6 +148,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 result = func(*args, **kwargs)
             if _floating(_made(result)):
                 result = None
+        if result is None and func.is_view and not are_known:
+            result = self._view(func, args, kwargs)
         if result is None:
             result = self._again(key)
         if result is None:
@@ -162,17 +173,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.phase and not func.is_view and func.overloadpacket not in _FREE:
             self._note(key, args, kwargs, result)
 
+    def _view(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A view as fake mode makes it, without what it looks up before: half of all operations."""
+        with in_kernel_invocation_manager(self._fake):
+            meta = func(*args, **kwargs)
+            if not isinstance(meta, Tensor):
+                return type(meta)(FakeTensor(self._fake, own, _CPU) for own in meta)
+            return FakeTensor(self._fake, meta, _CPU)
+
     def _again(self, key: _Key) -> Any:
         """What an operation gives, by what an equal one gave before; None: there was none. (Fake
         mode has a cache too, that takes twice as long.)"""
-        shapes = self._templates.get(key)
+        shapes = _TEMPLATES.get(key)
         if shapes is None:
             return None
-        cpu, made = torch.device("cpu"), []
+        made = []
         with torch._C._DisableTorchDispatch():
             for own in shapes:
                 meta = torch.empty_strided(own.sizes, own.strides, dtype=own.dtype, device="meta")
-                made.append(FakeTensor(self._fake, meta, cpu))
+                made.append(FakeTensor(self._fake, meta, _CPU))
         return made[0] if len(made) == 1 else tuple(made)
 
     def _remember(self, key: _Key, given: list[Tensor], result: Any) -> None:
@@ -190,7 +209,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if old.isdisjoint(own._cdata for own in new) and all(
             own.storage_offset() == 0 for own in whole
         ):
-            self._templates[key] = tuple(map(_shape, whole))
+            _TEMPLATES[key] = tuple(map(_shape, whole))
 
     def _note(self, key: _Key, args: Any, kwargs: Any, result: Any) -> None:
         """Enter an operation under the current phase."""

@@ -43,6 +43,19 @@ class DryLink:
         """Nothing is under way."""
 
 
+def stepped_optimizer(groups: list[dict[str, Any]], spec: OptimizerSpec) -> torch.optim.Optimizer:
+    """One that has its state, as in all steps but a run's first."""
+    optimizer = make_optimizer(groups, spec)
+    parameters = [own for group in optimizer.param_groups for own in group["params"]]
+    grads = [own.grad for own in parameters]
+    for own in parameters:
+        own.grad = torch.zeros_like(own)
+    optimizer.step()
+    for own, grad in zip(parameters, grads, strict=True):
+        own.grad = grad
+    return optimizer
+
+
 class DryEngine:
     """A module whose optimizer steps fp32 copies where ZeRO or bf16 has them. Sharing out over
     replicas and collectives are reckoned elsewhere (`run_plan.py`)."""
@@ -67,7 +80,7 @@ class DryEngine:
             count = sum(p.numel() for group in groups for p in group["params"])
             self._copy = nn.Parameter(torch.empty(count))
             groups = [{"params": [self._copy], "lr": 0.0}]
-        self._optimizer = make_optimizer(groups, spec)
+        self._optimizer = stepped_optimizer(groups, spec)
         self._rates = LearningRates(self._optimizer)
 
     def forward(self, *inputs: Any) -> Any:

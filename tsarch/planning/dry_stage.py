@@ -18,10 +18,10 @@ from tsarch.models.skeleton import layer_stacks, make_skeleton
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.planning.dry_ops import Example, Op, Recorder, dry
-from tsarch.planning.dry_parts import DryEngine, DryLink
+from tsarch.planning.dry_parts import DryEngine, DryLink, stepped_optimizer
 from tsarch.prepare import Prepared
 from tsarch.rank.activity import Activity
-from tsarch.rank.building import objective_of
+from tsarch.rank.building import objective_of, quicken
 from tsarch.rank.executor import Executor
 from tsarch.schedule.instruction import (
     Backward,
@@ -33,7 +33,6 @@ from tsarch.schedule.instruction import (
 )
 from tsarch.schedule.plan import StepRange, training_programs
 from tsarch.stage.build import outline_model, prediction_spec
-from tsarch.stage.engine import make_optimizer
 from tsarch.stage.running import RunningStage
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
@@ -151,6 +150,7 @@ def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, ste
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
     num_outputs = task.objective.num_outputs(len(prepared.labels))
     module = outline_model(blueprint, stage, num_outputs)
+    quicken(blueprint, stage, module)
     predictions = prediction_spec(blueprint, feed.topology.stages[0], num_outputs)
     link = DryLink(torch.float32 if blueprint.link_dtype == "fp32" else torch.bfloat16)
     with dry() as recorder:
@@ -220,7 +220,7 @@ def _tied(blueprint: Blueprint, prepared: Prepared, uses_table: bool) -> TiedEmb
     trained = None if uses_table else np.unique(prepared.splits["train"].token_ids)
 
     def optimizer(rows: nn.Parameter) -> torch.optim.Optimizer:
-        return make_optimizer([{"params": [rows], "weight_decay": 0.0}], own.optimizer)
+        return stepped_optimizer([{"params": [rows], "weight_decay": 0.0}], own.optimizer)
 
     return TiedEmbedding(
         Table(torch.empty(own.shape), trained),

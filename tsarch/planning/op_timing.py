@@ -28,6 +28,8 @@ _PEAK_S = 0.25
 """Of the budget what finding the peaks may take."""
 _MOST_BYTES = 2 * 2**30
 """Operations over more are not run."""
+_LITTLE = 0.03
+"""Share of a step's operations that need not be tried."""
 _COLD_BYTES = 64 * 2**20
 """More than caches keep."""
 
@@ -136,18 +138,21 @@ def measure(
     budget_s: float,
     clock: Clock = time.perf_counter,
 ) -> Timing:
-    """Try out the dearest operations, how often `numbers` says, for so many seconds. `clock` gives
-    the seconds that are told: a busy machine is better measured by a thread's own."""
+    """Try out the dearest operations, how often `numbers` says, for so many seconds at most: until
+    those that are left make up little of the step. `clock` gives the seconds that are told: a busy
+    machine is better measured by a thread's own."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     measured: dict[Op, float] = {}
     end = time.perf_counter() + budget_s
     try:
-        order = sorted(numbers, key=lambda op: -numbers[op] * guess(op, hardware))
-        for op in order:
+        guesses = {op: number * guess(op, hardware) for op, number in numbers.items()}
+        rest_s, little_s = sum(guesses.values()), _LITTLE * sum(guesses.values())
+        for op in sorted(guesses, key=lambda op: -guesses[op]):
             left_s = end - time.perf_counter()
-            if left_s <= 0:
+            if left_s <= 0 or rest_s <= little_s:
                 break
+            rest_s -= guesses[op]
             size = sum(shape.nbytes for shape in (*op.inputs, *op.outputs))
             if op in examples and size <= _MOST_BYTES and 6 * guess(op, hardware) < left_s:
                 seconds = _run(examples[op], clock)

@@ -106,8 +106,7 @@ def _models(
     if blueprint.run.start_from is not None:
         models = _started(Path(blueprint.run.start_from), wiring, models)
     for stage, model in models.items():
-        _quicken(model.module, blueprint.products_up_to)
-        unpad(blueprint, stage, model.module)  # of whatever attention it has by now
+        quicken(blueprint, stage, model.module)
     return models
 
 
@@ -116,13 +115,14 @@ def _kept_models(kept: Parts) -> Mapping[Stage, BuiltModel]:
     return {stage: BuiltModel(own.module, table) for stage, own in kept.engines.items()}
 
 
-def _quicken(module: nn.Module, products_up_to: int) -> None:
-    """What a model that trains does in another way than one that only answers: the same but for
-    rounding."""
+def quicken(blueprint: Blueprint, stage: Stage, module: nn.Module) -> None:
+    """What a stage's model that trains does in another way than one that only answers: the same but
+    for rounding."""
     backbone = module.backbone
     assert isinstance(backbone, PreTrainedModel)
-    attend_by_products(backbone, products_up_to)
+    attend_by_products(backbone, blueprint.products_up_to)
     use_fast_dropout(module)
+    unpad(blueprint, stage, module)  # of whatever attention it has by now
 
 
 def _started(
