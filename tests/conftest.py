@@ -25,8 +25,14 @@ os.environ.pop("RAY_ADDRESS", None)
 # Ray's workers would give way to all other processes, also to the other test.
 os.environ |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 
-# Cores are shared with other tests' ranks: no deadlines for single examples.
-settings.register_profile("tsarch", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Cores are shared with other tests' ranks: no deadlines for single examples. CI tries the same ones
+# in every run, so that no submission fails by chance.
+settings.register_profile(
+    "tsarch",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("tsarch")
 
 

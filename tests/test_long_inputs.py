@@ -255,8 +255,9 @@ def test_parts_of_a_source_are_few_and_whole_sentences(sentences, most):
     sizes = [len(text[start:stop].replace(" ", "")) for start, stop in parts]
     assert max(sizes) <= most
     assert "".join(text[a:b] for a, b in parts).replace(" ", "") == text.replace(" ", "")
-    if all(sum(own) + 1 <= most for own in sentences):
-        assert all(text[:start].rstrip()[-1:] in ("", ".") for start, _ in parts)
+    bounds = sentence_bounds(text)  # a single letter and a point is an initial, and ends none
+    if all(len(text[start:stop].replace(" ", "")) <= most for start, stop in bounds):
+        assert {start for start, _ in parts} <= {start for start, _ in bounds}
     assert len(parts) <= 1 + 2 * sum(sizes) // most, "two neighbours wouldn't fit into one"
 
 
