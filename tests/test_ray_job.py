@@ -102,7 +102,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # Ray's Unix sockets lie in its folder, and their paths must be shorter than 107 bytes.
     temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     gcs, dashboard, listen, grpc, client = free_ports(5)
-    environment = ray_environment(token_file)
+    # Jobs find `python` where this Python is, also where no environment is activated.
+    paths = f"{Path(RAY).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = ray_environment(token_file) | {"PATH": paths}
     log = folder / "head.log"
     with log.open("wb") as output:
         head = subprocess.Popen(
