@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 
 from tsarch.cluster.joining import join_ray
 from tsarch.errors import RunFailedError, UserError, one_line
+from tsarch.host_memory import keep_freed_memory
 from tsarch.prediction.loading import load
 from tsarch.prediction.pieces import Limits, pieces
 from tsarch.prediction.streams import InputFile, Reading
@@ -153,6 +154,7 @@ class _Worker:
     """Loads the pair once and works on pieces."""
 
     def __init__(self, run: str, work: Work[Any], computing: dict[str, Any]) -> None:
+        keep_freed_memory()
         self._work = work
         try:
             self._pair = load(run, **computing)

@@ -17,6 +17,7 @@ import torch
 
 from tsarch.config import Mode
 from tsarch.errors import UserError, one_line
+from tsarch.host_memory import keep_freed_memory
 from tsarch.pair.states import States
 from tsarch.prediction.batch import as_json
 from tsarch.prediction.loading import load_halves
@@ -153,6 +154,7 @@ class Replica:
         threads: int,
         other: object = None,
     ) -> None:
+        keep_freed_memory()
         torch.set_num_threads(threads)
         self._run, self._halves, self._loading = run, tuple(halves), loading
         self._batching = replace(batching, queue_tokens=_UNBOUNDED)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.blueprint import Blueprint
+from tsarch.host_memory import keep_freed_memory
 from tsarch.launchers import forget_launchers
 from tsarch.rank.activity import Activity
 from tsarch.rank.api import MEANWHILE, Meeting
@@ -175,6 +176,7 @@ class RankProcess(Answering):
         from tsarch.parallel.groups import choose_device
         from tsarch.rank.assembly import Groups
 
+        keep_freed_memory()
         torch.set_num_threads(self._threads)
         if self._groups is None:
             self._groups = Groups(choose_device(self._blueprint.runner.device))

@@ -1,0 +1,33 @@
+"""A process's memory on its host."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+"""Parameters of glibc's mallopt(3)."""
+_NEVER = -1
+_LARGE_BYTES = 1 << 30
+_GROWTH_BYTES = 64 << 20
+
+
+def keep_freed_memory() -> None:
+    """Reuse what large tensors leave, in place of giving it back to the system.
+
+    glibc asks the system for every large block, whose pages come one by one and zeroed when they are
+    first written: for activations of some megabytes, anew in each layer, that takes longer than what
+    is computed in them. Blocks of a gigabyte and more are still given back. Does nothing where the C
+    library isn't glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    for parameter, value in (
+        (_MMAP_THRESHOLD, _LARGE_BYTES),
+        (_TRIM_THRESHOLD, _NEVER),
+        (_TOP_PAD, _GROWTH_BYTES),
+    ):
+        mallopt(parameter, value)
