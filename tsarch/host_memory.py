@@ -15,10 +15,10 @@ _GROWTH_BYTES = 64 << 20
 def keep_freed_memory() -> None:
     """Reuse what large tensors leave, in place of giving it back to the system.
 
-    glibc asks the system for every large block, whose pages come one by one and zeroed when they are
-    first written: for activations of some megabytes, anew in each layer, that takes longer than what
-    is computed in them. Blocks of a gigabyte and more are still given back. Does nothing where the C
-    library isn't glibc.
+    glibc asks the system for every large block, whose pages come one by one and zeroed when they
+    are first written: for activations of some megabytes, anew in each layer, that takes longer than
+    what is computed in them. Blocks of a gigabyte and more are still given back. Does nothing where
+    the C library isn't glibc.
     """
     if not sys.platform.startswith("linux"):
         return
