@@ -1,6 +1,6 @@
 """What `tsarch plan` says against what runs take: states, activations and seconds of steps.
 
-Models of 1 M to 135 M parameters and all seven tasks, each trained for a few steps in this process
+Models of 1 M to 135 M parameters and seven tasks, each trained for a few steps in this process
 with one thread. Bytes are those that torch's CPU allocator counts (its profiler tells every
 allocation), seconds the thread's own, which a busy machine disturbs less than the clock on the
 wall. Nothing of what is measured enters the prediction.

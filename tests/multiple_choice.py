@@ -1,4 +1,5 @@
-"""An eighth task, to show what adding one takes: multiple choice, such as commonsense questions.
+"""A task beside tsarch's own, to show what adding one takes: multiple choice, such as commonsense
+questions.
 
 A row has a `question`, `choices` (a list of strings) and `answer`, the number of the right one from
 0. The student's window is the row; a choice is as likely as "right" is at its first word.

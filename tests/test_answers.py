@@ -31,7 +31,7 @@ from tsarch.tasks.scripts import writing
 from tsarch.tasks.squad import score_answer
 
 TAGS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
-ANSWERING = ("ner", "classification", "relation", "qa", "multiple_choice")
+ANSWERING = ("ner", "classification", "relation", "ranking", "qa", "multiple_choice")
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,9 @@ def raw_rows(task: str, rng: np.random.Generator, num_rows: int = 30) -> list[di
         elif task == "relation":
             relation = str(rng.choice(["Other", "r", "s"]))
             row = {"tokens": own, "head": [0, 1], "tail": [1, 3], "relation": relation}
+        elif task == "ranking":
+            relevance = int(rng.integers(3))
+            row = {"query": f"who {number // 5}", "passage": text, "relevance": relevance}
         elif task == "qa":
             answers = {"text": [own[0]], "answer_start": [0]}
             none: dict[str, Any] = {"text": [], "answer_start": []}
@@ -123,6 +126,8 @@ def test_metrics_of_the_answers_are_the_tasks_own(task_name: str, seed: int) -> 
     predicted = scores
     if task_name == "multiple_choice":
         predicted = scores[:, 1]
+    elif task_name == "ranking":
+        predicted = scores @ np.arange(3)
     elif task_name != "qa":
         predicted = scores.argmax(-1)
     found = task.metrics(split, predicted)
@@ -145,6 +150,13 @@ def counted(task: str, split: TokenizedSplit, answers: list[tuple[Any, ...]]) ->
         gold = {(n, *entity) for n, row in enumerate(rows) for entity in entities(row.tags)}
         right = len(said & gold)
         return {"precision": right / len(said), "recall": right / len(gold)}
+    if task == "ranking":
+        found = {}
+        for row, (own,) in zip(rows, answers, strict=True):
+            found.setdefault(row.query_id, []).append((-own.relevance, int(row.label)))
+        ordered = [[grade for _, grade in sorted(own)] for own in found.values()]
+        firsts = [next(n for n, g in enumerate(own) if g) for own in ordered if len(set(own)) > 1]
+        return {"mrr": float(np.mean([1 / (1 + first) for first in firsts]))}
     names = [own.name for (own,) in answers]
     if task == "multiple_choice":
         hits = [name == row.choices[row.answer] for name, row in zip(names, rows, strict=True)]
@@ -171,6 +183,8 @@ def test_score_collectors_keep_what_the_others_decide_on(task_name: str) -> None
         scores = getattr(kept, mode)
         if task_name == "multiple_choice":
             scores = scores[..., 1]
+        elif task_name == "ranking":
+            scores = scores @ np.arange(3, dtype=np.float32)
         elif task_name != "qa":
             np.testing.assert_allclose(scores.sum(-1), 1, rtol=1e-5)
             scores = scores.argmax(-1)

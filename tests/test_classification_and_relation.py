@@ -37,7 +37,11 @@ OTHER = {
     "classification": {"text": "d", "label": "y"},
     "relation": GOOD["relation"] | {"relation": "s"},
 }
-DATA = {"classification": "csabstruct", "relation": "semeval"}
+DATA = {
+    "classification": "csabstruct",
+    "relation": "semeval",
+    "ranking": "squadshifts_ranking",
+}
 
 
 def read(folder: Path, task: str, rows: list[dict[str, object]]) -> Corpus[Any]:
@@ -294,22 +298,30 @@ def test_no_relation_anywhere_scores_nothing():
     assert set(RelationTask(["NA", "r"]).metrics(split, flat).values()) == {0.0}
 
 
+def candidates_of(row: dict[str, Any]) -> list[dict[str, object]]:
+    """A row for each passage of a query."""
+    own = zip(row["passages"], row["relevance"], strict=True)
+    return [{"query": row["query"], "passage": text, "relevance": grade} for text, grade in own]
+
+
 def tiny_task(folder: Path, task: str, **sections: dict[str, object]) -> Config:
     """A tiny job on the first rows of the task's own data."""
     data: dict[str, object] = {}
-    names: set[str] = set()
+    names: set[object] = set()
     (folder / "rows").mkdir()
     for split in ("train", "validation", "test"):
         lines = (ROOT / "configs" / DATA[task] / f"{split}.jsonl").read_text("utf-8").splitlines()
         rows = [json.loads(line) for line in lines[:50]]
-        label = "label" if task == "classification" else "relation"
+        if task == "ranking":
+            rows = [own for row in rows[:8] for own in candidates_of(row)]
+        label = {"classification": "label", "relation": "relation", "ranking": "relevance"}[task]
         names = names or {row[label] for row in rows}
         rows = [row for row in rows if row[label] in names]
         data[split] = str(write_jsonl(folder / "rows" / f"{split}.jsonl", rows))
     return tiny_config(folder, data=data, task={"name": task}, **sections)
 
 
-@pytest.mark.parametrize("task", ["classification", "relation"])
+@pytest.mark.parametrize("task", ["classification", "relation", "ranking"])
 def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path, task):
     config = tiny_task(tmp_path, task, schedule={"epochs": 4})
     prepared = prepare_data(resolve(config))
@@ -330,13 +342,14 @@ def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path, task):
     [
         pytest.param("classification", (1, 2), marks=pytest.mark.replicas(1, 2)),
         pytest.param("relation", (1, 1), marks=pytest.mark.replicas(1, 1)),
+        pytest.param("ranking", (1, 2), marks=pytest.mark.replicas(1, 2)),
     ],
 )
 def test_ranks_give_the_losses_of_one_process(tmp_path, crews, task, replicas):
     check_equal_losses(tiny_task(tmp_path, task), replicas, crews)
 
 
-@pytest.mark.parametrize("task", ["classification", "relation"])
+@pytest.mark.parametrize("task", ["classification", "relation", "ranking"])
 def test_the_tasks_config_is_sound(task):
     config = load_config(ROOT / "configs" / f"{task}.yaml")
     assert config.task.name == task

@@ -60,6 +60,7 @@ ASKED: dict[str, Any] = {
         "head": [1, 2],
         "tail": [5, 6],
     },
+    "ranking": {"query": "When was it opened?", "passage": "The bridge was opened in 1937."},
 }
 """What the cards ask."""
 
@@ -178,7 +179,7 @@ def check_graphs(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["classification", "relation", "qa"])
+@pytest.mark.parametrize("task", ["classification", "relation", "ranking", "qa"])
 def test_other_tasks_are_ordinary_models_too(tmp_path, task):
     run_training(run_of(tmp_path, task))
     done = export(tmp_path / "run", tmp_path / "out", onnx=True)
@@ -186,7 +187,9 @@ def test_other_tasks_are_ordinary_models_too(tmp_path, task):
     assert not done.refused
     assert all(kind in done.parts[f"{mode}/"] for mode in ("teacher", "student_alone"))
     check_graphs(tmp_path)
-    if task != "qa":
+    if task == "ranking":
+        assert 0 <= float(run_card(tmp_path / "out")) <= 1
+    elif task != "qa":
         name, score = run_card(tmp_path / "out").split()
         (own,) = tsarch.load(tmp_path / "run", device="cpu").predict([ASKED[task]], "student_alone")
         assert own.name == name  # type: ignore[union-attr]

@@ -28,6 +28,7 @@ FOLDERS = {
     "ner": "wikigold",
     "classification": "csabstruct",
     "relation": "semeval",
+    "ranking": "squadshifts_ranking",
     "qa": "squadshifts",
     "translation": "tatoeba",
     "summarization": "scitldr",

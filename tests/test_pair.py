@@ -24,13 +24,14 @@ from tsarch.prepare import Prepared, prepare_data
 from tsarch.records import IGNORED, TokenizedSplit
 from tsarch.run.saved_run import open_run, saved_pair
 from tsarch.stage.build import build_pair
-from tsarch.tasks.answers import Entity, Label, NoAnswer, Relation, SpanAnswer
+from tsarch.tasks.answers import Entity, Label, NoAnswer, Relation, Relevance, SpanAnswer
 from tsarch.tasks.registry import make_task
 
 KINDS = {
     "ner": Entity,
     "classification": Label,
     "relation": Relation,
+    "ranking": Relevance,
     "qa": SpanAnswer | NoAnswer,
 }
 
@@ -80,7 +81,7 @@ def test_a_saved_pair_answers_as_its_run_measured(tmp_path, task):
     measured = make_task(task, prepared.labels)
     for mode, metrics in summary["after"].items():
         scores = own.scores(without_labels(split), mode)
-        decided = scores if task == "qa" else scores.argmax(-1)
+        decided = measured.decided(scores)
         assert measured.metrics(split, decided) == pytest.approx(metrics, abs=1e-6), mode
         answers = own.answers(split, mode)
         assert len(answers) == len(split.rows)

@@ -33,6 +33,7 @@ ROWS: dict[str, tuple[dict[str, Any], int, int]] = {
         6,
         2,
     ),
+    "ranking": ({"query": "Who sings?", "passage": "Ann sings in Rome.", "relevance": 1}, 6, 1),
     "translation": ({"source": "the old river", "target": "ancient fleuve"}, 5, 1),
     "summarization": (
         {"document": "a b c d", "summary": "a b", "references": ["a", "b c"]},

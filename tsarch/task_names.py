@@ -6,6 +6,7 @@ TASKS = {
     "ner": "tsarch.tasks.ner",
     "classification": "tsarch.tasks.classification",
     "relation": "tsarch.tasks.relation",
+    "ranking": "tsarch.tasks.ranking",
     "qa": "tsarch.tasks.qa",
     "translation": "tsarch.tasks.translation",
     "summarization": "tsarch.tasks.summarization",

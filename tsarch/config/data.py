@@ -64,6 +64,7 @@ class DataConfig(Section):
     format: Literal[
         "auto", "jsonl", "json", "conll", "csv", "parquet",
         "doccano", "prodigy", "label_studio", "squad", "tacred", "docred", "opennre", "marked",
+        "candidates", "positives",
         "messages", "sharegpt", "turns", "multiwoz", "dialog",
     ] = "auto"  # fmt: skip
     """Format of the files, or the layout of their rows; `auto` goes by the file name's ending and

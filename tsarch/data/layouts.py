@@ -161,7 +161,7 @@ class LabelledWordsLayout:
             for own, row in zip(sentences, rows, strict=True)
         ]
         labels = [IGNORED if row.label is None else self._label_ids[row.label] for row in rows]
-        return replace(_rows_with_labels(self._spec, marked, labels), rows=tuple(rows))
+        return replace(rows_with_labels(self._spec, marked, labels), rows=tuple(rows))
 
 
 class LabelledTextLayout:
@@ -179,12 +179,13 @@ class LabelledTextLayout:
             for row, own in zip(rows, placed, strict=True)
         ]
         labels = [IGNORED if row.label is None else self._label_ids[row.label] for row in rows]
-        return replace(_rows_with_labels(self._spec, sentences, labels), rows=tuple(rows))
+        return replace(rows_with_labels(self._spec, sentences, labels), rows=tuple(rows))
 
 
-def _rows_with_labels(
+def rows_with_labels(
     spec: PackingSpec, sentences: Sequence[Sentence], labels: Sequence[int]
 ) -> TokenizedSplit:
+    """Contexts of whole rows that have one label each, and a window each (`pack_rows`)."""
     tokenizer = spec.tokens.tokenizer
     return pack_rows(
         sentences,

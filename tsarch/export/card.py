@@ -25,6 +25,7 @@ PIPELINES = {
     "ner": "token-classification",
     "classification": "text-classification",
     "relation": "text-classification",
+    "ranking": "text-ranking",
     "qa": "question-answering",
     "translation": "translation",
     "summarization": "summarization",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from tsarch.data.passages import pair_specials
 from tsarch.data.tokenizer import label_token, special_tokens, word_lead
 from tsarch.tasks.relation import HEAD_MARK, TAIL_MARK
 
@@ -16,6 +17,7 @@ _INPUTS = {
     "classification": '["The ship left on Monday."]',
     "relation": '[{"tokens": ["The", "engine", "drives", "a", "pump"], "head": [1, 2], '
     '"tail": [4, 5]}]',
+    "ranking": '[{"query": "When was it opened?", "passage": "The bridge was opened in 1937."}]',
     "qa": '[{"context": "The bridge was opened in 1937.", "question": "When was it opened?"}]',
     "translation": '["Good morning."]',
     "summarization": '["A long text …"]',
@@ -69,6 +71,14 @@ def _labelling(models: TrainedModels, part: str) -> str:
         "before": before,
         "after": after,
     }
+    if models.task_file.task == "ranking":
+        between = pair_specials(tokenizer)[0].between
+        ids = f"[{label}] + query + {between} + passage"
+        order, place = f"`{known['token']}` stands before query and passage", len(before)
+        if is_last:
+            ids = f"passage + {between} + query + [{label}]"
+            order, place = f"`{known['token']}` stands after passage and query", -1 - len(after)
+        return _RANKING.format(**known, ids=ids, order=order, place=place)
     if models.task_file.task == "classification":
         return (_LAST if is_last else _VOTES).format(**known)
     return _RELATION.format(
@@ -181,6 +191,22 @@ said = model(torch.tensor([ids])).logits.detach()[0, len({before}) :].softmax(-1
 votes = said.argmax(-1).tolist()
 label = max(votes, key=votes.count)
 print(model.config.id2label[label], float(said[:, label].mean()))
+```
+"""
+_RANKING = """as an ordinary model of transformers for tokens: {order}. There it says the
+grade, and so do up to four words, whose mean tsarch takes:
+
+```python
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER/{part}")
+model = AutoModelForTokenClassification.from_pretrained("FOLDER/{part}")
+texts = "When was it opened?", "The bridge was opened in 1937."
+query, passage = (tokenizer(own, add_special_tokens=False).input_ids for own in texts)
+ids = {before} + {ids} + {after}
+said = model(torch.tensor([ids])).logits.detach()[0, {place}].softmax(-1).tolist()
+print(sum(int(model.config.id2label[n]) * own for n, own in enumerate(said)))
 ```
 """
 _QA = """as an ordinary model of transformers. The answer is the span of the passage with the

@@ -9,7 +9,8 @@ from tsarch.prepare import Prepared
 from tsarch.records import IGNORED, TokenizedSplit
 from tsarch.tasks.registry import is_generative
 
-_LABELS = {"ner": ("O", "B-X", "I-X"), "classification": ("a", "b"), "relation": ("a", "b")}
+_ROW_LABELS = {"classification": ("a", "b"), "relation": ("a", "b"), "ranking": ("0", "1")}
+_LABELS = {"ner": ("O", "B-X", "I-X"), **_ROW_LABELS}
 _BATCHES = 2
 _MOST_TOKENS = 20_000_000
 _MOST_ROWS = 32_768
@@ -49,7 +50,7 @@ def _words(blueprint: Blueprint, number: int, length: int, bounds: np.ndarray) -
     """(tokens,) 0 where a word starts, −1 elsewhere: everywhere, at the first token of each window
     where rows have a label, or on the targets that are written."""
     one = np.zeros(length, dtype=np.int64)
-    if blueprint.task.name in ("classification", "relation"):
+    if blueprint.task.name in _ROW_LABELS:
         one[:] = -1
         one[bounds[:-1]] = 0
     elif is_generative(blueprint.task.name):

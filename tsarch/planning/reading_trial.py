@@ -36,7 +36,7 @@ _WORK = 1e10
 """Parameters times tokens of a trial of long texts: about a second."""
 _MOST_LONG = 2048
 _VOCABULARY = 16
-_ROW_TASKS = ("classification", "relation")
+_ROW_TASKS = ("classification", "relation", "ranking")
 """Tasks with a token of its own for a row's label."""
 
 

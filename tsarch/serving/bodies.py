@@ -14,7 +14,15 @@ from tsarch.prediction.inputs import Gap, PartlyRead, TextEntity
 from tsarch.prediction.unread import OnUnread
 from tsarch.serving.engine import ServiceError
 from tsarch.serving.limits import Limits
-from tsarch.tasks.answers import Entity, GeneratedText, Label, NoAnswer, Relation, SpanAnswer
+from tsarch.tasks.answers import (
+    Entity,
+    GeneratedText,
+    Label,
+    NoAnswer,
+    Relation,
+    Relevance,
+    SpanAnswer,
+)
 
 
 class PredictRequest(BaseModel):
@@ -51,7 +59,8 @@ def _answer(kind: type) -> Any:
 if TYPE_CHECKING:
     Answer = Any
 else:
-    _KINDS = (Entity, TextEntity, Label, Relation, SpanAnswer, NoAnswer, GeneratedText)
+    _LABELS = (Label, Relevance, Relation)
+    _KINDS = (Entity, TextEntity, *_LABELS, SpanAnswer, NoAnswer, GeneratedText)
     _One = Union[tuple(map(_answer, _KINDS))]  # noqa: UP007 - of a list
     _Whole = _One | list[_One]
     _Gap = create_model("Gap", __doc__=Gap.__doc__, **get_type_hints(Gap))

@@ -25,6 +25,11 @@ _EXAMPLES: Mapping[str, tuple[Any, ...]] = {
         {"tokens": list(_SENTENCE), "head": [1, 2], "tail": [5, 6]},
         {"tokens": list(_SENTENCE), "head": [5, 6], "tail": [8, 9]},
     ),
+    "ranking": (
+        {"query": "When was the bridge opened?", "passage": _PASSAGE},
+        {"query": "When was the bridge opened?", "passage": _NEWS},
+        {"query": "Which engine?", "passage": "The engine drives a large pump."},
+    ),
     "qa": (
         {"context": _PASSAGE, "question": "When was the bridge opened?"},
         {"context": _PASSAGE, "question": "Who built the tunnel?"},

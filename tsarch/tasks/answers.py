@@ -32,6 +32,14 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Relevance(Label):
+    """How relevant a passage is to a query; `name` is the likeliest grade."""
+
+    relevance: float
+    """The expected grade: a query's passages are ordered by it."""
+
+
+@dataclass(frozen=True)
 class Relation:
     """How the two marked entities of a row are related."""
 

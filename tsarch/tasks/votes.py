@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tsarch.records import FloatArray, IntArray, TokenizedSplit
 
@@ -20,10 +21,15 @@ def row_probabilities(
     split: TokenizedSplit, probabilities: FloatArray, labels: Sequence[str]
 ) -> list[dict[str, float]]:
     """Label → mean of the (num_words, labels) probabilities at a row's places, for every row."""
-    starts = split.sentence_offsets[:-1]
-    sums = np.add.reduceat(probabilities.astype(np.float64), starts, axis=0)
-    means = sums / np.diff(split.sentence_offsets)[:, None]
+    means = row_means(split, probabilities)
     return [dict(zip(labels, own, strict=True)) for own in means.tolist()]
+
+
+def row_means(split: TokenizedSplit, scores: FloatArray) -> NDArray[np.float64]:
+    """(num_words, …) scores → (num_rows, …) their means over a row's places."""
+    sums = np.add.reduceat(scores.astype(np.float64), split.sentence_offsets[:-1], axis=0)
+    counts = np.diff(split.sentence_offsets)
+    return sums / counts.reshape(-1, *[1] * (scores.ndim - 1))
 
 
 def only_one(split: TokenizedSplit, labels: Sequence[str], kind: str) -> str:

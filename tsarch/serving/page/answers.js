@@ -11,6 +11,7 @@ const TEXT_COLUMNS = {
   ner: "tokens",
   relation: "tokens",
   qa: "context",
+  ranking: "passage",
   translation: "source",
   summarization: "document",
   dialogue: "history",
@@ -79,7 +80,7 @@ function misplaced(view) {
 function compare(views) {
   const modes = [...views.keys()];
   const [first] = views.values();
-  if (first.kind === "label" || first.kind === "relation") return compareNames(views, modes);
+  if (["label", "relation", "relevance"].includes(first.kind)) return compareNames(views, modes);
   if (first.kind === "text") return compareTexts(views, modes);
   const tags = modes.map((mode) => wordTags(views.get(mode).words, views.get(mode).spans));
   const says = [];

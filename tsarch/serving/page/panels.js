@@ -140,9 +140,9 @@ function bar([name, score]) {
 
 /** The parts of a view of one input. */
 function viewParts(view, mode, marks, modes, types) {
-  if (view.kind === "label" || view.kind === "relation") {
-    const { name, score, scores } = view.answer;
-    const verdict = el("p", { class: "verdict" }, name, el("small", {}, ` ${number(score)}`));
+  if (["label", "relation", "relevance"].includes(view.kind)) {
+    const { name, score, scores, relevance } = view.answer;
+    const verdict = el("p", { class: "verdict" }, name, el("small", {}, ` ${number(relevance ?? score)}`));
     const text = view.spans.length ? [markedPanel(view, mode, marks, modes, types).box] : [];
     return [verdict, ...text, bars(scores)];
   }
