@@ -34,6 +34,7 @@ from tsarch.rank.crew import Reports, drive
 from tsarch.rank.pacer import Pacer, Situation
 from tsarch.telling.step_table import StepTable
 from tsarch.telling.terminal import LiveNumbers, Reporter
+from tsarch.telling.tracker import TrackedRun
 from tsarch.telling.trackers import Trackers, open_trackers
 from tsarch.topology import STAGES
 
@@ -155,7 +156,8 @@ def null_crew(num_ranks: int, folder: Path) -> Iterator[Driver]:
     crew = RayCrew.start(blueprint, None, folder / "logs", lambda _: None, NullWorker)
     reporter = Reporter(Console(file=StringIO()))
     try:
-        with open_trackers(folder, crew.topology, trace=False) as trackers, reporter.training(0):
+        tracked = TrackedRun.of(folder, crew.blueprint)
+        with open_trackers(tracked, reporter.say) as trackers, reporter.training(0):
             yield Driver(crew, trackers, reporter)
     finally:
         crew.close()

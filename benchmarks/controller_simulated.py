@@ -32,6 +32,7 @@ from tsarch.cluster.ray_members import RayMembers
 from tsarch.cluster.watch import Node
 from tsarch.cluster.worker import WATCH, Actor
 from tsarch.telling.terminal import Reporter
+from tsarch.telling.tracker import TrackedRun
 from tsarch.telling.trackers import open_trackers
 
 RANKS = (64, 1024, 10_000)
@@ -117,7 +118,8 @@ def shared_crew(num_ranks: int, folder: Path) -> Iterator[Driver]:
     crew = RayCrew(blueprint, SharedMembers(blueprint, logs / "ranks.log"), logs)
     reporter = Reporter(Console(file=StringIO()))
     try:
-        with open_trackers(folder, crew.topology, trace=False) as trackers, reporter.training(0):
+        tracked = TrackedRun.of(folder, crew.blueprint)
+        with open_trackers(tracked, reporter.say) as trackers, reporter.training(0):
             yield Driver(crew, trackers, reporter)
     finally:
         crew.close()

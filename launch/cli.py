@@ -74,6 +74,9 @@ def train(
         bool,
         typer.Option("--trace", help="Write trace.json: every instruction of every rank."),
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Record some steps; say where their time goes.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
     ] = False,
@@ -82,6 +85,8 @@ def train(
     """Train, and evaluate the test split before and after."""
     from tsarch.launch.training import run_training
 
+    if profile:
+        overrides = ["run.profile_steps=5", *overrides]
     run_training(load_run(config, overrides, trace, resume), address, resume, timings=timings)
 
 

@@ -156,6 +156,25 @@ def _settled(blueprint: Blueprint, prepared: Any, reporter: Any) -> Blueprint:
     return settle(blueprint, prepared, reporter.say)
 
 
+def _show_profiles(reporter: Any, blueprint: Blueprint, path: Path) -> None:
+    """Where a step's time went, if the run was profiled."""
+    from tsarch.telling.profile_table import add_peaks, print_profiles, read_profiles
+
+    profiles = read_profiles(path)
+    if not profiles:
+        return
+    from tsarch.planning.peak import peak_flops_s
+
+    in_bf16 = blueprint.precision == "bf16"
+    peaks = {
+        own: peak_flops_s(*own, in_bf16)
+        for own in {(profile["device"], profile["threads"]) for profile in profiles}
+    }
+    add_peaks(path, [peaks[profile["device"], profile["threads"]] for profile in profiles])
+    print_profiles(reporter.console, read_profiles(path))
+    reporter.say(f"traces of the ranks, for https://ui.perfetto.dev: {path / 'profile'}")
+
+
 def _show_errors(reporter: Any, path: Path) -> None:
     """Some rows of the test split with what was predicted."""
     from tsarch.telling.predictions import read_errors, show_sample
@@ -307,3 +326,4 @@ def _show(
 
         step_s = summary["train_s"] / summary["steps"]
         reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))
+    _show_profiles(reporter, blueprint, path)

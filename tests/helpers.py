@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsarch.blueprint import Blueprint, resolve
-from tsarch.config import Config, DataConfig
+from tsarch.config import Config, DataConfig, TrackingConfig
 from tsarch.config_loading import parse_config
 from tsarch.data.corpus import Corpus, read_splits
 from tsarch.data.layouts import PackingSpec
@@ -18,6 +18,8 @@ from tsarch.data.row_tokens import RowTokenizer
 from tsarch.prepare import prepare_data
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.registry import row_reader
+from tsarch.telling.tracker import TrackedRun
+from tsarch.topology import Topology
 
 if TYPE_CHECKING:
     from tsarch.rank.local_crew import LocalCrew
@@ -142,3 +144,10 @@ def local_crew(config: Config) -> LocalCrew:
 
     blueprint = resolve(config)
     return LocalCrew(blueprint, prepare_data(blueprint))
+
+
+def tracked(folder: Path, is_traced: bool = False, **tracking: Any) -> TrackedRun:
+    """A run on two ranks, for trackers; `tracking`: keys of that section."""
+    topology = Topology.pair(1, 1)
+    config = {"run.seed": 0, "task.name": "ner"}
+    return TrackedRun(folder, "mine", topology, TrackingConfig(**tracking), config, is_traced)

@@ -24,6 +24,7 @@ from tsarch.run.saved_run import evaluate_run
 from tsarch.tasks.registry import table_metrics
 from tsarch.telling.run_folder import RunFolder
 from tsarch.telling.terminal import Reporter
+from tsarch.telling.tracker import TrackedRun
 from tsarch.telling.trackers import open_trackers
 
 ENCODER = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -111,7 +112,7 @@ def test_it_trains_measures_and_saves(tmp_path: Path, crews: Crews, path: Path) 
     store = Store(str(tmp_path / "checkpoints"))
     folder = RunFolder(tmp_path / "run")
     folder.write_config(resolve(config))
-    with open_trackers(folder.path, crew.topology, trace=False) as trackers:
+    with open_trackers(TrackedRun.of(folder.path, crew.blueprint), print) as trackers:
         trainer = Trainer(resolve(config), prepared, crew, folder, trackers, Reporter(), store)
         summary = trainer.run().as_json()
     assert (summary["steps"], summary["bad_steps"]) == (NUM_STEPS, 0)

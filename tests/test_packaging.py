@@ -149,10 +149,10 @@ def test_every_requirement_is_met_by_its_pin(wheel):
 
 
 def test_extras_are_those_that_some_code_is_for(wheel):
-    extras = {"dev", "docs", "gguf", "onnx", "quickstart", "s3", "serving"}
+    extras = {"dev", "docs", "gguf", "mlflow", "onnx", "quickstart", "s3", "serving", "wandb"}
     assert set(requirements(wheel)) == {"", *extras}
     core = {canonicalize_name(own.name) for own in requirements(wheel)[""]}
-    for extra in ("docs", "gguf", "onnx", "quickstart", "s3"):
+    for extra in ("docs", "gguf", "mlflow", "onnx", "quickstart", "s3", "wandb"):
         assert core.isdisjoint(canonicalize_name(own.name) for own in requirements(wheel)[extra])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tomllib
 from dataclasses import asdict
@@ -141,6 +142,79 @@ def made_up(folder: Path, num_steps: int = 3, **changes: Any) -> Config:
     return config
 
 
+def test_a_report_says_what_differs_from_the_defaults(tmp_path):
+    made_up(tmp_path)
+    write(tmp_path)
+    text = " ".join(read(tmp_path).text.split())
+    assert "key default this run" in text
+    assert "teacher.max_tokens 512 96" in text
+    assert "distillation.weight 0.0 0.5" in text
+    assert "teacher.config.hidden_size – 32" in text
+    assert "optimizer.beta1" not in text
+
+
+def test_a_report_shows_examples_of_what_is_predicted(tmp_path):
+    made_up(tmp_path)
+    parts = [
+        {"text": "Ada", "mark": "right", "note": "PER"},
+        {"text": "met <him>", "mark": "", "note": ""},
+    ]
+    row = {
+        "right": True,
+        "place": "/data/test.jsonl:7",
+        "question": "",
+        "said": "",
+        "gold": "",
+        "score": None,
+        "parts": parts,
+    }
+    scores = {m: {"columns": ["label", "f1", "support"], "rows": []} for m in MODES}
+    errors = {
+        "split": "test",
+        "mode": "joint",
+        "rows": 1,
+        "rows_of_split": 1,
+        "sample": [row],
+        "kinds": {m: {"right": 1} for m in MODES},
+        "mistakes": {m: [] for m in MODES},
+        "counts": dict.fromkeys(MODES),
+        "scores": scores,
+        "agreement": [],
+        "units": 1,
+        "unit": "entities",
+    }
+    pairs = itertools.combinations(MODES, 2)
+    better = {"same": 1, "one_better": 0, "other_better": 0, "neither": 0}
+    errors["agreement"] = [{"one": one, "other": other, **better} for one, other in pairs]
+    (tmp_path / "errors.json").write_text(json.dumps(errors))
+    write(tmp_path)
+    page = read(tmp_path)
+    text = " ".join(page.text.split())
+    assert "Some rows of the test split as joint sees them. right test.jsonl:7 Ada PER met" in text
+    assert ("mark", {"class": "right"}) in page.tags
+
+
+def test_a_profiled_run_says_where_a_step_went(tmp_path):
+    made_up(tmp_path)
+    spent = {"name": "teacher Forward", "number": 3, "seconds": 3.0, "flops": 6e9}
+    profile = {
+        "rank": 0,
+        "num_ticks": 2,
+        "seconds": 4.0,
+        "device": "cpu",
+        "threads": 1,
+        "instructions": [spent],
+        "operators": [{**spent, "name": "aten::mm", "flops": 0.0}],
+        "peak_flops_s": 4e9,
+    }
+    (tmp_path / "profile.json").write_text(json.dumps([profile]))
+    write(tmp_path)
+    text = " ".join(read(tmp_path).text.split())
+    assert "rank 0: 2 steps of 2 s; peak 4 GFLOP/s on cpu" in text
+    assert "teacher Forward 1.5 s 75.0 % 2.0 50 % between instructions" in text
+    assert "aten::mm 1.5 s 75.0 %" in text
+
+
 def test_a_traced_run_gets_a_report_with_its_timeline(tmp_path):
     config = tiny_config(
         tmp_path,
@@ -151,7 +225,7 @@ def test_a_traced_run_gets_a_report_with_its_timeline(tmp_path):
     summary = run_training(config)
     folder = tmp_path / "run"
     page = read(folder)
-    assert [tag for tag, _ in page.tags].count("svg") == 3
+    assert [tag for tag, _ in page.tags].count("svg") == 4
     for mode in MODES:
         for when in ("before", "after"):
             assert f"{summary[when][mode]['f1']:.4f}" in page.text
@@ -236,7 +310,7 @@ def test_a_run_that_fails_keeps_its_metrics_and_has_no_report(tmp_path, monkeypa
     with pytest.raises(RunFailedError):
         run_training(config)
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == {"config.yaml", "metrics.jsonl", "evaluations.jsonl", "tensorboard"}
+    assert files == {"config.yaml", "metrics.jsonl", "evaluations.jsonl", "tensorboard", "logs"}
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helpers import QUICKSTART_MODEL, tiny_config, tiny_raw
+from tests.helpers import QUICKSTART_MODEL, tiny_config, tiny_raw, tracked
 from tests.test_checkpoint_store import flip
 from tsarch.checkpoint.store import Store
 from tsarch.config import Config
@@ -23,7 +23,6 @@ from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
 from tsarch.telling.terminal import Reporter
 from tsarch.telling.trackers import open_trackers
-from tsarch.topology import Topology
 
 SLOW = pytest.mark.slow
 STEPS = 10  # five an epoch
@@ -208,7 +207,7 @@ def test_trackers_go_back_to_the_checkpoint(tmp_path):
     for again, steps in ((False, range(6)), (True, range(3, 5))):
         # Files of curves are read by name: by second, and then `.10` would come before `.9`.
         time.sleep(1.0 - time.time() % 1.0 if again else 0.0)
-        with open_trackers(tmp_path, Topology.pair(1, 1), trace=False) as trackers:
+        with open_trackers(tracked(tmp_path), print) as trackers:
             if again:
                 with (tmp_path / "metrics.jsonl").open("a") as file:
                     file.write('{"step": 6, "torn')  # behind what stays: nobody reads it
@@ -232,7 +231,7 @@ def test_trackers_go_back_to_the_checkpoint(tmp_path):
 
 def test_a_run_that_starts_anew_keeps_nothing(tmp_path):
     for again in (False, True):
-        with open_trackers(tmp_path, Topology.pair(1, 1), trace=False) as trackers:
+        with open_trackers(tracked(tmp_path), print) as trackers:
             if again:
                 trackers.rewind(0, 0)
             trackers.texts("before", [{"joint": "a"}])

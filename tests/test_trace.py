@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import tiny_config
+from tests.helpers import tiny_config, tracked
 from tsarch.launch.training import run_training
 from tsarch.records import TickReport, TraceEvent
 from tsarch.telling.trace import TraceWriter, idle_share, read_middle, read_trace
@@ -131,7 +131,7 @@ def test_a_traced_run_tells_every_instruction_of_every_step(tmp_path, schedule, 
 
 def test_traces_of_the_time_before_restarts_are_kept(tmp_path):
     for again in (False, True, True):
-        with open_trackers(tmp_path, Topology.pair(1, 1), trace=True) as trackers:
+        with open_trackers(tracked(tmp_path, is_traced=True), print) as trackers:
             if again:
                 trackers.rewind(0, 0)
             trackers.ticks([], 0)

@@ -31,6 +31,7 @@ from tsarch.config import (
     StageTopology,
     StudentConfig,
     TaskConfig,
+    TrackingConfig,
 )
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.schedule.plan import Alternation
@@ -138,6 +139,7 @@ class Blueprint:
     decoding: DecodingConfig
     checkpoint: CheckpointConfig
     failure: FailureConfig
+    tracking: TrackingConfig
 
     @property
     def seed(self) -> int:
@@ -225,14 +227,7 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         table=_table(config, stages),
         schedule=_schedule(config),
         learning_rate=config.learning_rate,
-        distillation=DistillationSpec(
-            config.distillation.weight,
-            config.distillation.temperature,
-            config.distillation.passes,
-            config.distillation.divergence,
-            config.distillation.hidden_weight,
-            config.distillation.hidden_loss,
-        ),
+        distillation=DistillationSpec(**config.distillation.model_dump()),
         loss=config.loss,
         precision=precision,
         products_up_to=config.attention.products_up_to or 0,
@@ -242,6 +237,7 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         decoding=config.decoding,
         checkpoint=config.checkpoint,
         failure=config.failure,
+        tracking=config.tracking,
     )
 
 

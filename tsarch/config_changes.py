@@ -3,6 +3,7 @@ defaults."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,6 +41,13 @@ def changed_keys(config: Config) -> dict[str, tuple[Any, Any]]:
         for key, value in own.items()
         if defaults.get(key, MISSING) != value
     }
+
+
+def shown(value: Any) -> str:
+    """A value as YAML has it; a dash for `MISSING`."""
+    if value is MISSING:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _with_defaults(section: Section) -> Section:

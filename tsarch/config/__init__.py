@@ -32,6 +32,7 @@ from tsarch.config.root import Config
 from tsarch.config.topology import AUTO, LinkConfig, StageTopology, TopologyConfig
 from tsarch.config.training import (
     MEAN_MODES,
+    TRACKERS,
     AlternationConfig,
     CheckpointConfig,
     EvaluationConfig,
@@ -41,12 +42,14 @@ from tsarch.config.training import (
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
+    TrackingConfig,
 )
 
 __all__ = [
     "AUTO",
     "MEAN_MODES",
     "MODES",
+    "TRACKERS",
     "AlternationConfig",
     "AttentionConfig",
     "BackboneConfig",
@@ -81,4 +84,5 @@ __all__ = [
     "TaskConfig",
     "TeacherConfig",
     "TopologyConfig",
+    "TrackingConfig",
 ]

@@ -26,6 +26,7 @@ from tsarch.config.training import (
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
+    TrackingConfig,
 )
 
 
@@ -67,6 +68,8 @@ class Config(Section):
     """Saving the run so that it can be resumed."""
     failure: FailureConfig = FailureConfig()
     """What the run puts up with."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Who is told what the run does."""
     link: LinkConfig = LinkConfig()
     """Boundary messages between the stages."""
     topology: TopologyConfig = Field(default=TopologyConfig(), json_schema_extra=_or_auto)

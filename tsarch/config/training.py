@@ -1,11 +1,12 @@
 """How a run goes: the sections `run`, `schedule`, `optimizer`, `learning_rate`, `evaluation`,
-`checkpoint` and `failure`."""
+`checkpoint`, `failure` and `tracking`."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tsarch.config.base import (
     MOST,
@@ -30,6 +31,9 @@ class RunConfig(Section):
     trace: bool = False
     """Write `trace.json`: every instruction of every rank, for https://ui.perfetto.dev, and a
     timeline in the report (`tsarch train --trace`)."""
+    profile_steps: NonNegativeInt = 0
+    """Steps, from the third on, that torch's profiler records on every rank: a trace of each in
+    `profile`, and a table of where a step's time goes (`tsarch train --profile`: 5)."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """Seed of the weights, the batch order, dropout and `teacher_dropout`."""
     start_from: str | None = None
@@ -175,3 +179,37 @@ class FailureConfig(Section):
     node_wait_s: NonNegativeFloat = 30.0
     """Seconds to wait for a lost node to come back before going on with fewer replicas
     (`topology.min_replicas`) or ending."""
+
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "prometheus")
+"""Those that come with tsarch, by their names."""
+_OWN_TRACKER = re.compile(r"[\w.]+:\w+")
+
+
+class TrackingConfig(Section):
+    """Who is told what a run does while it does it, besides the files of its folder."""
+
+    trackers: list[str] = Field(default_factory=lambda: ["tensorboard"])
+    """`tensorboard`: curves in the run folder. `wandb`: Weights & Biases. `mlflow`: a server of
+    MLflow. `prometheus`: gauges among the metrics of the run's Ray cluster
+    (`topology.runner: ray`). `MODULE:NAME`: one of your own, of a module that Python finds, also in
+    the folder in which the run is started."""
+    project: Annotated[str, Field(min_length=1)] = "tsarch"
+    """Project of `wandb`, experiment of `mlflow`."""
+    mlflow_uri: str | None = None
+    """Address of the MLflow server, such as `http://HOST:5000`. Default: that of the environment
+    variable `MLFLOW_TRACKING_URI`."""
+    wandb_mode: Literal["online", "offline"] | None = None
+    """`offline`: write the folder `wandb` in the run folder, for `wandb sync`. Default: as the
+    environment variable `WANDB_MODE` says, else `online`."""
+
+    @field_validator("trackers")
+    @classmethod
+    def _known(cls, trackers: list[str]) -> list[str]:
+        for name in trackers:
+            if name not in TRACKERS and _OWN_TRACKER.fullmatch(name) is None:
+                known = ", ".join(f"`{own}`" for own in TRACKERS)
+                raise ValueError(f"`{name}` is none of {known} and no MODULE:NAME of your own")
+        if len(set(trackers)) < len(trackers):
+            raise ValueError("names a tracker twice")
+        return trackers

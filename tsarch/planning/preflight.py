@@ -16,6 +16,7 @@ from tsarch.planning.generative_models import generation_mistakes
 from tsarch.planning.passed import PassedChecks
 from tsarch.planning.start import start_mistakes
 from tsarch.tasks.registry import is_generative
+from tsarch.telling.tracker_choice import tracker_mistakes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -49,6 +50,7 @@ def check_run(
     if not mistakes and not planned:
         mistakes += start_mistakes(blueprint)
     mistakes += _fragments(blueprint)
+    mistakes += [] if planned else tracker_mistakes(blueprint)
     if mistakes:
         raise UserError(mistakes)
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.config import Mode
+from tsarch.profiled import Profile
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.status import Status
 from tsarch.records import Generated, Predictions, Survey, TickReports, Windows
@@ -33,6 +34,13 @@ class RankApi(Protocol):
         Raises:
             ReplicaDriftError: replicas of the tied embedding differ (`embedding.check_every`).
         """
+
+    def profile(self, folder: Path, num_ticks: int) -> None:
+        """Let torch's profiler record some of the next ticks, and write its trace into an existing
+        folder, which all hosts share."""
+
+    def profiled(self) -> Profile | None:
+        """End what `profile` began; what was recorded, None: nothing."""
 
     def take_checkpoint(self, cut: Cut) -> Stall:
         """Copy the state to host memory and start writing it (collective, between the same two
@@ -76,6 +84,9 @@ class RankApi(Protocol):
 
     def stats(self) -> RankStats:
         """Counts and peaks (collective)."""
+
+    def clock_s(self) -> float:
+        """The time on this host, in seconds since 1970."""
 
     def set_threads(self, threads: int) -> None:
         """Compute with so many CPU threads from now on."""

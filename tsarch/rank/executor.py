@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -38,6 +39,9 @@ from tsarch.topology import Stage
 Ticks = dict[Stage, tuple[Program, ...]]
 
 
+Around = Callable[[Stage, Instruction], AbstractContextManager[object]]
+"""Makes what an instruction of a stage is run within."""
+
 LocalStages = Mapping[Stage, RunningStage]
 """The stages that live in this process: one on a rank, all in one process."""
 
@@ -61,6 +65,8 @@ class Executor:
         self._runs: dict[Stage, _StageRun] = {}
         self._feed: Feed | None = None
         self._trace = False
+        self.around: Around | None = None
+        """What each instruction is run within; None: nothing."""
 
     def load(self, ticks: Ticks, feed: Feed, first_tick: int = 0, trace: bool = False) -> None:
         """Take up new programs; nothing of the old ones may be left.
@@ -104,9 +110,10 @@ class Executor:
         link_wait_s, tied_wait_s = self._link.wait_s, self._tied.wait_s
         self._activity.begin(instruction)
         start_s = now_s()
-        self._do(run, instruction)
+        with nullcontext() if self.around is None else self.around(run.stage, instruction):
+            self._do(run, instruction)
         if self._trace:
-            _await_device(self._stages[run.stage].engine.device)
+            await_device(self._stages[run.stage].engine.device)
         end_s = now_s()
         link_wait_s = self._link.wait_s - link_wait_s
         tied_wait_s = self._tied.wait_s - tied_wait_s
@@ -215,7 +222,7 @@ class Executor:
         return self._feed
 
 
-def _await_device(device: torch.device) -> None:
+def await_device(device: torch.device) -> None:
     """Let a GPU finish what it was told, so that an instruction's time is its own. Its stream
     only: to wait for posted receives of other streams would be a deadlock."""
     if device.type == "cuda":

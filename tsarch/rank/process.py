@@ -20,6 +20,7 @@ from tsarch.host_memory import keep_freed_memory
 from tsarch.launchers import forget_launchers
 from tsarch.rank.activity import Activity
 from tsarch.rank.api import MEANWHILE, Meeting
+from tsarch.rank.log_times import LogTimes
 from tsarch.rank.numa import bind_to_gpu
 from tsarch.rank.pacer import keeps_cuts
 from tsarch.rank.status import Status, note_file, own_status, started_line
@@ -108,6 +109,7 @@ class RankProcess(Answering):
         self._rank_number = rank
         self._host = host
         print(started_line(rank), flush=True)
+        self._log_times = LogTimes(log_file)
         self._slots = slots
         self._meeting_points: dict[str, MeetingPoint] = {}
         self._groups: Groups | None = None
@@ -153,6 +155,8 @@ class RankProcess(Answering):
         self.asked_s, log = time.monotonic(), Path(log_file)
         write_output_to(log)
         print(started_line(rank), flush=True)
+        self._log_times.end()
+        self._log_times = LogTimes(log)
         self.activity = Activity(note_file(log))
         self._rank_number, self._threads = rank, threads
 

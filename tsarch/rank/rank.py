@@ -8,9 +8,11 @@ import torch
 
 from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
+from tsarch.clock import now_s
 from tsarch.config import Mode
 from tsarch.model_folder import load_table, load_weights, save_table, save_weights
 from tsarch.prepare import Prepared
+from tsarch.profiled import Profile
 from tsarch.rank.building import Parts, build_parts
 from tsarch.rank.evaluation import Evaluation
 from tsarch.rank.generate import Generator, chosen_contexts
@@ -54,6 +56,14 @@ class Rank:
     def advance(self, num_ticks: int) -> TickReports:
         """See `Training.advance` (all ranks call it)."""
         return self.training.advance(num_ticks)
+
+    def profile(self, folder: Path, num_ticks: int) -> None:
+        """See `Training.profile`."""
+        self.training.profile(folder, num_ticks)
+
+    def profiled(self) -> Profile | None:
+        """See `Training.profiled`."""
+        return self.training.profiled()
 
     def take_checkpoint(self, cut: Cut) -> Stall:
         """See `Training.take_checkpoint` (all ranks call it)."""
@@ -127,6 +137,10 @@ class Rank:
         else:
             peak = peak_memory()
         return RankStats(dict(self.parts.num_parameters), peak, self.parts.tied.max_abs_diff())
+
+    def clock_s(self) -> float:
+        """The time on this host, in seconds since 1970."""
+        return now_s()
 
     def set_threads(self, threads: int) -> None:
         """Compute with so many CPU threads from now on."""

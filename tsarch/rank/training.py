@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.feeds import batch_plan, num_training_steps, training_feed
 from tsarch.prepare import Prepared
+from tsarch.profiled import Profile
 from tsarch.rank.building import Parts
 from tsarch.rank.executor import Executor, Ticks
 from tsarch.rank.learning_rate import learning_rate_factor
+from tsarch.rank.profiling import Profiler
 from tsarch.rank.rank_checkpoint import RankCheckpoint
 from tsarch.rank.wiring import Wiring
 from tsarch.records import TickReports
@@ -40,6 +44,8 @@ class Training:
             parts.stages, parts.tied, parts.link, self.feed, wiring.topology, wiring.copies
         )
         self._lifeline, self._is_alone = wiring.lifeline, wiring.is_alone
+        self._device = wiring.device
+        self._profiler: Profiler | None = None
         self._seed_dropout()
 
     def begin(self, start: int, stop: int, resume: Resume | None) -> int:
@@ -84,9 +90,22 @@ class Training:
                     break
                 reports += self.executor.advance(1)
                 self._tick += 1
+                if self._profiler is not None:
+                    self._profiler.tick_done()
                 if every and self._tick % every == 0:
                     self._parts.tied.check_replicas(self._tick)
         return reports
+
+    def profile(self, folder: Path, num_ticks: int) -> None:
+        """See `RankApi.profile`."""
+        self._profiler = Profiler(folder, self._ranks[0], num_ticks, self._device)
+        self.executor.around = self._profiler.around
+
+    def profiled(self) -> Profile | None:
+        """See `RankApi.profiled`."""
+        found = None if self._profiler is None else self._profiler.end()
+        self._profiler = self.executor.around = None
+        return found
 
     def take_checkpoint(self, cut: Cut) -> Stall:
         """Copy the state to host memory and start writing it (all ranks call it, after the same

@@ -6,6 +6,8 @@ It only schedules and collects numbers; a `Crew` does the work, in one process o
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -124,7 +126,7 @@ class Trainer:
             with TIMINGS.during("measuring the test split before training"):
                 self._ledger.before = self._test(0.5, "before").evaluation.metrics
         try:
-            with self._interrupt, self._reporter.training(self._num_steps):
+            with self._interrupt, self._reporter.training(self._num_steps), self._profiling():
                 self._train_epochs()
             self._keeper.finish()
         finally:
@@ -133,6 +135,18 @@ class Trainer:
         summary = self._summarize()
         self._folder.write_summary(summary.as_json())
         return summary
+
+    @contextmanager
+    def _profiling(self) -> Iterator[None]:
+        """Let the ranks record some steps, if the run is to be profiled."""
+        num_steps = self._blueprint.run.profile_steps
+        if num_steps:
+            self._folder.profile.mkdir(exist_ok=True)
+            self._crew.ask(RankApi.profile, self._folder.profile, num_steps)
+        yield
+        if num_steps:
+            found = [own for own in self._crew.ask(RankApi.profiled) if own is not None]
+            self._folder.write_profiles(found)
 
     def _train_epochs(self) -> None:
         resume, first = None, 0

@@ -135,7 +135,8 @@ def _attempt(
     from tsarch.telling.run_folder import RunFolder
 
     folder, restarted = RunFolder(job.path), bool(history.restarts)
-    with _open_trackers(folder, crew.blueprint, point, restarted) as trackers:
+    with _open_trackers(job, crew.blueprint, point, restarted) as trackers:
+        _compare_clocks(crew, folder)
         if not restarted:
             job.reporter.say(f"run folder: {job.path}")
         return Trainer(
@@ -151,6 +152,20 @@ def _attempt(
             history,
             kept,
         ).run()
+
+
+def _compare_clocks(crew: Crew, folder: RunFolder) -> None:
+    """Note how far the clocks of ranks are ahead of this process's, where the time that asking them
+    takes lets it be told."""
+    from tsarch.clock import now_s
+    from tsarch.rank.api import RankApi
+    from tsarch.telling.logs import write_clocks
+
+    asked_s = now_s()
+    times = crew.ask(RankApi.clock_s)
+    middle_s, error_s = (asked_s + now_s()) / 2, (now_s() - asked_s) / 2
+    ahead_s = {rank: time_s - middle_s for rank, time_s in enumerate(times)}
+    write_clocks(folder.logs, {r: own for r, own in ahead_s.items() if abs(own) > error_s})
 
 
 def _note(job: Job, history: History, failure: RankFailedError) -> None:
@@ -222,16 +237,20 @@ def _say_restart(job: Job, history: History, mended: Mended | None, place: str) 
 
 
 def _open_trackers(
-    folder: RunFolder, blueprint: Blueprint, point: ResumePoint | None, restarted: bool
+    job: Job, blueprint: Blueprint, point: ResumePoint | None, restarted: bool
 ) -> Trackers:
     """The run folder and the trackers; on going on as they were at the checkpoint."""
     from tsarch.run.resume import restore_model
+    from tsarch.telling.run_folder import RunFolder
+    from tsarch.telling.tracker import TrackedRun
     from tsarch.telling.trackers import open_trackers
 
+    folder = RunFolder(job.path)
     folder.write_config(blueprint)
+    job.reporter.keep_in(folder.logs)
     if point is not None:
         restore_model(point, folder.model)
-    trackers = open_trackers(folder.path, blueprint.topology, blueprint.run.trace)
+    trackers = open_trackers(TrackedRun.of(job.path, blueprint), job.reporter.say)
     if point is not None:
         trackers.rewind(point.progress.num_rows, point.progress.num_evaluations)
     elif restarted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -10,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from tsarch.config import Mode
+from tsarch.config_changes import shown
 from tsarch.tasks.registry import table_metrics
 from tsarch.telling.compared_runs import ComparedRun
 from tsarch.telling.pages import show_bytes, show_count, show_seconds
@@ -70,14 +70,9 @@ def _notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
 
 def _keys(runs: Sequence[ComparedRun]) -> Iterator[Line]:
     for key in dict.fromkeys(key for run in runs for key in run.keys):
-        cells = tuple(_value(run.keys[key]) if key in run.keys else NONE for run in runs)
+        cells = tuple(shown(run.keys[key]) if key in run.keys else NONE for run in runs)
         if key not in _LABELS and len(set(cells)) > 1:
             yield Line((key,), cells)
-
-
-def _value(value: Any) -> str:
-    """As YAML has it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _metrics(runs: Sequence[ComparedRun]) -> Iterator[Line]:
@@ -145,7 +140,7 @@ def _figure(run: ComparedRun, keys: Sequence[str]) -> Any:
 
 
 def _total(run: ComparedRun, name: str) -> float:
-    return sum(row[name] for row in run.steps)
+    return float(sum(row[name] for row in run.steps))
 
 
 def _rate(run: ComparedRun) -> float | None:

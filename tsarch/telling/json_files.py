@@ -66,7 +66,7 @@ class JsonFiles:
         if self._is_traced:
             _set_aside(folder / "trace.json")
 
-    def close(self) -> None:
+    def close(self, is_complete: bool) -> None:
         """Close the files."""
         for file in self._open.values():
             file.close()

@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tsarch.blueprint import Blueprint, resolve
+from tsarch.config_changes import changed_keys, shown
 from tsarch.config_loading import load_config
 from tsarch.tasks.registry import table_metrics
 from tsarch.telling.drawing import Series, curves_svg, save_timeline_png, timeline_svg
@@ -28,6 +29,7 @@ from tsarch.telling.error_tables import (
 from tsarch.telling.json_files import read_rows
 from tsarch.telling.pages import environment
 from tsarch.telling.predictions import Errors, read_errors
+from tsarch.telling.profile_table import rank_table, read_profiles
 from tsarch.telling.run_folder import write_atomically
 from tsarch.telling.seats import by_node, read_seats
 from tsarch.telling.step_table import show_metric
@@ -55,7 +57,8 @@ def write_report(folder: Path) -> Path:
     `folder` is that of a finished run: `config.yaml`, `summary.json`, `metrics.jsonl`,
     `evaluations.jsonl` and perhaps `errors.json` and `trace.json`.
     """
-    blueprint = resolve(load_config(folder / "config.yaml"))
+    config = load_config(folder / "config.yaml")
+    blueprint = resolve(config)
     summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     timeline = _timeline(folder / "trace.json", blueprint)
     if timeline is not None:
@@ -78,6 +81,8 @@ def write_report(folder: Path) -> Path:
         mode_rows=mode_rows(summary, metric_names),
         models={s.name: model_name(summary[s.name]["model"]) for s in blueprint.stages},
         curves=_curves(folder, summary),
+        changes={key: tuple(map(shown, own)) for key, own in changed_keys(config).items()},
+        profiles=[rank_table(own) for own in read_profiles(folder)],
         timeline=timeline,
         timeline_picture=None if timeline is None else Markup(timeline_svg(timeline)),
         stretch="" if timeline is None else _stretch_name(timeline),
@@ -186,17 +191,18 @@ def _curves(folder: Path, summary: Summary) -> dict[str, Markup]:
     return {
         "Losses in training": Markup(curves_svg(_losses(rows), "loss")),
         "Validation": Markup(curves_svg(validation, metric)),
+        "Throughput": Markup(curves_svg([_series(rows, "tokens_per_s")], "tokens/s")),
     }
 
 
 def _losses(rows: Sequence[Mapping[str, Any]]) -> list[Series]:
     """Every loss term that the rows have, in the order in which they come."""
     names = dict.fromkeys(n for row in rows for n in row if n.startswith("loss_"))
-    return [
-        Series(
-            name.removeprefix("loss_"),
-            [row["step"] for row in rows if row.get(name) is not None],
-            [row[name] for row in rows if row.get(name) is not None],
-        )
-        for name in names
-    ]
+    return [_series(rows, name) for name in names]
+
+
+def _series(rows: Sequence[Mapping[str, Any]], name: str) -> Series:
+    """A number of the rows that have it."""
+    own = [row for row in rows if row.get(name) is not None]
+    shown_name = name.removeprefix("loss_")
+    return Series(shown_name, [row["step"] for row in own], [row[name] for row in own])

@@ -1,18 +1,21 @@
 """The run folder: `config.yaml`, `metrics.jsonl`, `evaluations.jsonl`, `tensorboard/`,
-`trace.json`, `summary.json`, `model/`. (`report.html` is made from these: `telling/report.py`.)"""
+`trace.json`, `profile.json`, `summary.json`, `model/`. (`report.html` is made from these:
+`telling/report.py`.)"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tsarch.blueprint import Blueprint
 from tsarch.config_loading import dump_config
 from tsarch.errors import UserError, one_line
+from tsarch.profiled import Profile
 from tsarch.redaction import redact_urls
 
 
@@ -105,6 +108,11 @@ class RunFolder:
         """What ranks print."""
         return self.path / "logs"
 
+    @property
+    def profile(self) -> Path:
+        """Traces of ranks, by torch's profiler."""
+        return self.path / "profile"
+
     def write_config(self, blueprint: Blueprint) -> None:
         """`config.yaml`, in a folder that is made if it isn't there."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -114,6 +122,11 @@ class RunFolder:
         """`errors.json`: the test split's mistakes."""
         text = json.dumps(errors, ensure_ascii=False, indent=1)
         write_atomically(self.path / "errors.json", text + "\n")
+
+    def write_profiles(self, profiles: Sequence[Profile]) -> None:
+        """`profile.json`: what the profiled steps took on every rank."""
+        text = json.dumps([asdict(own) for own in profiles], indent=1)
+        write_atomically(self.path / "profile.json", text + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """`summary.json`."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,6 +26,7 @@ from rich.text import Text
 
 from tsarch.config import MODES
 from tsarch.redaction import redact
+from tsarch.telling.logs import DriverLog
 from tsarch.telling.step_table import StepRecord, show_metric
 
 _LINE_EVERY_S = 15.0
@@ -83,12 +85,19 @@ class Reporter:
         self._losses = RecentLosses()
         self._last_line_s = 0.0
         self._started_s = time.time()
+        self._log: DriverLog | None = None
+
+    def keep_in(self, logs: Path) -> None:
+        """Write what is said from now on into a file of this folder too."""
+        self._log = DriverLog(logs)
 
     def say(self, text: str) -> None:
         """One line about what happens now."""
         elapsed_s = time.time() - self._started_s
         self.console.print(f"[dim]{elapsed_s:6.1f} s[/dim]  ", end="")
         self.console.print(redact(text), markup=False)
+        if self._log is not None:
+            self._log.add(redact(text))
 
     @contextmanager
     def training(self, num_steps: int) -> Iterator[None]:
