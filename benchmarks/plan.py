@@ -1,6 +1,6 @@
 """What `tsarch plan` says against what runs take: states, activations and seconds of steps.
 
-Models of 1 M to 135 M parameters and seven tasks, each trained for a few steps in this process
+Models of 1 M to 135 M parameters and all tasks, each trained for a few steps in this process
 with one thread. Bytes are those that torch's CPU allocator counts (its profiler tells every
 allocation), seconds the thread's own, which a busy machine disturbs less than the clock on the
 wall. Nothing of what is measured enters the prediction.
@@ -60,6 +60,7 @@ CASES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "classification, 11 M": ("classification", ()),
     "relation, 11 M": ("relation", ()),
     "qa, 11 M": ("qa", ()),
+    "ranking, 11 M": ("ranking", ()),
     "qa-zh": ("qa-zh", ()),
     "translation, 3 M": ("translation", ()),
     "dialogue, 3 M": ("dialogue", ()),
@@ -182,8 +183,11 @@ def _state_bytes(rank: Any) -> int:
     tensors = [p.detach() for engine in parts.engines.values() for p in engine.module.parameters()]
     optimizers = [engine._optimizer for engine in parts.engines.values()]
     tied = parts.tied
-    tensors += [tied.table.storage, tied._own.grad]
-    for optimizer in [*optimizers, tied._optimizer]:
+    tensors.append(tied.table.storage)
+    if tied._optimizer is not None:  # else the table is frozen
+        tensors.append(tied._own.grad)
+        optimizers.append(tied._optimizer)
+    for optimizer in optimizers:
         for state in optimizer.state.values():
             tensors += [v for v in state.values() if isinstance(v, torch.Tensor) and v.ndim > 0]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
@@ -238,7 +242,7 @@ def markdown(rows: list[Row]) -> str:
         cells = [
             f"{row.states[1] / 1e6:,.1f} MB ({misses['states']:+.1%})",
             f"{row.activations[1] / 1e6:,.1f} MB ({misses['activations']:+.1%})",
-            "" if row.step_s is None else f"{row.step_s[1]:.3f} s ({misses['step']:+.1%})",
+            "–" if row.step_s is None else f"{row.step_s[1]:.3f} s ({misses['step']:+.1%})",
         ]
         lines.append(f"| {row.case} | {row.parameters / 1e6:.1f} M | {' | '.join(cells)} |")
     told = "; ".join(

@@ -1,12 +1,13 @@
 """Plans of teachers of 7 B, 70 B and 405 B on 8 to 1,024 GPUs, without weights, data and GPUs.
 
 Each is the fastest way of the schedule `overlapped` that a search finds, with activation
-checkpointing where nothing fits without. Nothing of it was run.
+checkpointing of the teacher, of both stages or of none. Nothing of it was run.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,8 @@ DEVICES = (8, 64, 256, 1024)
 TOKENS = 4096
 """Of a context."""
 CONTEXTS_A_DEVICE = 2
+CHECKPOINTING = ((), ("teacher",), ("teacher", "student"))
+"""Stages that compute activations anew."""
 NETWORK = "3200Gbit"
 """Of a node of 8 GPUs with 400 Gbit/s each, as such clusters have it."""
 
@@ -44,6 +47,7 @@ def planner_of(model: str, layers: tuple[int, ...], gpu: str, network: str) -> P
         "teacher": {"model": model, "max_tokens": TOKENS},
         "student": {"layers": list(layers), "max_tokens": 512},
         "precision": "bf16",
+        "embedding": {"shard_optimizer": True},
         "schedule": {"max_steps": 1000},
         "topology": {
             "device": "cuda",
@@ -54,26 +58,23 @@ def planner_of(model: str, layers: tuple[int, ...], gpu: str, network: str) -> P
     return plan_ways(parse_config(raw, "large"), PlanRequest(gpu=gpu, network=network, full=True))
 
 
-def fastest(planner: Planner, num_devices: int) -> tuple[Option | None, bool]:
-    """The fastest way on so many devices, and whether it checkpoints activations."""
+def fastest(planner: Planner, num_devices: int) -> tuple[Option | None, Sequence[str]]:
+    """The fastest way on so many devices, and which stages checkpoint activations in it."""
     tokens = num_devices * CONTEXTS_A_DEVICE * TOKENS
-    for checkpoints in (False, True):
-        sections: dict[str, Any] = {
-            "data": {"batch_tokens": tokens},
-            "teacher": {"activation_checkpointing": checkpoints},
-        }
+    found: list[tuple[Option, Sequence[str]]] = []
+    for stages in CHECKPOINTING:
+        sections: dict[str, Any] = {own: {"activation_checkpointing": True} for own in stages}
         own = replace(
             planner,
-            blueprint=planner.blueprint.altered(**sections),
+            blueprint=planner.blueprint.altered(data={"batch_tokens": tokens}, **sections),
             work=replace(planner.work, batch_tokens=tokens),
         )
-        found = [o for o in search(own, num_devices) if o.changes[0].endswith("overlapped")]
-        if found:
-            return found[0], checkpoints
-    return None, False
+        options = search(own, num_devices)
+        found += [(o, stages) for o in options if o.changes[0].endswith("overlapped")]
+    return min(found, key=lambda one: one[0].plan.step_s, default=(None, ()))
 
 
-def row(teacher: str, num_devices: int, option: Option | None, checkpoints: bool) -> str:
+def row(teacher: str, num_devices: int, option: Option | None, checkpointing: Sequence[str]) -> str:
     """A line of the table."""
     if option is None:
         return f"| {teacher} | {num_devices:,} | does not fit | | | | | |"
@@ -85,7 +86,7 @@ def row(teacher: str, num_devices: int, option: Option | None, checkpoints: bool
     share = flops / plan.step_s / (plan.num_ranks * plan.hardware.bf16_flops_s)
     zero = [change.partition("=")[2] for change in option.changes if "zero_stage" in change]
     way = f"{own.need.replicas} + {student.need.replicas}, ZeRO {' and '.join(zero)}"
-    way += ", checkpointing" if checkpoints else ""
+    way += f", checkpointing: {' and '.join(checkpointing)}" if checkpointing else ""
     return (
         f"| {teacher} | {num_devices:,} | {way} | {own.on_device / 1e9:.0f} GB | "
         f"{plan.step_s:.2f} s | {plan.idle_share:.0%} | {share:.0%} | "
