@@ -102,6 +102,8 @@ schema: install
 
 equivalence: install
 	.venv/bin/python -m tests.suites.equivalence
+	.venv/bin/python -m tests.suites.equivalence --covering \
+	    --config configs/equivalence-read-once.yaml --output tests/suites/results/read-once
 	.venv/bin/python -m tests.suites.resume_matrix
 
 # A quarter of an hour on two cores.

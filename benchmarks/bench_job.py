@@ -147,7 +147,7 @@ class BenchJob:
         micro_batch = plan.micro_batches[place]
         routes = routes_of(self.split, micro_batch)
         teacher = context_batch(self.split, plan, micro_batch, routes, Stage.TEACHER, 0)
-        windows = window_batches(self.split, plan, micro_batch, 1, Stage.STUDENT, 0)
+        windows = window_batches(self.split, plan, micro_batch, routes, Stage.STUDENT, 0)
         # One entry more, so that −1 (no teacher here) stays −1.
         sent = np.concatenate([*teacher.outgoing.values(), np.array([-1])])
         groups = tuple(

@@ -256,7 +256,7 @@ def _model_cases(
     if not folder.is_dir():
         raise typer.BadParameter(f"{folder} is not there: run `make smollm2`, or give --model")
     blueprint = resolve(load_config("configs/summarization.yaml", [f"teacher.model={folder}"]))
-    pair = build_pair(blueprint, None, dtype=dtype, stages=[Stage.TEACHER])
+    pair = build_pair(blueprint, {"contexts": None}, dtype=dtype, stages=[Stage.TEACHER])
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     spec = _spec(int(tokenizer.eos_token_id), new_tokens)
     hf = _causal(folder, dtype)

@@ -18,7 +18,8 @@ from tsarch.clock import now_s
 from tsarch.cluster.worker import Actor
 from tsarch.rank.activity import Activity
 from tsarch.rank.rank_stats import RankStats
-from tsarch.records import LossParts, TickReport, TickReports
+from tsarch.rank.tick_reports import TickReports
+from tsarch.records import LossParts, TickReport
 from tsarch.schedule.instruction import Forward, Instruction, OptimizerStep, Program
 from tsarch.schedule.plan import StepRange, training_programs
 from tsarch.topology import Stage

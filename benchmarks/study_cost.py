@@ -27,6 +27,7 @@ from tsarch.data.partition import context_tokens, context_windows
 from tsarch.pair.states import Window
 from tsarch.prepare import prepare_data
 from tsarch.stage.build import build_pair
+from tsarch.topology import READS
 
 SERVED = (1, 4, 16, 64)
 """Windows or queries that one context may serve."""
@@ -76,7 +77,7 @@ def measure(config: Config, num_contexts: int = 24) -> InferenceCost:
     prepared = prepare_data(blueprint)
     split = prepared.splits["test"]
     num_documents = len({row.origin.doc_id for row in split.rows})
-    pair = build_pair(blueprint, len(prepared.labels))
+    pair = build_pair(blueprint, dict.fromkeys(READS, len(prepared.labels)))
     drawn = np.random.default_rng(0).permutation(split.num_contexts)[:num_contexts]
     times: dict[str, list[float]] = {"context": [], "fed": [], "alone": []}
     lengths: dict[str, list[int]] = {"context": [], "window": []}

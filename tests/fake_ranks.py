@@ -14,7 +14,8 @@ from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.rank.activity import Activity
 from tsarch.rank.process import Answering, write_output_to
 from tsarch.rank.status import note_file, started_line
-from tsarch.records import TickReport, TickReports
+from tsarch.rank.tick_reports import TickReports
+from tsarch.records import TickReport
 
 
 class FakeRank(Answering):

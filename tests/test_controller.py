@@ -22,7 +22,8 @@ from tsarch.errors import RankFailedError, RunFailedError
 from tsarch.rank.api import RankApi
 from tsarch.rank.crew import Draining, drive
 from tsarch.rank.pacer import Pacer, Situation
-from tsarch.records import LossParts, TickReport, TickReports, TraceEvent
+from tsarch.rank.tick_reports import TickReports
+from tsarch.records import LossParts, TickReport, TraceEvent
 
 STEPS = 30
 

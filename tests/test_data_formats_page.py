@@ -57,6 +57,7 @@ EXPECTED = {
     "answers.jsonl": (2, "answer", ""),
     "tacred.json": (2, "no_relation per:city_of_birth", "TACRED"),
     "docred.json": (6, "NA P108 P19", "DocRED"),
+    "pairs.jsonl": (4, "NA born_in works_for", "list of pairs"),
     "opennre.jsonl": (2, "NA place of birth", "OpenNRE"),
     "marked.jsonl": (2, "born_in no_relation", "marked head and tail"),
     "inclusive.jsonl": (2, "born_in no_relation", ""),

@@ -14,7 +14,7 @@ from tsarch.data.corpus import read_rows
 from tsarch.data.merging import merged
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import load_tokenizer
-from tsarch.records import TokenizedSplit
+from tsarch.records import Piece, Queries, TokenizedSplit
 from tsarch.tasks.registry import row_reader
 
 LONG = "the old ship left the harbour of Rome and never came back to it " * 9
@@ -41,17 +41,20 @@ def same(one: Any, other: Any) -> bool:
         return one.dtype == other.dtype and np.array_equal(one, other)
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(same, one, other))
-    if type(one).__name__ == "Piece":
-        return same(one.places, other.places) and same(one.bounds, other.bounds)
+    if isinstance(one, Piece | Queries):
+        return all(same(own, vars(other)[name]) for name, own in vars(one).items())
     return one == other
 
 
-@pytest.mark.parametrize("task", ROWS)
+@pytest.mark.parametrize(
+    ("task", "query"),
+    [*((task, "both") for task in ROWS), ("qa", "student"), ("relation", "student")],
+)
 @pytest.mark.parametrize("parts", [1, 2, 3])
-def test_parts_together_are_the_whole(task, parts):
+def test_parts_together_are_the_whole(task, query, parts):
     reader = row_reader(task, DataConfig(), labelled=False)
     tokens = RowTokenizer(load_tokenizer(QUICKSTART_MODEL), None, keep=False)
-    layout = reader.layout(packing_spec(tokens, 64, 40), ("O",))
+    layout = reader.layout(packing_spec(tokens, 64, 40, query=query), ("O",))
     rows = read_rows(ROWS[task], reader)
     documents = list(dict.fromkeys(row.origin.doc_id for row in rows))
     shares = [set(documents[n::parts]) for n in range(parts)]

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ import tsarch
 from tests.helpers import ROOT, tiny_blueprint, write_jsonl
 from tests.test_export import export, ner_run, rows_of
 from tsarch.errors import UserError
-from tsarch.export.graphs import graph_of, write_graph
+from tsarch.export.graphs import Fed, graph_of, write_graph
 from tsarch.export.models import TrainedModels
 from tsarch.export.onnx import Compared, losses_by_rounding
 from tsarch.export.ordinary import difference, ordinary_model
@@ -174,7 +174,7 @@ def test_models_of_other_kinds(tmp_path, kind):
     models.student.no_teacher.normal_()
     texts = [np.arange(5, 5 + size) for size in (17, 3, 1, 40, 8)]
     for module in (models.teacher, models.student):
-        for fed in (False, True) if module is models.student else (False,):
+        for fed in get_args(Fed) if module is models.student else ("none",):
             graph = graph_of(module, table, fed, False, 60)
             assert write_graph(graph, tmp_path / "model.onnx") < 1e-5
         if kind == "modernbert":

@@ -26,6 +26,7 @@ from tsarch.run.saved_run import open_run, saved_pair
 from tsarch.stage.build import build_pair
 from tsarch.tasks.answers import Entity, Label, NoAnswer, Relation, Relevance, SpanAnswer
 from tsarch.tasks.registry import make_task
+from tsarch.topology import READS
 
 KINDS = {
     "ner": Entity,
@@ -91,7 +92,7 @@ def test_a_saved_pair_answers_as_its_run_measured(tmp_path, task):
 def test_contexts_read_together_are_read_as_by_themselves(tmp_path):
     blueprint = resolve(tiny_config(tmp_path))
     prepared = prepare_data(blueprint)
-    pair = build_pair(blueprint, len(prepared.labels))
+    pair = build_pair(blueprint, dict.fromkeys(READS, len(prepared.labels)))
     split = prepared.splits["test"]
     contexts = [split.token_ids[context_tokens(split, c)] for c in range(3)]
     together = pair.encode(contexts)
@@ -105,7 +106,7 @@ def test_contexts_read_together_are_read_as_by_themselves(tmp_path):
 def test_a_window_is_read_with_the_teachers_states_or_without(tmp_path):
     blueprint = resolve(tiny_config(tmp_path))
     prepared = prepare_data(blueprint)
-    pair = build_pair(blueprint, len(prepared.labels))
+    pair = build_pair(blueprint, dict.fromkeys(READS, len(prepared.labels)))
     ids = prepared.splits["test"].token_ids[:9]
     (states,) = pair.encode([ids])
     fed, alone = pair.read([Window(ids[2:7], states.hidden[2:7]), Window(ids[2:7])])

@@ -40,6 +40,7 @@ CASES: list[tuple[str, str, int, Any, dict[str, Any]]] = [
     ("qa", "answers.jsonl", 2, "Lena Vogt moved to New Haven in 1998.", {}),
     ("relation", "tacred.json", 2, [0, 2], {}),
     ("relation", "docred.json", 6, [0, 2], {}),
+    ("relation", "pairs.jsonl", 4, [0, 1], {}),
     ("relation", "opennre.jsonl", 2, [0, 2], {}),
     ("relation", "marked.jsonl", 2, [0, 2], {}),
     (

@@ -31,6 +31,7 @@ from tsarch.config import Config, DataConfig
 from tsarch.data.corpus import Corpus
 from tsarch.data.feed import Feed
 from tsarch.data.layouts import QuestionLayout
+from tsarch.data.passage_packer import pack_passages
 from tsarch.data.passages import (
     Limits,
     PairTypes,
@@ -38,7 +39,6 @@ from tsarch.data.passages import (
     Question,
     Specials,
     WordSpan,
-    pack_passages,
     pair_specials,
     strides,
 )
@@ -590,14 +590,16 @@ def tiny_qa(folder: Path, source: str = "squadshifts", **sections: dict[str, obj
         for row in rows[::6]:
             row["answers"] = {"text": [], "answer_start": []}
         data[split] = str(write_jsonl(folder / "rows" / f"{split}.jsonl", rows))
-    return tiny_config(folder, data=data, task={"name": "qa"}, **sections)
+    return tiny_config(folder, **{"data": data, "task": {"name": "qa"}, **sections})
 
 
 def measured(config: Config, crew: Crew):
     """Metrics of all modes on validation."""
-    prepared = prepare_data(resolve(config))
-    task, split = make_task("qa", prepared.labels), prepared.splits["validation"]
-    predictions = predict(resolve(config), task, crew, "validation", split, JOINT_WEIGHTS)
+    blueprint = resolve(config)
+    prepared = prepare_data(blueprint)
+    task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
+    split = prepared.splits["validation"]
+    predictions = predict(blueprint, task, crew, "validation", split, JOINT_WEIGHTS)
     return choose_and_evaluate(task, split, predictions), predictions
 
 

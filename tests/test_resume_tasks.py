@@ -12,6 +12,7 @@ from tests.generative_configs import generative_config
 from tests.helpers import tiny_config
 from tests.test_classification_and_relation import tiny_task
 from tests.test_qa import tiny_qa
+from tests.test_read_once import tiny_documents, tiny_read_once
 from tests.test_resume import assert_same
 from tsarch.config import Config
 from tsarch.launch.training import run_training
@@ -40,6 +41,10 @@ def config_of(folder: Path, task: str, schedule: str) -> Config:
             return tiny_config(folder, **sections)
         case "qa":
             return tiny_qa(folder, **sections)
+        case "qa-read-once":
+            return tiny_read_once(folder, **sections)
+        case "relation-read-once":
+            return tiny_documents(folder, **sections)
         case "classification" | "relation" | "ranking":
             return tiny_task(folder, task, **sections)
     return generative_config(folder, task, "t5" if task == "translation" else "llama", **sections)
@@ -51,6 +56,7 @@ def config_of(folder: Path, task: str, schedule: str) -> Config:
     "task",
     [
         *("ner", "classification", "relation", "ranking", "qa"),
+        *("qa-read-once", "relation-read-once"),
         *("translation", "summarization", "dialogue"),
     ],
 )

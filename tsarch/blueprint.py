@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tsarch.architecture import Architecture
 from tsarch.config import (
+    STUDENT_MODES,
     BackboneConfig,
     CheckpointConfig,
     Config,
@@ -149,7 +150,7 @@ class Blueprint:
     @property
     def modes(self) -> tuple[Mode, ...]:
         """Prediction modes that there are."""
-        return self.topology.graph.modes
+        return STUDENT_MODES if self.task.query == "student" else self.topology.graph.modes
 
     @property
     def window_tokens(self) -> int:
@@ -170,8 +171,9 @@ class Blueprint:
 
     @property
     def monitor(self) -> Monitor:
-        """What decides on the best weights: the only mode, if there is but one."""
-        return self.evaluation.monitor if len(self.modes) > 1 else self.modes[0]
+        """What decides on the best weights; the first mode, if the wanted one isn't there."""
+        known = (*self.modes, "mean") if len(self.modes) > 1 else self.modes
+        return self.evaluation.monitor if self.evaluation.monitor in known else self.modes[0]
 
     @property
     def total_cpus(self) -> float:

@@ -174,4 +174,6 @@ def known_packing_spec(
         max_target_tokens=task.max_target_tokens,
         label_last=label_last,
         decoder_start=decoder_start,
+        query=task.query,
+        queries_per_context=blueprint.data.queries_per_context,
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
-from operator import attrgetter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +51,21 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Queries:
+    """What only windows have, where the student alone reads what is asked about a context: it
+    stands behind the context's tokens, each query with a copy of what it is about."""
+
+    context_stops: IntArray
+    """(num_contexts,) where what the teacher reads of each context ends in `token_ids`; from there
+    to the next context stand the tokens of its windows."""
+    sources: IntArray
+    """(num_tokens,) place of the context's token whose state feeds the student at each token; −1:
+    none does."""
+    context_labels: IntArray
+    """(num_tokens,) what the teacher learns of each token, of its own; `IGNORED`: nothing."""
+
+
+@dataclass(frozen=True)
 class Cut:
     """What some rows of a split lose, for one reason."""
 
@@ -83,7 +96,7 @@ class TokenizedSplit:
     """(num_tokens,) number of the word that starts at a token; −1: no word starts here; −2: the
     token is of a word that another context answers for."""
     context_offsets: IntArray
-    """(num_contexts + 1,) where each context starts in `token_ids`."""
+    """(num_contexts + 1,) where each context starts in `token_ids`, and the end."""
     windows: IntArray
     """(num_windows, 2) start and stop of each window in `token_ids`, in order of contexts."""
     window_offsets: IntArray
@@ -96,25 +109,38 @@ class TokenizedSplit:
     cuts: tuple[Cut, ...] = ()
     """What was left out of rows."""
     leads: IntArray | None = None
-    """(num_contexts, 2) start and stop of what every window of a context has before its own slice
-    (of a question's passage: the question). None: nothing."""
+    """(num_leads, 2) start and stop of what windows have before their own slice (of a question's
+    passage: the question), in order: that of a window is the last one before it. None: nothing."""
     rows: tuple[Any, ...] = ()
     """The rows that the sentences are, of the task's own type."""
     pieces: tuple[tuple[Piece, ...], ...] = ()
-    """Of rows with a passage: its parts, one a context, in order of the contexts."""
+    """Of rows with a passage: its parts, one a context that it is read in."""
     token_types: IntArray | None = None
     """(num_tokens,) type of each token, for models that tell two texts apart by it; None: all 0."""
     answered: IntArray | None = None
     """(num_windows, 2) start and stop in `token_ids` of what each window answers for, where windows
     overlap; None: all that they have."""
+    queries: Queries | None = None
+    """None: the teacher reads all that windows have."""
 
     def window_places(self, window: int) -> IntArray:
-        """(num_tokens,) places in `token_ids` of a window's tokens, its context's lead first."""
+        """(num_tokens,) places in `token_ids` of a window's tokens, its lead first."""
         own = np.arange(*self.windows[window])
         if self.leads is None:
             return own
-        lead = np.arange(*self.leads[self.context_of(window)])
-        return np.concatenate([lead, own])
+        return np.concatenate([np.arange(*self.lead_before(self.windows[window, 0])), own])
+
+    def window_sources(self, window: int) -> IntArray:
+        """(num_tokens,) places in contexts of the tokens whose states feed the `window_places`; −1:
+        no state does."""
+        places = self.window_places(window)
+        return places if self.queries is None else self.queries.sources[places]
+
+    def lead_before(self, place: int) -> IntArray:
+        """(2,) start and stop of the lead of a window whose own slice starts at `place`."""
+        assert self.leads is not None
+        lead: IntArray = self.leads[np.searchsorted(self.leads[:, 0], place, side="right") - 1]
+        return lead
 
     def window_words(self, window: int) -> IntArray:
         """(num_tokens,) words that start at the tokens of `window_places`; of those that the window
@@ -127,11 +153,11 @@ class TokenizedSplit:
         return np.where((places >= start) & (places < stop), words, -1)
 
     def window_length(self, window: int) -> int:
-        """Tokens of a window, its context's lead among them."""
+        """Tokens of a window, its lead among them."""
         start, stop = self.windows[window]
         if self.leads is None:
             return int(stop - start)
-        lead_start, lead_stop = self.leads[self.context_of(window)]
+        lead_start, lead_stop = self.lead_before(start)
         return int(stop - start + lead_stop - lead_start)
 
     def context_of(self, window: int) -> int:
@@ -146,6 +172,10 @@ class TokenizedSplit:
             window_offsets=chosen.offsets,
             answered=chosen.answered,
         )
+
+    def labels_of(self, words: IntArray) -> IntArray:
+        """(…) word numbers → (…) label ids, `IGNORED` where there is no word."""
+        return np.where(words >= 0, self.labels[words], IGNORED)
 
     def check_labels(self, purpose: str) -> None:
         """Every word must have a label.
@@ -180,7 +210,12 @@ class TokenizedSplit:
     @property
     def context_lengths(self) -> IntArray:
         """(num_contexts,) tokens of each context."""
-        return np.diff(self.context_offsets)
+        return self.context_stops - self.context_offsets[:-1]
+
+    @property
+    def context_stops(self) -> IntArray:
+        """(num_contexts,) where the tokens of each context end in `token_ids`."""
+        return self.context_offsets[1:] if self.queries is None else self.queries.context_stops
 
 
 @dataclass(frozen=True)
@@ -254,28 +289,6 @@ class TickReport:
     """Seconds of waiting for the tied embedding's gradient."""
     events: list[TraceEvent] = field(default_factory=list)
     """Every instruction, if the run is traced."""
-
-
-_REPORT_FIELDS = tuple(f.name for f in fields(TickReport))
-_LOSSES = _REPORT_FIELDS.index("losses")
-_report_values = attrgetter(*_REPORT_FIELDS)
-
-
-class TickReports(list[TickReport]):
-    """Reports that cross processes as plain lists of their values: a tenth of the time that the
-    objects take to pickle and unpickle, which a driver does for every rank and step."""
-
-    def __reduce__(self) -> tuple[Callable[[list[Any]], TickReports], tuple[list[Any]]]:
-        rows = [list(_report_values(report)) for report in self]
-        for row in rows:
-            row[_LOSSES] = row[_LOSSES].means
-        return _unpack_reports, (rows,)
-
-
-def _unpack_reports(rows: list[Any]) -> TickReports:
-    for row in rows:
-        row[_LOSSES] = LossParts(row[_LOSSES])
-    return TickReports(TickReport(*row) for row in rows)
 
 
 @dataclass(frozen=True)

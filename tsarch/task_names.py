@@ -14,3 +14,5 @@ TASKS = {
 }
 """Name → module with `COLUMNS`, a `Columns`, `READER`, a `RowReader`, and `TASK`, a `Task`, as
 classes."""
+QUERY_TASKS = ("qa", "relation")
+"""Tasks whose query the student alone may read (`task.query`)."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from tsarch.config import MODES, Mode
 
 Reads = Literal["contexts", "windows"]
+READS: tuple[Reads, ...] = ("contexts", "windows")
 
 
 class Stage:

@@ -189,6 +189,7 @@ def main(
     ),
     steps: Annotated[int, typer.Option(help="Steps of each case.")] = 10,
     runner: Annotated[Runner, typer.Option(help="What the ranks are.")] = "processes",
+    covering: Annotated[bool, typer.Option(help="A subset that covers all.")] = False,
     output: Annotated[Path, typer.Option(help="Folder of equivalence.json and .md.")] = Path(
         "tests/suites/results"
     ),
@@ -203,7 +204,8 @@ def main(
     )
     outcomes = [_outcome(row) for row in log.done]
     done = {outcome.case for outcome in outcomes}
-    left = [case for case in all_cases() if case not in done]
+    wanted = covering_cases() if covering else all_cases()
+    left = [case for case in wanted if case not in done]
     with tempfile.TemporaryDirectory() as logs, closing(Crews(Path(logs))) as crews:
         for outcome in run_cases(loaded, left, steps, crews, runner):
             outcomes.append(outcome)

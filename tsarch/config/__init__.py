@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tsarch.config.base import (
     MODES,
+    STUDENT_MODES,
     Fraction,
     Mode,
     NonNegativeFloat,
@@ -14,6 +15,7 @@ from tsarch.config.base import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    Query,
     Section,
     SpanEnds,
 )
@@ -49,6 +51,7 @@ __all__ = [
     "AUTO",
     "MEAN_MODES",
     "MODES",
+    "STUDENT_MODES",
     "TRACKERS",
     "AlternationConfig",
     "AttentionConfig",
@@ -75,6 +78,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Probability",
+    "Query",
     "RunConfig",
     "ScheduleConfig",
     "Section",

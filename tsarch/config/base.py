@@ -17,6 +17,11 @@ Mode = Literal["teacher", "student", "joint", "student_alone"]
 Divergence = Literal["kl", "reverse_kl", "jensen_shannon"]
 HiddenLoss = Literal["cosine", "mse"]
 MODES: tuple[Mode, ...] = ("teacher", "student", "joint", "student_alone")
+STUDENT_MODES: tuple[Mode, ...] = ("student", "student_alone")
+"""Those in which the student answers by itself: all, where the teacher doesn't read what is asked.
+"""
+Query = Literal["both", "student"]
+"""Who reads what is asked about a text."""
 SpanEnds = Literal["exclusive", "inclusive"]
 """What the end of a span of words names: the word after it, or its last."""
 

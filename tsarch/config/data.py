@@ -13,6 +13,7 @@ from tsarch.config.base import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Query,
     Section,
     SpanEnds,
 )
@@ -63,9 +64,8 @@ class DataConfig(Section):
     """Configuration name of the hub data set."""
     format: Literal[
         "auto", "jsonl", "json", "conll", "csv", "parquet",
-        "doccano", "prodigy", "label_studio", "squad", "tacred", "docred", "opennre", "marked",
-        "candidates", "positives",
-        "messages", "sharegpt", "turns", "multiwoz", "dialog",
+        "doccano", "prodigy", "label_studio", "squad", "tacred", "docred", "pairs", "opennre",
+        "marked", "candidates", "positives", "messages", "sharegpt", "turns", "multiwoz", "dialog",
     ] = "auto"  # fmt: skip
     """Format of the files, or the layout of their rows; `auto` goes by the file name's ending and
     by what the file begins with."""
@@ -115,6 +115,10 @@ class DataConfig(Section):
     context_tokens: Annotated[int, Field(ge=4, le=MOST)] | None = None
     """Tokens of a context where there is no teacher to read it: batches are made of contexts all
     the same. Default: `student.max_tokens`."""
+    queries_per_context: PositiveInt = 64
+    """`task.query: student`: questions, or pairs of entities, that a context is asked at most. A
+    text with more is read again for the rest, so that the windows of a step stay as few as there is
+    memory for."""
     overlap_tokens: NonNegativeInt = 128
     """`qa`: tokens that neighbouring contexts of a passage longer than `teacher.max_tokens` share;
     at most half of a context."""
@@ -138,6 +142,11 @@ class TaskConfig(Section):
         str, AfterValidator(_known_task), Field(json_schema_extra={"enum": list(TASKS)})
     ] = "ner"
     """Task; decides what a row is, labels and metrics."""
+    query: Query = "both"
+    """`qa`, `relation`: who reads what is asked, a question or which entities are meant. `both`:
+    the teacher reads it with the text, so once more each time. `student`: the teacher reads each
+    passage or document once, alone, and the student what is asked and windows of the text, fed with
+    its states ([Read once, ask many](read-once.md))."""
     no_relation: Annotated[str | None, BeforeValidator(_as_label)] = "auto"
     """`relation`: label of rows whose entities aren't related, which the metrics leave out. `auto`:
     the one among the labels that is usual for it, such as `NA`, `no_relation`, `Other`, `none` or

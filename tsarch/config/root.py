@@ -28,6 +28,7 @@ from tsarch.config.training import (
     ScheduleConfig,
     TrackingConfig,
 )
+from tsarch.task_names import QUERY_TASKS
 
 
 def _or_auto(schema: dict[str, Any]) -> None:
@@ -85,6 +86,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         tokens, origin = self._context
+        if self.task.query == "student":
+            self._check_query()
         if self.teacher is not None and self.student is not None:
             self._check_pair(self.teacher, self.student)
         else:
@@ -125,6 +128,25 @@ class Config(Section):
             raise ValueError(
                 "data.context_tokens is for students by themselves: a context has "
                 f"teacher.max_tokens ({teacher.max_tokens})"
+            )
+
+    def _check_query(self) -> None:
+        """What can't be asked where the teacher doesn't read what is asked."""
+        if self.task.name not in QUERY_TASKS:
+            raise ValueError(
+                f"task.query: student is for {', '.join(QUERY_TASKS)}, not for {self.task.name}"
+            )
+        if self.teacher is None or self.student is None:
+            raise ValueError("task.query: student needs the sections `teacher` and `student`")
+        wrong = {
+            "distillation.weight": self.distillation.weight > 0,
+            "distillation.hidden_weight": self.distillation.hidden_weight > 0,
+            "evaluation.monitor: teacher": self.evaluation.monitor == "teacher",
+        }
+        if given := [key for key, is_wrong in wrong.items() if is_wrong]:
+            raise ValueError(
+                f"{', '.join(given)} can't be asked with task.query: student, where the teacher "
+                "doesn't read what is asked, and so gives no answers"
             )
 
     def _check_alone(self) -> None:

@@ -122,14 +122,16 @@ class EvaluationConfig(Section):
     """Padded teacher tokens of one evaluation batch."""
     monitor: Monitor = "joint"
     """Mode whose main metric on validation decides which weights are best; `mean`: the mean of
-    `joint`'s and `student_alone`'s, so of the answers with the teacher and without it."""
+    `joint`'s and `student_alone`'s, so of the answers with the teacher and without it. With
+    `task.query: student` there is no `joint`: `student` takes its place."""
     patience: PositiveInt | None = None
     """Stop after so many validations without a better result; of equal ones the later weights are
     kept. Default: never stop early."""
     before: bool = True
     """Also measure the test split before training."""
     windows: PositiveInt = 2
-    """`qa`: windows that the student reads of a question, around the teacher's best spans."""
+    """`qa`: windows that the student reads of a question, around the teacher's best spans; with
+    `task.query: student` it reads the whole passage."""
 
 
 class CheckpointConfig(Section):

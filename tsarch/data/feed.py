@@ -10,7 +10,7 @@ import numpy as np
 from tsarch.data.partition import StepPlan, WindowPass, plan_step
 from tsarch.data.replica_arrays import ContextBatch, WindowBatch, context_batch, window_batches
 from tsarch.data.routes import Route, routes_of
-from tsarch.records import IGNORED, IntArray, TokenizedSplit
+from tsarch.records import IntArray, TokenizedSplit
 from tsarch.topology import Stage, Topology
 
 Passes = dict[int, tuple[WindowPass, ...]]
@@ -71,7 +71,7 @@ class Feed:
 
     def labels(self, words: IntArray) -> IntArray:
         """(…) word numbers → (…) label ids, `IGNORED` where there is no word."""
-        return np.where(words >= 0, self.split.labels[words], IGNORED)
+        return self.split.labels_of(words)
 
     def touched(self, steps: tuple[int, ...]) -> IntArray:
         """Sorted distinct tokens of the batches of `steps`."""
@@ -94,8 +94,9 @@ class Feed:
     ) -> tuple[WindowBatch, ...]:
         """Windows of a replica of a stage that reads them."""
         plan, rank = self.plan(step), self.topology.rank(stage, replica)
+        own = [route for route in self.routes(step, micro_batch) if route.target == rank]
         return window_batches(
-            self.split, plan, plan.micro_batches[micro_batch], rank, stage, replica
+            self.split, plan, plan.micro_batches[micro_batch], own, stage, replica
         )
 
     def _plan(self, step: int) -> StepPlan:

@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from tsarch.config import Query
+from tsarch.data.asked_passages import PassageFrame, grouped, pack_asked_passages
 from tsarch.data.cuts import Span, with_places
 from tsarch.data.packing import Sentence, pack, pack_rows
-from tsarch.data.passages import (
-    Limits,
-    PassageTokens,
-    Question,
-    WordSpan,
-    pack_passages,
-    pair_specials,
-)
+from tsarch.data.passage_packer import pack_passages
+from tsarch.data.passages import Limits, PassageTokens, Question, WordSpan, pair_specials
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.rows import Row
 from tsarch.data.source_parts import source_parts
@@ -59,6 +55,10 @@ class PackingSpec:
     """A row's one label stands after what it is about, for models that see earlier tokens only."""
     decoder_start: int | None
     """First token of a sequence-to-sequence teacher's decoder; None: the teacher has none."""
+    query: Query = "both"
+    """Who reads what is asked: see `TaskConfig`."""
+    queries_per_context: int = 64
+    """See `DataConfig`."""
     overlaps: bool = False
     """Parts of a long sentence overlap; for predictions, where the rows aren't those of training.
     """
@@ -124,7 +124,7 @@ class TaggedWordsLayout:
 
     def pack(self, rows: Sequence[TaggedWords]) -> TokenizedSplit:
         """Contexts and windows."""
-        sentences = _sentences(self._spec.tokens, rows, [row.words for row in rows])
+        sentences = sentences_of(self._spec.tokens, rows, [row.words for row in rows])
         labels = [self._labels(row) for row in rows]
         packed = pack(
             sentences,
@@ -155,7 +155,7 @@ class LabelledWordsLayout:
         Raises:
             UserError: the marked spans of a row have more tokens than a context.
         """
-        sentences = _sentences(self._spec.tokens, rows, [row.words for row in rows])
+        sentences = sentences_of(self._spec.tokens, rows, [row.words for row in rows])
         marked = [
             replace(own, focus=row.focus, marked=row.marked, place=str(row.origin.place))
             for own, row in zip(sentences, rows, strict=True)
@@ -199,7 +199,7 @@ def rows_with_labels(
 
 
 class QuestionLayout:
-    """Questions to contexts with their passages, and windows of these (`pack_passages`)."""
+    """Questions to contexts with their passages, or the passages alone, and windows of these."""
 
     def __init__(self, spec: PackingSpec) -> None:
         self._spec = spec
@@ -214,17 +214,13 @@ class QuestionLayout:
         questions = list(spec.tokens.placed([row.question for row in rows]))
         placed = list(spec.tokens.placed([row.passage for row in rows]))
         passages = [parts_of(own) for own in placed]
-        specials, types = pair_specials(spec.tokens.tokenizer)
-        packed = pack_passages(
+        packed = self._packed(
+            rows,
             [
                 PassageTokens(question.token_ids, parts.tokens(own.token_ids), parts.bounds)
                 for question, own, parts in zip(questions, placed, passages, strict=True)
             ],
             [_answer_words(row, parts) for row, parts in zip(rows, passages, strict=True)],
-            specials,
-            Limits(spec.teacher_max_tokens, spec.student_max_tokens, spec.overlap_tokens),
-            spec.seed,
-            types,
         )
 
         def of_question(row: int, own: Span) -> Span:
@@ -237,6 +233,21 @@ class QuestionLayout:
         cuts = with_places(packed.cuts, "question", of_question)
         cuts = with_places(cuts, "context", of_passage)
         return replace(packed, rows=tuple(rows), cuts=cuts)
+
+    def _packed(
+        self,
+        rows: Sequence[Question],
+        tokens: Sequence[PassageTokens],
+        answers: Sequence[list[WordSpan] | None],
+    ) -> TokenizedSplit:
+        spec = self._spec
+        specials, types = pair_specials(spec.tokens.tokenizer)
+        limits = Limits(spec.teacher_max_tokens, spec.student_max_tokens, spec.overlap_tokens)
+        if spec.query == "both":
+            return pack_passages(tokens, answers, specials, limits, spec.seed, types)
+        groups = grouped([row.passage for row in rows], spec.queries_per_context)
+        frame = PassageFrame(special_tokens(spec.tokens.tokenizer), specials, types)
+        return pack_asked_passages(tokens, groups, answers, frame, limits, spec.seed)
 
 
 def _answer_words(row: Question, parts: Parts) -> list[WordSpan] | None:
@@ -365,7 +376,7 @@ def _check_room(spec: PackingSpec, num_prefix: int) -> None:
         )
 
 
-def _sentences(
+def sentences_of(
     tokens: RowTokenizer, rows: Sequence[Row], words: Sequence[Sequence[str]]
 ) -> list[Sentence]:
     """The rows' words, tokenised."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tsarch.records import Cut, IntArray, Piece, TokenizedSplit
+from tsarch.records import Cut, IntArray, Piece, Queries, TokenizedSplit
 
 
 def merged(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
@@ -37,6 +37,7 @@ def merged(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
         ),
         token_types=_types(splits),
         answered=_answered(splits, tokens),
+        queries=_queries(splits, tokens),
     )
 
 
@@ -59,13 +60,22 @@ def _moved_piece(piece: Piece, tokens: int) -> Piece:
 
 
 def _leads(splits: Sequence[TokenizedSplit], tokens: IntArray) -> IntArray | None:
-    if all(own.leads is None for own in splits):
+    found = [
+        own.leads + at for own, at in zip(splits, tokens, strict=False) if own.leads is not None
+    ]
+    return np.concatenate(found) if found else None
+
+
+def _queries(splits: Sequence[TokenizedSplit], tokens: IntArray) -> Queries | None:
+    parts = zip(splits, tokens, strict=False)
+    found = [(own.queries, at) for own, at in parts if own.queries is not None]
+    if not found:
         return None
-    found = []
-    for own, at in zip(splits, tokens, strict=False):
-        none = np.zeros((own.num_contexts, 2), dtype=np.int64)
-        found.append(none if own.leads is None else own.leads + at)
-    return np.concatenate(found)
+    return Queries(
+        np.concatenate([own.context_stops + at for own, at in found]),
+        np.concatenate([np.where(o.sources < 0, o.sources, o.sources + at) for o, at in found]),
+        np.concatenate([own.context_labels for own, _ in found]),
+    )
 
 
 def _answered(splits: Sequence[TokenizedSplit], tokens: IntArray) -> IntArray | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -267,7 +267,7 @@ def pack_rows(
         if row.focus is not None and len(pieces) > 1:
             pieces = [_marked_piece(packer, row, pieces, room - 1)]
             num_cut = len(row.token_ids) - len(pieces[0][0])
-            packer.cutting.add(_BETWEEN, number, num_cut, spans=_left_out(row, pieces[0][1]))
+            packer.cutting.add(_BETWEEN, number, num_cut, spans=left_out(row.starts, pieces[0][1]))
         before = packer.num_labels
         for ids, words in pieces:
             add(packer, row, ids, words, label_token)
@@ -299,11 +299,11 @@ def _marked_piece(
     )
 
 
-def _left_out(row: Sentence, kept: Sequence[int]) -> list[tuple[int, int]]:
-    """Words [start, stop) of a row that aren't kept."""
+def left_out(words: Iterable[int], kept: Collection[int]) -> list[tuple[int, int]]:
+    """Words [start, stop) of a row, −1 for none, that aren't kept."""
     there = set(kept)
     spans: list[tuple[int, int]] = []
-    for word in (own for own in row.starts if own >= 0 and own not in there):
+    for word in (own for own in words if own >= 0 and own not in there):
         if spans and spans[-1][1] == word:
             spans[-1] = (spans[-1][0], word + 1)
         else:
@@ -315,7 +315,7 @@ def _add_piece(
     packer: _Packer, row: Sentence, ids: list[int], words: list[int], label_token: int
 ) -> None:
     """Add a row, or a piece of one, with its label before what it is about."""
-    place = 0 if row.focus is None else words.index(row.focus)
+    place = 0 if row.focus is None else label_place(words, row.focus, row.marked, last=False)
     labelled = [place]
     if row.focus is None:
         window = words[: packer.student_max_tokens - 1]
@@ -336,7 +336,9 @@ def _add_piece_before(
     packer: _Packer, row: Sentence, ids: list[int], words: list[int], label_token: int
 ) -> None:
     """Add a row, or a piece of one, with its label after what it is about."""
-    place = len(ids) if row.focus is None else _after(words, _last_word(row))
+    place = len(ids)
+    if row.focus is not None:
+        place = label_place(words, row.focus, row.marked, last=True)
     start = max(place + 1 - packer.student_max_tokens, 0)
     packer.add_row([*ids[:place], label_token, *ids[place:]], [place], start)
     if row.focus is None:
@@ -345,15 +347,15 @@ def _add_piece_before(
         packer.cutting.add(_UNREAD_FIRST, packer.row, start, is_read=True)
 
 
-def _last_word(row: Sentence) -> int:
-    """The last word that a row's label is about."""
-    assert row.focus is not None
-    return max([row.focus, *(stop - 1 for _, stop in row.marked)])
-
-
-def _after(words: Sequence[int], word: int) -> int:
-    """Place of the token after a word's last one."""
-    return next((place for place, own in enumerate(words) if own > word), len(words))
+def label_place(
+    words: Sequence[int], focus: int, marked: Sequence[tuple[int, int]], last: bool
+) -> int:
+    """Token of a row that its label stands before, of the word that starts at each, or −1: its word
+    `focus`, or, where labels stand last, what follows the last of the `marked` spans."""
+    if not last:
+        return words.index(focus)
+    last_word = max([focus, *(stop - 1 for _, stop in marked)])
+    return next((place for place, own in enumerate(words) if own > last_word), len(words))
 
 
 def _spread(values: Sequence[int], most: int) -> list[int]:

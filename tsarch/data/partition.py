@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import IGNORED, IntArray, TokenizedSplit
 from tsarch.topology import Stage, Topology
 
 Item = TypeVar("Item")
@@ -49,7 +49,9 @@ class StepPlan:
 
     micro_batches: tuple[MicroBatchPlan, ...]
     num_labels: int
-    """Labelled words of the global batch."""
+    """Labelled positions of the global batch's contexts."""
+    num_window_labels: int
+    """Of their windows; of windows that have slices of contexts alone as many."""
     num_contexts: int
     """Contexts of the global batch."""
     num_windows: int
@@ -57,14 +59,14 @@ class StepPlan:
     num_tokens: int
     """Real (non-padding) tokens of the global batch's contexts."""
     token_ids: IntArray
-    """Sorted distinct tokens of the rows of the table that the step touches: the contexts', or all
-    where the table is the output projection."""
+    """Sorted distinct tokens of the rows of the table that the step touches: those of contexts and
+    windows, or all where the table is the output projection."""
 
     def num_terms(self, stage: Stage, per_sequence: bool) -> int:
         """What a stage's losses are means over: labelled words, or sequences that it reads."""
-        if not per_sequence:
-            return self.num_labels
-        return self.num_contexts if stage.reads == "contexts" else max(self.num_windows, 1)
+        if stage.reads == "contexts":
+            return self.num_contexts if per_sequence else self.num_labels
+        return max(self.num_windows if per_sequence else self.num_window_labels, 1)
 
 
 def balance(items: Iterable[Item], sizes: Iterable[int], num_bins: int) -> list[list[Item]]:
@@ -110,13 +112,16 @@ def plan_step(
     )
     none = np.empty(0, dtype=np.int64)
     tokens = np.concatenate([none, *(context_tokens(split, c) for c in contexts)])
+    asked = np.concatenate([none, *(_query_tokens(split, c) for c in contexts)])
+    num_labels, num_window_labels = _num_labels(split, contexts, tokens)
     return StepPlan(
         micro_batches,
-        num_labels=int((split.words[tokens] >= 0).sum()),
+        num_labels=num_labels,
+        num_window_labels=num_window_labels,
         num_contexts=len(contexts),
         num_windows=sum(len(context_windows(split, c)) for c in contexts.tolist()),
         num_tokens=len(tokens),
-        token_ids=np.unique(split.token_ids[tokens])
+        token_ids=np.unique(split.token_ids[np.concatenate([tokens, asked])])
         if vocabulary is None
         else np.arange(vocabulary),
     )
@@ -137,7 +142,22 @@ def _smallest_outside(
 
 def context_tokens(split: TokenizedSplit, context: int) -> IntArray:
     """Places in `split.token_ids` of a context's tokens."""
-    return np.arange(split.context_offsets[context], split.context_offsets[context + 1])
+    return np.arange(split.context_offsets[context], split.context_stops[context])
+
+
+def _query_tokens(split: TokenizedSplit, context: int) -> IntArray:
+    """Places of the tokens behind a context, which only windows have."""
+    return np.arange(split.context_stops[context], split.context_offsets[context + 1])
+
+
+def _num_labels(split: TokenizedSplit, contexts: IntArray, tokens: IntArray) -> tuple[int, int]:
+    """Labelled positions of contexts, whose `tokens` are known, and of their windows."""
+    if split.queries is None:
+        number = int((split.words[tokens] >= 0).sum())
+        return number, number
+    windows = [w for c in contexts.tolist() for w in context_windows(split, c)]
+    in_windows = sum(int((split.window_words(w) >= 0).sum()) for w in windows)
+    return int((split.queries.context_labels[tokens] != IGNORED).sum()), in_windows
 
 
 def context_windows(split: TokenizedSplit, context: int) -> range:

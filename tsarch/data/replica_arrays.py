@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import numpy as np
 
 from tsarch.data.partition import MicroBatchPlan, StepPlan, WindowPass, context_tokens
 from tsarch.data.routes import Route
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import IGNORED, IntArray, TokenizedSplit
 from tsarch.topology import Stage
 
 # What a call of the model costs apart from its tokens, in tokens: 18 ms of a six-layer model on one
 # CPU core, at 0.8 ms a token. Large batches of fast devices get few calls by the share.
 _CALL_COST_TOKENS = 32
 _CALL_COST_SHARE = 1 / 64
+Arrivals = dict[int, tuple[int, IntArray]]
+"""Window → the first of the received rows that come by its route, and the places that they are
+of."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class ContextBatch:
     """(batch, context_tokens) 1 at tokens, 0 at padding."""
     words: IntArray
     """(batch, context_tokens) word that starts at a token, −1 elsewhere."""
+    labels: IntArray
+    """(batch, context_tokens) label of each token, `IGNORED` where there is none."""
     outgoing: dict[int, IntArray]
     """Rank that receives → (states,) flat positions (batch × context_tokens) to send it."""
     types: IntArray | None = None
@@ -80,32 +85,31 @@ def context_batch(
     for route in routes:
         owners = np.searchsorted(split.context_offsets, route.places, side="right") - 1
         outgoing[route.target] = route.places + firsts[owners]
-    return ContextBatch(rows, mask, words, outgoing, _types(split, slices, rows.shape))
+    labels = _context_labels(split, slices, words)
+    return ContextBatch(rows, mask, words, labels, outgoing, _types(split, slices, rows.shape))
 
 
 def window_batches(
     split: TokenizedSplit,
     step: StepPlan,
     micro_batch: MicroBatchPlan,
-    rank: int,
+    routes: Sequence[Route],
     stage: Stage,
     replica: int,
 ) -> tuple[WindowBatch, ...]:
-    """Windows of a replica of a stage that reads them, in batches of similar length; `rank`: its
-    number among all. An idle one has a window of one masked-in token."""
-    starts: dict[int, int] = {}
-    total = 0
-    for (_, target), windows in sorted(micro_batch.routes.items()):
-        if target == rank:
-            sizes = [split.window_length(window) for window in windows]
-            offsets = [total, *accumulate(sizes, initial=total)][1:]
-            starts.update(zip(windows, offsets))
-            total += sum(sizes)
+    """Windows of a replica of a stage that reads them, in batches of similar length; `routes`:
+    those that end there. An idle one has a window of one masked-in token."""
+    arrivals: Arrivals = {}
+    first = 0
+    for route in routes:
+        windows = micro_batch.routes[route.source, route.target]
+        arrivals.update(dict.fromkeys(windows, (first, route.places)))
+        first += len(route.places)
     shares = [_by_length(split, passes) for passes in micro_batch.passes[stage]]
     # ZeRO 3 gathers parameters in every call of the model, so replicas must make equally many.
     num_idle = max(map(len, shares)) - len(shares[replica])
     own = shares[replica] + [[]] * num_idle
-    return tuple(_batch(split, step, passes, starts) for passes in own)
+    return tuple(_batch(split, step, passes, arrivals) for passes in own)
 
 
 def _by_length(split: TokenizedSplit, passes: Sequence[WindowPass]) -> list[list[WindowPass]]:
@@ -147,16 +151,17 @@ def cheapest_cuts(lengths: IntArray, call_cost: float) -> list[int]:
 
 
 def _batch(
-    split: TokenizedSplit, step: StepPlan, passes: Sequence[WindowPass], starts: dict[int, int]
+    split: TokenizedSplit, step: StepPlan, passes: Sequence[WindowPass], arrivals: Arrivals
 ) -> WindowBatch:
     slices = [split.window_places(p.window) for p in passes]
     rows, mask, words = _pad(split, step, slices)
     arrived = np.full_like(rows, -1)
     for place, item in enumerate(passes):
-        if item.window in starts:
-            start = starts[item.window]
-            length = len(slices[place])
-            arrived[place, :length] = np.arange(start, start + length)
+        if item.window in arrivals:
+            first, places = arrivals[item.window]
+            sources = split.window_sources(item.window)
+            among = first + np.searchsorted(places, sources)
+            arrived[place, : len(sources)] = np.where(sources >= 0, among, -1)
     num = max(len(passes), 1)
     fed = np.resize([int(p.fed) for p in passes] or [0], num)
     return WindowBatch(
@@ -187,6 +192,16 @@ def _pad(
         words[place, : len(tokens)] = split.words[tokens]
     mask[:, 0] = 1
     return rows, mask, words
+
+
+def _context_labels(split: TokenizedSplit, slices: Sequence[IntArray], words: IntArray) -> IntArray:
+    """What the teacher learns of the tokens of `slices`, in the shape of their `words`."""
+    if split.queries is None:
+        return split.labels_of(words)
+    labels = np.full(words.shape, IGNORED, dtype=np.int64)
+    for place, tokens in enumerate(slices):
+        labels[place, : len(tokens)] = split.queries.context_labels[tokens]
+    return labels
 
 
 def _types(

@@ -7,6 +7,7 @@ states that are under way by it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,8 @@ class Route:
     target: int
     """Rank that receives."""
     places: IntArray
-    """(states,) what each state is of, in order of sending: places in the split's tokens, or, while
-    texts are generated, texts."""
+    """(states,) what each state is of, in order of sending: places in the split's tokens, rising,
+    or, while texts are generated, texts."""
 
     def message(self, step: int, micro_batch: int, width: int) -> Message:
         """The states on their way, each `width` numbers."""
@@ -37,8 +38,15 @@ class Route:
 
 
 def routes_of(split: TokenizedSplit, plan: MicroBatchPlan) -> tuple[Route, ...]:
-    """All routes of a micro-batch, in the order of (source, target)."""
+    """All routes of a micro-batch, in the order of (source, target). A state travels once, however
+    many windows of a rank it feeds."""
     return tuple(
-        Route(source, target, np.concatenate([split.window_places(w) for w in windows]))
+        Route(source, target, _fed_from(split, windows))
         for (source, target), windows in sorted(plan.routes.items())
     )
+
+
+def _fed_from(split: TokenizedSplit, windows: Sequence[int]) -> IntArray:
+    """Places of the states that windows are fed with, rising."""
+    places = np.unique(np.concatenate([split.window_sources(window) for window in windows]))
+    return places[places >= 0]

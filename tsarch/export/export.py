@@ -161,6 +161,9 @@ def _reader(
     Raises:
         UserError: none is near enough.
     """
+    if mode == "teacher" and models.blueprint.task.query == "student":
+        what = "is none of its modes: the teacher doesn't read what is asked."
+        raise UserError.single("teacher", what)
     model = ordinary_model(models, module)
     ids, types = tokens_read(sample, mode, _MOST_SEQUENCES)
     gap = difference(models, module, model, ids, types)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,10 @@ _OPSET = 18
 _TRACED = (2, 11)
 """Sequences and tokens that a graph is traced with."""
 IDS, MASK, TYPES, STATES = "input_ids", "attention_mask", "token_type_ids", "hidden"
+FED = "fed_mask"
+"""1 at tokens that a state feeds, 0 at others, where there are any."""
 PREDICTIONS = "predictions"
+Fed = Literal["none", "all", "some"]
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,23 @@ class _ByTokens(nn.Module):
         else:
             boundary = states.flatten(0, 1)
             places = torch.arange(boundary.shape[0]).view(mask.shape)
+            if FED in by_name:
+                places = torch.where(by_name[FED] > 0, places, -1)
         (predictions,) = self.model([embeds], [mask], boundary, [places], types=[types])
         return predictions
 
 
 def graph_of(
-    module: TeacherModel | StudentModel, table: Tensor, fed: bool, typed: bool, max_tokens: int
+    module: TeacherModel | StudentModel,
+    table: Tensor,
+    fed: Fed,
+    typed: bool,
+    max_tokens: int,
 ) -> Graph:
     """The graph of a model.
 
     Args:
-        fed: whether a student gets the teacher's states.
+        fed: which of a student's tokens get the teacher's states.
         typed: whether tokens have types.
 
     Raises:
@@ -89,9 +98,11 @@ def graph_of(
     if isinstance(module, TeacherModel) and module.is_seq2seq:
         what = "reads sources and targets apart, which is not exported to ONNX."
         raise UserError.single(type(module.backbone).__name__, what)
-    rows = folded_table(module, table, alone=not fed)
-    own = without_projection(module, alone=not fed)
-    names = (IDS, MASK, *((TYPES,) if typed else ()), *((STATES,) if fed else ()))
+    alone = fed == "none"
+    rows = folded_table(module, table, alone)
+    own = without_projection(module, alone)
+    further = {"none": (), "all": (STATES,), "some": (STATES, FED)}[fed]
+    names = (IDS, MASK, *((TYPES,) if typed else ()), *further)
     outputs = (STATES, PREDICTIONS) if isinstance(module, TeacherModel) else (PREDICTIONS,)
     width = module.teacher_width if isinstance(module, StudentModel) else 0
     wrapped = _ByTokens(own, rows, names).eval()
@@ -166,6 +177,7 @@ def _inputs(graph: Graph, batch: int, tokens: int, seed: int = 0) -> tuple[Tenso
         IDS: rng.integers(0, graph.vocabulary, size=shape) * mask,
         MASK: mask,
         TYPES: (np.arange(tokens) > tokens // 2).astype(np.int64) * mask,
+        FED: (np.arange(tokens) >= tokens // 3).astype(np.int64) * mask,
         STATES: rng.normal(size=(*shape, graph.state_width)).astype(np.float32),
     }
     return tuple(torch.from_numpy(made[name]) for name in graph.inputs)

@@ -17,6 +17,7 @@ from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.run.saved_run import open_run
 from tsarch.stage.build import build_model
+from tsarch.tasks.base import num_outputs
 from tsarch.tasks.registry import is_generative, make_task
 from tsarch.topology import Stage
 
@@ -59,14 +60,14 @@ def read_models(folder: Path) -> TrainedModels:
         UserError: the folder is not a complete run, or its files are damaged.
     """
     blueprint, task_file = open_run(folder)
-    objective = make_task(task_file.task, task_file.labels, blueprint.task).objective
-    num_outputs = objective.num_outputs(len(task_file.labels))
+    task = make_task(task_file.task, task_file.labels, blueprint.task)
+    outputs = num_outputs(task, len(task_file.labels))
     modules: dict[Stage, nn.Module] = {}
     merged = []
     try:
         table = load_table(folder / "model").float()
         for stage in blueprint.stages:
-            module = build_model(blueprint, stage, num_outputs, with_table=False).module
+            module = build_model(blueprint, stage, outputs[stage.reads], with_table=False).module
             module.load_state_dict(load_weights(folder / "model", stage))
             if merge_adapters(module):
                 merged.append(stage)

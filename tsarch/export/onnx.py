@@ -16,7 +16,7 @@ from tsarch.clock import now_s
 from tsarch.config import Mode
 from tsarch.data.plain_tokenizer import plain_tokenizer_ids
 from tsarch.errors import UserError
-from tsarch.export.graphs import graph_of, write_graph
+from tsarch.export.graphs import Fed, graph_of, write_graph
 from tsarch.export.models import TrainedModels
 from tsarch.export.sample import Sample
 from tsarch.pair.answering import Answering
@@ -47,12 +47,15 @@ def write_onnx(models: TrainedModels, folder: Path, int8: bool) -> None:
     context, window = blueprint.batches.context_tokens, blueprint.window_tokens
     names: dict[str, str] = {}
     if models.teacher is not None:
-        graph = graph_of(models.teacher, models.table, False, typed, context)
+        graph = graph_of(models.teacher, models.table, "none", typed, context)
         write_graph(graph, folder / "teacher.onnx")
         names["teacher"] = "teacher.onnx"
     if models.student is not None:
-        for fed in (True, False) if models.teacher is not None else (False,):
-            name = "student" if fed else "student_alone"
+        fed_ways: tuple[Fed, ...] = ("none",)
+        if models.teacher is not None:
+            fed_ways = ("all" if blueprint.task.query == "both" else "some", "none")
+        for fed in fed_ways:
+            name = "student_alone" if fed == "none" else "student"
             graph = graph_of(models.student, models.table, fed, typed, window)
             write_graph(graph, folder / f"{name}.onnx")
             names[name] = f"{name}.onnx"

@@ -10,6 +10,7 @@ from typing import Any
 from tsarch.blueprint import Blueprint
 from tsarch.config import Mode
 from tsarch.data.corpus import read_rows, read_split, source_of
+from tsarch.data.partition import context_tokens
 from tsarch.errors import UserError
 from tsarch.model_folder import TaskFile
 from tsarch.prediction.inputs import as_rows
@@ -63,13 +64,5 @@ def tokens_read(sample: Sample, mode: Mode, most: int) -> tuple[list[Any], list[
     if mode == "student_alone":
         places = [split.window_places(number) for number in range(min(len(split.windows), most))]
     else:
-        bounds = split.context_offsets.tolist()
-        contexts = range(min(split.num_contexts, most))
-        places = [_range(bounds[number], bounds[number + 1]) for number in contexts]
+        places = [context_tokens(split, c) for c in range(min(split.num_contexts, most))]
     return [split.token_ids[own] for own in places], [split.types_at(own) for own in places]
-
-
-def _range(start: int, stop: int) -> Any:
-    import numpy as np
-
-    return np.arange(start, stop)

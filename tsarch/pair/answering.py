@@ -120,8 +120,14 @@ class Answering:
     def reads_contexts(self, mode: Mode) -> bool:
         """Whether a mode needs the teacher's states: `student_alone` too, where the teacher finds
         the windows to read."""
-        finds = self._task.window_choice is not None and self._has_teacher and self._has_student
-        return mode != "student_alone" or finds
+        return mode != "student_alone" or (
+            self._task.window_choice is not None and self._has_student and self._teacher_finds
+        )
+
+    @property
+    def _teacher_finds(self) -> bool:
+        """Whether the teacher reads what is asked, and so can find the windows."""
+        return self._has_teacher and self._task.query == "both"
 
     def _predictions(
         self, split: TokenizedSplit, mode: Mode, kept: Mapping[int, States]
@@ -130,7 +136,7 @@ class Answering:
         collector = self._task.score_collector(self._joint_weight)
         if choice is None or not self._has_student:
             return self._read(split, collector, mode, kept)
-        if not self._has_teacher:
+        if not self._teacher_finds:
             tiles = split.with_windows(choice.tiles(split, self.window_tokens))
             return self._read(tiles, collector, mode, kept)
         again = _Bounded(kept, _KEPT_BYTES if mode in ("student", "joint") else 0)
@@ -219,13 +225,16 @@ class Answering:
         for place, context in enumerate(own):
             first = int(split.context_offsets[context])
             for number in context_windows(split, context):
-                at = split.window_places(number)
+                at, sources = split.window_places(number), split.window_sources(number)
                 answered.append(split.window_words(number))
-                read = None if states is None else states[place]
-                inside = at - first
-                hidden = None if read is None else read.hidden[inside]
-                windows.append(Window(split.token_ids[at], hidden, split.types_at(at)))
-                predictions.append(None if read is None else read.predictions[inside])
+                fed = sources >= 0
+                hidden, said = None, None
+                if states is not None:
+                    hidden = states[place].hidden[sources[fed] - first]
+                    if split.queries is None:
+                        said = states[place].predictions[sources - first]
+                windows.append(Window(split.token_ids[at], hidden, split.types_at(at), fed))
+                predictions.append(said)
         if not windows:
             return
         found = self._pair.read(windows)

@@ -138,7 +138,7 @@ class Pair:
         num_states = 1
         for row, own in enumerate(windows):
             if own.hidden is not None:
-                fed_by[row, : len(own.hidden)] = num_states + np.arange(len(own.hidden))
+                fed_by[row, own.fed_places] = num_states + np.arange(len(own.hidden))
                 num_states += len(own.hidden)
                 states.append(own.hidden.to(states[0]))
         (found,) = student.read(self.lookup, [tokens], torch.cat(states), [fed_by])

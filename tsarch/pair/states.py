@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tsarch.records import IntArray
 
+BoolArray = NDArray[np.bool_]
 Numbers = Any
 """A tensor of torch, or an array of NumPy of a pair that computes without torch."""
 
@@ -70,9 +72,17 @@ class Window:
     token_ids: IntArray
     """(tokens,)."""
     hidden: Numbers | None = None
-    """(tokens, teacher_width) the teacher's states of these tokens; None: the student alone."""
+    """(fed tokens, teacher_width) the teacher's states of these tokens; None: the student alone."""
     types: IntArray | None = None
     """(tokens,) types of the tokens (`TokenizedSplit.token_types`); None: all 0."""
+    fed: BoolArray | None = None
+    """(tokens,) whether a state feeds each token, where there are any; None: all."""
+
+    @property
+    def fed_places(self) -> IntArray:
+        """(fed tokens,) places of the tokens that the states feed."""
+        number = len(self.token_ids)
+        return np.arange(number) if self.fed is None else np.flatnonzero(self.fed)
 
 
 class Reads(Protocol):

@@ -31,6 +31,7 @@ from tsarch.rank.pacer import keeps_cuts
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.specs import EngineSpec, RunnerSpec
 from tsarch.stage.build import outline_model
+from tsarch.tasks.base import num_outputs
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage
 
@@ -121,9 +122,10 @@ class Counts:
 
 def count(blueprint: Blueprint, stage: Stage, prepared: Prepared) -> Counts:
     """Counted on the model's outline."""
-    objective = make_task(blueprint.task.name, prepared.labels, blueprint.task).objective
-    model = outline_model(blueprint, stage, objective.num_outputs(len(prepared.labels)))
-    rows = _trained_rows(blueprint, prepared, objective.uses_table)
+    task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
+    outputs = num_outputs(task, len(prepared.labels))
+    model = outline_model(blueprint, stage, outputs[stage.reads])
+    rows = _trained_rows(blueprint, prepared, task.objective.uses_table)
     return Counts(num_elements(model), num_trained(model), rows)
 
 

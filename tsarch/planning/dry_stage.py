@@ -21,7 +21,7 @@ from tsarch.planning.dry_ops import Example, Op, Recorder, dry
 from tsarch.planning.dry_parts import DryEngine, DryLink, stepped_optimizer
 from tsarch.prepare import Prepared
 from tsarch.rank.activity import Activity
-from tsarch.rank.building import objective_of, quicken
+from tsarch.rank.building import quicken, trained_objective
 from tsarch.rank.executor import Executor
 from tsarch.schedule.instruction import (
     Backward,
@@ -36,6 +36,7 @@ from tsarch.stage.build import outline_model, prediction_spec
 from tsarch.stage.running import RunningStage
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
+from tsarch.tasks.base import num_outputs
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage
 
@@ -148,15 +149,15 @@ def _with_layers(blueprint: Blueprint, stage: Stage, layers: Sequence[int] | Non
 
 def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, step: int) -> DryStep:
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
-    num_outputs = task.objective.num_outputs(len(prepared.labels))
-    module = outline_model(blueprint, stage, num_outputs)
+    outputs, first = num_outputs(task, len(prepared.labels)), feed.topology.stages[0]
+    module = outline_model(blueprint, stage, outputs[stage.reads])
     quicken(blueprint, stage, module)
-    predictions = prediction_spec(blueprint, feed.topology.stages[0], num_outputs)
+    predictions = prediction_spec(blueprint, first, outputs[first.reads])
     link = DryLink(torch.float32 if blueprint.link_dtype == "fp32" else torch.bfloat16)
     with dry() as recorder:
         engine = _engine(blueprint, stage, module)
         tied = _tied(blueprint, prepared, task.objective.uses_table)
-        objective = objective_of(blueprint, prepared, task)
+        objective = trained_objective(blueprint, prepared, task, stage)
         running: RunningStage
         if stage.reads == "contexts":
             running = TeacherStage(stage, engine, tied, 0, objective)

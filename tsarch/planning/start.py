@@ -39,13 +39,14 @@ def start_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
 def _wanted(blueprint: Blueprint, labels: tuple[str, ...]) -> dict[str, dict[str, list[int]]]:
     """File → weight → shape."""
     from tsarch.stage.build import outline_model
+    from tsarch.tasks.base import num_outputs
     from tsarch.tasks.registry import make_task
 
     task = make_task(blueprint.task.name, labels, blueprint.task)
-    num_outputs = task.objective.num_outputs(len(labels))
+    outputs = num_outputs(task, len(labels))
 
     def shapes(stage: Stage) -> dict[str, list[int]]:
-        state = outline_model(blueprint, stage, num_outputs).state_dict()
+        state = outline_model(blueprint, stage, outputs[stage.reads]).state_dict()
         return {name: list(value.shape) for name, value in state.items()}
 
     wanted = {stage.value: shapes(stage) for stage in blueprint.stages}

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tsarch.prediction.trained_pair import TrainedPair
 
 
-class Context:
-    """A document and the teacher's states of it. Made by `TrainedPair.read`."""
+class ReadDocument:
+    """A document and the teacher's states of it, whatever is asked then."""
 
     def __init__(
         self,
@@ -46,6 +46,25 @@ class Context:
     def num_bytes(self) -> int:
         """Of the states that are kept."""
         return sum(own.num_bytes for own in self._states)
+
+    def save(self, path: str | os.PathLike[str], states: StoredAs = "fp32") -> None:
+        """Keep it in a file (safetensors), for `TrainedPair.load_context` of the same pair.
+
+        Args:
+            states: how its states are stored, see `EncodedStates`.
+
+        Raises:
+            UserError: it can't be written.
+        """
+        keys = [context_key(self._split, number) for number in range(self._split.num_contexts)]
+        encoded = [EncodedStates.of(own, states) for own in self._states]
+        document = json.dumps(self._document, ensure_ascii=False)
+        contexts = dict(zip(keys, encoded, strict=True))
+        write_states(Path(path), contexts, states, self._pair.revision, {"document": document})
+
+
+class Context(ReadDocument):
+    """A document of which windows are asked. Made by `TrainedPair.read`."""
 
     @property
     def num_sentences(self) -> int:
@@ -78,21 +97,6 @@ class Context:
             raise UserError.single(f"window {window}", "is no sentence of the document.", hint)
         own = self._answers(self._split.with_windows(self._windows_of(window)), mode)
         return own[0] if 0 in self._inputs.texts else own[window]
-
-    def save(self, path: str | os.PathLike[str], states: StoredAs = "fp32") -> None:
-        """Keep it in a file (safetensors), for `TrainedPair.load_context` of the same pair.
-
-        Args:
-            states: how its states are stored, see `EncodedStates`.
-
-        Raises:
-            UserError: it can't be written.
-        """
-        keys = [context_key(self._split, number) for number in range(self._split.num_contexts)]
-        encoded = [EncodedStates.of(own, states) for own in self._states]
-        document = json.dumps(self._document, ensure_ascii=False)
-        contexts = dict(zip(keys, encoded, strict=True))
-        write_states(Path(path), contexts, states, self._pair.revision, {"document": document})
 
     def _answers(self, split: TokenizedSplit, mode: Mode | None) -> dict[int, Predicted]:
         found = self._pair.answers(split, mode, self._states)

@@ -13,7 +13,7 @@ from tsarch.errors import UserError
 from tsarch.prediction.hub import run_folder
 from tsarch.prediction.remote import local_run
 from tsarch.run.versions import current_folder
-from tsarch.topology import Reads
+from tsarch.topology import READS, Reads
 
 if TYPE_CHECKING:
     from tsarch.blueprint import Blueprint
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tsarch.prediction.answers import Answers
     from tsarch.prediction.trained_pair import TrainedPair
 
-HALVES: tuple[Reads, ...] = ("contexts", "windows")
 _HALVES_OF: dict[Mode, tuple[Reads, ...]] = {
     "teacher": ("contexts",),
     "student_alone": ("windows",),
@@ -94,7 +93,7 @@ def _pair(
             raise UserError.single("compile", "is torch's, not for onnx.", "Leave it out.")
         graphs = load_graphs(folder, device, precision, batch_tokens, overlap)
         return graphs.with_modes(modes)
-    halves = HALVES if modes is None else _needed(folder, modes)
+    halves = READS if modes is None else _needed(folder, modes)
     pair = load_halves(folder, halves, device, precision, batch_tokens, overlap, compile)
     return pair.with_modes(modes)
 
@@ -109,9 +108,9 @@ def _needed(folder: Path, modes: Collection[Mode]) -> Collection[Reads]:
             raise UserError.single(f"mode {mode}", "is none.", f"There are {', '.join(MODES)}.")
     task_file = load_task(folder / "model")
     if make_task(task_file.task, task_file.labels).window_choice is not None:
-        return HALVES
-    wanted = {half for mode in modes for half in _HALVES_OF.get(mode, HALVES)}
-    return [half for half in HALVES if half in wanted]
+        return READS
+    wanted = {half for mode in modes for half in _HALVES_OF.get(mode, READS)}
+    return [half for half in READS if half in wanted]
 
 
 def folder_of(run: str | os.PathLike[str], backend: Backend = "torch") -> Path:
@@ -235,7 +234,14 @@ def _loaded(
     layouts = Layouts.of(reader, spec, task_file.labels)
     answering = _answering(blueprint, task_file, pair, batch_tokens)
     return TrainedPair(
-        task_file.task, task_file.labels, blueprint.modes, reader, layouts, answering, folder
+        task_file.task,
+        task_file.labels,
+        blueprint.modes,
+        reader,
+        layouts,
+        answering,
+        folder,
+        query=blueprint.task.query,
     )
 
 
@@ -253,7 +259,7 @@ def _answering(
 
     if pair is None:
         return NoAnswers(blueprint.window_tokens)
-    task = make_task(task_file.task, task_file.labels)
+    task = make_task(task_file.task, task_file.labels, blueprint.task)
     weight, window_tokens = task_file.joint_weight, blueprint.window_tokens
     if isinstance(task, GenerativeTask):
         tokenizer = blueprint.tokenizer()

@@ -54,7 +54,8 @@ def load_graphs(
     )
     layouts = Layouts.of(reader, replace(spec, overlaps=overlap), task_file.labels)
     name, labels, kind = task_file.task, task_file.labels, f"onnx {precision}"
-    return TrainedPair(name, labels, blueprint.modes, reader, layouts, answering, folder, kind)
+    modes, query = blueprint.modes, blueprint.task.query
+    return TrainedPair(name, labels, modes, reader, layouts, answering, folder, kind, query)
 
 
 def _tokenizer(folder: Path, description: Mapping[str, Any]) -> PreTrainedTokenizerBase:

@@ -93,13 +93,15 @@ class OnnxPair:
 
     def _read(self, windows: Sequence[Window], fed: bool) -> list[Array]:
         tokens = Tokens.padded([own.token_ids for own in windows], [own.types for own in windows])
-        further = {}
+        further: dict[str, Array] = {}
         if fed:
             states = [np.asarray(own.hidden) for own in windows]
             padded = np.zeros((*tokens.places.shape, states[0].shape[-1]), dtype=np.float32)
-            for row, own in enumerate(states):
-                padded[row, : len(own)] = own
-            further["hidden"] = padded
+            is_fed = np.zeros(tokens.places.shape, dtype=np.int64)
+            for row, (window, own) in enumerate(zip(windows, states, strict=True)):
+                padded[row, window.fed_places] = own
+                is_fed[row, window.fed_places] = 1
+            further |= {"hidden": padded, "fed_mask": is_fed}
         (said,) = self._run("student" if fed else "student_alone", tokens, further)
         return [said[row, : len(own.token_ids)] for row, own in enumerate(windows)]
 
@@ -110,6 +112,7 @@ class OnnxPair:
         if "token_type_ids" in wanted:
             none = np.zeros_like(tokens.places)
             given["token_type_ids"] = none if tokens.types is None else tokens.types
+        given = {name: own for name, own in given.items() if name in wanted}
         found: list[Array] = session.run(None, given)
         return found
 

@@ -35,7 +35,8 @@ class Layouts:
     A student that reads alone reads windows only. Of a row that doesn't fit into one, as far as
     the teacher's contexts are concerned, its window has the beginning alone (or what is around an
     entity); read without a teacher, the row is therefore cut into as many contexts as have one
-    whole window each.
+    whole window each. Not where the teacher reads without what is asked: windows are then what
+    there is room for around it.
 
     Args:
         contexts: for the teacher.
@@ -90,7 +91,7 @@ class Layouts:
         """What `pack` made, as a mode reads it."""
         if split is None:
             return Packed((), {})
-        if mode != "student_alone":
+        if mode != "student_alone" or split.queries is not None:
             return Packed((split,), {})
         long = {place for cut in split.cuts if cut.is_read for place in cut.rows}
         if not long:

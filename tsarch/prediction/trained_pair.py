@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from tsarch.config import DataConfig, Mode, SpanEnds
+from tsarch.config import DataConfig, Mode, Query, SpanEnds
 from tsarch.data.corpus import read_rows
 from tsarch.data.merging import merged
 from tsarch.data.row_reader import RowReader
@@ -20,6 +20,7 @@ from tsarch.errors import Mistake, UserError
 from tsarch.pair.answering import Answering, StateStore, context_key
 from tsarch.pair.state_folder import StateFolder
 from tsarch.pair.states import States
+from tsarch.prediction.asked import AskedDocument, alone
 from tsarch.prediction.context import Context, load_document
 from tsarch.prediction.given import inputs_of
 from tsarch.prediction.inputs import (
@@ -70,6 +71,7 @@ class TrainedPair:
 
     Args:
         graphs: kind of the ONNX graphs that compute; empty: torch does.
+        query: who reads what is asked.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class TrainedPair:
         answering: Answers,
         folder: Path,
         graphs: str = "",
+        query: Query = "both",
     ) -> None:
         self.task = task
         self.labels = tuple(labels)
@@ -91,6 +94,7 @@ class TrainedPair:
         self._answering = answering
         self._folder = folder
         self._graphs = graphs
+        self._kind = Context if query == "both" else AskedDocument
         self.stored: StateFolder | None = None
 
     @cached_property
@@ -110,8 +114,8 @@ class TrainedPair:
 
     @property
     def default_mode(self) -> Mode:
-        """`joint`, or the one mode that there is."""
-        return "joint" if "joint" in self.modes else self.modes[-1]
+        """`joint`, else `student`, else the one mode that there is."""
+        return max(self.modes, key=("teacher", "student_alone", "student", "joint").index)
 
     def with_modes(self, modes: Collection[Mode] | None) -> TrainedPair:
         """The same pair, with some of its modes; None: all.
@@ -240,7 +244,8 @@ class TrainedPair:
     def reads_documents(self) -> bool:
         """Whether the teacher's contexts are documents alone: what it makes of one serves all that
         is asked of it."""
-        return self.task in _DOCUMENTS and isinstance(self._answering, Answering)
+        alone = self.task in _DOCUMENTS or self._kind is AskedDocument
+        return alone and isinstance(self._answering, Answering)
 
     def take_states(self, store: str | os.PathLike[str]) -> None:
         """Take the teacher's states of documents from a store (`tsarch read`): the teacher reads
@@ -261,7 +266,7 @@ class TrainedPair:
         """
         if "student" not in self.modes and "joint" not in self.modes:
             raise UserError.single(where, "needs a pair of a teacher and a student.")
-        if self.task not in _DOCUMENTS:
+        if not self.reads_documents:
             what = f"is not for {self.task}, whose teacher reads what is asked or written too."
             raise UserError.single(where, what, "Use predict.")
 
@@ -273,22 +278,26 @@ class TrainedPair:
         if prepared.split is not None:
             yield from self._answering.read_missing(prepared.split, known)
 
-    def read(self, document: str | Sequence[Sequence[str] | Mapping[str, Any]]) -> Context:
-        """Let the teacher read a document once, to ask for windows of it as often as wanted.
+    def read(
+        self, document: str | Sequence[Sequence[str] | Mapping[str, Any]]
+    ) -> Context | AskedDocument:
+        """Let the teacher read a document once, to ask for windows of it as often as wanted, or,
+        where it was trained with `task.query: student`, questions about it, or pairs.
 
         Args:
-            document: a plain text, or its sentences, each a list of words or a row.
+            document: a plain text, or its sentences, each a list of words or a row; of `qa` a
+                passage, of `relation` a list of words.
 
         Raises:
             UserError: it can't be read, or read whole; or the teacher's contexts are not documents:
-                in `relation` and `qa` what is asked is a part of what it reads.
+                in `relation` and `qa` what is asked is else a part of what it reads.
         """
         self.check_reads_documents("read")
         own, split = self._document(document)
         assert isinstance(self._answering, Answering)
-        return Context(self, document, own, split, self._answering.states(split))
+        return self._kind(self, document, own, split, self._answering.states(split))
 
-    def load_context(self, path: str | os.PathLike[str]) -> Context:
+    def load_context(self, path: str | os.PathLike[str]) -> Context | AskedDocument:
         """A context that was saved; the teacher doesn't run.
 
         Raises:
@@ -297,7 +306,7 @@ class TrainedPair:
         document, states = load_document(Path(path), self.revision)
         own, split = self._document(document)
         keys = [context_key(split, context) for context in range(split.num_contexts)]
-        return Context(self, document, own, split, [states[key] for key in keys])
+        return self._kind(self, document, own, split, [states[key] for key in keys])
 
     def answers(
         self, split: TokenizedSplit, mode: Mode | None, states: Sequence[States]
@@ -332,13 +341,15 @@ class TrainedPair:
         Raises:
             UserError: it can't be read, or not whole.
         """
-        found = self._prepared(as_document(document, self.task, self._reader))
+        if self._kind is AskedDocument:
+            found = self.prepare(alone(self, document))
+        else:
+            found = self._prepared(as_document(document, self.task, self._reader))
         own, split = found.inputs, found.split
         unread = {} if split is None else gaps(own, [split], "joint")
         problems = own.problems | {n: told_gaps(parts) for n, parts in unread.items()}
         if problems:
-            wrong = sorted(problems.items())
-            raise UserError(Mistake(f"sentence {n + 1}", what) for n, what in wrong)
+            raise UserError(Mistake(f"sentence {n + 1}", w) for n, w in sorted(problems.items()))
         assert split is not None
         return own, split
 

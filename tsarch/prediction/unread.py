@@ -78,8 +78,7 @@ def _as_given(
 
 def _without_marks(row: MarkedEntities, start: int, stop: int) -> Span:
     """A span of words without the marks around entities."""
-    marks = [mark for first, end in row.marked for mark in (first, end - 1)]
     return (
-        start - sum(mark < start for mark in marks),
-        stop - sum(mark < stop for mark in marks),
+        start - sum(mark < start for mark in row.marks),
+        stop - sum(mark < stop for mark in row.marks),
     )

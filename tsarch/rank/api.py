@@ -18,7 +18,8 @@ from tsarch.config import Mode
 from tsarch.profiled import Profile
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.status import Status
-from tsarch.records import Generated, Predictions, Survey, TickReports, Windows
+from tsarch.rank.tick_reports import TickReports
+from tsarch.records import Generated, Predictions, Survey, Windows
 
 
 class RankApi(Protocol):

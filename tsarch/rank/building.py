@@ -30,9 +30,9 @@ from tsarch.stage.kept_states import KeptStates
 from tsarch.stage.running import RunningStage
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
-from tsarch.tasks.base import Task
+from tsarch.tasks.base import Task, num_outputs, objective_of
 from tsarch.tasks.registry import make_task
-from tsarch.topology import Stage
+from tsarch.topology import Reads, Stage
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -74,8 +74,8 @@ def build_parts(
             them.
     """
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
-    num_outputs = task.objective.num_outputs(len(prepared.labels))
-    models = _models(blueprint, wiring, num_outputs) if kept is None else _kept_models(kept)
+    outputs = num_outputs(task, len(prepared.labels))
+    models = _models(blueprint, wiring, outputs) if kept is None else _kept_models(kept)
     tied = _tie(blueprint, prepared, wiring, task, models)
     sizes = {stage.value: num_elements(model.module) for stage, model in models.items()}
     engines = (
@@ -86,7 +86,7 @@ def build_parts(
             for stage, model in models.items()
         }
     )
-    predictions = {s: prediction_spec(blueprint, s, num_outputs) for s in blueprint.stages}
+    predictions = {s: prediction_spec(blueprint, s, outputs[s.reads]) for s in blueprint.stages}
     stages = _stages(blueprint, prepared, wiring, task, engines, tied, predictions)
     sizes["embedding"] = tied.table.storage.numel()
     link = _link(blueprint, wiring)
@@ -94,12 +94,12 @@ def build_parts(
 
 
 def _models(
-    blueprint: Blueprint, wiring: Wiring, num_outputs: int | None
+    blueprint: Blueprint, wiring: Wiring, outputs: Mapping[Reads, int | None]
 ) -> Mapping[Stage, BuiltModel]:
     """The models as training starts (all ranks of a stage call it)."""
     models = {
         stage: build_model(
-            blueprint, stage, num_outputs, wiring.construction, with_table=replica == 0
+            blueprint, stage, outputs[stage.reads], wiring.construction, with_table=replica == 0
         )
         for stage, replica in wiring.stages
     }
@@ -171,12 +171,14 @@ def _tie(
     return tied
 
 
-def objective_of(blueprint: Blueprint, prepared: Prepared, task: Task) -> Objective:
-    """What is trained: the task's objective, with the weights that rare labels have."""
+def trained_objective(
+    blueprint: Blueprint, prepared: Prepared, task: Task, stage: Stage
+) -> Objective:
+    """What a stage is trained for: the task's objective, with the weights that rare labels have."""
     weights, focal_gamma = prepared.label_weights, blueprint.loss.focal_gamma
-    if weights is None and focal_gamma == 0.0:
-        return task.objective
-    return LabelObjective(weights, focal_gamma)
+    own = objective_of(task, stage.reads)
+    is_weighed = isinstance(own, LabelObjective) and (weights is not None or focal_gamma > 0.0)
+    return LabelObjective(weights, focal_gamma) if is_weighed else own
 
 
 def _stages(
@@ -196,7 +198,8 @@ def _stages(
         return KeptStates(int(blueprint.data.keep_states_gb * 1e9))
 
     def running(stage: Stage, replica: int) -> RunningStage:
-        engine, objective = engines[stage], objective_of(blueprint, prepared, task)
+        engine = engines[stage]
+        objective = trained_objective(blueprint, prepared, task, stage)
         if stage.reads == "contexts":
             return TeacherStage(stage, engine, tied, replica, objective, kept_of(stage))
         return StudentStage(

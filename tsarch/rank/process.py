@@ -269,13 +269,15 @@ def warm_up(blueprint: Blueprint) -> Prepared:
     from tsarch.rank import assembly  # noqa: F401
     from tsarch.stage.build import outline_model
     from tsarch.stage.deepspeed_engine import import_deepspeed
+    from tsarch.tasks.base import num_outputs
     from tsarch.tasks.registry import make_task
 
     import_deepspeed(choose_device(blueprint.runner.device))
     prepared = prepare_data(blueprint)
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
+    outputs = num_outputs(task, len(prepared.labels))
     for stage in blueprint.stages:  # imports what the architecture needs
-        outline_model(blueprint, stage, task.objective.num_outputs(len(prepared.labels)))
+        outline_model(blueprint, stage, outputs[stage.reads])
     return prepared
 
 

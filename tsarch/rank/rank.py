@@ -19,9 +19,10 @@ from tsarch.rank.generate import Generator, chosen_contexts
 from tsarch.rank.generation_spec import GenerationSpec
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.status import peak_memory
+from tsarch.rank.tick_reports import TickReports
 from tsarch.rank.training import Training
 from tsarch.rank.wiring import Wiring
-from tsarch.records import Generated, Predictions, Survey, TickReports, Windows
+from tsarch.records import Generated, Predictions, Survey, Windows
 
 
 class Rank:

@@ -16,8 +16,8 @@ from tsarch.rank.executor import Executor, Ticks
 from tsarch.rank.learning_rate import learning_rate_factor
 from tsarch.rank.profiling import Profiler
 from tsarch.rank.rank_checkpoint import RankCheckpoint
+from tsarch.rank.tick_reports import TickReports
 from tsarch.rank.wiring import Wiring
-from tsarch.records import TickReports
 from tsarch.schedule.plan import StepRange, resumed, training_programs
 from tsarch.seeding import torch_seed
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from tsarch.blueprint import Blueprint
-from tsarch.config import MEAN_MODES, MODES, Mode, Monitor
+from tsarch.config import MEAN_MODES, MODES, STUDENT_MODES, Mode, Monitor
 from tsarch.records import Array, IntArray, Predictions, Survey, TokenizedSplit, Windows
 from tsarch.tasks.base import AnsweringTask, Metrics, Task
 
@@ -56,15 +56,15 @@ def predict(
 ) -> list[Predictions]:
     """Predictions of the split called `name`; `undecided`: see `scores_and_metrics`.
 
-    Where the task chooses windows, the teacher reads the split twice: first alone, and then, with
-    the windows known, with the student.
+    Where the task chooses windows by what the teacher says, the teacher reads the split twice:
+    first alone, and then, with the windows known, with the student.
     """
     choice = task.window_choice
     if choice is None:
-        return crew.evaluate(name, joint_weights, None, undecided)
+        return _of_words(crew.evaluate(name, joint_weights, None, undecided))
     graph = blueprint.topology.graph
-    if not graph.reading("contexts"):
-        return crew.evaluate(name, [], choice.tiles(split, blueprint.window_tokens))
+    if not graph.reading("contexts") or task.query == "student":
+        return _of_words(crew.evaluate(name, [], choice.tiles(split, blueprint.window_tokens)))
     surveys = crew.survey(name)
     teacher = in_order(split, [s.words for s in surveys], [s.predictions for s in surveys])
     if not graph.reading("windows"):
@@ -72,6 +72,11 @@ def predict(
     count = blueprint.evaluation.windows
     windows = choice.windows(split, teacher, blueprint.window_tokens, count)
     return [choice.complete(teacher, crew.evaluate(name, [], windows), joint_weights)]
+
+
+def _of_words(predictions: list[Predictions]) -> list[Predictions]:
+    """Without those of ranks that had nothing to read, which don't tell what modes there are."""
+    return [own for own in predictions if len(own.words)] or predictions
 
 
 def choose_and_evaluate(
@@ -140,7 +145,8 @@ def best_mode(task: Task, evaluation: Evaluation) -> Mode:
 def selection_score(task: Task, metrics: Mapping[Mode, Metrics], monitor: Monitor) -> float:
     """What decides on the best weights (`evaluation.monitor`); higher is better."""
     if monitor == "mean":
-        return fmean(score(task, metrics[mode]) for mode in MEAN_MODES)
+        modes = MEAN_MODES if "joint" in metrics else STUDENT_MODES
+        return fmean(score(task, metrics[mode]) for mode in modes)
     return score(task, metrics[monitor])
 
 

@@ -28,6 +28,7 @@ from tsarch.prepare import prepare_split
 from tsarch.records import Passes, TokenizedSplit
 from tsarch.run.versions import current_folder
 from tsarch.stage.build import build_pair
+from tsarch.tasks.base import num_outputs
 from tsarch.tasks.registry import make_task
 from tsarch.timings import TIMINGS
 from tsarch.topology import Reads
@@ -43,6 +44,8 @@ _OPEN = (
     *("topology.threads", "teacher.max_tokens", "student.max_tokens"),
 )
 """Beginnings of the keys that a trained model leaves open."""
+_TRAINED_WITH = ("data.tokenizer", "task.query")
+"""Of these, those that it doesn't."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def _check_open(overrides: Sequence[str]) -> None:
             f"Of a trained run can be set: {', '.join(f'{key}*' for key in _OPEN)}.",
         )
         for text in overrides
-        if not text.strip().startswith(_OPEN) or text.strip().startswith("data.tokenizer")
+        if not text.strip().startswith(_OPEN) or text.strip().startswith(_TRAINED_WITH)
     ]
     if mistakes:
         raise UserError(mistakes)
@@ -189,12 +192,12 @@ def saved_pair(
     run = run if opened else current_folder(run)
     blueprint, task_file = opened or open_run(run)
     _check(blueprint, task_file, PassedChecks(blueprint))
-    objective = make_task(task_file.task, task_file.labels, blueprint.task).objective
+    task = make_task(task_file.task, task_file.labels, blueprint.task)
     wanted = [stage for stage in blueprint.stages if stage.reads in halves]
     with _told(run / "model"):
         return build_pair(
             blueprint,
-            objective.num_outputs(len(task_file.labels)),
+            num_outputs(task, len(task_file.labels)),
             {stage: load_weights(run / "model", stage) for stage in wanted},
             load_table(run / "model").clone(),
             choose_device(device),

@@ -31,7 +31,7 @@ from tsarch.models.weight_files import check_safetensors, open_checkpoint
 from tsarch.pair.pair import Pair
 from tsarch.seeding import torch_seed
 from tsarch.specs import PredictionSpec
-from tsarch.topology import Stage
+from tsarch.topology import Reads, Stage
 
 
 @dataclass
@@ -108,7 +108,7 @@ def keeps_states(blueprint: Blueprint, stage: Stage) -> bool:
 
 def build_pair(
     blueprint: Blueprint,
-    num_outputs: int | None,
+    num_outputs: Mapping[Reads, int | None],
     weights: Mapping[Stage, Mapping[str, Tensor]] | None = None,
     table: Tensor | None = None,
     device: torch.device | None = None,
@@ -116,11 +116,13 @@ def build_pair(
     stages: Collection[Stage] | None = None,
 ) -> Pair:
     """The pair, or the one model that there is, as training starts, or with saved `weights` and
-    `table`; `device`: None is the CPU; `stages`: those whose models are wanted, None is all."""
+    `table`; `num_outputs`: of what each reads; `device`: None is the CPU; `stages`: those whose
+    models are wanted, None is all."""
     how, with_table = WHOLE if weights is None else SAVED, table is None
     wanted = blueprint.stages if stages is None else stages
     models = {
-        stage: build_model(blueprint, stage, num_outputs, how, with_table) for stage in wanted
+        stage: build_model(blueprint, stage, num_outputs[stage.reads], how, with_table)
+        for stage in wanted
     }
     for stage, state in ({} if weights is None else weights).items():
         _put(models[stage].module, state)

@@ -77,7 +77,7 @@ class TeacherStage:
         """Hidden states, predictions and loss of a micro-batch; keeps the graph for an update."""
         batch = feed.context_batch(step, micro_batch, self.stage, self.replica)
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
-        labels = torch.from_numpy(feed.labels(batch.words)).to(self.engine.device)
+        labels = torch.from_numpy(batch.labels).to(self.engine.device)
         with torch.set_grad_enabled(update):
             chosen = labels != IGNORED
             if self._kept is not None and update:

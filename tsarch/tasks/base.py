@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from tsarch.config import TaskConfig
+from tsarch.config import Query, TaskConfig
 from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
 from tsarch.tasks.answers import Answer, GeneratedText
 from tsarch.tasks.votes import likeliest
+from tsarch.topology import READS, Reads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,6 +59,8 @@ class Task(Protocol):
     """Metrics that the final table shows."""
     window_choice: WindowChoice | None
     """None: the student reads the split's own windows."""
+    query: Query
+    """Who reads what is asked; `student`: the teacher says nothing of it."""
     choices: tuple[str, ...]
     """What was chosen by the labels and can be set, for the user."""
 
@@ -129,11 +132,26 @@ class GenerativeTask(Task, Protocol):
         """The texts that generated tokens spell, with the scores of `Decoder.best_score`."""
 
 
+def objective_of(task: Task, reads: Reads) -> Objective:
+    """Heads and losses of a model that reads contexts, or windows."""
+    if reads == "windows" or task.query == "both":
+        return task.objective
+    from tsarch.losses.asked import AskedSpanObjective
+
+    return AskedSpanObjective()
+
+
+def num_outputs(task: Task, num_labels: int) -> dict[Reads, int | None]:
+    """Numbers that heads put out a position, see `Objective.num_outputs`."""
+    return {reads: objective_of(task, reads).num_outputs(num_labels) for reads in READS}
+
+
 class LabelTask:
     """The part of a `Task` that is the same for all with a label a word or a row."""
 
     lower_is_better = False
     window_choice: WindowChoice | None = None
+    query: Query = "both"
     choices: tuple[str, ...] = ()
 
     def __init__(self, labels: Sequence[str], config: TaskConfig | None = None) -> None:

@@ -49,8 +49,9 @@ class ContextOutputs:
 
 
 class Collector(Protocol):
-    """Takes batches of windows, each alone and, if the student is fed, fed too; of a teacher by
-    itself batches of contexts. Keeps what metrics need."""
+    """Takes batches of windows, each alone and, if the student is fed, fed too, with the teacher's
+    predictions where it makes any; of a teacher by itself batches of contexts. Keeps what metrics
+    need."""
 
     def add(self, output: WindowOutputs) -> None:
         """Take one batch of windows."""
@@ -68,7 +69,7 @@ class _Chosen:
 
     words: IntArray
     student: FloatArray
-    teacher: FloatArray
+    teacher: FloatArray | None
 
 
 Scores = Callable[[Any, Any, Any], FloatArray]
@@ -105,8 +106,11 @@ class WordCollector:
             student = self._kept(output.student, chosen, output)
             if not fed:
                 self._one.append((words, self._decide(student)))
-            elif output.teacher is not None:
+                continue
+            teacher = None
+            if output.teacher is not None:
                 teacher = self._kept(output.teacher, chosen, output)
+            if teacher is not None or len(words):
                 self._fed.append(_Chosen(words, student, teacher))
 
     def add_contexts(self, output: ContextOutputs) -> None:
@@ -144,18 +148,17 @@ class WordCollector:
         """The modes that need both models, beside the student alone where it was asked too."""
         words = np.concatenate([own.words for own in self._fed])
         student = np.concatenate([own.student for own in self._fed])
-        teacher = np.concatenate([own.teacher for own in self._fed])
-        weights = self._joint_weights.reshape(-1, *(1 for _ in student.shape))
-        joint = self._decide(weights * teacher + (1 - weights) * student)
         order = np.argsort(words)
         alone = alone or Predictions(words[order])
         assert np.array_equal(words[order], alone.words)
-        return replace(
-            alone,
-            teacher=self._decide(teacher)[order],
-            student=self._decide(student)[order],
-            joint=joint[:, order],
-        )
+        found = replace(alone, student=self._decide(student)[order])
+        said = [own.teacher for own in self._fed if own.teacher is not None]
+        if not said:
+            return found
+        teacher = np.concatenate(said)
+        weights = self._joint_weights.reshape(-1, *(1 for _ in student.shape))
+        joint = self._decide(weights * teacher + (1 - weights) * student)
+        return replace(found, teacher=self._decide(teacher)[order], joint=joint[:, order])
 
 
 def label_collector(joint_weights: Sequence[float]) -> Collector:

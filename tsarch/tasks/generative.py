@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsarch.config import Columns, TaskConfig
+from tsarch.config import Columns, Query, TaskConfig
 from tsarch.data.layouts import Layout, PackingSpec, SourceTargetLayout
 from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import Origin, Place, check_text, check_unicode, check_words, found, from_json
@@ -126,6 +126,7 @@ class TargetTask:
     lower_is_better = True
     full_marks: Mapping[str, float] = {"perplexity": 1.0}
     window_choice: WindowChoice | None = None
+    query: Query = "both"
     choices: tuple[str, ...] = ()
 
     def __init__(self, labels: Sequence[str], config: TaskConfig | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tsarch.config import Columns, DataConfig, TaskConfig
+from tsarch.config import Columns, DataConfig, Query, TaskConfig
 from tsarch.data.formats.qa_shapes import QA_SHAPES
 from tsarch.data.formats.shapes import Shape
 from tsarch.data.layouts import Layout, PackingSpec, QuestionLayout
@@ -160,6 +160,7 @@ class QaTask:
 
     def __init__(self, labels: Sequence[str], config: TaskConfig | None = None) -> None:
         self._may_be_none = NO_ANSWER in labels
+        self.query: Query = "both" if config is None else config.query
 
     @property
     def objective(self) -> Objective:

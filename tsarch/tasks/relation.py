@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tsarch.config import Columns, DataConfig, TaskConfig
+from tsarch.data.asked_layouts import AskedWordsLayout
 from tsarch.data.formats.findings import Findings
 from tsarch.data.formats.relation_shapes import RELATION_SHAPES
 from tsarch.data.formats.shapes import Shape
@@ -74,6 +75,21 @@ class MarkedEntities:
         return tuple(_marked(self.tokens, (self.head, self.tail))[1])
 
     @property
+    def document(self) -> list[str]:
+        """The sentence without marks."""
+        return self.tokens
+
+    @property
+    def asked(self) -> tuple[tuple[int, int], ...]:
+        """Both entities, without marks."""
+        return self.head, self.tail
+
+    @property
+    def marks(self) -> frozenset[int]:
+        """The first and last word of each of the `marked`."""
+        return frozenset(place for start, stop in self.marked for place in (start, stop - 1))
+
+    @property
     def focus(self) -> int:
         """The label stands before the first of both, so a window that can't hold the row begins
         there."""
@@ -97,7 +113,8 @@ class RelationReader:
     """`tokens` with the spans [start, end) of `head` and `tail`, and the `relation` of the two.
 
     Every row is a context of its own, whatever its `doc_id`: rows with other marks in the same
-    sentence are too alike to be told apart in one.
+    sentence are too alike to be told apart in one. Where the student alone reads the marks, rows
+    with the same words share one.
     """
 
     shapes: tuple[Shape, ...] = RELATION_SHAPES
@@ -181,7 +198,7 @@ class RelationReader:
 
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[MarkedEntities]:
         """A label a row."""
-        return LabelledWordsLayout(spec, labels)
+        return (LabelledWordsLayout if spec.query == "both" else AskedWordsLayout)(spec, labels)
 
 
 def _with_clean_label(row: MarkedEntities, findings: Findings) -> MarkedEntities:
@@ -236,6 +253,7 @@ class RelationTask(LabelTask):
 
     def __init__(self, labels: Sequence[str], config: TaskConfig | None = None) -> None:
         super().__init__(labels)
+        self.query = "both" if config is None else config.query
         wanted = AUTO if config is None else config.no_relation
         self.no_relation = no_relation(labels, wanted)
         """None: every label is a relation."""

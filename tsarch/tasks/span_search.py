@@ -75,39 +75,23 @@ class SpanWindows:
         """At most `count` windows a question, of at most `max_tokens`, around the best spans of
         (num_words, 2) logits of the teacher."""
         slices: list[tuple[int, int]] = []
-        sizes: list[int] = []
-        assert split.leads is not None
         for pieces, own in zip(split.pieces, question_logits(split, teacher), strict=True):
-            context = len(sizes)
-            leads = split.leads[context : context + len(pieces)]
-            rooms = (max_tokens - np.diff(leads, axis=1)[:, 0]).tolist()
+            rooms = [_room(split, piece, max_tokens) for piece in pieces]
             chosen = _choose(pieces, best_spans(pieces, own, _NUM_BEST), rooms, count)
             for number, piece in enumerate(pieces):
-                found = sorted(chosen[number])
-                slices += [(int(piece.places[a]), int(piece.places[b])) for a, b in found]
-                sizes.append(len(found))
-        return Windows(
-            np.array(slices, dtype=np.int64).reshape(-1, 2),
-            np.array([0, *itertools.accumulate(sizes)], dtype=np.int64),
-        )
+                slices += [(int(piece.places[a]), int(piece.places[b])) for a, b in chosen[number]]
+        return _windows(split, slices)
 
     def tiles(self, split: TokenizedSplit, max_tokens: int) -> Windows:
         """Windows of at most `max_tokens` that have every word once, for a student that no teacher
         tells where to look."""
         slices: list[tuple[int, int]] = []
-        sizes: list[int] = []
-        assert split.leads is not None
-        leads = iter(np.diff(split.leads, axis=1)[:, 0].tolist())
         for piece in itertools.chain.from_iterable(split.pieces):
-            room = max_tokens - next(leads)
-            sizes_of = np.diff(piece.places).tolist()
-            found = strides(sizes_of, room, overlap=0) if piece.num_words else []
+            sizes = np.diff(piece.places).tolist()
+            room = _room(split, piece, max_tokens)
+            found = strides(sizes, room, overlap=0) if piece.num_words else []
             slices += [(int(piece.places[a]), int(piece.places[b])) for a, b in found]
-            sizes.append(len(found))
-        return Windows(
-            np.array(slices, dtype=np.int64).reshape(-1, 2),
-            np.array([0, *itertools.accumulate(sizes)], dtype=np.int64),
-        )
+        return _windows(split, slices)
 
     def complete(
         self,
@@ -135,6 +119,18 @@ class SpanWindows:
         joint = np.full((len(weights), *teacher.shape), -np.inf, dtype=np.float32)
         joint[:, inside] = weights * teacher[inside] + (1 - weights) * student[inside]
         return Predictions(np.arange(len(teacher)), teacher, student, alone, joint)
+
+
+def _room(split: TokenizedSplit, piece: Piece, max_tokens: int) -> int:
+    """Tokens of a piece that a window has beside the question."""
+    start, stop = split.lead_before(int(piece.places[0])).tolist()
+    return int(max_tokens - (stop - start))
+
+
+def _windows(split: TokenizedSplit, slices: list[tuple[int, int]]) -> Windows:
+    """Windows in order of the contexts that they are behind, or in."""
+    ordered = np.array(sorted(slices), dtype=np.int64).reshape(-1, 2)
+    return Windows(ordered, np.searchsorted(ordered[:, 0], split.context_offsets))
 
 
 def _choose(

@@ -58,6 +58,29 @@ def _opennre_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
     yield item.place, item.row(tokens=tokens, relation=item.raw.get("relation"), **spans)
 
 
+def _is_listed(raw: Raw, names: Mapping[str, str]) -> bool:
+    relations = raw.get("relations")
+    return (
+        names["head"] not in raw
+        and isinstance(relations, list)
+        and all(isinstance(own, dict) and {"head", "tail"} <= own.keys() for own in relations)
+    )
+
+
+def _listed_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
+    """A row for each pair of a document that is listed."""
+    if not _is_listed(item.raw, item.names):
+        item.findings.mistake(item.place, "has no list `relations` of {head, tail, relation}.")
+        return
+    tokens = item.raw.get(item.names["tokens"])
+    for own in item.raw["relations"]:
+        relation = own.get("relation") if item.labelled else None
+        yield (
+            item.place,
+            item.row(tokens=tokens, head=own["head"], tail=own["tail"], relation=relation),
+        )
+
+
 def _is_docred(raw: Raw, names: Mapping[str, str]) -> bool:
     return isinstance(raw.get("vertexSet"), list) and isinstance(raw.get("sents"), list)
 
@@ -177,5 +200,6 @@ RELATION_SHAPES = (
     Shape("marked", "texts with a marked head and tail", _is_marked, _marked_rows),
     Shape("tacred", "TACRED's rows (ends are the last word)", _is_tacred, _tacred_rows),
     Shape("docred", "DocRED's documents, a row a pair of entities", _is_docred, _docred_rows),
+    Shape("pairs", "documents with a list of pairs, a row each", _is_listed, _listed_rows),
     Shape("opennre", "OpenNRE's rows", _is_opennre, _opennre_rows),
 )

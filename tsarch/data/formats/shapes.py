@@ -126,6 +126,7 @@ SHAPE_NAMES = (
     "squad",
     "tacred",
     "docred",
+    "pairs",
     "opennre",
     "marked",
     "messages",
