@@ -221,6 +221,7 @@ class RankProcess(Answering):
             return True
         if self._rank is not None:
             self._rank.training.give_up_writing()
+            self._rank.training.profiled()  # torch has one profiler a process
             self.prepared, self._kept = self._rank.prepared, self._rank.parts
             self._rank = None
         goes_anew = self._stage in stages
