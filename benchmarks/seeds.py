@@ -25,6 +25,7 @@ CONFIGS = (
     "quickstart",
     "classification",
     "relation",
+    "ranking",
     "qa",
     "translation",
     "summarization",
