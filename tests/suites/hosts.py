@@ -261,8 +261,8 @@ class Host:
         give(self.home)
 
     def processes(self, word: str) -> list[psutil.Process]:
-        """Its processes that have a word in their command."""
-        return [p for p in self._all_processes() if word in " ".join(p.cmdline())]
+        """Its processes that have a word in their command; one that is ending has none."""
+        return [p for p in self._all_processes() if word in _command(p)]
 
     def _all_processes(self) -> list[psutil.Process]:
         return psutil.Process(self.pid).children(recursive=True) if self._process else []
@@ -403,6 +403,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _end_group(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGKILL)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _run(*command: str) -> None:
