@@ -23,20 +23,21 @@ from tsarch.topology import Stage
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 FOUND = np.array([0] * 80 + [1] * 10 + [2] * 5 + [3] * 5)  # nobody is I-LOC
+COUNTS = np.bincount(FOUND, minlength=len(TAGS))
 NO_TABLE = torch.zeros(1, 1)
 
 
 def test_balanced_weights_are_scikit_learns():
     from sklearn.utils.class_weight import compute_class_weight
 
-    weights = label_weights(LossConfig(label_weights="balanced"), TAGS, FOUND)
+    weights = label_weights(LossConfig(label_weights="balanced"), TAGS, COUNTS)
     expected = compute_class_weight("balanced", classes=np.arange(4), y=FOUND)
     np.testing.assert_allclose(weights[:4], expected)
 
 
 def test_the_root_is_milder_and_the_mean_over_positions_stays_one():
     plain, root = (
-        np.array(label_weights(LossConfig(label_weights=kind), TAGS, FOUND))
+        np.array(label_weights(LossConfig(label_weights=kind), TAGS, COUNTS))
         for kind in ("balanced", "balanced_sqrt")
     )
     for weights in (plain, root):
@@ -46,13 +47,13 @@ def test_the_root_is_milder_and_the_mean_over_positions_stays_one():
 
 def test_weights_by_name_take_a_label_or_an_entity_type():
     wanted = LossConfig(label_weights={"I-PER": 5.0, "PER": 3.0, "O": 0.5})
-    assert label_weights(wanted, TAGS, FOUND) == (0.5, 3.0, 5.0, 1.0, 1.0)
+    assert label_weights(wanted, TAGS, COUNTS) == (0.5, 3.0, 5.0, 1.0, 1.0)
 
 
 def test_every_unknown_name_is_one_mistake():
     wanted = LossConfig(label_weights={"GPE": 2.0, "O": 1.0, "B-ORG": 2.0})
     with pytest.raises(UserError) as caught:
-        label_weights(wanted, TAGS, FOUND)
+        label_weights(wanted, TAGS, COUNTS)
     assert [m.what for m in caught.value.mistakes] == [
         "`GPE` is no label of train.",
         "`B-ORG` is no label of train.",

@@ -170,10 +170,13 @@ def test_passes_do_not_depend_on_who_asks(seed, dropout):
     st.integers(60, 400),
     st.integers(1, 6),
     st.integers(0, 1000),
+    st.integers(1, 100),
 )
-def test_every_epoch_has_every_context_once_within_the_budget(lengths, budget, buckets, seed):
+def test_every_epoch_has_every_context_once_within_the_budget(
+    lengths, budget, buckets, seed, block
+):
     array = np.array(lengths)
-    plan = BatchPlan(array, budget, buckets, num_epochs=3, seed=seed)
+    plan = BatchPlan(array, budget, buckets, num_epochs=3, seed=seed, shuffled_contexts=block)
     for epoch in range(3):
         batches = plan.epoch(epoch)
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
@@ -199,12 +202,12 @@ def test_batches_have_about_equally_many_tokens():
 
 def test_order_is_a_pure_function_of_seed_epoch_and_step():
     lengths = np.random.default_rng(0).integers(5, 60, size=100)
-    first = BatchPlan(lengths, 200, 4, num_epochs=4, seed=7)
-    second = BatchPlan(lengths, 200, 4, num_epochs=4, seed=7)
+    first = BatchPlan(lengths, 200, 4, num_epochs=4, seed=7, shuffled_contexts=64)
+    second = BatchPlan(lengths, 200, 4, num_epochs=4, seed=7, shuffled_contexts=64)
     # Restored in the middle: asking for late steps first changes nothing.
     late = [second.contexts(k).tolist() for k in range(first.num_steps - 1, -1, -1)]
     assert [first.contexts(k).tolist() for k in range(first.num_steps)] == late[::-1]
-    other = BatchPlan(lengths, 200, 4, num_epochs=4, seed=8)
+    other = BatchPlan(lengths, 200, 4, num_epochs=4, seed=8, shuffled_contexts=64)
     assert [b.tolist() for b in other.epoch(0)] != [b.tolist() for b in first.epoch(0)]
     assert [b.tolist() for b in first.epoch(1)] != [b.tolist() for b in first.epoch(0)]
     place = first.position(first.epoch_starts[2] + 1)

@@ -13,8 +13,8 @@ from tests.test_sizes import ROWS
 from tsarch.config import DataConfig
 from tsarch.config_loading import columns_of
 from tsarch.data.corpus import read_file, read_rows
+from tsarch.data.row_digest import rows_digest
 from tsarch.errors import UserError
-from tsarch.prepare import rows_digest
 from tsarch.refit.mixing import Mix, OldRows, mix
 from tsarch.refit.rows import Document, PlainRows, documents_of
 from tsarch.tasks.registry import row_reader

@@ -11,8 +11,8 @@ from tests.helpers import QUICKSTART_MODEL, ROOT, packing_spec
 from tsarch.config import DataConfig
 from tsarch.data.corpus import read_rows
 from tsarch.data.row_tokens import RowTokenizer
+from tsarch.data.split_size import SplitSize
 from tsarch.data.tokenizer import load_tokenizer
-from tsarch.prepare import SplitSize
 from tsarch.tasks.registry import row_reader
 
 ROWS: dict[str, tuple[dict[str, Any], int, int]] = {

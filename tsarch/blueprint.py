@@ -218,6 +218,7 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         batches=BatchSpec(
             config.data.batch_tokens,
             config.data.num_buckets,
+            config.data.shuffled_contexts,
             config.evaluation.batch_tokens,
             config.context_tokens,
             config.data.unpadded,

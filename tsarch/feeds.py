@@ -18,6 +18,7 @@ def batch_plan(blueprint: Blueprint, train: TokenizedSplit) -> BatchPlan:
         blueprint.batches.num_buckets,
         blueprint.schedule.epochs,
         blueprint.seed,
+        blueprint.batches.shuffled_contexts,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,47 +9,18 @@ from tsarch.blueprint import Blueprint
 from tsarch.data.corpus import read_split, read_splits
 from tsarch.data.cuts import cut_notes, unknown_notes
 from tsarch.data.layouts import PackingSpec
+from tsarch.data.row_digest import rows_digest
 from tsarch.data.row_tokens import RowTokenizer
-from tsarch.data.rows import Row
+from tsarch.data.split_size import SplitSize
+from tsarch.data.stored_split import StoredSplit
+from tsarch.data.streaming import Streaming
 from tsarch.data.tokenizer import end_token, unknown_token
 from tsarch.model_folder import start_labels
-from tsarch.records import IGNORED, TokenizedSplit
+from tsarch.records import TokenizedSplit
+from tsarch.tasks.base import LabelTask
 from tsarch.tasks.label_weights import check_loss, label_weights, told
 from tsarch.tasks.registry import is_generative, make_task, row_reader
 from tsarch.timings import TIMINGS
-
-
-@dataclass(frozen=True)
-class SplitSize:
-    """How much a split has: of the data, as a person counts it, and of what is made of it."""
-
-    rows: int
-    words: int
-    labels: int
-    """Tags, labels of rows, right answers, or target texts."""
-    contexts: int
-    windows: int
-    tokens: int
-    """Of all contexts."""
-
-    @classmethod
-    def of(cls, split: TokenizedSplit) -> SplitSize:
-        """Counted."""
-        return cls(
-            rows=len(split.rows),
-            words=sum(row.num_words for row in split.rows),
-            labels=sum(row.num_labels for row in split.rows),
-            contexts=split.num_contexts,
-            windows=len(split.windows),
-            tokens=len(split.token_ids),
-        )
-
-    def __str__(self) -> str:
-        data, made = (
-            ", ".join(f"{getattr(self, name):,} {name}" for name in names)
-            for names in (("rows", "words", "labels"), ("contexts", "windows", "tokens"))
-        )
-        return f"{data}; {made}"
 
 
 @dataclass(frozen=True)
@@ -71,12 +40,18 @@ class Prepared:
     @cached_property
     def sizes(self) -> dict[str, SplitSize]:
         """Split → how much it has."""
-        return {name: SplitSize.of(split) for name, split in self.splits.items()}
+        return {
+            name: split.about.size if isinstance(split, StoredSplit) else SplitSize.of(split)
+            for name, split in self.splits.items()
+        }
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """Split → what tells its data from another's."""
-        return {name: split_digest(split) for name, split in self.splits.items()}
+        return {
+            name: split.about.digest if isinstance(split, StoredSplit) else rows_digest(split.rows)
+            for name, split in self.splits.items()
+        }
 
 
 @TIMINGS.during("reading and tokenising the data")
@@ -88,18 +63,37 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     """
     check_loss(blueprint.loss, make_task(blueprint.task.name, ()), blueprint.task.name)
     reader = row_reader(blueprint.task.name, blueprint.data)
-    corpus = read_splits(blueprint.data, reader, start_labels(blueprint))
+    streaming = _streaming(blueprint) if blueprint.data.streamed else None
+    names = None if streaming is None else lambda: streaming.split().about.names
+    corpus = read_splits(blueprint.data, reader, start_labels(blueprint), names)
     task = make_task(blueprint.task.name, corpus.labels, blueprint.task)
     spec = packing_spec(blueprint)
     layout = reader.layout(spec, corpus.labels)
     splits = {split: layout.pack(rows) for split, rows in corpus.rows.items()}
+    notes = (*corpus.notes, *task.choices, *_token_notes(splits, spec))
+    if streaming is not None:
+        stored = streaming.split()
+        splits = {"train": stored, **splits}
+        notes = (*stored.about.notes, *notes)
     end = end_token(spec.tokens.tokenizer) if is_generative(blueprint.task.name) else None
-    found = splits["train"].labels
-    weights = label_weights(blueprint.loss, corpus.labels, found[found != IGNORED])
-    notes = (*corpus.notes, *task.choices)
+    counts = splits["train"].label_counts(len(corpus.labels))
+    weights = label_weights(blueprint.loss, corpus.labels, counts)
     notes = notes if weights is None else (*notes, told(weights, corpus.labels))
-    notes = (*notes, *_token_notes(splits, spec))
     return Prepared(splits, corpus.labels, notes, end, weights)
+
+
+def _streaming(blueprint: Blueprint) -> Streaming:
+    data = blueprint.data
+    if data.tag_scheme == "auto":  # told from all rows, which nobody holds
+        data = data.model_copy(update={"tag_scheme": "iob2"})
+    labels = start_labels(blueprint)
+    return Streaming(
+        data,
+        row_reader(blueprint.task.name, data),
+        packing_spec(blueprint, keep_tokens=False),
+        None if labels is None else tuple(labels),
+        isinstance(make_task(blueprint.task.name, ()), LabelTask),
+    )
 
 
 @TIMINGS.during("reading and tokenising the data")
@@ -123,22 +117,6 @@ def _token_notes(splits: dict[str, TokenizedSplit], spec: PackingSpec) -> tuple[
     """What of the splits is not read."""
     unknown = unknown_token(spec.tokens.tokenizer)
     return (*cut_notes(splits), *unknown_notes(splits, unknown))
-
-
-def split_digest(split: TokenizedSplit) -> str:
-    """A hash of a split's rows and of which of them are a document, however they are tokenised and
-    wherever they lie."""
-    return rows_digest(split.rows)
-
-
-def rows_digest(rows: Iterable[Row]) -> str:
-    """`split_digest` of rows that are read and in order."""
-    digest = hashlib.sha256()
-    documents: dict[str, int] = {}
-    for row in rows:
-        number = documents.setdefault(row.origin.doc_id, len(documents))
-        digest.update(f"{number} {row!r}\n".encode())
-    return digest.hexdigest()
 
 
 def packing_spec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -190,6 +191,22 @@ class TokenizedSplit:
     def types_at(self, places: IntArray) -> IntArray | None:
         """Types of the tokens at places in `token_ids`; None: all 0."""
         return None if self.token_types is None else self.token_types[places]
+
+    @cached_property
+    def distinct_tokens(self) -> IntArray:
+        """(tokens,) all that there are, sorted."""
+        return np.unique(self.token_ids)
+
+    def label_counts(self, num_labels: int) -> IntArray:
+        """(num_labels,) how many words have each label."""
+        return np.bincount(self.labels[self.labels != IGNORED], minlength=num_labels)
+
+    def lengths_of(self, contexts: IntArray) -> IntArray:
+        """(n,) tokens of some contexts."""
+        return self.context_stops[contexts] - self.context_offsets[contexts]
+
+    def release(self) -> None:
+        """Let go of what has been read of files that it lies in, if it does."""
 
     @property
     def num_cut_tokens(self) -> int:

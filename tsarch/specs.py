@@ -72,6 +72,8 @@ class BatchSpec:
 
     tokens: int
     num_buckets: int
+    shuffled_contexts: int
+    """Contexts of the training split that are shuffled together."""
     evaluation_tokens: int
     context_tokens: int
     """Of a context at most."""

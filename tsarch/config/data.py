@@ -103,6 +103,14 @@ class DataConfig(Section):
     """Padded teacher tokens of one step's global batch, over all replicas."""
     num_buckets: Annotated[int, Field(ge=1, le=1000)] = 8
     """Number of length buckets; contexts of one bucket are batched together."""
+    streamed: bool = False
+    """The training split may be larger than memory: it is read a few thousand rows at a time, once,
+    into files in the cache, and a rank maps those parts of them that a step needs. Validation and
+    test are held in memory as ever. See [Data larger than memory](data.md#data-larger-than-memory).
+    """
+    shuffled_contexts: PositiveInt = 262_144
+    """Contexts that are shuffled together. Of more of them so many at a time are, 64 stretches of
+    neighbours drawn anew in every epoch, so that a rank holds the order of these alone."""
     unpadded: bool = True
     """Training and its evaluations lay the sequences of a batch end to end, so that no padding is
     computed, where the architecture computes the same that way (models with windowed attention,
@@ -122,6 +130,21 @@ class DataConfig(Section):
     overlap_tokens: NonNegativeInt = 128
     """`qa`: tokens that neighbouring contexts of a passage longer than `teacher.max_tokens` share;
     at most half of a context."""
+
+    @model_validator(mode="after")
+    def _streams_files(self) -> Self:
+        if not self.streamed:
+            return self
+        if self.hub is not None:
+            raise ValueError(
+                "`streamed` reads a file: write the hub's training split as Parquet, and give all "
+                "three splits as files"
+            )
+        if not isinstance(self.train, str | None):
+            raise ValueError("`streamed` reads one file, or a pattern, not two of parallel texts")
+        if not self.cache:
+            raise ValueError("`streamed` keeps the tokenised split in the cache: leave out `cache`")
+        return self
 
 
 def _known_task(name: str) -> str:

@@ -138,6 +138,11 @@ class Config(Section):
             )
         if self.teacher is None or self.student is None:
             raise ValueError("task.query: student needs the sections `teacher` and `student`")
+        if self.data.streamed:
+            raise ValueError(
+                "task.query: student gathers all rows of a passage or document, which nobody holds "
+                "with data.streamed: leave out one of the two"
+            )
         wrong = {
             "distillation.weight": self.distillation.weight > 0,
             "distillation.hidden_weight": self.distillation.hidden_weight > 0,

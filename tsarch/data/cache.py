@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,17 @@ def table_cache(data: DataConfig) -> Iterator[dict[str, Any]]:
         return
     with tempfile.TemporaryDirectory(prefix="tsarch-") as folder:
         yield {"cache_dir": folder, "keep_in_memory": True}
+
+
+@cache
+def code_digest(*folders: str) -> str:
+    """A hash of tsarch's own files, or of those in some of its folders."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for folder in folders or ("",):
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def cache_note(data: DataConfig) -> str:

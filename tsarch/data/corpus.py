@@ -8,7 +8,7 @@ mean says the task's `RowReader`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -34,19 +34,24 @@ class Corpus(Generic[RowT]):
     """The three splits and their labels."""
 
     rows: dict[str, tuple[RowT, ...]]
-    """Split → its rows."""
+    """Split → its rows; of one that is streamed none."""
     labels: tuple[str, ...]
     notes: tuple[str, ...]
     """Remarks for the user."""
 
 
 def read_splits(
-    data: DataConfig, reader: RowReader[RowT], labels: Sequence[str] | None = None
+    data: DataConfig,
+    reader: RowReader[RowT],
+    labels: Sequence[str] | None = None,
+    streamed: Callable[[], Mapping[str, str]] | None = None,
 ) -> Corpus[RowT]:
     """Read, check and order the three splits.
 
     Args:
         labels: those of a trained model that goes on; None: those of the training split.
+        streamed: reads the training split elsewhere, once the others are sound, and gives what has
+            to be learned → where it is first; no rows of it are among those here.
 
     Raises:
         UserError: names the mistakes with file and line.
@@ -54,28 +59,34 @@ def read_splits(
     findings = Findings()
     sets = {} if data.hub is None else load_hub(data)
     rows: dict[str, list[RowT]] = {}
+    sound = True
     for split in SPLITS:
+        if split == "train" and streamed is not None:
+            continue
         if split == "validation" and _lacks_validation(data, sets):
             rows |= _with_validation(rows["train"], data, reader, findings)
             continue
         findings.split = split
         found = _split_rows(split, data, reader, sets, findings)
-        rows[split] = _checked(found, reader, source_of(split, data), findings)
+        rows[split] = checked(found, reader, source_of(split, data), findings)
         if split == "train":
             sound = not findings.mistakes
-    names = sorted(_names(rows["train"], reader))
+    learned = {split: names_of(own, reader) for split, own in rows.items()}
+    if streamed is not None:
+        raise_mistakes(findings)
+        learned["train"] = dict(streamed())
+    names = sorted(learned["train"])
     notes: tuple[str, ...] = ()
     if labels is not None:
         for split in SPLITS:
-            findings.mistakes += _unknown(rows[split], reader, labels)
+            findings.mistakes += unknown_names(learned[split], reader, labels)
     elif sound and (nothing := reader.nothing_to_learn(names)):
         what = f"{nothing}: there is nothing to learn."
         findings.mistakes.append(Mistake(source_of("train", data), what, _CHECK))
-    else:
-        notes = _check_names(rows, reader, findings.mistakes, sound)
-    if findings.mistakes:
-        raise UserError(of_several_files(findings.mistakes))
-    ordered = {split: tuple(_in_order(rows[split])) for split in SPLITS}
+    elif streamed is not None or rows["train"]:
+        notes = _check_names(learned, findings.mistakes, sound)
+    raise_mistakes(findings)
+    ordered = {split: tuple(by_document(own)) for split, own in rows.items()}
     known = reader.labels(names) if labels is None else tuple(labels)
     return Corpus(ordered, known, (*findings.notes, *notes))
 
@@ -93,19 +104,21 @@ def read_split(
     is_part = split in ("train", "validation") and _lacks_validation(data, sets)
     findings.split = "train" if is_part else split
     found = _split_rows(findings.split, data, reader, sets, findings)
-    rows = _checked(found, reader, source_of(split, data), findings)
+    rows = checked(found, reader, source_of(split, data), findings)
     if is_part:
         rows = _with_validation(rows, data, reader, findings)[split]
-    findings.mistakes += _unknown(rows, reader, labels)
+    findings.mistakes += unknown_names(names_of(rows, reader), reader, labels)
     return _sound(rows, findings), tuple(findings.notes)
 
 
-def _unknown(rows: Sequence[RowT], reader: RowReader[RowT], labels: Sequence[str]) -> list[Mistake]:
-    """Labels that a trained model doesn't know."""
+def unknown_names(
+    names: Mapping[str, str], reader: RowReader[Any], labels: Sequence[str]
+) -> list[Mistake]:
+    """Labels (`names_of`) that a trained model doesn't know."""
     what = "label `{}` is not among those that the run was trained with:"
     return [
         Mistake(place, what.format(shown(name)), f"{shown(', '.join(labels))}.")
-        for name, place in _names(rows, reader).items()
+        for name, place in names.items()
         if not set(reader.labels([name])) <= set(labels)
     ]
 
@@ -159,7 +172,7 @@ def read_file(path: str, data: DataConfig, reader: RowReader[RowT]) -> tuple[Row
     """
     findings = Findings()
     found = file_rows(path, "input", data, reader, findings)
-    return _sound(_checked(found, reader, f"input: {path}", findings), findings)
+    return _sound(checked(found, reader, f"input: {path}", findings), findings)
 
 
 def read_rows(
@@ -172,7 +185,7 @@ def read_rows(
     """
     findings = Findings()
     found = ((Place(source, n, unit="row "), dict(own)) for n, own in enumerate(raw, 1))
-    return _sound(_checked(found, reader, source, findings), findings)
+    return _sound(checked(found, reader, source, findings), findings)
 
 
 def _sound(rows: list[RowT], findings: Findings) -> tuple[RowT, ...]:
@@ -181,12 +194,17 @@ def _sound(rows: list[RowT], findings: Findings) -> tuple[RowT, ...]:
     Raises:
         UserError: there are mistakes.
     """
+    raise_mistakes(findings)
+    return tuple(by_document(rows))
+
+
+def raise_mistakes(findings: Findings) -> None:
+    """Raise a `UserError` if there are mistakes."""
     if findings.mistakes:
         raise UserError(of_several_files(findings.mistakes))
-    return tuple(_in_order(rows))
 
 
-def _checked(found: Found, reader: RowReader[RowT], source: str, findings: Findings) -> list[RowT]:
+def checked(found: Found, reader: RowReader[RowT], source: str, findings: Findings) -> list[RowT]:
     """The sound rows of a split; what is wrong with the others goes to the mistakes, in order."""
     before, findings.mistakes = findings.mistakes, []
     try:
@@ -214,7 +232,7 @@ def _read(found: Found, reader: RowReader[RowT], source: str, findings: Findings
         names.update(raw)
         row, wrong = reader.read(place, raw)
         if row is not None:
-            wrong += _check_twice(row.origin, seen)
+            wrong += check_twice(row.origin, seen)
             rows.append(row)
         findings.mistakes += wrong
     if not rows and not findings.mistakes:
@@ -234,7 +252,8 @@ def _check_renamed(reader: RowReader[RowT], names: set[str], source: str) -> lis
     ]
 
 
-def _check_twice(origin: Origin, seen: dict[tuple[str, ...], Place]) -> list[Mistake]:
+def check_twice(origin: Origin, seen: dict[tuple[str, ...], Place]) -> list[Mistake]:
+    """That an id, or a sentence of a document, is among the `seen` already; adds it."""
     key: tuple[str, ...]
     if origin.unique_id is not None:
         key, what = (origin.unique_id,), f"id {shown(origin.unique_id)}"
@@ -249,7 +268,7 @@ def _check_twice(origin: Origin, seen: dict[tuple[str, ...], Place]) -> list[Mis
     return [Mistake(str(origin.place), f"{what} was at {first} already.")]
 
 
-def _names(rows: Iterable[RowT], reader: RowReader[RowT]) -> dict[str, str]:
+def names_of(rows: Iterable[RowT], reader: RowReader[RowT]) -> dict[str, str]:
     """What has to be learned → where it is first."""
     found: dict[str, str] = {}
     for row in rows:
@@ -259,17 +278,15 @@ def _names(rows: Iterable[RowT], reader: RowReader[RowT]) -> dict[str, str]:
 
 
 def _check_names(
-    rows: dict[str, list[RowT]], reader: RowReader[RowT], mistakes: list[Mistake], sound: bool
+    found: Mapping[str, Mapping[str, str]], mistakes: list[Mistake], sound: bool
 ) -> tuple[str, ...]:
     """Add labels that can't be learned to `mistakes`; return notes on those not measured.
 
     Args:
+        found: `names_of` each split.
         sound: no row of the training split is broken; one that is could have the label.
     """
-    if not rows["train"]:
-        return ()
     missing = "not in train" if sound else "in no sound row of train"
-    found = {split: _names(rows[split], reader) for split in SPLITS}
     known = found["train"]
     if alike := check_alike({**known, **found["test"], **found["validation"], **known}):
         mistakes += alike
@@ -293,7 +310,7 @@ def _absent(split: str, known: Iterable[str], found: Container[str]) -> list[str
     return [f"{len(absent)} labels are not in the {split} split: {some}, …"]
 
 
-def _in_order(rows: Sequence[RowT]) -> list[RowT]:
+def by_document(rows: Sequence[RowT]) -> list[RowT]:
     """Documents in order of appearance, their sentences by sent_id."""
     documents: dict[str, list[RowT]] = {}
     for row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tsarch.records import Cut, TokenizedSplit
@@ -70,30 +70,68 @@ def with_places(
     )
 
 
+@dataclass(frozen=True)
+class CutCount:
+    """A `Cut` without its rows."""
+
+    what: str
+    is_read: bool
+    num_tokens: int
+    num_rows: int
+    places: tuple[str, ...]
+    """Of the first rows."""
+
+    def __add__(self, other: CutCount) -> CutCount:
+        return replace(
+            self,
+            num_tokens=self.num_tokens + other.num_tokens,
+            num_rows=self.num_rows + other.num_rows,
+            places=(*self.places, *other.places)[:_MAX_SHOWN],
+        )
+
+
+def cut_counts(split: TokenizedSplit) -> Iterator[CutCount]:
+    """Of every reason."""
+    for cut in split.cuts:
+        places = tuple(str(split.rows[row].origin.place) for row in cut.rows[:_MAX_SHOWN])
+        yield CutCount(cut.what, cut.is_read, cut.num_tokens, len(cut.rows), places)
+
+
 def cut_notes(splits: Mapping[str, TokenizedSplit]) -> tuple[str, ...]:
     """A sentence for every reason and split, with the first rows' places."""
-    return tuple(_note(name, split, cut) for name, split in splits.items() for cut in split.cuts)
+    return tuple(
+        cut_note(name, len(split.rows), cut)
+        for name, split in splits.items()
+        for cut in cut_counts(split)
+    )
+
+
+def cut_note(name: str, num_rows: int, cut: CutCount) -> str:
+    """A sentence on what `num_rows` rows of a split lose for one reason."""
+    more = cut.num_rows - len(cut.places)
+    shown = ", ".join(cut.places) + (f" and {more:,} more" if more else "")
+    end = "the teacher reads it" if cut.is_read else "nobody reads it"
+    return (
+        f"{name}: {cut.what}: {cut.num_tokens:,} tokens of {cut.num_rows:,} of {num_rows:,} rows "
+        f"({shown}); {end}"
+    )
 
 
 def unknown_notes(splits: Mapping[str, TokenizedSplit], unknown: int | None) -> tuple[str, ...]:
     """A sentence for every split of whose tokens more than a hundredth are the `unknown` one, which
     stands for texts that the tokenizer can't spell, however long."""
-    found = []
+    found: list[str] = []
     for name, split in splits.items():
         is_unknown = split.token_ids == unknown
-        share = float(is_unknown.mean()) if len(is_unknown) else 0.0
-        if share > _UNKNOWN_SHARE:
-            found.append(
-                f"{name}: {share:.0%} of the tokens are the unknown one: the tokenizer can't spell "
-                "these words, and no model can tell them apart"
-            )
+        found += unknown_note(name, float(is_unknown.mean()) if len(is_unknown) else 0.0)
     return tuple(found)
 
 
-def _note(name: str, split: TokenizedSplit, cut: Cut) -> str:
-    places = [str(split.rows[row].origin.place) for row in cut.rows[:_MAX_SHOWN]]
-    more = len(cut.rows) - len(places)
-    shown = ", ".join(places) + (f" and {more:,} more" if more else "")
-    num_rows = f"{len(cut.rows):,} of {len(split.rows):,} rows"
-    end = "the teacher reads it" if cut.is_read else "nobody reads it"
-    return f"{name}: {cut.what}: {cut.num_tokens:,} tokens of {num_rows} ({shown}); {end}"
+def unknown_note(name: str, share: float) -> list[str]:
+    """The sentence on a split, if the share is that large."""
+    if share <= _UNKNOWN_SHARE:
+        return []
+    return [
+        f"{name}: {share:.0%} of the tokens are the unknown one: the tokenizer can't spell these "
+        "words, and no model can tell them apart"
+    ]

@@ -100,6 +100,7 @@ class Feed:
         )
 
     def _plan(self, step: int) -> StepPlan:
+        self.split.release()
         contexts = self._contexts_of(step)
         passes = self._passes_of(step, contexts)
         return plan_step(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 
 from tsarch.records import IntArray
 from tsarch.seeding import generator
+
+_SHARDS = 64
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,35 @@ class BatchPlan:
     Contexts are shuffled, brought into the order of their length bucket and cut into as few batches
     as a padded size (longest × count) of at most `batch_tokens` allows, as even as can be; then the
     batches are shuffled.
+
+    Of more than `shuffled_contexts` contexts so many at a time are: `_SHARDS` stretches of
+    neighbours, drawn anew in every epoch. What is held of an epoch is one block of these.
     """
 
     def __init__(
-        self, lengths: IntArray, batch_tokens: int, num_buckets: int, num_epochs: int, seed: int
+        self,
+        lengths: IntArray,
+        batch_tokens: int,
+        num_buckets: int,
+        num_epochs: int,
+        seed: int,
+        shuffled_contexts: int,
     ) -> None:
         assert len(lengths) > 0
         self._lengths = lengths
         self._batch_tokens = batch_tokens
+        self._num_buckets = num_buckets
         self._seed = seed
-        self._buckets = _buckets(lengths, num_buckets)
-        self.epoch = lru_cache(maxsize=2)(self._epoch)
-        sizes = (
-            len(fill_batches(self._order(epoch)[0], lengths, batch_tokens))
+        self._shard = max(shuffled_contexts // _SHARDS, 1)
+        self._num_blocks = -(-len(lengths) // shuffled_contexts)
+        self.block = lru_cache(maxsize=2)(self._block)
+        sizes = [
+            num_batches(lengths[self._order(epoch, block)[0]], batch_tokens)
             for epoch in range(num_epochs)
-        )
-        self.epoch_starts = [0, *accumulate(sizes)]
+            for block in range(self._num_blocks)
+        ]
+        self._block_starts = [0, *accumulate(sizes)]
+        self.epoch_starts = self._block_starts[:: self._num_blocks]
         """Step at which each epoch starts; the last entry is the number of all steps."""
 
     @property
@@ -59,17 +74,35 @@ class BatchPlan:
 
     def contexts(self, step: int) -> IntArray:
         """Context numbers of the global batch of `step`."""
-        place = self.position(step)
-        return self.epoch(place.epoch)[place.batch]
+        assert 0 <= step < self.num_steps
+        number = bisect_right(self._block_starts, step) - 1
+        block = self.block(*divmod(number, self._num_blocks))
+        return block[step - self._block_starts[number]]
 
-    def _order(self, epoch: int) -> tuple[IntArray, np.random.Generator]:
+    def epoch(self, epoch: int) -> tuple[IntArray, ...]:
+        """All batches of an epoch."""
+        blocks = (self.block(epoch, block) for block in range(self._num_blocks))
+        return tuple(chain.from_iterable(blocks))
+
+    def _contexts(self, epoch: int, block: int) -> IntArray:
+        """Contexts that are shuffled together, in order."""
+        total = len(self._lengths)
+        if self._num_blocks == 1:
+            return np.arange(total)
+        shards = generator(self._seed, "shards", epoch).permutation(-(-total // self._shard))
+        own = np.sort(np.array_split(shards, self._num_blocks)[block])
+        contexts = (own[:, None] * self._shard + np.arange(self._shard)).ravel()
+        return contexts[contexts < total]
+
+    def _order(self, epoch: int, block: int) -> tuple[IntArray, np.random.Generator]:
         """Shuffled contexts in the order of their buckets, and what shuffles their batches."""
-        rng = generator(self._seed, "batches", epoch)
-        order = rng.permutation(len(self._lengths))
-        return order[np.argsort(self._buckets[order], kind="stable")], rng
+        rng = generator(self._seed, "batches", epoch, *([block] if block else []))
+        order = rng.permutation(self._contexts(epoch, block))
+        buckets = _buckets(self._lengths[order], self._num_buckets)
+        return order[np.argsort(buckets, kind="stable")], rng
 
-    def _epoch(self, epoch: int) -> tuple[IntArray, ...]:
-        order, rng = self._order(epoch)
+    def _block(self, epoch: int, block: int) -> tuple[IntArray, ...]:
+        order, rng = self._order(epoch, block)
         batches = even_batches(order, self._lengths, self._batch_tokens)
         return tuple(batches[i] for i in rng.permutation(len(batches)))
 
@@ -85,6 +118,14 @@ def fill_batches(order: IntArray, lengths: IntArray, batch_tokens: int) -> list[
             longest = int(lengths[context])
         batches[-1].append(context)
     return [np.array(batch, dtype=np.int64) for batch in batches]
+
+
+def num_batches(lengths: IntArray, batch_tokens: int) -> int:
+    """Into how many batches `even_batches` cuts contexts of (n,) lengths in order."""
+    start = number = 0
+    while start < len(lengths):
+        start, number = _reach(lengths, start, batch_tokens), number + 1
+    return number
 
 
 def even_batches(order: IntArray, lengths: IntArray, batch_tokens: int) -> list[IntArray]:

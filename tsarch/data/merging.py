@@ -9,6 +9,9 @@ import numpy as np
 
 from tsarch.records import Cut, IntArray, Piece, Queries, TokenizedSplit
 
+OFFSETS = ("context_offsets", "window_offsets", "sentence_offsets")
+_PLAIN = ("token_ids", "words", "windows", "labels", *OFFSETS)
+
 
 def merged(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
     """What packing the rows of all splits together gives, where no document is in two of them."""
@@ -18,21 +21,21 @@ def merged(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
     words = _starts([own.num_words for own in splits])
     rows = _starts([len(own.rows) for own in splits])
     windows = _starts([len(own.windows) for own in splits])
-    parts = list(zip(splits, tokens, words, rows, strict=False))
+    parts = list(zip(splits, tokens, rows, strict=False))
+    arrays = [shifted(*own) for own in zip(splits, tokens, words, windows, strict=False)]
+    start = {name: [np.zeros(1, dtype=np.int64)] for name in OFFSETS}
+    plain = {
+        name: np.concatenate([*start.get(name, []), *(own[name] for own in arrays)])
+        for name in _PLAIN
+    }
     return TokenizedSplit(
-        token_ids=np.concatenate([own.token_ids for own in splits]),
-        words=np.concatenate([np.where(o.words < 0, o.words, o.words + w) for o, _, w, _ in parts]),
-        context_offsets=_offsets([own.context_offsets for own in splits], tokens),
-        windows=np.concatenate([own.windows + at for own, at, _, _ in parts]),
-        window_offsets=_offsets([own.window_offsets for own in splits], windows),
-        labels=np.concatenate([own.labels for own in splits]),
-        sentence_offsets=_offsets([own.sentence_offsets for own in splits], words),
-        cuts=tuple(_moved_cut(cut, int(at)) for own, _, _, at in parts for cut in own.cuts),
+        **plain,
+        cuts=tuple(_moved_cut(cut, int(at)) for own, _, at in parts for cut in own.cuts),
         leads=_leads(splits, tokens),
         rows=tuple(row for own in splits for row in own.rows),
         pieces=tuple(
             tuple(_moved_piece(piece, int(at)) for piece in row)
-            for own, at, _, _ in parts
+            for own, at, _ in parts
             for row in own.pieces
         ),
         token_types=_types(splits),
@@ -41,14 +44,28 @@ def merged(splits: Sequence[TokenizedSplit]) -> TokenizedSplit:
     )
 
 
+def shifted(own: TokenizedSplit, tokens: int, words: int, windows: int) -> dict[str, IntArray]:
+    """The arrays of a split as they are in a larger one, in which so many tokens, words and windows
+    come before it. Those of `OFFSETS` lack their first number, which what comes before has."""
+    arrays = {
+        "token_ids": own.token_ids,
+        "words": np.where(own.words < 0, own.words, own.words + words),
+        "context_offsets": own.context_offsets[1:] + tokens,
+        "windows": own.windows + tokens,
+        "window_offsets": own.window_offsets[1:] + windows,
+        "labels": own.labels,
+        "sentence_offsets": own.sentence_offsets[1:] + words,
+    }
+    if own.leads is not None:
+        arrays["leads"] = own.leads + tokens
+    if own.token_types is not None:
+        arrays["token_types"] = own.token_types
+    return arrays
+
+
 def _starts(lengths: Sequence[int]) -> IntArray:
     """(parts + 1,) where each part starts, and the end."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def _offsets(own: Sequence[IntArray], starts: IntArray) -> IntArray:
-    moved = [part[:-1] + at for part, at in zip(own, starts, strict=False)]
-    return np.concatenate([*moved, starts[-1:]])
 
 
 def _moved_cut(cut: Cut, rows: int) -> Cut:

@@ -100,10 +100,10 @@ def plan_step(
     for windows with a fed pass, or for all (`send_all`, when the teacher's predictions or states
     are learned from). `vocabulary`: rows of the table, if the step touches them all.
     """
-    lengths = split.context_lengths
+    lengths = dict(zip(contexts.tolist(), split.lengths_of(contexts).tolist(), strict=True))
     readers = topology.graph.reading("contexts")
     num_shares = topology.replicas(readers[0]) if readers else 1
-    shares = balance(contexts.tolist(), lengths[contexts].tolist(), num_micro_batches * num_shares)
+    shares = balance(lengths, lengths.values(), num_micro_batches * num_shares)
     micro_batches = tuple(
         _plan_micro_batch(split, own, topology, passes, send_all)
         for own in _smallest_outside(
@@ -128,14 +128,14 @@ def plan_step(
 
 
 def _smallest_outside(
-    micro_batches: list[list[list[int]]], lengths: IntArray
+    micro_batches: list[list[list[int]]], lengths: Mapping[int, int]
 ) -> list[list[list[int]]]:
     """The smallest micro-batch last, the next one first: while a pipeline fills and drains, one
     stage waits for these two."""
     if len(micro_batches) < 3:
         return micro_batches
     last, first, *others = sorted(
-        micro_batches, key=lambda shares: sum(int(lengths[c]) for own in shares for c in own)
+        micro_batches, key=lambda shares: sum(lengths[c] for own in shares for c in own)
     )
     return [first, *others, last]
 
@@ -182,7 +182,7 @@ def _plan_micro_batch(
         if place == 0:
             read[stage] = shares
         else:
-            lengths = split.context_lengths[own].tolist()
+            lengths = split.lengths_of(np.array(own, dtype=np.int64)).tolist()
             read[stage] = balance(own, lengths, topology.replicas(stage))
     received = {
         stage: balance(windows, sizes, topology.replicas(stage))

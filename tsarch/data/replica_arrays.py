@@ -78,13 +78,12 @@ def context_batch(
     contexts = micro_batch.contexts[stage][replica]
     slices = [context_tokens(split, c) for c in contexts]
     rows, mask, words = _pad(split, step, slices)
-    firsts = np.zeros(split.num_contexts, dtype=np.int64)
-    for place, context in enumerate(contexts):
-        firsts[context] = place * rows.shape[1] - split.context_offsets[context]
+    starts = split.context_offsets[np.array(contexts, dtype=np.int64)]
+    order = np.argsort(starts)
     outgoing = {}
     for route in routes:
-        owners = np.searchsorted(split.context_offsets, route.places, side="right") - 1
-        outgoing[route.target] = route.places + firsts[owners]
+        owners = order[np.searchsorted(starts, route.places, side="right", sorter=order) - 1]
+        outgoing[route.target] = route.places - starts[owners] + owners * rows.shape[1]
     labels = _context_labels(split, slices, words)
     return ContextBatch(rows, mask, words, labels, outgoing, _types(split, slices, rows.shape))
 

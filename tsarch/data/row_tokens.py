@@ -186,7 +186,7 @@ def _in_batches(rows: Sequence[Any], tokenize: Callable[[Sequence[Any]], Arrays]
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     parts = []
-    with tqdm(total=len(rows), desc="Tokenising", unit=" rows", disable=None) as bar:
+    with tqdm(total=len(rows), desc="Tokenising", unit=" rows", disable=None, leave=None) as bar:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
             parts.append(tokenize(batch))

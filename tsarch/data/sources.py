@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tsarch.config import DataConfig
@@ -17,11 +19,17 @@ from tsarch.data.formats.delimited import delimited_rows, is_table
 from tsarch.data.formats.findings import Findings, Found
 from tsarch.data.formats.guess import format_of, text_kind
 from tsarch.data.formats.json_files import json_rows
-from tsarch.data.formats.opening import decoded, inner_name, read_content
+from tsarch.data.formats.opening import (
+    decoded,
+    inner_name,
+    opened,
+    read_content,
+    unpacking,
+)
 from tsarch.data.formats.parallel import parallel_rows
 from tsarch.data.formats.shapes import with_nested, with_shape
 from tsarch.data.formats.tables import parquet_rows
-from tsarch.data.formats.text import Text
+from tsarch.data.formats.text import Text, text_of
 from tsarch.data.formats.webanno import START as WEBANNO
 from tsarch.data.formats.webanno import webanno_rows
 from tsarch.data.formats.word_rows import with_sentences
@@ -48,8 +56,13 @@ def file_rows(
     data: DataConfig,
     reader: RowReader[Any],
     findings: Findings,
+    streamed: bool = False,
 ) -> Found:
     """Rows of a file, or two, that the config's `key` names; broken lines go to the mistakes.
+
+    Args:
+        streamed: files are read as their rows are used, not as a whole before; a single one, or a
+            pattern.
 
     Raises:
         UserError: the file as a whole can't be read.
@@ -63,45 +76,100 @@ def file_rows(
     elif "tags" in names and is_brat(path):
         found = brat_rows(path, f"{key}: {path}", names, labelled, data.encoding, findings)
     else:
-        found = _all_files(path, key, data, reader, findings)
+        found = _all_files(path, key, data, reader, findings, streamed)
         found = with_shape(found, reader.shapes, data.format, names, labelled, findings)
     found = with_nested(found, [*reader.needed, *reader.optional])
     yield from with_sentences(found, names, findings)
 
 
+def named_files(path: str) -> list[str]:
+    """The file, or all files that a pattern such as `train/*.json` names, in order."""
+    return [path] if os.path.exists(path) else sorted(glob.glob(path)) or [path]
+
+
 def _all_files(
-    path: str, key: str, data: DataConfig, reader: RowReader[Any], findings: Findings
+    path: str,
+    key: str,
+    data: DataConfig,
+    reader: RowReader[Any],
+    findings: Findings,
+    streamed: bool,
 ) -> Found:
-    """Rows of a file, or of all files that a pattern such as `train/*.json` names, in order."""
-    if os.path.exists(path) or not (files := sorted(glob.glob(path))):
-        yield from _one_file(path, f"{key}: {path}", data, reader, findings)
+    """Rows of all `named_files`."""
+    files = named_files(path)
+    if files == [path]:
+        yield from _one_file(path, f"{key}: {path}", data, reader, findings, streamed)
         return
     findings.note(f"read from the {len(files):,} files that the pattern names")
     doc_id = column_names(reader).get("doc_id", "")
     for file in files:
-        for place, row in _one_file(file, f"{key}: {file}", data, reader, findings):
+        for place, row in _one_file(file, f"{key}: {file}", data, reader, findings, streamed):
             if place.line_per_word and doc_id in row:  # numbered anew in each file
                 row[doc_id] = f"{file}: {row[doc_id]}"
             yield place, row
 
 
 def _one_file(
-    path: str, where: str, data: DataConfig, reader: RowReader[Any], findings: Findings
+    path: str,
+    where: str,
+    data: DataConfig,
+    reader: RowReader[Any],
+    findings: Findings,
+    streamed: bool,
 ) -> Found:
+    if not streamed:
+        content = read_content(path, where)
+        read = partial(decoded, content, path, where, data.encoding, findings)
+        yield from _rows(path, content, read, data, reader, findings, told=True)
+        return
+    with opened(path, where) as file:
+
+        def begin() -> Text:
+            return text_of(unpacking(file, where), where, data.encoding, file.tell)
+
+        yield from _rows(path, file.peek(), begin, data, reader, findings, told=False)
+
+
+def _rows(
+    path: str,
+    content: bytes,
+    read: Callable[[], Text],
+    data: DataConfig,
+    reader: RowReader[Any],
+    findings: Findings,
+    told: bool,
+) -> Found:
+    """Rows of a file.
+
+    Args:
+        content: it, or how it begins.
+        read: gives it as a text.
+        told: lines that are no sound text are among the mistakes once it has.
+    """
     names = column_names(reader)
-    content = read_content(path, where)
     kind = _kind(path, content, data, findings)
     if kind == "parquet":
         yield from parquet_rows(path, data, reader)
         return
-    text = decoded(content, path, where, data.encoding, findings)
+    text = read()
     if data.format not in CONTAINERS:
         kind = _told(text, kind, "tags" in names, findings)
     if kind is None:
         raise _unknown(path, text, names)
     findings.guess = lambda: text_kind(text.start, kind)
-    found = text_rows(kind, path, text, data, reader, findings)
-    yield from (own for own in found if own[0].number not in text.broken)
+    for place, row in text_rows(kind, path, text, data, reader, findings):
+        if text.broken and not told:
+            _tell_broken(path, text, findings)
+            told = True
+        if place.number not in text.broken:
+            yield place, row
+    if text.broken and not told:
+        _tell_broken(path, text, findings)
+
+
+def _tell_broken(path: str, text: Text, findings: Findings) -> None:
+    hint = "Name its encoding: data.encoding."
+    findings.mistake(f"{path}:{min(text.broken)}", "is not UTF-8 text.", hint)
 
 
 def _kind(path: str, content: bytes, data: DataConfig, findings: Findings) -> str | None:

@@ -168,7 +168,7 @@ def _trained_rows(blueprint: Blueprint, prepared: Prepared, uses_table: bool) ->
         return 0
     if uses_table:
         return blueprint.table.shape[0]
-    return len(np.unique(prepared.splits["train"].token_ids))
+    return len(prepared.splits["train"].distinct_tokens)
 
 
 def _activations(blueprint: Blueprint, own: StageBlueprint, replicas: int) -> int:
@@ -272,11 +272,11 @@ class Feeding:
 
     @classmethod
     def of(cls, blueprint: Blueprint, train: TokenizedSplit) -> Feeding:
-        """The first epoch's steps; other epochs shuffle the same contexts."""
-        batches = batch_plan(blueprint, train).epoch(0)
-        windows_of = np.diff(train.window_offsets)
+        """The first steps, up to `data.shuffled_contexts`; others are of contexts like these."""
+        batches, starts = batch_plan(blueprint, train).block(0, 0), train.window_offsets
         contexts = np.array([len(batch) for batch in batches])
-        return cls(blueprint, contexts, np.array([int(windows_of[b].sum()) for b in batches]))
+        windows = [int((starts[batch + 1] - starts[batch]).sum()) for batch in batches]
+        return cls(blueprint, contexts, np.array(windows))
 
     def mistakes(self) -> Iterator[Mistake]:
         """For each stage that even the fullest step leaves replicas of without work."""

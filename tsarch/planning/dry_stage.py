@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -218,7 +217,7 @@ def _engine(blueprint: Blueprint, stage: Stage, module: nn.Module) -> DryEngine:
 
 def _tied(blueprint: Blueprint, prepared: Prepared, uses_table: bool) -> TiedEmbedding:
     own = blueprint.table
-    trained = None if uses_table else np.unique(prepared.splits["train"].token_ids)
+    trained = None if uses_table else prepared.splits["train"].distinct_tokens
 
     def optimizer(rows: nn.Parameter) -> torch.optim.Optimizer:
         return stepped_optimizer([{"params": [rows], "weight_decay": 0.0}], own.optimizer)

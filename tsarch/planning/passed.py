@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tsarch.blueprint import Blueprint
-from tsarch.data.cache import cache_root
+from tsarch.data.cache import cache_root, code_digest
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import UserError
 
@@ -95,7 +95,7 @@ def _key(blueprint: Blueprint) -> str | None:
         if found is None:
             return None
         digest.update(found.encode())
-    digest.update(f"{_code_digest()} {_surroundings()}".encode())
+    digest.update(f"{code_digest()} {_surroundings()}".encode())
     return digest.hexdigest()
 
 
@@ -109,16 +109,6 @@ def _folder_digest(folder: Path) -> str | None:
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-@cache
-def _code_digest() -> str:
-    """Of tsarch's own files."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -84,10 +84,10 @@ class Workload:
 
 
 def workload(blueprint: Blueprint, prepared: Prepared) -> Workload:
-    """From the batches of the first epoch."""
+    """From the first batches, up to `data.shuffled_contexts`."""
     train = prepared.splits["train"]
     plan = batch_plan(blueprint, train)
-    batches, lengths = plan.epoch(0), train.context_lengths
+    batches, lengths = plan.block(0, 0), train.context_lengths
     padded = [len(own) * int(lengths[own].max()) for own in batches]
     vocabulary = blueprint.table.shape[0]
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
@@ -184,7 +184,7 @@ def _otherwise(blueprint: Blueprint, stage: Stage) -> Blueprint | None:
 
 def _largest(train: TokenizedSplit, plan: BatchPlan, stage: Stage) -> tuple[int, int, float]:
     """(step, tokens, share that the mean step has of them) of the largest step."""
-    batches, lengths = plan.epoch(0), train.context_lengths
+    batches, lengths = plan.block(0, 0), train.context_lengths
     if stage.reads == "contexts":
         work = [len(own) * int(lengths[own].max()) for own in batches]
     else:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -154,7 +153,7 @@ def _tie(
 
     trained = None
     if not task.objective.uses_table:
-        trained = np.unique(prepared.splits["train"].token_ids)
+        trained = prepared.splits["train"].distinct_tokens
     tied = TiedEmbedding(
         Table(table.to(wiring.device), trained),
         None if own.frozen else optimizer,

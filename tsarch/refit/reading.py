@@ -10,10 +10,10 @@ from typing import Any
 
 from tsarch.blueprint import Blueprint
 from tsarch.data.corpus import read_split, source_of
+from tsarch.data.row_digest import rows_digest
 from tsarch.data.rows import Row
 from tsarch.errors import UserError
 from tsarch.model_folder import load_task
-from tsarch.prepare import rows_digest
 from tsarch.refit.lineage import Lineage
 from tsarch.refit.mixing import OldRows
 from tsarch.refit.rows import Document, PlainRows, documents_of

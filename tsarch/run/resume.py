@@ -24,6 +24,7 @@ from tsarch.checkpoint.driver_state import (
 from tsarch.checkpoint.store import Store
 from tsarch.config_changes import leaves
 from tsarch.config_loading import parse_config
+from tsarch.data.stored_split import StoredSplit
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.feeds import batch_plan, num_training_steps
 from tsarch.model_folder import replace_folder
@@ -238,6 +239,9 @@ def data_fingerprint(prepared: Prepared) -> str:
     digest = hashlib.sha256(repr(prepared.labels).encode())
     for name, split in sorted(prepared.splits.items()):
         digest.update(name.encode())
+        if isinstance(split, StoredSplit):
+            digest.update(split.about.fingerprint.encode())
+            continue
         for field in fields(split):
             value = getattr(split, field.name)
             digest.update(field.name.encode())

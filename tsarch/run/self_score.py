@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any
 
 from tsarch.blueprint import Blueprint
+from tsarch.data.row_digest import rows_digest
 from tsarch.planning.passed import PassedChecks
-from tsarch.prepare import Prepared, split_digest
+from tsarch.prepare import Prepared
 from tsarch.rank.generate import chosen_contexts
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.base import GenerativeTask, Metrics, Task
@@ -36,7 +37,8 @@ def with_notes(
 ) -> Prepared:
     """The data of a run, with remarks on the scores that its splits can have; `passed`: keeps what
     was found."""
-    notes = score_notes(blueprint, prepared, tuple(prepared.splits), passed)
+    held = [name for name, split in prepared.splits.items() if split.rows]
+    notes = score_notes(blueprint, prepared, held, passed)
     return replace(prepared, notes=(*prepared.notes, *notes))
 
 
@@ -56,7 +58,7 @@ def score_notes(
     for name in names:
         split = prepared.splits[name]
         if _is_scored(name, split) or is_generative(blueprint.task.name):
-            read += [split_digest(split), [str(row.origin.place) for row in split.rows]]
+            read += [rows_digest(split.rows), [str(row.origin.place) for row in split.rows]]
     return passed.run("scores", check, map(repr, read))
 
 

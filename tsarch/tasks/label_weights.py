@@ -25,12 +25,12 @@ def check_loss(loss: LossConfig, task: Task, name: str) -> None:
 
 
 def label_weights(
-    loss: LossConfig, labels: Sequence[str], found: IntArray
+    loss: LossConfig, labels: Sequence[str], counts: IntArray
 ) -> tuple[float, ...] | None:
     """The weight of each label; None: all count the same.
 
     Args:
-        found: (positions,) label ids of all labelled positions of train.
+        counts: (labels,) positions of train that have each label.
 
     Raises:
         UserError: a name that is no label.
@@ -40,7 +40,6 @@ def label_weights(
         return None
     if isinstance(wanted, Mapping):
         return _named(wanted, labels)
-    counts = np.bincount(found, minlength=len(labels))
     weights = np.ones(len(labels))
     weights[counts > 0] = counts[counts > 0] ** (-1.0 if wanted == "balanced" else -0.5)
     weights[counts > 0] *= counts.sum() / (weights * counts).sum()

@@ -9,7 +9,8 @@ import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,11 +39,7 @@ def read_content(path: str, where: str) -> bytes:
     Raises:
         UserError: it can't be read, or holds nothing.
     """
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise UserError.single(where, "can't be read: it is no file.")  # a pipe would never end
-    if os.path.isdir(path):
-        hint = "Several files are named by a pattern, such as FOLDER/*.json."
-        raise UserError.single(where, "can't be read: Is a directory.", hint)
+    _check_file(path, where)
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -54,6 +51,33 @@ def read_content(path: str, where: str) -> bytes:
     if not content.strip():
         raise UserError.single(where, "is empty.")
     return content
+
+
+@contextmanager
+def opened(path: str, where: str) -> Iterator[io.BufferedReader]:
+    """A file that is read, packed as it may be, as it is used.
+
+    Raises:
+        UserError: it can't be read, also later, or is empty.
+    """
+    _check_file(path, where)
+    try:
+        with open(path, "rb") as file:
+            if not file.peek(1):
+                raise UserError.single(where, "is empty.")
+            yield file
+    except UserError:
+        raise
+    except DAMAGED as error:
+        raise UserError.single(where, f"can't be read: {one_line(error)}.") from None
+
+
+def _check_file(path: str, where: str) -> None:
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError.single(where, "can't be read: it is no file.")  # a pipe would never end
+    if os.path.isdir(path):
+        hint = "Several files are named by a pattern, such as FOLDER/*.json."
+        raise UserError.single(where, "can't be read: Is a directory.", hint)
 
 
 def _is_workbook(content: bytes) -> bool:

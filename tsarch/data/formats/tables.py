@@ -133,18 +133,26 @@ def table_rows(table: Dataset, source: str, data: DataConfig, reader: RowReader[
     if fitting(first, reader.shapes, data.format, names) is None:
         columns = first[0] if first else dict.fromkeys(table.column_names)
         table = table.select_columns(_wanted(reader, columns, source))
-    values = table.to_dict()
     column = reader.label_column
     feature = table.features.get(column)
     item = getattr(feature, "feature", feature)
-    if isinstance(item, ClassLabel) and column in values:
-        if values[column] and set(map(str, values[column])) == {"-1"}:
+    classes = dict(enumerate(item.names)) if isinstance(item, ClassLabel) else None
+    if classes is not None and len(table) > 0:
+        labels = _table_rows(table.select_columns([column]))
+        if all(str(row[column]) == "-1" for row in labels):
             what = f"has no labels: `{column}` is −1 in every row, as where they are kept back."
             raise UserError.single(source, what, "Take a split whose labels are known.")
-        classes = dict(enumerate(item.names))
-        values[column] = [_named(label, classes) for label in values[column]]
-    for number, row in enumerate(zip(*values.values()), 1):
-        yield Place(source, number, unit="row "), dict(zip(values, row))
+    for number, row in enumerate(_table_rows(table), 1):
+        if classes is not None:
+            row[column] = _named(row[column], classes)
+        yield Place(source, number, unit="row "), row
+
+
+def _table_rows(table: Dataset) -> Iterator[dict[str, Any]]:
+    """Rows of a table, a few of which are held at a time."""
+    for batch in table.with_format("arrow").iter(_ROWS_AT_ONCE):
+        values = batch.to_pydict()
+        yield from (dict(zip(values, row)) for row in zip(*values.values()))
 
 
 def _named(label: Any, names: dict[int, str]) -> Any:
