@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.autograd.graph import save_on_cpu
 
 from tests.helpers import local_crew, tiny_config
 from tests.suites.equivalence import local_rows
@@ -164,3 +165,29 @@ def test_computing_layers_again_changes_no_loss(tmp_path, schedule):
             ]
         )
     assert rows[0] == rows[1]
+
+
+def test_offloaded_inputs_change_no_loss(tmp_path, monkeypatch):
+    """On this CPU without pinned memory; each layer's input is moved once a pass."""
+    moved, rows = [], []
+
+    def unpinned(pin_memory: bool, device_type: str) -> save_on_cpu:
+        assert pin_memory
+        moved.append(device_type)
+        return save_on_cpu()
+
+    for offload in (False, True):
+        own = {"activation_checkpointing": True, "offload_activations": offload, "dropout": 0.2}
+        config = tiny_config(tmp_path, topology=LOCAL, teacher=own, schedule={"max_steps": 2})
+        with monkeypatch.context() as patch:
+            patch.setattr("transformers.modeling_utils.save_on_cpu", unpinned)
+            if offload:
+                patch.setattr("tsarch.stage.build.choose_device", lambda _: torch.device("cuda"))
+            rows.append([row["loss_teacher"] for row in local_rows(config, 2)])
+    assert rows[0] == rows[1]
+    assert len(moved) == 3 * 2, "layers × steps"
+
+
+def test_offloading_needs_inputs_that_are_kept(tmp_path):
+    with pytest.raises(UserError, match="needs activation_checkpointing"):
+        tiny_config(tmp_path, teacher={"offload_activations": True})

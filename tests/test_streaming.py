@@ -13,13 +13,13 @@ import pytest
 
 from tests.equal_losses import check_equal_losses
 from tests.generative_configs import generative_config
-from tests.helpers import WIKIGOLD, tiny_config, tiny_raw, write_jsonl
+from tests.helpers import WIKIGOLD, random_split, tiny_config, tiny_raw, write_jsonl
 from tests.test_resume import end_at, local, rows
 from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
 from tsarch.data import streaming
-from tsarch.data.stored_split import StoredSplit
+from tsarch.data.stored_split import SplitWriter, StoredSplit
 from tsarch.errors import InterruptedRunError, UserError
 from tsarch.launch.training import run_training
 from tsarch.prepare import Prepared, prepare_data
@@ -98,6 +98,15 @@ def test_who_comes_later_reads_no_row(tmp_path, small_parts, monkeypatch):
     Path(str(config.data.train)).touch()
     with pytest.raises(TypeError):
         prepare_data(resolve(config))
+
+
+def test_a_full_disk_is_one_message(tmp_path, small_parts):
+    writer = SplitWriter(tmp_path / "split")
+    full = open("/dev/full", "wb")  # noqa: SIM115 - the writer closes it
+    writer._files["labels"] = writer._open.enter_context(full)
+    with writer, pytest.raises(UserError, match="can't be written: No space left"):
+        writer.append(random_split(0))
+    assert list(tmp_path.iterdir()) == []
 
 
 def sentences(*documents: str) -> list[dict[str, Any]]:

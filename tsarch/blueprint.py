@@ -67,6 +67,7 @@ class StageBlueprint:
     top_k: int
     lora: LoraConfig | None
     activation_checkpointing: bool
+    offload_activations: bool
     bridge: BridgeSpec | None
     """None: it reads nothing of another stage's."""
     optimizer: OptimizerSpec
@@ -344,6 +345,7 @@ def _stage(
         top_k=section.top_k,
         lora=section.lora,
         activation_checkpointing=section.activation_checkpointing,
+        offload_activations=section.offload_activations,
         bridge=bridge,
         optimizer=_optimizer(config, learning_rate, o.weight_decay, o.head_learning_rate_factor),
         engine=EngineSpec(

@@ -64,7 +64,7 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     check_loss(blueprint.loss, make_task(blueprint.task.name, ()), blueprint.task.name)
     reader = row_reader(blueprint.task.name, blueprint.data)
     streaming = _streaming(blueprint) if blueprint.data.streamed else None
-    names = None if streaming is None else lambda: streaming.split().about.names
+    names = None if streaming is None else lambda: streaming.split.about.names
     corpus = read_splits(blueprint.data, reader, start_labels(blueprint), names)
     task = make_task(blueprint.task.name, corpus.labels, blueprint.task)
     spec = packing_spec(blueprint)
@@ -72,9 +72,8 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     splits = {split: layout.pack(rows) for split, rows in corpus.rows.items()}
     notes = (*corpus.notes, *task.choices, *_token_notes(splits, spec))
     if streaming is not None:
-        stored = streaming.split()
-        splits = {"train": stored, **splits}
-        notes = (*stored.about.notes, *notes)
+        splits = {"train": streaming.split, **splits}
+        notes = (*streaming.split.about.notes, *notes)
     end = end_token(spec.tokens.tokenizer) if is_generative(blueprint.task.name) else None
     counts = splits["train"].label_counts(len(corpus.labels))
     weights = label_weights(blueprint.loss, corpus.labels, counts)

@@ -74,9 +74,21 @@ class BackboneConfig(Section):
     activation_checkpointing: bool = False
     """Keep only the inputs of the backbone's layers for the backward pass and compute each layer
     twice: about a third more compute, activation memory of one layer."""
+    offload_activations: bool = False
+    """Keep those inputs in pinned host memory until the backward pass, for long documents: a GPU
+    then has the activations of one layer, at two copies a layer and step. Needs
+    `activation_checkpointing`; on CPUs they stay where they are. `tsarch plan` counts them on the
+    device all the same."""
     deepspeed: dict[str, Any] = Field(default={})
     """DeepSpeed settings of this stage, merged over ours; refused where another key sets the same.
     Without effect on `topology.runner: local`."""
+
+    @field_validator("offload_activations")
+    @classmethod
+    def _inputs_are_kept(cls, offload: bool, info: ValidationInfo) -> bool:
+        if offload and not info.data.get("activation_checkpointing", True):
+            raise ValueError("needs activation_checkpointing")
+        return offload
 
     @field_validator("lora")
     @classmethod

@@ -7,8 +7,8 @@ import hashlib
 import json
 import mmap
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -224,8 +224,14 @@ class SplitWriter:
             self._files[name] = self._open.enter_context(self._path(name).open("wb"))
         content = np.ascontiguousarray(values).tobytes()
         self._fingerprint.update(content)
-        try:
+        with self._telling():
             self._files[name].write(content)
+            self._files[name].flush()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             where, what = f"data.streamed: {self._own}", f"can't be written: {error.strerror}."
             raise UserError.single(where, what, "Choose another data.cache_folder.") from None

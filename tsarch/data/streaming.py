@@ -9,6 +9,7 @@ import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class Streaming:
     has_label_ids: bool
     """Whether the split's labels are numbers of `RowReader.labels`."""
 
+    @cached_property
     def split(self) -> StoredSplit:
         """The split, from the cache; made if it isn't there, by one process of those that want it.
 

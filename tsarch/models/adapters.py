@@ -32,13 +32,15 @@ def add_adapters(
     inject_adapter_in_model(config, model)
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
+def checkpoint_activations(model: PreTrainedModel, offload: bool = False) -> None:
     """Keep only the layers' inputs for the backward pass, which computes each layer again with the
     same random state. Without reentry: inputs need no gradient, and several forwards may be
-    outstanding."""
+    outstanding. `offload`: they are kept in host memory, pinned, which takes an accelerator."""
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False  # encoders have no use for it, and checkpointing refuses it
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs={"use_reentrant": False}, offload=offload
+    )
 
 
 def check_targets(config: PretrainedConfig, target_modules: Sequence[str] | None) -> None:

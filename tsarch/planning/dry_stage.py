@@ -136,13 +136,13 @@ def _kinds_of_layers(own: StageBlueprint) -> list[list[int]] | None:
 
 
 def _with_layers(blueprint: Blueprint, stage: Stage, layers: Sequence[int] | None) -> Blueprint:
-    """The run with some layers of a stage alone."""
-    if layers is None:
-        return blueprint
+    """The run with some layers of a stage alone, and no values that could be moved."""
     own = blueprint.stages[stage]
-    before = own.architecture.layers
-    chosen = tuple(layers if before is None else (before[layer] for layer in layers))
-    smaller = replace(own, architecture=replace(own.architecture, layers=chosen))
+    architecture, before = own.architecture, own.architecture.layers
+    if layers is not None:
+        chosen = tuple(layers if before is None else (before[layer] for layer in layers))
+        architecture = replace(architecture, layers=chosen)
+    smaller = replace(own, architecture=architecture, offload_activations=False)
     return replace(blueprint, stages={**blueprint.stages, stage: smaller})
 
 

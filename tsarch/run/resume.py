@@ -50,6 +50,8 @@ _MAY_DIFFER = (
     "student.deepspeed",
     "teacher.activation_checkpointing",
     "student.activation_checkpointing",
+    "teacher.offload_activations",
+    "student.offload_activations",
     "embedding.exchange",
     "embedding.shard_optimizer",
     "embedding.check_every",

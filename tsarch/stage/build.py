@@ -29,6 +29,7 @@ from tsarch.models.teacher_model import TeacherModel
 from tsarch.models.unpadded import Unpadded, is_exact
 from tsarch.models.weight_files import check_safetensors, open_checkpoint
 from tsarch.pair.pair import Pair
+from tsarch.parallel.groups import choose_device
 from tsarch.seeding import torch_seed
 from tsarch.specs import PredictionSpec
 from tsarch.topology import Reads, Stage
@@ -219,7 +220,8 @@ def _adapt(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> Non
             torch.manual_seed(torch_seed(blueprint.seed, f"{own.stage} adapters"))
             add_adapters(backbone.model, lora.rank, lora.alpha, lora.dropout, lora.target_modules)
     if own.activation_checkpointing:
-        checkpoint_activations(backbone.model)
+        is_on_gpu = choose_device(blueprint.runner.device).type == "cuda"
+        checkpoint_activations(backbone.model, own.offload_activations and is_on_gpu)
 
 
 def check_stage_weights(own: StageBlueprint, is_generative: bool) -> None:
