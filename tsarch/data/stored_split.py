@@ -8,7 +8,7 @@ import json
 import mmap
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -147,7 +147,8 @@ class SplitWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        with suppress(OSError):  # of a full disk, which is told
+            self._open.close()
         shutil.rmtree(self._own, ignore_errors=True)
 
     def append(self, part: TokenizedSplit) -> None:
@@ -193,7 +194,8 @@ class SplitWriter:
         Args:
             new_ids: by label id of the parts the one that it becomes; None: they stay.
         """
-        self._open.close()
+        with self._telling():
+            self._open.close()
         counts = {name: own.values for name, own in self._counts.items()}
         if new_ids is not None:
             self._relabel(np.array(new_ids, dtype=np.int64))
