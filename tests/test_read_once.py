@@ -77,9 +77,10 @@ def tiny_documents(folder: Path, **sections: dict[str, object]) -> Config:
         "task": {"name": "relation", "query": "student"},
         "distillation": {"weight": 0.0},
         "schedule": {"epochs": 4},
-        "teacher": {"config": config, "max_tokens": 320, "dropout": 0.0},
+        "teacher": {"config": config, "max_tokens": 320},
     }
-    return tiny_config(folder, **{**own, **sections})
+    names = {**own, **sections}
+    return tiny_config(folder, **{n: {**own.get(n, {}), **sections.get(n, {})} for n in names})
 
 
 TINY = {"qa": tiny_read_once, "relation": tiny_documents}
