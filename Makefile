@@ -115,9 +115,9 @@ faults: install
 	.venv/bin/python -m tests.suites.mending
 	.venv/bin/python -m tests.suites.faults
 
-# Network namespaces need root; Debian: apt install openssh-server rsync iproute2. A quarter of an hour.
+# Network namespaces need root; Debian: apt install openssh-server rsync iproute2. Half an hour beside much else.
 test-cluster: install
-	.venv/bin/pytest -rs -s --timeout 1500 -p no:xdist tests/suites/cluster_of_hosts.py
+	.venv/bin/pytest -rs -s -x --timeout 1500 -p no:xdist tests/suites/cluster_of_hosts.py
 
 # What the network between stages may cost: 1 Gbit/s and 1 ms. Needs the same.
 slow-link: install

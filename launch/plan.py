@@ -104,6 +104,7 @@ def _planner(
     from tsarch.planning.plan_search import Planner
     from tsarch.planning.preflight import check_run
     from tsarch.planning.stage_profile import profile, threads_of, workload
+    from tsarch.planning.threads import num_threads
     from tsarch.prepare import prepare_data
 
     blueprint, notes = with_known_models(blueprint, folder)
@@ -118,9 +119,11 @@ def _planner(
     threads = max(threads_of(own, blueprint) for own in blueprint.stages.values())
     hardware = given or with_options(cpu_hardware(threads), request.price, request.network)
     share_s = _BUDGET_S / len(blueprint.stages)
-    profiles = {
-        stage: profile(blueprint, prepared, stage, hardware, share_s) for stage in blueprint.stages
-    }
+    with num_threads(1):  # what is computed beside trials is small: threads would only wait
+        profiles = {
+            stage: profile(blueprint, prepared, stage, hardware, share_s)
+            for stage in blueprint.stages
+        }
     work = workload(blueprint, prepared)
     if request.full:
         work = replace(work, num_steps=blueprint.schedule.max_steps or _STEPS)

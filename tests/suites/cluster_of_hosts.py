@@ -2,7 +2,7 @@
 
 The hosts are namespaces of this machine (`hosts.py`), which needs root, an ssh server and rsync;
 without, all is skipped. One test goes on where the one before has ended, so they run in order, and
-the first failure ends them. A quarter of an hour on two cores.
+the first failure ends them. Half an hour on two cores that do much else.
 """
 
 from __future__ import annotations
