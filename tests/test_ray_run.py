@@ -51,7 +51,7 @@ def test_its_files(run):
     assert summary["teacher"]["replicas"] == 2
     logs = {path.name for path in (folder / "logs").iterdir()}
     assert {name for name in logs if name.startswith("rank-")} == {
-        f"rank-{r}.log" for r in range(3)
+        f"rank-{r}.{kind}" for r in range(3) for kind in ("log", "times")
     }
     assert not [name for name in logs if name.endswith(".now")]
     assert summary["link_bytes_per_step"] > 0
