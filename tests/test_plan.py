@@ -151,6 +151,14 @@ def test_what_is_open_is_planned_as_the_hardware_would_have_it(tmp_path):
     assert len(told) == 1
 
 
+def test_what_views_take_counts_with_the_operations_between_them():
+    from tsarch.planning.op_timing import _Counter
+
+    with _Counter() as counter:
+        (torch.ones(4, 4).view(-1).detach() + torch.empty(16)).sum()
+    assert counter.number == 3  # ones, add, sum
+
+
 def test_operations_that_make_up_little_of_a_step_are_not_tried():
     from tsarch.planning.dry_ops import Op, Shape
     from tsarch.planning.op_timing import measure

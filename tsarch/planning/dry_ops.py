@@ -170,7 +170,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         above = self.ledger.live - self.ground
         if above > self.peaks.get(self.phase, 0):
             self.peaks[self.phase] = above
-        if self.phase and not func.is_view and func.overloadpacket not in _FREE:
+        if self.phase and is_work(func):
             self._note(key, args, kwargs, result)
 
     def _view(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -230,6 +230,11 @@ def dry() -> Iterator[Recorder]:
     recorder = Recorder(fake)
     with fake, recorder:
         yield recorder
+
+
+def is_work(func: Any) -> bool:
+    """Whether an operation computes or moves anything."""
+    return not func.is_view and func.overloadpacket not in _FREE
 
 
 def _scalar(tensor: Tensor) -> Any:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from tsarch.planning.dry_ops import Example, Op, Shape
+from tsarch.planning.dry_ops import Example, Op, Shape, is_work
 from tsarch.planning.hardware import Hardware
 
 Clock = Callable[[], float]
@@ -90,13 +90,13 @@ def cpu_hardware(num_threads: int, clock: Clock = time.perf_counter) -> Hardware
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations."""
+    """Counts operations that do anything; views and the like take their time beside these."""
 
     number = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One more."""
-        self.number += 1
+        self.number += is_work(func)
         return func(*args, **(kwargs or {}))
 
 
