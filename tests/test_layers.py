@@ -38,7 +38,7 @@ LAYERS = [
         "tsarch.launchers",
     ],
     ["tsarch.schedule"],
-    ["tsarch.records", "tsarch.profiled", "tsarch.seeding"],
+    ["tsarch.records", "tsarch.written", "tsarch.profiled", "tsarch.seeding"],
     ["tsarch.checkpoint"],
     ["tsarch.data", "tsarch.models", "tsarch.losses", "tsarch.parallel"],
     ["tsarch.tasks"],

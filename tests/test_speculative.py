@@ -20,11 +20,11 @@ from tsarch.pair.halves import Plain, TableLookup, TeacherHalf
 from tsarch.pair.proposing import Pace, Proposal, TextSoFar
 from tsarch.pair.reading import Halves
 from tsarch.pair.writing import Writing, WritingSpec
-from tsarch.records import Passes
 from tsarch.run.texts import pass_lines
 from tsarch.seeding import generator
 from tsarch.tasks.decoding import Decoder
 from tsarch.topology import Stage
+from tsarch.written import Passes
 
 PLAIN = WritingSpec(replace(SPEC, max_tokens=24), use_cache=True, batch=5, seed=0)
 FAST = {"llama", "t5"}

@@ -22,8 +22,8 @@ from tsarch.config import Mode
 from tsarch.pair.generation import Keeping, Prompt
 from tsarch.pair.proposing import MOST_PROPOSED, Pace, Proposal, TextSoFar
 from tsarch.pair.reading import Reader, ReadTexts
-from tsarch.records import Passes
 from tsarch.tasks.decoding import Decoder, DecodingSpec
+from tsarch.written import Passes
 
 EXACT_WIDTH = 4
 """Tokens of every pass with `exact`: products of other sizes are rounded in another way."""

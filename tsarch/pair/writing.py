@@ -13,9 +13,9 @@ from tsarch.pair.generation import Keeping, Prompt
 from tsarch.pair.proposing import MOST_PROPOSED, Pace
 from tsarch.pair.reading import Halves, Reader
 from tsarch.pair.text_loop import TextLoop
-from tsarch.records import Passes
 from tsarch.seeding import generator
 from tsarch.tasks.decoding import Decoder, DecodingSpec
+from tsarch.written import Passes
 
 
 @dataclass(frozen=True)

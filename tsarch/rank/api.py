@@ -19,7 +19,8 @@ from tsarch.profiled import Profile
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.status import Status
 from tsarch.rank.tick_reports import TickReports
-from tsarch.records import Generated, Predictions, Survey, Windows
+from tsarch.records import Predictions, Survey, Windows
+from tsarch.written import Generated
 
 
 class RankApi(Protocol):

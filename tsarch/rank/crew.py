@@ -22,10 +22,11 @@ from tsarch.rank.api import Meeting, ProcessApi, RankApi
 from tsarch.rank.pacer import Advance, Pace, Pacer, Situation, Stop, TakeCut
 from tsarch.rank.rank_stats import RankStats
 from tsarch.rank.supply import Supply
-from tsarch.records import Generated, Passes, Predictions, Survey, Texts, TickReport, Windows
+from tsarch.records import Predictions, Survey, TickReport, Windows
 from tsarch.specs import RunnerSpec
 from tsarch.timings import TIMINGS
 from tsarch.topology import Stage
+from tsarch.written import Generated, Passes, Texts
 
 P = ParamSpec("P")
 A = TypeVar("A")

@@ -25,12 +25,13 @@ from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.rank.executor import LocalStages
 from tsarch.rank.generation_spec import GenerationSpec
 from tsarch.rank.text_batch import DONE, TextBatch
-from tsarch.records import Generated, IntArray, Passes, Texts, TokenizedSplit
+from tsarch.records import IntArray, TokenizedSplit
 from tsarch.seeding import generator
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
 from tsarch.tasks.decoding import Decoder
 from tsarch.topology import Stage, Topology
+from tsarch.written import Generated, Passes, Texts
 
 _NOTHING = Prompt(np.zeros(1, dtype=np.int64), 0)
 """Read beside the texts by every replica of a stage that has several: ZeRO 3 needs all of them to

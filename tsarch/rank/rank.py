@@ -22,7 +22,8 @@ from tsarch.rank.status import peak_memory
 from tsarch.rank.tick_reports import TickReports
 from tsarch.rank.training import Training
 from tsarch.rank.wiring import Wiring
-from tsarch.records import Generated, Predictions, Survey, Windows
+from tsarch.records import Predictions, Survey, Windows
+from tsarch.written import Generated
 
 
 class Rank:

@@ -11,10 +11,11 @@ from tsarch.marking.marked import Marked, mark, mark_generated
 from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
 from tsarch.rank.generate import chosen_contexts
-from tsarch.records import Passes, TokenizedSplit
+from tsarch.records import TokenizedSplit
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict, scores_and_metrics
 from tsarch.run.texts import Sample, with_texts
 from tsarch.tasks.base import AnsweringTask, GenerativeTask, Task
+from tsarch.written import Passes
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,14 @@ from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
 from tsarch.planning.passed import PassedChecks
 from tsarch.prepare import prepare_split
-from tsarch.records import Passes, TokenizedSplit
+from tsarch.records import TokenizedSplit
 from tsarch.run.versions import current_folder
 from tsarch.stage.build import build_pair
 from tsarch.tasks.base import num_outputs
 from tsarch.tasks.registry import make_task
 from tsarch.timings import TIMINGS
 from tsarch.topology import Reads
+from tsarch.written import Passes
 
 if TYPE_CHECKING:
     from tsarch.marking.marked import Marked

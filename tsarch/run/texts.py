@@ -10,10 +10,10 @@ from tsarch.config import Mode
 from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
 from tsarch.rank.generate import chosen_contexts
-from tsarch.records import Passes
 from tsarch.run.evaluate import Evaluation
 from tsarch.tasks.base import GenerativeTask, Task
 from tsarch.tasks.generative import spelled
+from tsarch.written import Passes
 
 
 @dataclass(frozen=True)
