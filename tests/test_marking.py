@@ -17,13 +17,16 @@ from tests.test_pair import run_of
 from tests.test_report import Page
 from tsarch.config import MODES, LossConfig
 from tsarch.config_loading import parse_config
+from tsarch.data.rows import Origin, Place
 from tsarch.launch.evaluation import show_evaluation
 from tsarch.launch.training import run_training
 from tsarch.marking.agreement import agreements
 from tsarch.marking.counting import counted, label_scores
 from tsarch.marking.entities import pairs
-from tsarch.marking.records import Marks, ScoreTable, Span, snippets
+from tsarch.marking.labels import label_spans
+from tsarch.marking.records import Marks, ScoreTable, Span, body_of, snippets
 from tsarch.tasks.answers import Entity
+from tsarch.tasks.relation import MarkedEntities
 from tsarch.telling.predictions import show_sample
 from tsarch.telling.report import write_report
 
@@ -267,3 +270,11 @@ def test_without_colours_by_wish(monkeypatch):
     file = io.StringIO()
     show_sample(Console(file=file, width=100, force_terminal=True), SAMPLE)
     assert "\x1b[3" not in file.getvalue()
+
+
+def test_entities_of_a_relation_are_marked_in_the_words_that_their_spans_count():
+    row = MarkedEntities(
+        Origin(Place("x", 1), "x"), ["The", "ship", "left", "Rome"], (1, 2), (3, 4), "from"
+    )
+    body = body_of(row)
+    assert [body[own.start : own.stop] for own in label_spans(row)] == [["ship"], ["Rome"]]

@@ -11,7 +11,7 @@ from tsarch.records import Array
 from tsarch.redaction import redact_urls
 from tsarch.tasks.chinese import joined
 
-_BODIES = ("words", "tokens", "text", "passage", "source")
+_BODIES = ("tokens", "words", "text", "passage", "source")
 """Where rows have what is read, by tasks."""
 _WORDS_AROUND = 18
 _CHARACTERS_AROUND = 140
