@@ -18,13 +18,15 @@ from tsarch.topology import STAGES, Stage, Topology
 
 READERS = {
     "tsarch.blueprint",
+    "tsarch.config_changes",
     "tsarch.config_loading",
     "tsarch.launch.submit",
     "tsarch.model_folder",
 }
-"""Files that look into sections of a raw config: the one that resolves it, the one that reads and
-writes it, the one that has a saved run's models built from its own folder, and the one that sends
-it to hosts that have its models, which need not be here."""
+"""Files that look into sections of a raw config: the one that resolves it, the one that tells what
+it changes of the defaults, the one that reads and writes it, the one that has a saved run's models
+built from its own folder, and the one that sends it to hosts that have its models, which need not
+be here."""
 
 
 def reads_a_section(tree: ast.AST) -> bool:

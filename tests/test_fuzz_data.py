@@ -36,7 +36,7 @@ FOLDERS = {
 }
 WHOLE_FILE = (
     "is empty|has no rows|has no column|can't be read|has tags in columns|is no text|is an object"
-    "|numbers only for words|one word in each"
+    "|numbers only for words|one word in each|nothing to learn"
 )
 DEEP = "[" * 900 + "]" * 900
 ODD = [

@@ -50,6 +50,7 @@ def test_a_run_writes_all_its_files_and_evaluates_again(tmp_path, capsys):
         "summary.json",
         "model",
         "checkpoints",
+        "logs",
     }
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
     for key in (

@@ -65,7 +65,7 @@ def _another_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
 
 def _other_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(passed, "_code_digest", lambda: "a line more")
+    monkeypatch.setattr(passed, "code_digest", lambda: "a line more")
     return {}
 
 

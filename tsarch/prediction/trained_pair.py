@@ -244,8 +244,7 @@ class TrainedPair:
     def reads_documents(self) -> bool:
         """Whether the teacher's contexts are documents alone: what it makes of one serves all that
         is asked of it."""
-        alone = self.task in _DOCUMENTS or self._kind is AskedDocument
-        return alone and isinstance(self._answering, Answering)
+        return self.task in _DOCUMENTS or self._kind is AskedDocument
 
     def take_states(self, store: str | os.PathLike[str]) -> None:
         """Take the teacher's states of documents from a store (`tsarch read`): the teacher reads

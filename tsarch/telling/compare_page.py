@@ -38,12 +38,12 @@ def write_comparison(path: Path, found: Comparison, runs: Sequence[ComparedRun])
     page = environment().get_template("compare.html.jinja").render(
         found=found,
         looks=[Look(run, colour, _BORDERS[style]) for run, (colour, style) in looks.items()],
-        curves={title: Markup(svg) for title, svg in _figures(runs).items()},
+        curves=_figures(runs),
     )  # fmt: skip
     write_atomically(path, page)
 
 
-def _figures(runs: Sequence[ComparedRun]) -> dict[str, str]:
+def _figures(runs: Sequence[ComparedRun]) -> dict[str, Markup]:
     """Title → figure."""
     metric = " or ".join(dict.fromkeys(run.main_metric for run in runs))
     figures = {}
@@ -59,10 +59,10 @@ def _figures(runs: Sequence[ComparedRun]) -> dict[str, str]:
 
 def _figure(
     runs: Sequence[ComparedRun], curves: Sequence[Curve], label: str, over: str = "step"
-) -> str:
+) -> Markup:
     """All runs in their order, so that each has the same look in all figures."""
     by_run: Mapping[str, Curve] = {curve.run: curve for curve in curves}
     none = Curve("", (), ())
     own = (by_run.get(run.label, none) for run in runs)
     series = [Series(curve.run, curve.places, curve.values) for curve in own]
-    return curves_svg(series, label, over, has_legend=False)
+    return Markup(curves_svg(series, label, over, has_legend=False))

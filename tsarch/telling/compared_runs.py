@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsarch.config import Config, Mode
+from tsarch.config import Mode
 from tsarch.config_changes import flat_config
 from tsarch.config_loading import load_config
 from tsarch.errors import Mistake, UserError
@@ -24,7 +24,7 @@ class ComparedRun:
     """What a run's folder says of it."""
 
     label: str
-    config: Config
+    task: str
     keys: Mapping[str, Any]
     """Dotted key → value of its config."""
     summary: Row | None
@@ -79,12 +79,13 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 def _read_run(folder: Path, label: str) -> ComparedRun:
     config = load_config(folder / "config.yaml")
     has_weights = (folder / "model" / "task.json").is_file()
-    task = make_task(config.task.name, ())
+    keys = flat_config(config)
+    task = make_task(keys["task.name"], ())
     evaluations = read_rows(folder / "evaluations.jsonl")
     return ComparedRun(
         label,
-        config,
-        flat_config(config),
+        keys["task.name"],
+        keys,
         _summary(folder / "summary.json"),
         read_rows(folder / "metrics.jsonl"),
         [row for row in evaluations if row["split"] == "validation"],

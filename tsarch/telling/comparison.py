@@ -76,7 +76,7 @@ def _keys(runs: Sequence[ComparedRun]) -> Iterator[Line]:
 
 
 def _metrics(runs: Sequence[ComparedRun]) -> Iterator[Line]:
-    names = dict.fromkeys(n for run in runs for n in table_metrics(run.config.task.name))
+    names = dict.fromkeys(n for run in runs for n in table_metrics(run.task))
     low = {run.main_metric for run in runs if run.lower_is_better}
     for split in _SPLITS:
         found = [run.metrics(split) for run in runs]
