@@ -2,7 +2,7 @@
 
 Whoever may talk to a Ray may run any code on its hosts, so Ray (2.60) turns away who has no token
 if it was started with `RAY_AUTH_MODE=token`. Ray reads mode and token from the environment and
-keeps both for the whole process; `_take_effect` makes it read them again. That and the call in
+keeps both for the whole process; `take_effect` makes it read them again. That and the call in
 `wants_token` are Ray's own business, and used in this file alone.
 """
 
@@ -46,12 +46,12 @@ def private_ray() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in (_MODE, _TOKEN, _TOKEN_PATH)}
     os.environ |= {_MODE: "token", _TOKEN: secrets.token_hex(32)}
     os.environ.pop(_TOKEN_PATH, None)
-    _take_effect()
+    take_effect()
     try:
         with loopback_only():
             yield
     finally:
-        # What this process has taken in stays in effect until the next `_take_effect`.
+        # What this process has taken in stays in effect until the next `take_effect`.
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -84,7 +84,7 @@ def enter(address: str, target: str) -> bool:
     if not wants_token(target, None):
         if os.environ.get(_MODE) == "token" and find_token() is None:
             os.environ[_MODE] = "disabled"  # else Ray would miss the token
-        _take_effect()
+        take_effect()
         return False
     how = (
         "`ray get-auth-token` on the cluster's head prints it (a secret: who has it may run any "
@@ -99,7 +99,7 @@ def enter(address: str, target: str) -> bool:
         what = f"this Ray cluster does not accept the token in {token.place}: it has another one."
         raise UserError.single(where, what, how)
     os.environ[_MODE] = "token"
-    _take_effect()
+    take_effect()
     return True
 
 
@@ -135,7 +135,7 @@ def find_token() -> Token | None:
     return Token(value, str(path)) if value else None
 
 
-def _take_effect() -> None:
+def take_effect() -> None:
     """Let Ray read mode and token of this process's environment again. In this order: a thread
     of an earlier Ray must not look for a token when there is none any more."""
     raylet: Any = import_module("ray._raylet")  # its type stubs lack both

@@ -211,5 +211,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
         assert prepared.sizes["train"].rows == size
         peaks.append(peak)
         held.append(held_bytes)
-    assert peaks[2] < 1.3 * peaks[1] + 16 * 5_000
-    assert held[2] < 1.3 * held[1]
+    few = 16 * 5_000  # bytes; a row held would take hundreds
+    assert peaks[2] < 1.3 * peaks[1] + few
+    assert held[2] < 1.3 * held[1] + few

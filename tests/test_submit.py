@@ -20,6 +20,7 @@ from tests.helpers import QUICKSTART_MODEL
 from tsarch.cluster import jobs as jobs_module
 from tsarch.cluster import tunnel as tunnel_module
 from tsarch.cluster import working_folder
+from tsarch.cluster.authentication import private_ray
 from tsarch.cluster.coming_nodes import ComingNode, of_report, waiting_line
 from tsarch.cluster.jobs import Jobs
 from tsarch.cluster.working_folder import WorkingFolder
@@ -62,6 +63,12 @@ def refused(what: Submission) -> str:
 def test_what_is_fine_goes_on_to_the_server(project, capsys):
     assert "no Ray's job server answers there" in refused(submission(project))
     assert f"5 files of {project} are sent" in capsys.readouterr().err
+
+
+def test_a_ray_that_this_process_had_leaves_no_wish_for_a_token(project):
+    with private_ray():
+        pass
+    assert "no Ray's job server answers there" in refused(submission(project))
 
 
 def test_a_run_folder_that_would_be_lost_is_refused(project):
