@@ -154,6 +154,13 @@ def null_crew(num_ranks: int, folder: Path) -> Iterator[Driver]:
     """A driver with null ranks on a Ray of their own."""
     blueprint = null_run(num_ranks, folder)
     crew = RayCrew.start(blueprint, None, folder / "logs", lambda _: None, NullWorker)
+    with driving(crew, folder) as driver:
+        yield driver
+
+
+@contextmanager
+def driving(crew: RayCrew, folder: Path) -> Iterator[Driver]:
+    """What a run has beside its ranks, within; then the ranks end."""
     reporter = Reporter(Console(file=StringIO()))
     try:
         tracked = TrackedRun.of(folder, crew.blueprint)

@@ -14,15 +14,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import ray
 import typer
-from rich.console import Console
 
-from benchmarks.controller import RESULTS, Cost, Driver, Way, measure, null_run
+from benchmarks.controller import RESULTS, Cost, Driver, Way, driving, measure, null_run
 from benchmarks.null_worker import NullWorker
 from tsarch.blueprint import Blueprint
 from tsarch.cluster.joining import join_ray
@@ -31,9 +29,6 @@ from tsarch.cluster.ray_crew import RayCrew
 from tsarch.cluster.ray_members import RayMembers
 from tsarch.cluster.watch import Node
 from tsarch.cluster.worker import WATCH, Actor
-from tsarch.telling.terminal import Reporter
-from tsarch.telling.tracker import TrackedRun
-from tsarch.telling.trackers import open_trackers
 
 RANKS = (64, 1024, 10_000)
 RANKS_A_PROCESS = 1250
@@ -116,13 +111,8 @@ def shared_crew(num_ranks: int, folder: Path) -> Iterator[Driver]:
     hush_ray()
     join_ray(2, None, lambda _: None)
     crew = RayCrew(blueprint, SharedMembers(blueprint, logs / "ranks.log"), logs)
-    reporter = Reporter(Console(file=StringIO()))
-    try:
-        tracked = TrackedRun.of(folder, crew.blueprint)
-        with open_trackers(tracked, reporter.say) as trackers, reporter.training(0):
-            yield Driver(crew, trackers, reporter)
-    finally:
-        crew.close()
+    with driving(crew, folder) as driver:
+        yield driver
 
 
 def markdown(costs: Sequence[tuple[Way, Cost]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,11 @@ IGNORED = -100
 """Label of positions without a word, and of words whose label isn't known."""
 SPAN_START, SPAN_END = 1, 2
 """Bits of a word's label where answers are spans: the answer starts here, ends here."""
+
+
+def int_array(values: Sequence[object]) -> IntArray:
+    """Numbers, or sequences of as many numbers each, as an array."""
+    return np.array(values, dtype=np.int64)
 
 
 @dataclass(frozen=True)

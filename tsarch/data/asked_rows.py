@@ -17,7 +17,14 @@ from tsarch.data.cuts import Cutting
 from tsarch.data.packing import Sentence, label_place, left_out
 from tsarch.data.row_slices import slices_around
 from tsarch.errors import Mistake, UserError
-from tsarch.records import IGNORED, SPAN_END, SPAN_START, IntArray, Queries, TokenizedSplit
+from tsarch.records import (
+    IGNORED,
+    SPAN_END,
+    SPAN_START,
+    Queries,
+    TokenizedSplit,
+    int_array,
+)
 
 _LONG_DOCUMENTS = "ends of documents longer than a context (teacher.max_tokens)"
 Span = tuple[int, int]
@@ -129,16 +136,18 @@ class _Packer:
     def split(self, labels: Sequence[int]) -> TokenizedSplit:
         """All that was added, for rows with these labels."""
         return TokenizedSplit(
-            token_ids=_array(self.token_ids),
-            words=_array(self.words),
-            context_offsets=_array(self.context_offsets),
-            windows=_array(self.windows).reshape(-1, 2),
-            window_offsets=_array(self.window_offsets),
-            labels=_array(labels),
+            token_ids=int_array(self.token_ids),
+            words=int_array(self.words),
+            context_offsets=int_array(self.context_offsets),
+            windows=int_array(self.windows).reshape(-1, 2),
+            window_offsets=int_array(self.window_offsets),
+            labels=int_array(labels),
             sentence_offsets=np.arange(len(labels) + 1),
             cuts=self.cutting.cuts(),
             queries=Queries(
-                _array(self.context_stops), _array(self.sources), _array(self.context_labels)
+                int_array(self.context_stops),
+                int_array(self.sources),
+                int_array(self.context_labels),
             ),
         )
 
@@ -224,7 +233,3 @@ class _Read:
 def _with(values: list[int], place: int, value: int) -> list[int]:
     """The values with one more at a place."""
     return [*values[:place], value, *values[place:]]
-
-
-def _array(values: Sequence[object]) -> IntArray:
-    return np.array(values, dtype=np.int64)

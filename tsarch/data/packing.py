@@ -5,16 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
 
 from tsarch.data.cuts import Cutting
 from tsarch.data.overlaps import Part, parts_of
 from tsarch.data.pieces import pieces_of, with_breaks
 from tsarch.data.row_slices import slices_around
 from tsarch.errors import Mistake, UserError
-from tsarch.records import IntArray, TokenizedSplit
+from tsarch.records import TokenizedSplit, int_array
 
 _LONG_WORDS = "ends of words longer than a window (student.max_tokens)"
 _BETWEEN = "what is far from a relation's entities (teacher.max_tokens)"
@@ -223,7 +220,7 @@ def pack(
         num_words += len(own)
     packer.close()
     packed = _split(packer, labels)
-    answered = _array(packer.answered).reshape(-1, 2) if overlap else None
+    answered = int_array(packer.answered).reshape(-1, 2) if overlap else None
     return replace(packed, answered=answered)
 
 
@@ -367,16 +364,12 @@ def _spread(values: Sequence[int], most: int) -> list[int]:
 def _split(packer: _Packer, labels: Sequence[Sequence[int]]) -> TokenizedSplit:
     """What a closed packer has, with the labels of every row."""
     return TokenizedSplit(
-        token_ids=_array(packer.token_ids),
-        words=_array(packer.words),
-        context_offsets=_array(packer.context_offsets),
-        windows=_array(packer.windows).reshape(-1, 2),
-        window_offsets=_array(packer.window_offsets),
-        labels=_array([label for own in labels for label in own]),
-        sentence_offsets=_array([0, *itertools.accumulate(len(own) for own in labels)]),
+        token_ids=int_array(packer.token_ids),
+        words=int_array(packer.words),
+        context_offsets=int_array(packer.context_offsets),
+        windows=int_array(packer.windows).reshape(-1, 2),
+        window_offsets=int_array(packer.window_offsets),
+        labels=int_array([label for own in labels for label in own]),
+        sentence_offsets=int_array([0, *itertools.accumulate(len(own) for own in labels)]),
         cuts=packer.cutting.cuts(),
     )
-
-
-def _array(values: Sequence[Any]) -> IntArray:
-    return np.array(values, dtype=np.int64)

@@ -27,7 +27,7 @@ from tsarch.data.passages import (
     window_of,
 )
 from tsarch.errors import UserError
-from tsarch.records import IGNORED, SPAN_END, SPAN_START, IntArray, Piece, TokenizedSplit
+from tsarch.records import IGNORED, SPAN_END, SPAN_START, IntArray, Piece, TokenizedSplit, int_array
 from tsarch.seeding import generator
 
 _LEAST_ROOM = 8
@@ -138,17 +138,17 @@ class PassagePacker:
     def split(self) -> TokenizedSplit:
         """All that was added."""
         return TokenizedSplit(
-            token_ids=_array(self.token_ids),
-            words=_array(self.words),
-            context_offsets=_array(self.context_offsets),
-            windows=_array(self.windows).reshape(-1, 2),
-            window_offsets=_array(self.window_offsets),
-            labels=_array(self.labels),
-            sentence_offsets=_array(self.row_offsets),
+            token_ids=int_array(self.token_ids),
+            words=int_array(self.words),
+            context_offsets=int_array(self.context_offsets),
+            windows=int_array(self.windows).reshape(-1, 2),
+            window_offsets=int_array(self.window_offsets),
+            labels=int_array(self.labels),
+            sentence_offsets=int_array(self.row_offsets),
             cuts=self.cutting.cuts(),
-            leads=_array(self.leads).reshape(-1, 2),
+            leads=int_array(self.leads).reshape(-1, 2),
             pieces=tuple(self.pieces),
-            token_types=None if self.types is None else _array(self.token_types),
+            token_types=None if self.types is None else int_array(self.token_types),
         )
 
     def question(self, row: int, tokens: list[int]) -> list[int]:
@@ -231,7 +231,7 @@ class PassagePacker:
             self.labels.append(span_label(number, learned))
             self.token_ids += word
             places.append(len(self.token_ids))
-        return Piece(_array(places), bounds)
+        return Piece(int_array(places), bounds)
 
     def _add_types(self, num_question: int, num_passage: int) -> None:
         """Types of the reading that was added last."""
@@ -311,7 +311,3 @@ def _gaps(spans: Iterable[tuple[int, int]], num_words: int) -> list[tuple[int, i
     if start < num_words:
         gaps.append((start, num_words))
     return gaps
-
-
-def _array(values: Sequence[object]) -> IntArray:
-    return np.array(values, dtype=np.int64)
