@@ -38,8 +38,7 @@ from tsarch.serving.room import Room
 from tsarch.serving.served_pair import check_problems
 from tsarch.serving.stores import check_stores, open_stores
 from tsarch.serving.swapping import goes_on, tell_swap
-from tsarch.tasks.base import GenerativeTask
-from tsarch.tasks.registry import make_task
+from tsarch.tasks.registry import is_generative
 
 LOG = logging.getLogger("tsarch.serving")
 _LOAD_S = 600.0
@@ -241,8 +240,7 @@ def _plan(name: str, folder: Path) -> RunPlan:
         blueprint, task_file = open_run(current_folder(folder))
     except UserError as error:
         raise UserError.single(f"run {name}", str(error)) from None
-    writes = isinstance(make_task(task_file.task, task_file.labels), GenerativeTask)
-    return RunPlan(name, folder, blueprint, writes)
+    return RunPlan(name, folder, blueprint, is_generative(task_file.task))
 
 
 def _joined(found: Sequence[Ways]) -> Ways:

@@ -21,7 +21,7 @@ from tsarch.records import FloatArray, TokenizedSplit
 from tsarch.seeding import generator
 from tsarch.task_names import TASKS
 from tsarch.tasks.answers import Entity, GeneratedText, Label, NoAnswer, Relation, SpanAnswer
-from tsarch.tasks.base import AnsweringTask, GenerativeTask
+from tsarch.tasks.base import is_answering, is_writing
 from tsarch.tasks.chinese import joined
 from tsarch.tasks.collect import Collector, WindowOutputs
 from tsarch.tasks.decoding import Decoder, DecodingSpec
@@ -174,7 +174,7 @@ def counted(task: str, split: TokenizedSplit, answers: list[tuple[Any, ...]]) ->
 def test_score_collectors_keep_what_the_others_decide_on(task_name: str) -> None:
     rng = generator(0, task_name)
     split, task = packed(task_name, raw_rows(task_name, rng, 5))
-    assert isinstance(task, AnsweringTask)
+    assert is_answering(task)
     logits = random_scores(task_name, split, rng), random_scores(task_name, split, rng)
     kept = collected(task.score_collector(0.3), *logits)
     decided = collected(task.collector([0.3]), *logits)
@@ -265,8 +265,8 @@ def test_a_generated_text_has_the_score_that_chose_it() -> None:
 @pytest.mark.parametrize("name", ["translation", "summarization", "dialogue"])
 def test_generated_tokens_become_texts_of_one_line(name: str, tmp_path: Path) -> None:
     task = make_task(name, ())
-    assert isinstance(task, GenerativeTask)
-    assert not isinstance(task, AnsweringTask)
+    assert is_writing(task)
+    assert not is_answering(task)
     tokenizer = load_tokenizer(QUICKSTART_MODEL)
     ids = tokenizer("ann\n sings")["input_ids"]
     assert task.text_answers([ids], [-0.5], tokenizer) == [(GeneratedText("ann sings", -0.5),)]

@@ -164,6 +164,17 @@ def test_the_light_parts_import_no_torch_and_no_ray(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_what_kind_a_task_is_needs_no_torch():
+    code = (
+        "import sys; from tsarch.task_names import TASKS;"
+        "from tsarch.tasks.base import is_answering;"
+        "from tsarch.tasks.registry import is_generative, make_task;"
+        "assert all(is_generative(n) != is_answering(make_task(n, ())) for n in TASKS);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 @pytest.mark.slow
 def test_the_driver_needs_no_deepspeed_and_no_matplotlib_before_the_report():
     code = (

@@ -25,7 +25,7 @@ from tsarch.prediction.onnx_pair import DESCRIPTION, OnnxPair, Weights
 from tsarch.prepare import packing_spec
 from tsarch.records import Array, FloatArray
 from tsarch.run.saved_run import saved_pair
-from tsarch.tasks.base import AnsweringTask
+from tsarch.tasks.base import AnsweringTask, is_answering
 from tsarch.tasks.registry import make_task
 
 _TOLERANCE = 1e-3
@@ -167,7 +167,7 @@ def check_graphs(
 
 def _task(models: TrainedModels) -> AnsweringTask:
     task = make_task(models.task_file.task, models.task_file.labels, models.blueprint.task)
-    assert isinstance(task, AnsweringTask)
+    assert is_answering(task)
     return task
 
 

@@ -254,19 +254,19 @@ def _answering(
     from tsarch.pair.writing import Writing
     from tsarch.prediction.answers import NoAnswers, WritingAnswers
     from tsarch.rank.generation_spec import writing_spec
-    from tsarch.tasks.base import AnsweringTask, GenerativeTask
+    from tsarch.tasks.base import is_answering, is_writing
     from tsarch.tasks.registry import make_task
 
     if pair is None:
         return NoAnswers(blueprint.window_tokens)
     task = make_task(task_file.task, task_file.labels, blueprint.task)
     weight, window_tokens = task_file.joint_weight, blueprint.window_tokens
-    if isinstance(task, GenerativeTask):
+    if is_writing(task):
         tokenizer = blueprint.tokenizer()
         spec = writing_spec(blueprint, end_token(tokenizer))
         writing = Writing(pair.halves(window_tokens), spec, weight)
         return WritingAnswers(writing, task, tokenizer)
-    assert isinstance(task, AnsweringTask)
+    assert is_answering(task)
     num_windows = blueprint.evaluation.windows
     halves = [stage.reads for stage in blueprint.stages]
     return Answering(pair, task, window_tokens, num_windows, weight, batch_tokens, halves)

@@ -15,7 +15,7 @@ from tsarch.records import Predictions, Survey, TokenizedSplit, Windows
 from tsarch.schedule.plan import forward_programs
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
-from tsarch.tasks.base import AnsweringTask
+from tsarch.tasks.base import is_answering
 from tsarch.tasks.collect import Collector, ContextOutputs
 from tsarch.topology import Topology
 
@@ -93,7 +93,7 @@ class Evaluation:
         task = self._parts.task
         if not undecided:
             return task.collector(joint_weights)
-        assert isinstance(task, AnsweringTask)
+        assert is_answering(task)
         assert len(joint_weights) <= 1
         return task.score_collector(*(joint_weights or [0.5]))
 

@@ -23,6 +23,7 @@ from tsarch.rank.api import MEANWHILE, Meeting
 from tsarch.rank.log_times import LogTimes
 from tsarch.rank.numa import bind_to_gpu
 from tsarch.rank.pacer import keeps_cuts
+from tsarch.rank.spare_time import in_spare_time
 from tsarch.rank.status import Status, note_file, own_status, started_line
 
 if TYPE_CHECKING:
@@ -261,7 +262,11 @@ class RankProcess(Answering):
 
 
 def warm_up(blueprint: Blueprint) -> Prepared:
-    """Import all that a rank of this run imports, and read its data."""
+    """Import all that a rank of this run imports, and read its data, while ranks train."""
+    return in_spare_time(lambda: _warm_up(blueprint))
+
+
+def _warm_up(blueprint: Blueprint) -> Prepared:
     prepare_environment()
     # To ask CUDA itself would settle which GPUs this process sees.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

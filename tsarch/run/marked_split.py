@@ -14,7 +14,7 @@ from tsarch.rank.generate import chosen_contexts
 from tsarch.records import TokenizedSplit
 from tsarch.run.evaluate import Evaluation, evaluate_modes, predict, scores_and_metrics
 from tsarch.run.texts import Sample, with_texts
-from tsarch.tasks.base import AnsweringTask, GenerativeTask, Task
+from tsarch.tasks.base import GenerativeTask, Task, is_answering, is_writing
 from tsarch.written import Passes
 
 
@@ -52,7 +52,7 @@ def examine(
     evaluation, samples, passes = with_texts(
         crew, blueprint, prepared, task, name, evaluation, modes
     )
-    if marks and samples and isinstance(task, GenerativeTask):
+    if marks and samples and is_writing(task):
         marked = _marked_texts(blueprint, task, split, samples)
     return Examined(evaluation, samples, marked, passes)
 
@@ -66,7 +66,7 @@ def _measured(
     joint_weight: float,
     marks: bool,
 ) -> tuple[Evaluation, Marked | None]:
-    if not (marks and isinstance(task, AnsweringTask)):
+    if not (marks and is_answering(task)):
         said = predict(blueprint, task, crew, name, split, [joint_weight])
         return evaluate_modes(task, split, said, joint_weight), None
     said = predict(blueprint, task, crew, name, split, [joint_weight], undecided=True)

@@ -18,7 +18,7 @@ from tsarch.planning.passed import PassedChecks
 from tsarch.prepare import Prepared
 from tsarch.rank.generate import chosen_contexts
 from tsarch.records import TokenizedSplit
-from tsarch.tasks.base import GenerativeTask, Metrics, Task
+from tsarch.tasks.base import GenerativeTask, Metrics, Task, is_writing
 from tsarch.tasks.generative import spelled
 from tsarch.tasks.registry import is_generative, make_task
 from tsarch.tasks.text_metrics import missing_tokenizer
@@ -66,7 +66,7 @@ def _score_notes(blueprint: Blueprint, prepared: Prepared, names: Sequence[str])
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
     splits = {name: prepared.splits[name] for name in names}
     notes = self_score_notes(task, splits)
-    if isinstance(task, GenerativeTask):
+    if is_writing(task):
         most = blueprint.decoding.max_texts
         for name, split in splits.items():
             learned = _learned_texts(split, most, blueprint.tokenizer(), prepared.end_token)
@@ -110,7 +110,7 @@ def self_score_notes(task: Task, splits: Mapping[str, TokenizedSplit]) -> list[s
 
 def text_signatures(task: Task, split: TokenizedSplit, max_texts: int) -> dict[str, str]:
     """Metric → how it is computed of the texts of a split; of tasks that make none, nothing."""
-    if not isinstance(task, GenerativeTask):
+    if not is_writing(task):
         return {}
     texts, references = _texts(_scored_rows(split, max_texts))
     return task.text_signatures(texts, references)

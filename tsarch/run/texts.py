@@ -11,7 +11,7 @@ from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
 from tsarch.rank.generate import chosen_contexts
 from tsarch.run.evaluate import Evaluation
-from tsarch.tasks.base import GenerativeTask, Task
+from tsarch.tasks.base import Task, is_writing
 from tsarch.tasks.generative import spelled
 from tsarch.written import Passes
 
@@ -41,7 +41,7 @@ def with_texts(
 ) -> tuple[Evaluation, list[Sample], dict[Mode, Passes]]:
     """The evaluation with metrics of texts that `modes` (None: all) generate, the texts, and what
     each mode took; of tasks that generate none, the evaluation as it is."""
-    if not isinstance(task, GenerativeTask):
+    if not is_writing(task):
         return evaluation, [], {}
     tokenizer = blueprint.tokenizer()
     own = prepared.splits[split]

@@ -6,7 +6,7 @@ Tasks' files import no torch before they compute, since the config looks at thei
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from tsarch.config import Query, TaskConfig
 from tsarch.records import Array, FloatArray, Predictions, TokenizedSplit, Windows
@@ -90,7 +90,6 @@ class Task(Protocol):
         """What label ids of a split mean, for people."""
 
 
-@runtime_checkable
 class AnsweringTask(Task, Protocol):
     """A task whose answers are decoded from scores of words."""
 
@@ -110,7 +109,6 @@ class AnsweringTask(Task, Protocol):
         """
 
 
-@runtime_checkable
 class GenerativeTask(Task, Protocol):
     """A task whose targets are texts."""
 
@@ -130,6 +128,20 @@ class GenerativeTask(Task, Protocol):
         tokenizer: PreTrainedTokenizerBase,
     ) -> list[tuple[GeneratedText]]:
         """The texts that generated tokens spell, with the scores of `Decoder.best_score`."""
+
+
+def is_answering(task: Task) -> TypeGuard[AnsweringTask]:
+    """Whether the answers of a task are decoded from scores of words.
+
+    Asks the class, not the task: `isinstance` of a protocol computes properties, and `objective`
+    imports torch.
+    """
+    return hasattr(type(task), "answers")
+
+
+def is_writing(task: Task) -> TypeGuard[GenerativeTask]:
+    """Whether the targets of a task are texts; asks as `is_answering` does."""
+    return hasattr(type(task), "text_answers")
 
 
 def objective_of(task: Task, reads: Reads) -> Objective:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from tsarch.config import DataConfig, TaskConfig
 from tsarch.data.row_reader import RowReader
 from tsarch.task_names import TASKS
-from tsarch.tasks.base import GenerativeTask, Task
+from tsarch.tasks.base import Task, is_writing
 
 
 def _module(name: str) -> Any:
@@ -37,4 +37,4 @@ def table_metrics(name: str) -> tuple[str, ...]:
 
 def is_generative(name: str) -> bool:
     """Whether the targets of the task called `name` are texts."""
-    return isinstance(make_task(name, ()), GenerativeTask)
+    return is_writing(make_task(name, ()))
