@@ -25,7 +25,7 @@ from tsarch.cluster.serving_replica import Counts, Replied, Way, Ways
 from tsarch.cluster.serving_version import Version
 from tsarch.config import Mode
 from tsarch.errors import UserError
-from tsarch.prediction.inputs import Input
+from tsarch.inputs.rows import Input
 from tsarch.prediction.trained_pair import Prepared
 from tsarch.prediction.unread import OnUnread
 from tsarch.run.saved_run import open_run

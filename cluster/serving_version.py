@@ -8,7 +8,7 @@ from typing import Any
 
 from tsarch.cluster.serving_replica import Ways
 from tsarch.config import Mode
-from tsarch.prediction.inputs import Input
+from tsarch.inputs.rows import Input
 from tsarch.prediction.loading import load_halves
 from tsarch.prediction.trained_pair import Prepared
 from tsarch.prediction.unread import OnUnread

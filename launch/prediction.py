@@ -19,9 +19,9 @@ from tsarch.config import Mode
 from tsarch.errors import InterruptedRunError, Mistake, UserError
 
 if TYPE_CHECKING:
+    from tsarch.inputs.files import Reading
     from tsarch.prediction.batch import Answered, BatchProgress, BatchResult
     from tsarch.prediction.loading import Backend, Precision
-    from tsarch.prediction.streams import Reading
     from tsarch.prediction.unread import OnUnread
     from tsarch.prediction.working import Work, Working
 
@@ -121,7 +121,7 @@ def known_files(
         UserError: a file, the run or an override can't be read.
     """
     from tsarch.data.sources import STDIN
-    from tsarch.prediction.streams import check_files, input_files
+    from tsarch.inputs.files import check_files, input_files
 
     reading = _reading(run, overrides, backend)
     files = input_files(inputs, "tags" in reading.names)
@@ -138,8 +138,8 @@ def _reading(run: str, overrides: Sequence[str], backend: Backend) -> Reading:
         UserError: the folder is no finished run, or an override is a mistake.
     """
     from tsarch.data.sources import column_names
+    from tsarch.inputs.files import Reading
     from tsarch.prediction.loading import folder_of, opened
-    from tsarch.prediction.streams import Reading
     from tsarch.tasks.registry import row_reader
 
     wrong = [own for own in overrides if not own.strip().startswith(_READING)]

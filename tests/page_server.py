@@ -14,8 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from tsarch.config import Mode
+from tsarch.inputs.rows import Input, Predicted, TextEntity
 from tsarch.prediction.batch import as_json
-from tsarch.prediction.inputs import Input, Predicted, TextEntity
 from tsarch.prediction.unread import OnUnread
 from tsarch.serving.engine import Answered, RunInfo, ServiceError
 from tsarch.tasks.answers import Entity, GeneratedText, Label, NoAnswer, Relation, SpanAnswer

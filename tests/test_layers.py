@@ -42,6 +42,7 @@ LAYERS = [
     ["tsarch.checkpoint"],
     ["tsarch.data", "tsarch.models", "tsarch.losses", "tsarch.parallel"],
     ["tsarch.tasks"],
+    ["tsarch.inputs"],
     ["tsarch.marking"],
     ["tsarch.pair"],
     ["tsarch.architecture", "tsarch.specs", "tsarch.blueprint"],

@@ -19,8 +19,8 @@ from tsarch.data.packing import Sentence, pack
 from tsarch.data.plain_text import sentence_bounds
 from tsarch.data.source_parts import source_parts
 from tsarch.errors import UserError
+from tsarch.inputs.rows import Gap, PartlyRead
 from tsarch.launch.training import run_training
-from tsarch.prediction.inputs import Gap, PartlyRead
 from tsarch.tasks.answers import GeneratedText, Label, Relation
 
 LONG = ("Maria Rossi flew from Rome to Paris with Air France and then " * 20).split()

@@ -18,7 +18,7 @@ import pytest
 
 from tests.page_server import EXAMPLES, MODES, TEXT, FakeEngine, answer, run_of, served
 from tsarch.data.plain_text import word_bounds
-from tsarch.prediction.inputs import TextEntity
+from tsarch.inputs.rows import TextEntity
 from tsarch.serving import page as page_module
 from tsarch.serving.access_tokens import AccessTokens
 from tsarch.serving.app import make_app

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import ROOT
 from tsarch.config import DataConfig
 from tsarch.data.sources import column_names
-from tsarch.prediction.streams import InputFile, Reading, input_files
+from tsarch.inputs.files import InputFile, Reading, input_files
 from tsarch.tasks.registry import row_reader
 
 WORDS = ["Lena", "Vogt", "moved", "to", "New", "Haven", "."]

@@ -27,11 +27,11 @@ from tests.test_predict_files import ROWS, rows_of
 from tsarch.config import DataConfig
 from tsarch.data.plain_text import text_rows
 from tsarch.errors import UserError
+from tsarch.inputs.files import InputFile, Reading, input_files
 from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
 from tsarch.prediction import journal, pieces
 from tsarch.prediction.batch import predict_files
-from tsarch.prediction.streams import InputFile, Reading, input_files
 
 pytestmark = pytest.mark.slow
 NER = {"tokens": "tokens", "tags": "tags", "doc_id": "doc_id", "sent_id": "sent_id"}

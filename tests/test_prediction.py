@@ -14,10 +14,10 @@ from tests.test_pair import run_of
 from tsarch.config_loading import parse_config
 from tsarch.data.plain_text import sentence_bounds, word_bounds
 from tsarch.errors import UserError
+from tsarch.inputs.rows import TextEntity
 from tsarch.launch.training import run_training
 from tsarch.pair import answering
 from tsarch.pair.pair import Pair
-from tsarch.prediction.inputs import TextEntity
 from tsarch.prepare import prepare_split
 from tsarch.rank.api import RankApi
 from tsarch.rank.local_crew import LocalCrew

@@ -14,9 +14,9 @@ import pytest
 from tsarch.config import DataConfig
 from tsarch.data.corpus import read_rows
 from tsarch.errors import UserError
+from tsarch.inputs.rows import as_rows
 from tsarch.launch import serving
 from tsarch.launch.cli import main
-from tsarch.prediction.inputs import as_rows
 from tsarch.serving.access_tokens import AccessTokens, read_tokens
 from tsarch.serving.app import make_app
 from tsarch.serving.engine import Answered, RunInfo, ServiceError

@@ -12,8 +12,8 @@ from tsarch.config import Mode
 from tsarch.data.corpus import read_rows, read_split, source_of
 from tsarch.data.partition import context_tokens
 from tsarch.errors import UserError
+from tsarch.inputs.rows import as_rows
 from tsarch.model_folder import TaskFile
-from tsarch.prediction.inputs import as_rows
 from tsarch.prepare import packing_spec
 from tsarch.records import TokenizedSplit
 from tsarch.serving.examples import examples_of

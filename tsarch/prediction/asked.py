@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tsarch.config import Mode
 from tsarch.errors import Mistake, UserError
+from tsarch.inputs.rows import Input, Predicted
 from tsarch.prediction.context import ReadDocument
-from tsarch.prediction.inputs import Input, Predicted
 
 if TYPE_CHECKING:
     from tsarch.prediction.trained_pair import TrainedPair

@@ -14,10 +14,10 @@ from typing import Any
 from tsarch.config import Mode
 from tsarch.data.sources import STDIN
 from tsarch.errors import Mistake, UserError
-from tsarch.prediction.inputs import PartlyRead, Predicted
+from tsarch.inputs.files import InputFile, Reading, input_files
+from tsarch.inputs.rows import PartlyRead, Predicted
 from tsarch.prediction.journal import Journal, Sink, StandardOutput
 from tsarch.prediction.pieces import Piece
-from tsarch.prediction.streams import InputFile, Reading, input_files
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prediction.unread import OnUnread
 from tsarch.prediction.working import Working, working_here

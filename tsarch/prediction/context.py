@@ -13,10 +13,10 @@ import numpy as np
 from tsarch.config import Mode
 from tsarch.data.chosen_windows import window_slices
 from tsarch.errors import UserError
+from tsarch.inputs.rows import Inputs, Predicted, TextEntity
 from tsarch.pair.answering import context_key
 from tsarch.pair.state_files import EncodedStates, StateFile, StoredAs, write_states
 from tsarch.pair.states import States
-from tsarch.prediction.inputs import Inputs, Predicted, TextEntity
 from tsarch.records import IntArray, TokenizedSplit, Windows
 
 if TYPE_CHECKING:

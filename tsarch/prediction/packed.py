@@ -12,7 +12,7 @@ from tsarch.data.layouts import Layout, PackingSpec, SourceTargetLayout
 from tsarch.data.row_reader import RowReader
 from tsarch.data.tokenizer import special_tokens
 from tsarch.errors import UserError
-from tsarch.prediction.inputs import told
+from tsarch.inputs.rows import told
 from tsarch.records import TokenizedSplit
 
 _TRIES = 4

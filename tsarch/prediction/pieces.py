@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from typing import TypeVar
 
-from tsarch.prediction.streams import FileInput, InputFile
+from tsarch.inputs.files import FileInput, InputFile
 from tsarch.tasks.registry import is_generative
 
 Item = TypeVar("Item")

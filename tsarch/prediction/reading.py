@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from tsarch.data.sources import STDIN
 from tsarch.errors import Mistake, UserError
+from tsarch.inputs.files import InputFile, Reading
 from tsarch.pair.state_files import EncodedStates, StoredAs
 from tsarch.pair.state_folder import StateWriter
 from tsarch.prediction.batch import BatchProgress
 from tsarch.prediction.pieces import Piece
-from tsarch.prediction.streams import InputFile, Reading
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prediction.working import Working
 

@@ -17,13 +17,9 @@ from tsarch.data.merging import merged
 from tsarch.data.row_reader import RowReader
 from tsarch.data.sources import column_names
 from tsarch.errors import Mistake, UserError
-from tsarch.pair.answering import Answering, StateStore, context_key
-from tsarch.pair.state_folder import StateFolder
-from tsarch.pair.states import States
-from tsarch.prediction.asked import AskedDocument, alone
-from tsarch.prediction.context import Context, load_document
-from tsarch.prediction.given import inputs_of
-from tsarch.prediction.inputs import (
+from tsarch.inputs.files import Reading
+from tsarch.inputs.given import inputs_of
+from tsarch.inputs.rows import (
     Input,
     Inputs,
     Predicted,
@@ -31,8 +27,12 @@ from tsarch.prediction.inputs import (
     as_rows,
     told,
 )
+from tsarch.pair.answering import Answering, StateStore, context_key
+from tsarch.pair.state_folder import StateFolder
+from tsarch.pair.states import States
+from tsarch.prediction.asked import AskedDocument, alone
+from tsarch.prediction.context import Context, load_document
 from tsarch.prediction.packed import Layouts
-from tsarch.prediction.streams import Reading
 from tsarch.prediction.unread import OnUnread, gaps, told_gaps, with_unread
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.answers import Answer

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tsarch.config import Mode
 from tsarch.data.cuts import Span
-from tsarch.prediction.inputs import Gap, Inputs, PartlyRead, Predicted
+from tsarch.inputs.rows import Gap, Inputs, PartlyRead, Predicted
 from tsarch.records import Cut, TokenizedSplit
 from tsarch.tasks.answers import Answer
 from tsarch.tasks.relation import MarkedEntities

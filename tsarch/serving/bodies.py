@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tsarch.config import Mode, SpanEnds
+from tsarch.inputs.rows import Gap, PartlyRead, TextEntity
 from tsarch.prediction.batch import KINDS
-from tsarch.prediction.inputs import Gap, PartlyRead, TextEntity
 from tsarch.prediction.unread import OnUnread
 from tsarch.serving.engine import ServiceError
 from tsarch.serving.limits import Limits

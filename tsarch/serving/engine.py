@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tsarch.config import Mode, SpanEnds
-from tsarch.prediction.inputs import Input
+from tsarch.inputs.rows import Input
 from tsarch.prediction.unread import OnUnread
 
 

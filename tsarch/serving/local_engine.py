@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tsarch.config import Mode
 from tsarch.errors import UserError
-from tsarch.prediction.inputs import Input
+from tsarch.inputs.rows import Input
 from tsarch.prediction.loading import Backend, Precision, folder_of, home_of, load
 from tsarch.prediction.unread import OnUnread
 from tsarch.run.versions import current_folder, current_name

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from tsarch.config import Mode
 from tsarch.errors import UserError
+from tsarch.inputs.rows import Input, Predicted
 from tsarch.prediction.batch import as_json
-from tsarch.prediction.inputs import Input, Predicted
 from tsarch.prediction.trained_pair import Prepared, TrainedPair
 from tsarch.prediction.unread import OnUnread
 from tsarch.serving.batcher import Batcher, Batching

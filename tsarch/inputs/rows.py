@@ -13,7 +13,7 @@ from tsarch.data.plain_text import sentence_bounds, word_bounds
 from tsarch.data.row_reader import RowReader
 from tsarch.data.rows import Place, check_unicode
 from tsarch.errors import UserError
-from tsarch.prediction.given import plain
+from tsarch.inputs.given import plain
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.tasks.answers import Answer, Entity, GeneratedText
 from tsarch.tasks.chinese import joined

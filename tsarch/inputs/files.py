@@ -30,7 +30,7 @@ from tsarch.data.formats.word_rows import with_sentences
 from tsarch.data.rows import Place
 from tsarch.data.sources import STDIN, column_names, kind_of_name, text_rows, told_of_lines
 from tsarch.errors import UserError, one_line
-from tsarch.prediction.inputs import Input, takes_texts
+from tsarch.inputs.rows import Input, takes_texts
 from tsarch.tasks.registry import row_reader
 
 if TYPE_CHECKING:
