@@ -1,19 +1,19 @@
 """What writing texts costs: transformers' `generate`, plain and with its prompt lookup or an
 assistant, beside tsarch's plain loop and its loop with proposed tokens.
 
-`make bench-generate` (`make smollm2` first). Every arm writes the same prompts in turns, so that
-what else the machine does meets all of them. Times are those of the process's CPU; of one thread
-they are what a quiet machine takes.
+`make bench-generate`. Every arm writes the same prompts in turns, so that what else the machine
+does meets all of them. Times are those of the process's CPU; of one thread they are what a quiet
+machine takes. Rows are written as they are measured (`--resume` leaves out what is there), and as a
+table (`benchmarks.generation_table`).
 """
 
 from __future__ import annotations
 
 import json
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,14 +21,15 @@ import numpy as np
 import torch
 import typer
 
-from tsarch.blueprint import resolve
-from tsarch.config_loading import load_config
-from tsarch.pair.generation import Prompt, prompts_of
-from tsarch.pair.reading import Halves
+from benchmarks.generation_cases import Case, model_cases, run_case, transformers_model
+from benchmarks.generation_table import table
+from tsarch.pair.generation import Prompt
 from tsarch.pair.writing import Writing, WritingSpec
-from tsarch.tasks.decoding import DecodingSpec
+from tsarch.written import Passes
 
 _RESULTS = Path("benchmarks/results/generation.json")
+_ROWS = Path("runs/bench-generate/rows.json")
+"""What has been measured on this machine, for `--resume`."""
 _LOOKUP_TOKENS = 5
 """Of transformers' prompt lookup at a time: what the experiment before this one found best."""
 _FILES = {"summaries": "configs/scitldr/test.jsonl", "dialogue": "configs/sgd/test.jsonl"}
@@ -42,6 +43,8 @@ class Texts:
     seconds: float
     prompt_s: float
     """Of the prompts' own pass and each first token."""
+    passes: Passes = field(default_factory=Passes)
+    """Of tsarch's own loop."""
 
 
 Arm = Callable[[Sequence[Prompt]], Texts]
@@ -65,15 +68,14 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Case:
-    """A model, and what it writes from."""
+class Settings:
+    """What all rows of a call share; rows of other settings aren't compared with them."""
 
-    name: str
-    halves: Halves
-    hf: Any
-    """The same model of transformers; None: there is none to compare with."""
-    prompts: list[Prompt]
-    spec: WritingSpec
+    model: str
+    precision: str
+    threads: int
+    prompts: int
+    new_tokens: int
 
 
 def main(
@@ -89,39 +91,61 @@ def main(
     data: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE of rows with `document` or `history`.")
     ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Rows in place of the run's own test split.")
+    ] = None,
     assistant: Annotated[
         Path | None, typer.Option(help="A smaller model of the same vocabulary, for `generate`.")
     ] = None,
-    prompts: int = 40,
+    prompts: int = 48,
     new_tokens: int = 64,
+    name: Annotated[str | None, typer.Option(help="What a run's rows are called.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Prompts at a time.")] = None,
     precision: str = "bf16",
     exact: Annotated[bool, typer.Option(help="Measure `decoding.exact` too.")] = False,
     short: Annotated[bool, typer.Option(help="6 prompts, 24 tokens, batches of 1 and 4.")] = False,
+    resume: Annotated[bool, typer.Option(help="Leave out what has been measured.")] = False,
     threads: int = 1,
 ) -> None:
     """Measure every arm and print a table; the whole is written to benchmarks/results."""
     torch.set_num_threads(threads)
     if short:
         prompts, new_tokens = min(prompts, 6), min(new_tokens, 24)
-    batches = batch or ([1, 4] if short else [1, 4, 16])
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    settings = Settings(str(run or model), precision, threads, prompts, new_tokens)
     if run is not None:
-        cases = [_run_case(run, exported, prompts, precision, dtype)]
+        cases = [run_case(run, rows, name, exported, prompts, precision, dtype)]
     else:
         files = dict(item.split("=", 1) for item in data) if data else _FILES
-        cases = _model_cases(model, files, prompts, new_tokens, dtype)
-    helper = None if assistant is None else _causal(assistant, dtype)
-    found: list[dict[str, Any]] = []
+        cases = model_cases(model, files, prompts, new_tokens, dtype)
+    helper = None if assistant is None else transformers_model(assistant, dtype)
     for case in cases:
-        for size in batches:
-            arms = _arms(case, size, helper, exact)
-            found += _measured(case, size, arms)
-            for row in found[-len(arms) :]:
+        for size in batch or ([1, 4] if short else [1, 4, 16]):
+            own = {"task": case.name, "batch": size, **asdict(settings)}
+            if resume and any(own.items() <= row.items() for row in _known()):
+                continue
+            measured = _measured(case, size, _arms(case, size, helper, exact))
+            found = [own | row for row in measured]
+            for row in found:
                 print(_line(row), flush=True)
-    if not short:
-        about = {"precision": precision, "threads": threads, "prompts": prompts}
-        _RESULTS.write_text(json.dumps({**about, "rows": found}, indent=1) + "\n")
+            if not short:
+                _write(own, found)
+
+
+def _known() -> list[dict[str, Any]]:
+    """Rows of earlier calls."""
+    found: list[dict[str, Any]] = json.loads(_ROWS.read_text()) if _ROWS.exists() else []
+    return found
+
+
+def _write(own: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Put rows in the place of those of the same settings."""
+    kept = [row for row in _known() if not own.items() <= row.items()]
+    text = json.dumps(kept + rows, indent=1) + "\n"
+    _ROWS.parent.mkdir(parents=True, exist_ok=True)
+    for file in (_ROWS, _RESULTS):
+        file.write_text(text, encoding="utf-8")
+    _RESULTS.with_suffix(".md").write_text(table(kept + rows), encoding="utf-8")
 
 
 def _arms(case: Case, size: int, assistant: Any, exact: bool) -> dict[str, Arm]:
@@ -153,27 +177,32 @@ def _measured(case: Case, size: int, arms: dict[str, Arm]) -> list[dict[str, Any
         names = list(arms)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             results[name].texts.append(arms[name](part))
-    return [_row(case, size, name, results) for name in arms]
+    return [_row(name, results) for name in arms]
 
 
-def _row(case: Case, size: int, name: str, results: dict[str, Measured]) -> dict[str, Any]:
-    own, plain = results[name], results["plain"]
-    row: dict[str, Any] = {"task": case.name, "batch": size, "arm": name}
+def _row(name: str, results: dict[str, Measured]) -> dict[str, Any]:
+    own = results[name]
+    row: dict[str, Any] = {"arm": name}
     for with_prompt in (False, True):
-        pairs = zip(plain.seconds(with_prompt), own.seconds(with_prompt), strict=True)
         suffix = "_with_prompt" if with_prompt else ""
-        row[f"ms_a_token{suffix}"] = statistics.median(own.seconds(with_prompt)) * 1e3
-        row[f"against_plain{suffix}"] = statistics.median(a / b for a, b in pairs)
+        seconds = own.seconds(with_prompt)
+        row[f"ms_a_token{suffix}"] = statistics.median(seconds) * 1e3
+        row[f"against{suffix}"] = {
+            other: statistics.median(a / b for a, b in zip(than.seconds(with_prompt), seconds))
+            for other, than in results.items()
+        }
     base = results["plain, exact" if name.endswith("exact") else "plain"]
     texts = [(a, b) for x, y in zip(base.texts, own.texts) for a, b in zip(x.tokens, y.tokens)]
     row["same_texts"] = sum(a == b for a, b in texts)
     row["texts"] = len(texts)
+    passes = sum((part.passes for part in own.texts), Passes())
+    row["tokens_a_pass"] = passes.tokens_a_pass if passes.num_texts else None
     return row
 
 
 def _line(row: dict[str, Any]) -> str:
     def told(suffix: str) -> str:
-        times, ratio = row[f"ms_a_token{suffix}"], row[f"against_plain{suffix}"]
+        times, ratio = row[f"ms_a_token{suffix}"], row[f"against{suffix}"]["plain"]
         return f"{times:7.1f} ms a token ({ratio:.2f} × plain)"
 
     return (
@@ -186,12 +215,14 @@ def _ours(case: Case, spec: WritingSpec) -> Arm:
     writing = Writing(case.halves, spec, 0.5)
 
     def write(prompts: Sequence[Prompt]) -> Texts:
-        before, start, wall = writing.passes, time.process_time(), time.perf_counter()
+        writing.passes = Passes()
+        start, wall = time.process_time(), time.perf_counter()
         written = writing.write(prompts, "teacher")
         seconds = time.process_time() - start
         # The loop counts by the clock on the wall: its share is taken.
-        share = (writing.passes.prompt_s - before.prompt_s) / (time.perf_counter() - wall)
-        return Texts([own.tokens for own in written], seconds, seconds * share)
+        share = writing.passes.prompt_s / (time.perf_counter() - wall)
+        tokens = [own.tokens for own in written]
+        return Texts(tokens, seconds, seconds * share, writing.passes)
 
     return write
 
@@ -234,83 +265,6 @@ def _generate(case: Case, **options: Any) -> Arm:
         return Texts([own[:end] for own, end in zip(texts, ends)], seconds, prompt_s)
 
     return write
-
-
-def _causal(folder: Path, dtype: torch.dtype) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    is_seq2seq = AutoConfig.from_pretrained(folder, trust_remote_code=False).is_encoder_decoder
-    kind = AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM
-    return kind.from_pretrained(folder, dtype=dtype).eval()
-
-
-def _model_cases(
-    folder: Path, files: dict[str, str], count: int, new_tokens: int, dtype: torch.dtype
-) -> list[Case]:
-    """An instruct model, asked by its own template of chats."""
-    from transformers import AutoTokenizer
-
-    from tsarch.stage.build import build_pair
-    from tsarch.topology import Stage
-
-    if not folder.is_dir():
-        raise typer.BadParameter(f"{folder} is not there: run `make smollm2`, or give --model")
-    blueprint = resolve(load_config("configs/summarization.yaml", [f"teacher.model={folder}"]))
-    pair = build_pair(blueprint, {"contexts": None}, dtype=dtype, stages=[Stage.TEACHER])
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    spec = _spec(int(tokenizer.eos_token_id), new_tokens)
-    hf = _causal(folder, dtype)
-    return [
-        Case(name, pair.halves(64), hf, _chats(Path(file), tokenizer, count), spec)
-        for name, file in files.items()
-    ]
-
-
-def _run_case(
-    run: Path, exported: Path | None, count: int, precision: str, dtype: torch.dtype
-) -> Case:
-    """A run's teacher on the rows of its test split."""
-    from tsarch.data.tokenizer import end_token
-    from tsarch.prepare import prepare_split
-    from tsarch.rank.generation_spec import writing_spec
-    from tsarch.run.saved_run import open_run, saved_pair
-
-    blueprint, task = open_run(run)
-    pair = saved_pair(run, precision="bf16" if precision == "bf16" else "fp32")
-    split = prepare_split(blueprint, "test", task.labels).splits["test"]
-    prompts = prompts_of(split, range(min(count, split.num_contexts)))
-    spec = writing_spec(blueprint, end_token(blueprint.tokenizer()))
-    decoding = replace(spec.decoding, num_beams=1)
-    hf = None if exported is None else _causal(exported, dtype)
-    halves = pair.halves(blueprint.window_tokens)
-    return Case(task.task, halves, hf, prompts, replace(spec, decoding=decoding))
-
-
-def _spec(end: int, new_tokens: int) -> WritingSpec:
-    decoding = DecodingSpec(1, 1.0, False, 1.0, 0, 1.0, 0, new_tokens, end)
-    return WritingSpec(decoding, use_cache=True, batch=1, seed=0)
-
-
-def _chats(file: Path, tokenizer: Any, count: int) -> list[Prompt]:
-    """Rows in a shuffled order: documents to be summarised, or histories to be answered."""
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    random.Random(0).shuffle(rows)
-    return [Prompt(np.array(_chat(row, tokenizer)), 0) for row in rows[:count]]
-
-
-def _chat(row: dict[str, Any], tokenizer: Any) -> list[int]:
-    if "document" in row:
-        cut = tokenizer(row["document"], add_special_tokens=False).input_ids[:256]
-        asked = "Summarize this abstract in one sentence.\n\n" + tokenizer.decode(cut)
-        turns = [{"role": "user", "content": asked}]
-    else:
-        names = ("user", "assistant")
-        turns = [{"role": names[i % 2], "content": t} for i, t in enumerate(row["history"])]
-    while True:
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-        if len(ids) <= 320 or len(turns) < 3:
-            return list(ids)
-        turns = turns[2:]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,39 @@
+"""The trained models of `benchmarks.generation`: a summariser, all of whose teacher was fine-tuned,
+and a small translator with an encoder and a decoder. Trained and exported once, into
+runs/bench-generate."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path("runs/bench-generate")
+MODELS = {
+    "summarizer": (
+        "configs/summarization.yaml",
+        *("precision=bf16", "teacher.freeze=none", "teacher.top_k=0", "schedule.max_steps=60"),
+        *("evaluation.before=false", "decoding.max_texts=4"),
+    ),
+    "translator": ("configs/translation-t5.yaml", "decoding.max_texts=4"),
+}
+"""Name → config and what is changed in it."""
+
+
+def main() -> None:
+    """Train and export what is not there yet, one thread each."""
+    for name, (config, *changed) in MODELS.items():
+        run = FOLDER / name
+        changes = [*changed, f"run.folder={run}", "topology.runner=local", "topology.threads=1"]
+        if not (run / "summary.json").exists():
+            _run("tsarch", "train", config, *(part for own in changes for part in ("--set", own)))
+        if not (exported := FOLDER / f"{name}-exported").exists():
+            _run("tsarch", "export", str(run), str(exported))
+
+
+def _run(module: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()
