@@ -15,7 +15,11 @@ MODELS = {
         *("precision=bf16", "teacher.freeze=none", "teacher.top_k=0", "schedule.max_steps=60"),
         *("evaluation.before=false", "decoding.max_texts=4"),
     ),
-    "translator": ("configs/translation-t5.yaml", "decoding.max_texts=4"),
+    "translator": (
+        "configs/translation-t5.yaml",
+        *("precision=bf16", "schedule.max_steps=250"),
+        *("evaluation.before=false", "decoding.max_texts=4"),
+    ),
 }
 """Name → config and what is changed in it."""
 

@@ -53,6 +53,8 @@ class T5Stack:
         self.sizes = ValueSizes(len(blocks), self._heads, width, 1)
         self.dtype = dtype
         self._attention = attention
+        self._by_distance: Tensor | None = None
+        """(slots, heads) what is added to scores by how far a token is back; grows with texts."""
         self._norm = norm_of(decoder.final_layer_norm, dtype)
         self._layers = [_functions(block, dtype, share) for block in blocks]
 
@@ -89,21 +91,32 @@ class T5Stack:
 
     def _bias(self, span: Span) -> Tensor:
         """(texts, heads, tokens, slots) what is added to scores, by how far tokens are apart."""
+        known = self._by_distance
+        if known is None or len(known) < span.num_slots:
+            self._by_distance = known = self._biases(2 * span.num_slots, span.places.device)
+        if span.first is not None and span.places.shape[1] == 1:  # the last of all slots
+            back = known[: span.first + 1].flip(0).t()
+            return F.pad(back, (0, span.num_slots - span.first - 1), value=-torch.inf)[
+                None, :, None
+            ]
+        slots = torch.arange(span.num_slots, device=span.places.device)
+        apart = span.places.unsqueeze(2) - slots
+        bias = known[apart.clamp(min=0)]
+        bias = bias.masked_fill((apart < 0).unsqueeze(3), -torch.inf)
+        by_head: Tensor = bias.permute(0, 3, 1, 2)
+        return by_head
+
+    def _biases(self, num_slots: int, device: torch.device) -> Tensor:
+        """(num_slots, heads) by distance."""
         own = self._attention
-        device = span.places.device
-        slots = torch.arange(span.num_slots, device=device)
         buckets = own._relative_position_bucket(
-            -slots,
+            -torch.arange(num_slots, device=device),
             bidirectional=False,
             num_buckets=own.relative_attention_num_buckets,
             max_distance=own.relative_attention_max_distance,
         )
-        by_distance = own.relative_attention_bias(buckets).to(self.dtype)
-        apart = span.places.unsqueeze(2) - slots
-        bias = by_distance[apart.clamp(min=0)]
-        bias = bias.masked_fill((apart < 0).unsqueeze(3), -torch.inf)
-        by_head: Tensor = bias.permute(0, 3, 1, 2)
-        return by_head
+        biases: Tensor = own.relative_attention_bias(buckets).to(self.dtype)
+        return biases
 
 
 def _functions(block: Any, dtype: torch.dtype, share: bool) -> _Layer:
