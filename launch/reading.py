@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -21,6 +21,7 @@ from tsarch.launch.prediction import (
 )
 
 if TYPE_CHECKING:
+    from tsarch.config import Mode
     from tsarch.pair.state_files import StoredAs
     from tsarch.pair.state_folder import StateWriter, StoreSize
     from tsarch.prediction.reading import ReadPiece, ReadResult
@@ -56,7 +57,9 @@ def read_to_store(
     pair.check_reads_documents("read")
     writer = StateWriter(store, stored_as, pair.revision)
     console = progress_console()
-    with _working(run, computing, writer, stored_as, on_ray, console) as working:
+    teacher: Mode = "teacher" if "teacher" in pair.modes else "student"
+    options = {**asdict(computing), "modes": [teacher]}
+    with _working(run, options, writer, stored_as, on_ray, console) as working:
         job = ReadingJob(files, reading, writer, skip_bad)
         kept = f"read and kept in {store}; the same command goes on from there"
         result = with_progress(console, "teacher", kept, partial(job.run, working))
@@ -66,18 +69,17 @@ def read_to_store(
 @contextmanager
 def _working(
     run: str,
-    computing: Computing,
+    options: Mapping[str, Any],
     writer: StateWriter,
     stored_as: StoredAs,
     on_ray: OnRay | None,
     console: Console,
 ) -> Iterator[Working[ReadPiece]]:
-    """The teacher, here or on Ray."""
+    """The teacher, here or on Ray; `options`: of `load`."""
     from tsarch.prediction.loading import load
     from tsarch.prediction.reading import read_piece, read_whole_piece
     from tsarch.prediction.working import working_here
 
-    options = {**asdict(computing), "modes": ["teacher"]}
     if on_ray is None:
         work = partial(read_piece, known=writer.known, stored_as=stored_as)
         yield working_here(load(run, **options), work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.helpers import ROOT, local_crew, tiny_config, tiny_raw, write_jsonl
 from tests.suites.equivalence import Case, comparable
 from tests.test_export import export
 from tests.test_qa import measured, passage_tokens, tiny_qa
+from tests.test_state_store import ended, stored
 from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
@@ -385,6 +387,24 @@ def test_a_passage_that_was_read_is_asked_without_the_teacher(run, tmp_path, mon
         context.predict(["Who?", "who " * 500])
     with pytest.raises(UserError, match="mode teacher"):
         context.predict("Who?", "teacher")
+
+
+@pytest.mark.slow
+def test_passages_are_read_into_a_store_and_asked_from_there(run, tmp_path, capsys):
+    source, answers = str(run.parent / "rows" / "test.jsonl"), []
+    store = str(stored(run, source, tmp_path / "store", "--states", "fp32"))
+    told = capsys.readouterr().err
+    found = re.search(r"(\d+) inputs: the teacher read (\d+) contexts", told)
+    assert found is not None
+    assert int(found[2]) < int(found[1])
+    for further in (["--store", store], []):
+        output = tmp_path / f"{len(further)}.jsonl"
+        given = ["--input", source, "--output", str(output), "--on-unread", "mark", *further]
+        assert ended("predict", str(run), *given) == 0, capsys.readouterr().err
+        answers.append(output.read_bytes())
+    assert answers[0] == answers[1]
+    told = capsys.readouterr().err
+    assert f"{found[2]} contexts from the store, 0 read by the teacher" in told
 
 
 @pytest.mark.slow
