@@ -170,7 +170,7 @@ def _names(blueprint: Blueprint) -> Iterator[str]:
     """Data files, tokenizer and models, in so far as they are files."""
     data = blueprint.data
     given = [data.tokenizer]
-    for own in (data.train, data.validation, data.test):
+    for own in (data.train, data.validation, data.test, data.unlabelled):
         given += own if isinstance(own, list) else [own]
     models = [own.architecture.model for own in blueprint.stages.values()]
     for name in dict.fromkeys((*given, *models)):

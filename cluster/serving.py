@@ -26,7 +26,7 @@ from tsarch.cluster.serving_version import Version
 from tsarch.config import Mode
 from tsarch.errors import UserError
 from tsarch.inputs.rows import Input
-from tsarch.prediction.trained_pair import Prepared
+from tsarch.prediction.prepared import Prepared
 from tsarch.prediction.unread import OnUnread
 from tsarch.run.saved_run import open_run
 from tsarch.run.versions import current_folder

@@ -21,7 +21,8 @@ from tsarch.host_memory import keep_freed_memory
 from tsarch.pair.states import States
 from tsarch.prediction.batch import as_json
 from tsarch.prediction.loading import load_halves
-from tsarch.prediction.trained_pair import Prepared, TrainedPair
+from tsarch.prediction.prepared import Prepared
+from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prediction.unread import OnUnread
 from tsarch.run.versions import current_folder
 from tsarch.serving.batcher import Batcher, Batching

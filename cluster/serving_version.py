@@ -10,7 +10,7 @@ from tsarch.cluster.serving_replica import Ways
 from tsarch.config import Mode
 from tsarch.inputs.rows import Input
 from tsarch.prediction.loading import load_halves
-from tsarch.prediction.trained_pair import Prepared
+from tsarch.prediction.prepared import Prepared
 from tsarch.prediction.unread import OnUnread
 from tsarch.run.versions import current_folder, current_name
 from tsarch.serving.served_pair import check_unread, info_of

@@ -133,6 +133,7 @@ def evaluate(
 
 app.command()(prediction_commands.predict)
 app.command()(prediction_commands.read)
+app.command()(prediction_commands.augment)
 
 
 OnRay = Annotated[

@@ -1,4 +1,5 @@
-"""The commands that go through files with a trained pair: `tsarch predict`, `tsarch read`."""
+"""The commands that go through files with a trained pair: `tsarch predict`, `tsarch read`,
+`tsarch augment`."""
 
 from __future__ import annotations
 
@@ -24,6 +25,15 @@ class Unread(StrEnum):
     ERROR = "error"
     MARK = "mark"
     PARTS = "parts"
+
+
+class Method(StrEnum):
+    """How rows are made."""
+
+    LABEL = "label"
+    SWAP = "swap"
+    MASK = "mask"
+    TRANSLATE = "translate"
 
 
 class States(StrEnum):
@@ -91,6 +101,36 @@ _Workers = Annotated[
 ]
 
 
+_Restart = Annotated[
+    bool, typer.Option("--restart", help="Begin anew, though an earlier call was interrupted.")
+]
+_Method = Annotated[
+    Method,
+    typer.Option(
+        help="`label`: inputs get the run's labels, or texts; of labelled rows copies with "
+        "`swap`: other entities of the same types; `mask`: other words outside what labels are "
+        "about; `translate`: texts that came back from another language."
+    ),
+]
+_KeepAbove = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, help="Least probability that the run gives a row's labels."),
+]
+_Copies = Annotated[int, typer.Option(min=1, help="Altered copies of each row.")]
+_Share = Annotated[float, typer.Option(min=0.0, max=1.0, help="mask: share of a row's words.")]
+_Masked = Annotated[
+    str | None,
+    typer.Option(
+        help="mask: masked language model that chooses words. Default: words that the run's "
+        "table has near."
+    ),
+]
+_There = Annotated[str | None, typer.Option(help="translate: run to another language.")]
+_Back = Annotated[str | None, typer.Option(help="translate: run back from it.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Of all that is chosen at random.")]
+_Judge = Annotated[ModeName | None, typer.Option(help="Who labels and judges. Default: teacher.")]
+
+
 def predict(
     run: _Run,
     input: _Inputs,
@@ -105,9 +145,7 @@ def predict(
     batch_tokens: _BatchTokens = 4096,
     skip_bad: _SkipBad = False,
     on_unread: _Unread = Unread.ERROR,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew, though an earlier call was interrupted.")
-    ] = False,
+    restart: _Restart = False,
     store: Annotated[
         str | None,
         typer.Option(help="Store of `tsarch read`: the teacher doesn't read what is there again."),
@@ -168,4 +206,43 @@ def read(
         skip_bad,
         overrides,
         OnRay(address, workers) if ray or address or workers else None,
+    )
+
+
+def augment(
+    run: _Run,
+    input: _Inputs,
+    output: _Output,
+    more: _More = [],  # noqa: B006
+    method: _Method = Method.LABEL,
+    keep_above: _KeepAbove = 0.0,
+    copies: _Copies = 1,
+    share: _Share = 0.15,
+    model: _Masked = None,
+    there: _There = None,
+    back: _Back = None,
+    seed: _Seed = 0,
+    mode: _Judge = None,
+    device: _Device = Device.AUTO,
+    precision: PrecisionOption = Precision.FP32,
+    batch_tokens: _BatchTokens = 4096,
+    skip_bad: _SkipBad = False,
+    restart: _Restart = False,
+    overrides: _Reading = [],  # noqa: B006
+) -> None:
+    """Write training rows: a run's labels of other text, or altered copies of labelled rows."""
+    from tsarch.augmentation.methods import Settings
+    from tsarch.launch.augmentation import augment_to_file
+    from tsarch.launch.prediction import Computing
+
+    augment_to_file(
+        run,
+        [*input, *more],
+        output,
+        Settings(method.value, keep_above, copies, share, seed, model, there, back),
+        None if mode is None else mode.value,
+        Computing(device.value, precision.value, batch_tokens),
+        skip_bad,
+        restart,
+        overrides,
     )

@@ -227,7 +227,7 @@ def _needed(config: Config, folder: WorkingFolder) -> Iterator[tuple[str, Path]]
 
 def _named(config: Config) -> Iterator[tuple[str, str]]:
     """(key, path) of all that the config names, here or elsewhere; names of the hub are none."""
-    for key in ("train", "validation", "test", "tokenizer"):
+    for key in ("train", "validation", "test", "unlabelled", "tokenizer"):
         value = getattr(config.data, key)
         for own in value if isinstance(value, list) else [value]:
             if own is not None and (key != "tokenizer" or Path(own).exists()):

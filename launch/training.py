@@ -124,7 +124,7 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
 
         for note in check_capacity(blueprint, prepared, own_ray=is_here):
             reporter.say(note)
-        for note in parity_notes(blueprint, prepared.splits["train"].token_ids, passed):
+        for note in parity_notes(blueprint, prepared.training.token_ids, passed):
             reporter.say(note)
     return prepared
 

@@ -20,6 +20,7 @@ READERS = {
     "tsarch.blueprint",
     "tsarch.config_changes",
     "tsarch.config_loading",
+    "tsarch.config_specs",
     "tsarch.launch.submit",
     "tsarch.model_folder",
 }

@@ -34,8 +34,8 @@ from tsarch.config import (
     TaskConfig,
     TrackingConfig,
 )
+from tsarch.config_specs import runner_spec, schedule_spec, unlabelled_spec
 from tsarch.data.tokenizer import load_tokenizer
-from tsarch.schedule.plan import Alternation
 from tsarch.specs import (
     BatchSpec,
     BridgeSpec,
@@ -45,6 +45,7 @@ from tsarch.specs import (
     OptimizerSpec,
     RunnerSpec,
     ScheduleSpec,
+    UnlabelledSpec,
 )
 from tsarch.topology import Graph, Stage, Topology, stage_named
 
@@ -130,6 +131,7 @@ class Blueprint:
     schedule: ScheduleSpec
     learning_rate: LearningRateConfig
     distillation: DistillationSpec
+    unlabelled: UnlabelledSpec
     loss: LossConfig
     precision: Precision
     """fp32 as long as `precision: auto` is open."""
@@ -207,9 +209,10 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
 
     Whether it can be built is another question, which `planning.preflight.check_run` answers.
     """
-    stages, runner = _stages(config, known), _runner(config)
+    stages, runner = _stages(config, known), runner_spec(config)
     precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
     counts = tuple(1 if runner.is_one_process else own.replicas for own in stages.values())
+    unlabelled = unlabelled_spec(config)
     return Blueprint(
         config=config,
         run=config.run,
@@ -223,15 +226,17 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
             config.evaluation.batch_tokens,
             config.context_tokens,
             config.data.unpadded,
+            unlabelled.ratio if unlabelled.is_used else 0.0,
         ),
         tokenizer_name=config.tokenizer_name,
         stages=stages,
         topology=Topology(Graph.of(stages), counts),
         runner=runner,
         table=_table(config, stages),
-        schedule=_schedule(config),
+        schedule=schedule_spec(config),
         learning_rate=config.learning_rate,
         distillation=DistillationSpec(**config.distillation.model_dump()),
+        unlabelled=unlabelled,
         loss=config.loss,
         precision=precision,
         products_up_to=config.attention.products_up_to or 0,
@@ -242,33 +247,6 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         checkpoint=config.checkpoint,
         failure=config.failure,
         tracking=config.tracking,
-    )
-
-
-def _runner(config: Config) -> RunnerSpec:
-    own = config.topology
-    return RunnerSpec(
-        name=own.runner,
-        device=own.device,
-        threads=own.threads,
-        cpus_per_rank=own.cpus_per_rank,
-        min_replicas=own.min_replicas,
-        spares=own.spares,
-        timeout_s=own.timeout_s,
-        wait_for_nodes_s=own.wait_for_nodes_s,
-        is_auto=own.auto,
-    )
-
-
-def _schedule(config: Config) -> ScheduleSpec:
-    own = config.schedule
-    return ScheduleSpec(
-        name=own.name,
-        alternation=Alternation(own.alternation.teacher_steps, own.alternation.student_steps),
-        micro_batches=own.micro_batches,
-        in_flight=own.in_flight,
-        epochs=own.epochs,
-        max_steps=own.max_steps,
     )
 
 

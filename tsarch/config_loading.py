@@ -24,7 +24,7 @@ from tsarch.yaml_text import read_yaml
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
-_PATH_FIELDS = ("train", "validation", "test")
+_PATH_FIELDS = ("train", "validation", "test", "unlabelled")
 
 
 def load_config(

@@ -5,21 +5,33 @@ from __future__ import annotations
 from tsarch.blueprint import Blueprint
 from tsarch.data.feed import Feed, Passes
 from tsarch.data.loader import BatchPlan, evaluation_batches
-from tsarch.data.window_passes import alone_passes, evaluation_passes, training_passes
+from tsarch.data.mixing import MixedPlan, MixedSplit
+from tsarch.data.window_passes import (
+    alone_passes,
+    evaluation_passes,
+    num_terms,
+    training_passes,
+    without_labels,
+)
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.topology import Topology
 
 
 def batch_plan(blueprint: Blueprint, train: TokenizedSplit) -> BatchPlan:
-    """Batches of all epochs of the training split."""
-    return BatchPlan(
-        train.context_lengths,
-        blueprint.batches.tokens,
-        blueprint.batches.num_buckets,
+    """Batches of all epochs of `Prepared.training`; of the training split alone as many steps, with
+    the same labelled contexts."""
+    batches = blueprint.batches
+    settings = (
+        batches.tokens,
+        batches.num_buckets,
         blueprint.schedule.epochs,
         blueprint.seed,
-        blueprint.batches.shuffled_contexts,
+        batches.shuffled_contexts,
     )
+    if isinstance(train, MixedSplit):
+        ratio = blueprint.unlabelled.ratio
+        return MixedPlan(train.context_lengths, train.num_labelled, ratio, *settings)
+    return BatchPlan(train.context_lengths, *settings)
 
 
 def num_training_steps(blueprint: Blueprint, plan: BatchPlan) -> int:
@@ -33,10 +45,12 @@ def training_feed(
     plan: BatchPlan,
     topology: Topology,
     vocabulary: int | None = None,
+    per_sequence: bool = False,
 ) -> Feed:
     """Training batches. The teacher's predictions travel only if they are distilled.
 
-    `vocabulary` is needed where the table is the output projection.
+    `vocabulary` is needed where the table is the output projection, `per_sequence` (what losses are
+    means over, see `Objective`) where text without labels is mixed in.
     """
     train.check_labels("training")
     seed, distillation = blueprint.seed, blueprint.distillation
@@ -46,7 +60,7 @@ def training_feed(
         if not bridges:
             return alone_passes(train, contexts)
         bridge = bridges[0]
-        return training_passes(
+        own = training_passes(
             train,
             contexts,
             seed,
@@ -56,6 +70,13 @@ def training_feed(
             bridge.fed_weight,
             bridge.fed_share,
         )
+        beside = contexts[~train.labelled(contexts)]
+        if len(beside) == 0:
+            return own
+        known = contexts[train.labelled(contexts)]
+        weight = blueprint.unlabelled.weight
+        weight *= num_terms(train, known, per_sequence) / num_terms(train, beside, per_sequence)
+        return without_labels(own, train, beside, weight, distillation.passes)
 
     return Feed(
         train,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,12 +10,14 @@ from tsarch.blueprint import Blueprint
 from tsarch.data.corpus import read_split, read_splits
 from tsarch.data.cuts import cut_notes, unknown_notes
 from tsarch.data.layouts import PackingSpec
+from tsarch.data.mixing import mixed
 from tsarch.data.row_digest import rows_digest
 from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.split_size import SplitSize
 from tsarch.data.stored_split import StoredSplit
 from tsarch.data.streaming import Streaming
 from tsarch.data.tokenizer import end_token, unknown_token
+from tsarch.inputs.unlabelled import read_unlabelled
 from tsarch.model_folder import start_labels
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.base import LabelTask
@@ -36,13 +39,27 @@ class Prepared:
     """Token that ends the texts of a generative task."""
     label_weights: tuple[float, ...] | None = None
     """How much each label counts in the loss; None: all the same."""
+    unlabelled: TokenizedSplit | None = None
+    """Text without labels that is trained on too."""
+
+    @cached_property
+    def training(self) -> TokenizedSplit:
+        """What is trained on: the training split, and behind it the text without labels."""
+        train = self.splits["train"]
+        return train if self.unlabelled is None else mixed(train, self.unlabelled)
+
+    @property
+    def held(self) -> dict[str, TokenizedSplit]:
+        """The splits, and with them, as `unlabelled`, text without labels."""
+        beside = {} if self.unlabelled is None else {"unlabelled": self.unlabelled}
+        return {**self.splits, **beside}
 
     @cached_property
     def sizes(self) -> dict[str, SplitSize]:
         """Split → how much it has."""
         return {
             name: split.about.size if isinstance(split, StoredSplit) else SplitSize.of(split)
-            for name, split in self.splits.items()
+            for name, split in self.held.items()
         }
 
     @cached_property
@@ -70,7 +87,9 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     spec = packing_spec(blueprint)
     layout = reader.layout(spec, corpus.labels)
     splits = {split: layout.pack(rows) for split, rows in corpus.rows.items()}
-    notes = (*corpus.notes, *task.choices, *_token_notes(splits, spec))
+    unlabelled, told_of = _unlabelled(blueprint, spec, corpus.labels)
+    beside = {} if unlabelled is None else {"unlabelled": unlabelled}
+    notes = (*corpus.notes, *told_of, *task.choices, *_token_notes(splits | beside, spec))
     if streaming is not None:
         splits = {"train": streaming.split, **splits}
         notes = (*streaming.split.about.notes, *notes)
@@ -78,7 +97,19 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     counts = splits["train"].label_counts(len(corpus.labels))
     weights = label_weights(blueprint.loss, corpus.labels, counts)
     notes = notes if weights is None else (*notes, told(weights, corpus.labels))
-    return Prepared(splits, corpus.labels, notes, end, weights)
+    return Prepared(splits, corpus.labels, notes, end, weights, unlabelled)
+
+
+def _unlabelled(
+    blueprint: Blueprint, spec: PackingSpec, labels: Sequence[str]
+) -> tuple[TokenizedSplit | None, tuple[str, ...]]:
+    """Text without labels, if there is any, and notes on it."""
+    data, task = blueprint.data, blueprint.task.name
+    if data.unlabelled is None:
+        return None, ()
+    reader = row_reader(task, data, labelled=False)
+    found = read_unlabelled(data.unlabelled, task, reader, data)
+    return reader.layout(spec, labels).pack(found.rows), found.notes
 
 
 def _streaming(blueprint: Blueprint) -> Streaming:

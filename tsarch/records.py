@@ -194,6 +194,11 @@ class TokenizedSplit:
             hint = "Read them with the columns of their labels."
             raise UserError.single(purpose, "needs labels, which these rows don't have.", hint)
 
+    def labelled(self, contexts: IntArray) -> NDArray[np.bool_]:
+        """(n,) which of some contexts have labels that are learned: all, but where text without
+        labels is mixed in (`data/mixing.py`)."""
+        return np.ones(len(contexts), dtype=np.bool_)
+
     def types_at(self, places: IntArray) -> IntArray | None:
         """Types of the tokens at places in `token_ids`; None: all 0."""
         return None if self.token_types is None else self.token_types[places]

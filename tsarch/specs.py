@@ -79,6 +79,13 @@ class BatchSpec:
     """Of a context at most."""
     unpadded: bool
     """Whether models read batches without padding, where that is exact."""
+    unlabelled_share: float = 0.0
+    """Tokens without labels beside each that `tokens` counts, in training."""
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a training step, labelled or not."""
+        return round(self.tokens * (1 + self.unlabelled_share))
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,18 @@ class DistillationSpec:
     def is_used(self) -> bool:
         """Whether there is a term of it."""
         return self.weight > 0 or self.hidden_weight > 0
+
+
+@dataclass(frozen=True)
+class UnlabelledSpec:
+    """How text without labels is learned; see `UnlabelledConfig`."""
+
+    is_used: bool
+    """Whether there is any."""
+    ratio: float
+    weight: float
+    temperature: float
+    min_confidence: float
 
 
 @dataclass(frozen=True)

@@ -14,5 +14,7 @@ TASKS = {
 }
 """Name → module with `COLUMNS`, a `Columns`, `READER`, a `RowReader`, and `TASK`, a `Task`, as
 classes."""
+WRITING_TASKS = ("translation", "summarization", "dialogue")
+"""Tasks whose targets are texts."""
 QUERY_TASKS = ("qa", "relation")
 """Tasks whose query the student alone may read (`task.query`)."""

@@ -19,7 +19,13 @@ from tsarch.config.base import (
     Section,
     SpanEnds,
 )
-from tsarch.config.data import Columns, DataConfig, DecodingConfig, TaskConfig
+from tsarch.config.data import (
+    Columns,
+    DataConfig,
+    DecodingConfig,
+    TaskConfig,
+    UnlabelledConfig,
+)
 from tsarch.config.models import (
     AttentionConfig,
     BackboneConfig,
@@ -89,4 +95,5 @@ __all__ = [
     "TeacherConfig",
     "TopologyConfig",
     "TrackingConfig",
+    "UnlabelledConfig",
 ]

@@ -54,6 +54,11 @@ class DataConfig(Section):
     """Validation file: early stopping and the weight of `joint` are chosen on it."""
     test: str | list[str] | None = None
     """Test file: the metrics before and after training."""
+    unlabelled: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Files of text without labels, or patterns such as `texts/*.txt`: the student learns what the
+    teacher says of it, beside the labelled rows (section `unlabelled`). Plain text (each line that
+    isn't empty), or rows in any format of `tsarch predict`; labels that they have aren't read. See
+    [Text without labels](unlabelled.md)."""
     hub: str | None = None
     """Hub name of a data set with train, validation and test splits, in place of the files; of one
     without a validation split a part of train is it (`validation_share`)."""
@@ -140,11 +145,33 @@ class DataConfig(Section):
                 "`streamed` reads a file: write the hub's training split as Parquet, and give all "
                 "three splits as files"
             )
+        if self.unlabelled is not None:
+            raise ValueError(
+                "`streamed` training has labelled rows alone: leave out one of `streamed`, "
+                "`unlabelled`"
+            )
         if not isinstance(self.train, str | None):
             raise ValueError("`streamed` reads one file, or a pattern, not two of parallel texts")
         if not self.cache:
             raise ValueError("`streamed` keeps the tokenised split in the cache: leave out `cache`")
         return self
+
+
+class UnlabelledConfig(Section):
+    """How the student learns of text without labels (`data.unlabelled`): by the terms of section
+    `distillation`, in the passes that these are for. Losses of labels have no part in it."""
+
+    ratio: PositiveFloat = 1.0
+    """Tokens of contexts without labels that each step has beside one of its labelled ones, on
+    average (μ of Sohn et al. 2020, "FixMatch"). They come on top of `data.batch_tokens`."""
+    weight: PositiveFloat = 1.0
+    """Weight of its terms, which are means over it alone, beside those of labelled rows."""
+    temperature: PositiveFloat | None = None
+    """Temperature of the teacher's and the student's predictions on it. Default:
+    `distillation.temperature`."""
+    min_confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Predictions of the teacher count whose likeliest label has this probability at least: the
+    others add nothing, and the mean stays one over all (as FixMatch's τ). 0: all count."""
 
 
 def _known_task(name: str) -> str:

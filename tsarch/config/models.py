@@ -185,6 +185,11 @@ class DistillationConfig(Section):
     """Between hidden states: 1 − cosine (Sanh et al. 2019), or the mean squared difference (Jiao et
     al. 2020)."""
 
+    @property
+    def is_used(self) -> bool:
+        """Whether there is a term of it."""
+        return self.weight > 0 or self.hidden_weight > 0
+
 
 class LossConfig(Section):
     """Losses of labels, where some are much rarer than others (`ner`, `classification`,

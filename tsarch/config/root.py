@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tsarch.config.base import Section
-from tsarch.config.data import DataConfig, DecodingConfig, TaskConfig
+from tsarch.config.data import DataConfig, DecodingConfig, TaskConfig, UnlabelledConfig
 from tsarch.config.models import (
     AttentionConfig,
     DistillationConfig,
@@ -28,7 +28,7 @@ from tsarch.config.training import (
     ScheduleConfig,
     TrackingConfig,
 )
-from tsarch.task_names import QUERY_TASKS
+from tsarch.task_names import QUERY_TASKS, WRITING_TASKS
 
 
 def _or_auto(schema: dict[str, Any]) -> None:
@@ -45,6 +45,8 @@ class Config(Section):
     """The task to learn."""
     data: DataConfig
     """Data files and batching."""
+    unlabelled: UnlabelledConfig = UnlabelledConfig()
+    """How text without labels is learned."""
     teacher: TeacherConfig | None = None
     """The teacher. Without it the student is trained by itself, on its windows."""
     student: StudentConfig | None = None
@@ -92,6 +94,8 @@ class Config(Section):
             self._check_pair(self.teacher, self.student)
         else:
             self._check_alone()
+        if self.data.unlabelled is not None:
+            self._check_unlabelled()
         if self.data.batch_tokens < tokens:
             raise ValueError(
                 f"data.batch_tokens ({self.data.batch_tokens}) must be at least "
@@ -152,6 +156,29 @@ class Config(Section):
             raise ValueError(
                 f"{', '.join(given)} can't be asked with task.query: student, where the teacher "
                 "doesn't read what is asked, and so gives no answers"
+            )
+
+    def _check_unlabelled(self) -> None:
+        """What text without labels is learned by."""
+        if self.teacher is None or self.student is None:
+            raise ValueError(
+                "data.unlabelled needs the sections `teacher` and `student`: the student learns "
+                "what the teacher says of it"
+            )
+        if not self.distillation.is_used:
+            raise ValueError(
+                "data.unlabelled is learned by the terms of `distillation`: set "
+                "distillation.weight above 0"
+            )
+        if self.task.name in WRITING_TASKS:
+            raise ValueError(
+                f"data.unlabelled can't be given for {self.task.name}: a text has to be written "
+                "before it can be learned. `tsarch augment --method label` writes the teacher's "
+                "own as training rows"
+            )
+        if self.task.name == "qa" and self.unlabelled.min_confidence > 0:
+            raise ValueError(
+                "unlabelled.min_confidence is for tasks with labels: leave it at 0 for qa"
             )
 
     def _check_alone(self) -> None:

@@ -69,6 +69,12 @@ class Feed:
             if route.target == rank and self.topology.place(route.source)[0] is source
         ]
 
+    def all_labelled(self, step: int, micro_batch: int) -> bool:
+        """Whether all contexts of a micro-batch, on all replicas, have labels that are learned."""
+        own = self.plan(step).micro_batches[micro_batch].contexts
+        numbers = [n for shares in own.values() for share in shares for n in share]
+        return bool(self.split.labelled(np.array(numbers, dtype=np.int64)).all())
+
     def labels(self, words: IntArray) -> IntArray:
         """(…) word numbers → (…) label ids, `IGNORED` where there is no word."""
         return self.split.labels_of(words)

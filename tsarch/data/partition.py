@@ -29,6 +29,8 @@ class WindowPass:
     stands_for: float = 1.0
     """Windows that it stands for, where those that have it are drawn (`student.fed_share`); a part
     of `weight`."""
+    labelled: bool = True
+    """Whether the window has labels that are learned, and not the teacher's predictions alone."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,16 @@ class StepPlan:
 
     micro_batches: tuple[MicroBatchPlan, ...]
     num_labels: int
-    """Labelled positions of the global batch's contexts."""
+    """Labelled positions of the global batch's contexts; of these four numbers, as of means of
+    losses, contexts without labels are no part."""
     num_window_labels: int
     """Of their windows; of windows that have slices of contexts alone as many."""
     num_contexts: int
-    """Contexts of the global batch."""
+    """Labelled contexts of the global batch."""
     num_windows: int
     """Their windows."""
     num_tokens: int
-    """Real (non-padding) tokens of the global batch's contexts."""
+    """Real (non-padding) tokens of all contexts of the global batch."""
     token_ids: IntArray
     """Sorted distinct tokens of the rows of the table that the step touches: those of contexts and
     windows, or all where the table is the output projection."""
@@ -113,13 +116,17 @@ def plan_step(
     none = np.empty(0, dtype=np.int64)
     tokens = np.concatenate([none, *(context_tokens(split, c) for c in contexts)])
     asked = np.concatenate([none, *(_query_tokens(split, c) for c in contexts)])
-    num_labels, num_window_labels = _num_labels(split, contexts, tokens)
+    known = contexts[split.labelled(contexts)]
+    learned = tokens
+    if len(known) < len(contexts):
+        learned = np.concatenate([none, *(context_tokens(split, c) for c in known)])
+    num_labels, num_window_labels = _num_labels(split, known, learned)
     return StepPlan(
         micro_batches,
         num_labels=num_labels,
         num_window_labels=num_window_labels,
-        num_contexts=len(contexts),
-        num_windows=sum(len(context_windows(split, c)) for c in contexts.tolist()),
+        num_contexts=len(known),
+        num_windows=sum(len(context_windows(split, c)) for c in known.tolist()),
         num_tokens=len(tokens),
         token_ids=np.unique(split.token_ids[np.concatenate([tokens, asked])])
         if vocabulary is None

@@ -36,6 +36,8 @@ class ContextBatch:
     """(batch, context_tokens) label of each token, `IGNORED` where there is none."""
     outgoing: dict[int, IntArray]
     """Rank that receives → (states,) flat positions (batch × context_tokens) to send it."""
+    labelled: IntArray
+    """(batch,) 1 if the context has labels that are learned."""
     types: IntArray | None = None
     """(batch, context_tokens) `TokenizedSplit.token_types`, 0 at padding; None: all 0."""
 
@@ -62,6 +64,8 @@ class WindowBatch:
     """(windows,) weight of the pass in the loss."""
     stands_for: np.ndarray[tuple[int], np.dtype[np.float32]]
     """(windows,) windows that the pass stands for, see `WindowPass`."""
+    labelled: IntArray
+    """(windows,) 1 if the window has labels that are learned."""
     types: IntArray | None = None
     """(windows, tokens) `TokenizedSplit.token_types`, 0 at padding; None: all 0."""
 
@@ -85,7 +89,16 @@ def context_batch(
         owners = order[np.searchsorted(starts, route.places, side="right", sorter=order) - 1]
         outgoing[route.target] = route.places - starts[owners] + owners * rows.shape[1]
     labels = _context_labels(split, slices, words)
-    return ContextBatch(rows, mask, words, labels, outgoing, _types(split, slices, rows.shape))
+    known = split.labelled(np.array(contexts, dtype=np.int64)).astype(np.int64)
+    return ContextBatch(
+        rows,
+        mask,
+        words,
+        labels,
+        outgoing,
+        np.resize(known if contexts else [1], len(rows)),
+        _types(split, slices, rows.shape),
+    )
 
 
 def window_batches(
@@ -173,6 +186,7 @@ def _batch(
         np.resize([int(p.second) for p in passes] or [0], num),
         np.resize(np.array([p.weight for p in passes] or [0.0], dtype=np.float32), num),
         np.resize(np.array([p.stands_for for p in passes] or [1.0], dtype=np.float32), num),
+        np.resize([int(p.labelled) for p in passes] or [1], num),
         _types(split, slices, rows.shape),
     )
 

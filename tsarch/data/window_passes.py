@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,37 @@ def training_passes(
         window: _one_of(both[window], is_fed, fed_share)
         for window, is_fed in zip(windows, fed.tolist())
     }
+
+
+def without_labels(
+    passes: dict[int, tuple[WindowPass, ...]],
+    split: TokenizedSplit,
+    contexts: IntArray,
+    weight: float,
+    wanted: Literal["all", "fed", "alone"],
+) -> dict[int, tuple[WindowPass, ...]]:
+    """The same where some of the contexts have no labels: of their windows those passes that
+    distillation is for, which weigh `weight` times as much."""
+    own = {
+        window: tuple(
+            replace(each, weight=each.weight * weight, labelled=False)
+            for each in passes[window]
+            if wanted == "all" or each.fed == (wanted == "fed")
+        )
+        for window in _windows(split, contexts)
+    }
+    return passes | own
+
+
+def num_terms(split: TokenizedSplit, contexts: IntArray, per_sequence: bool) -> int:
+    """What the student's losses of some contexts' windows are means over: words, or windows; 1, if
+    there are none."""
+    windows = _windows(split, contexts)
+    if per_sequence:
+        return max(len(windows), 1)
+    places = [np.arange(*split.windows[window]) for window in windows]
+    words = split.words[np.concatenate(places)] if places else np.empty(0)
+    return max(int((words >= 0).sum()), 1)
 
 
 def _one_of(

@@ -32,7 +32,7 @@ def write_pair(models: TrainedModels, folder: Path) -> None:
 def portable(raw: dict[str, Any]) -> dict[str, Any]:
     """A config with names in place of paths: files are named, not where they lie."""
     raw["run"] = {**raw["run"], "folder": None}
-    for key in ("train", "validation", "test"):
+    for key in ("train", "validation", "test", "unlabelled"):
         raw["data"][key] = _named(raw["data"].get(key))
     raw["data"]["cache_folder"] = None
     raw["data"]["tokenizer"] = _named(raw["data"].get("tokenizer"))

@@ -61,6 +61,11 @@ def distillation(
     return divergences * (temperature**2) * (labels != IGNORED)
 
 
+def confidence(logits: Tensor) -> Tensor:
+    """(…, num_labels) → (…) fp32 probability of the likeliest label."""
+    return F.softmax(logits.float(), dim=-1).amax(-1)
+
+
 def divergence(log_student: Tensor, log_teacher: Tensor, kind: Divergence, dim: int) -> Tensor:
     """From the teacher's to the student's distribution, of log-probabilities along `dim`.
 

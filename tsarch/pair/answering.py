@@ -255,7 +255,9 @@ class Answering:
             rows,
             one * int(is_fed),
             one * 0,
-            *[one.astype("f4")] * 2,
+            one.astype("f4"),
+            one.astype("f4"),
+            one,
         )
         return WindowOutputs(
             batch, _NONE, student[None], None if teacher is None else teacher[None], _NONE

@@ -48,7 +48,7 @@ def check_capacity(blueprint: Blueprint, prepared: Prepared, own_ray: bool) -> l
         UserError: the states alone exceed the memory, or no step feeds all replicas.
     """
     needs = list(rank_needs(blueprint, prepared).values())
-    feeding = Feeding.of(blueprint, prepared.splits["train"])
+    feeding = Feeding.of(blueprint, prepared.training)
     mistakes = list(feeding.mistakes())
     if own_ray:
         mistakes += exceeded(blueprint.runner, needs, device_memory(blueprint.runner.device))
@@ -168,12 +168,12 @@ def _trained_rows(blueprint: Blueprint, prepared: Prepared, uses_table: bool) ->
         return 0
     if uses_table:
         return blueprint.table.shape[0]
-    return len(prepared.splits["train"].distinct_tokens)
+    return len(prepared.training.distinct_tokens)
 
 
 def _activations(blueprint: Blueprint, own: StageBlueprint, replicas: int) -> int:
     schedule, hf = blueprint.schedule, own.architecture.built
-    tokens = blueprint.batches.tokens // (replicas * schedule.micro_batches)
+    tokens = blueprint.batches.step_tokens // (replicas * schedule.micro_batches)
     if schedule.name == "joint" and own.bridge is None:
         tokens *= min(schedule.in_flight, schedule.micro_batches)
     return activation_bytes(
@@ -287,8 +287,8 @@ class Feeding:
                 replicas = needed // micro_batches
                 yield Mistake(
                     "data.batch_tokens",
-                    f"a step of {self.blueprint.batches.tokens} tokens holds at most {most} {what} "
-                    f"of this data, but {replicas} {stage} replicas × {micro_batches} "
+                    f"a step of {self.blueprint.batches.step_tokens} tokens holds at most {most} "
+                    f"{what} of this data, but {replicas} {stage} replicas × {micro_batches} "
                     f"micro-batches need {needed}.",
                     f"Raise data.batch_tokens, or lower topology.{stage}.replicas or "
                     "schedule.micro_batches.",

@@ -159,7 +159,8 @@ def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, ste
         objective = trained_objective(blueprint, prepared, task, stage)
         running: RunningStage
         if stage.reads == "contexts":
-            running = TeacherStage(stage, engine, tied, 0, objective)
+            is_joint = blueprint.schedule.name == "joint"
+            running = TeacherStage(stage, engine, tied, 0, objective, None, is_joint)
         else:
             running = StudentStage(
                 stage, engine, tied, 0, predictions, objective, blueprint.distillation
@@ -217,7 +218,7 @@ def _engine(blueprint: Blueprint, stage: Stage, module: nn.Module) -> DryEngine:
 
 def _tied(blueprint: Blueprint, prepared: Prepared, uses_table: bool) -> TiedEmbedding:
     own = blueprint.table
-    trained = None if uses_table else prepared.splits["train"].distinct_tokens
+    trained = None if uses_table else prepared.training.distinct_tokens
 
     def optimizer(rows: nn.Parameter) -> torch.optim.Optimizer:
         return stepped_optimizer([{"params": [rows], "weight_decay": 0.0}], own.optimizer)

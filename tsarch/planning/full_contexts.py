@@ -43,7 +43,9 @@ def full_contexts(blueprint: Blueprint) -> Prepared:
         sentence_offsets=np.arange(len(labelled) + 1),
     )
     names = ("train", "validation", "test")
-    return Prepared(dict.fromkeys(names, split), _LABELS.get(blueprint.task.name, ()), (), 0)
+    beside = split if blueprint.unlabelled.is_used else None
+    labels = _LABELS.get(blueprint.task.name, ())
+    return Prepared(dict.fromkeys(names, split), labels, (), 0, unlabelled=beside)
 
 
 def _words(blueprint: Blueprint, number: int, length: int, bounds: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ def choose(fp32: Trial, bf16: Trial) -> Choice:
 
 def try_steps(blueprint: Blueprint, prepared: Prepared) -> Trial:
     """The first steps of a run that is `in_one_process`."""
-    plan = batch_plan(blueprint, prepared.splits["train"])
+    plan = batch_plan(blueprint, prepared.training)
     num_steps = min(NUM_STEPS, num_training_steps(blueprint, plan))
     with num_threads(None):
         crew = LocalCrew(blueprint, prepared)

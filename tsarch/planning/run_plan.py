@@ -113,7 +113,7 @@ def plan_rank(
     """The plan of a stage's ranks."""
     stage, micro_batches = own.stage, blueprint.schedule.micro_batches
     settings, replicas = blueprint.stages[stage], blueprint.topology.replicas(stage)
-    tokens = max(blueprint.batches.tokens / (replicas * micro_batches), own.least_tokens)
+    tokens = max(blueprint.batches.step_tokens / (replicas * micro_batches), own.least_tokens)
     scale = tokens / own.share_tokens
     need = need_of(blueprint, stage, own.counts)
     checkpoints = settings.activation_checkpointing

@@ -85,7 +85,7 @@ class Workload:
 
 def workload(blueprint: Blueprint, prepared: Prepared) -> Workload:
     """From the first batches, up to `data.shuffled_contexts`."""
-    train = prepared.splits["train"]
+    train = prepared.training
     plan = batch_plan(blueprint, train)
     batches, lengths = plan.block(0, 0), train.context_lengths
     padded = [len(own) * int(lengths[own].max()) for own in batches]
@@ -121,7 +121,7 @@ def profile(
         both_ways: activations with checkpointing as well as without.
     """
     unit, share = _unit(blueprint, prepared, stage)
-    train = prepared.splits["train"]
+    train = prepared.training
     plan = batch_plan(unit, train)
     task = make_task(unit.task.name, prepared.labels, unit.task)
     rows = unit.table.shape[0] if task.objective.uses_table else None
@@ -164,10 +164,10 @@ def threads_of(own: StageBlueprint, blueprint: Blueprint) -> int:
 def _unit(blueprint: Blueprint, prepared: Prepared, stage: Stage) -> tuple[Blueprint, int]:
     """A run of one micro-batch a step as a rank of the stage has it, and its tokens."""
     parts = blueprint.topology.replicas(stage) * blueprint.schedule.micro_batches
-    longest = int(prepared.splits["train"].context_lengths.max())
-    share = max(blueprint.batches.tokens // parts, longest)
-    unit = blueprint.altered(data={"batch_tokens": share}, schedule={"micro_batches": 1})
-    return unit, share
+    longest = int(prepared.training.context_lengths.max())
+    own = max(blueprint.batches.tokens // parts, longest)
+    unit = blueprint.altered(data={"batch_tokens": own}, schedule={"micro_batches": 1})
+    return unit, unit.batches.step_tokens
 
 
 def _otherwise(blueprint: Blueprint, stage: Stage) -> Blueprint | None:

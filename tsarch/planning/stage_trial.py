@@ -109,7 +109,7 @@ def _num_steps(blueprint: Blueprint, prepared: Prepared) -> int:
     alternation = blueprint.schedule.alternation
     cycle = max(alternation.teacher_steps, alternation.student_steps)
     wanted = cycle * ceil(_NUM_STEPS / cycle)
-    plan = batch_plan(blueprint, prepared.splits["train"])
+    plan = batch_plan(blueprint, prepared.training)
     return min(wanted, num_training_steps(blueprint, plan))
 
 
@@ -141,7 +141,7 @@ def _propose_replicas(
     crew: Crew, blueprint: Blueprint, prepared: Prepared, supply: Supply, num_steps: int
 ) -> Proposal:
     times = measure(crew, num_steps)
-    shares = busiest_shares(blueprint, prepared.splits["train"], supply.num_devices - 1)
+    shares = busiest_shares(blueprint, prepared.training, supply.num_devices - 1)
     options = {
         stage: with_replicas(times[stage], shares[stage], own.engine.zero_stage > 0)
         for stage, own in blueprint.stages.items()

@@ -50,6 +50,8 @@ class BatchResult:
     """Whose answers say what of them wasn't read."""
     skipped: int
     """Inputs that an earlier run had answered."""
+    rows: int
+    """Of the output."""
     notes: tuple[str, ...] = ()
     """On how files were read."""
 
@@ -68,6 +70,8 @@ class Answered:
     begun_bytes: int
     bytes_read: int
     notes: tuple[str, ...]
+    inputs: int | None = None
+    """That the lines are of; None: each of one."""
 
 
 def predict_files(
@@ -142,13 +146,15 @@ class BatchJob:
             for own in answering(self.files, self.reading, skipped):
                 if own.problems and not self.skip_bad:
                     raise UserError(own.problems)
-                sink.add(own.lines, own.columns, len(own.problems), own.partly_read)
+                sink.add(own.lines, own.columns, len(own.problems), own.partly_read, own.inputs)
                 notes.update(dict.fromkeys(own.notes))
                 on_progress(BatchProgress(sink.inputs, own.bytes_read, num_bytes, own.begun_bytes))
         finally:
             sink.close()
         sink.finish()
-        return BatchResult(sink.inputs, sink.bad, sink.partly_read, skipped, tuple(notes))
+        return BatchResult(
+            sink.inputs, sink.bad, sink.partly_read, skipped, sink.rows, tuple(notes)
+        )
 
     @property
     def is_resumable(self) -> bool:

@@ -23,13 +23,20 @@ class Sink(Protocol):
     """Takes answers, in order."""
 
     inputs: int
+    rows: int
+    """That are written."""
     bad: int
     partly_read: int
 
     def add(
-        self, lines: Sequence[bytes], columns: Sequence[str], bad: int, partly_read: int
+        self,
+        lines: Sequence[bytes],
+        columns: Sequence[str],
+        bad: int,
+        partly_read: int,
+        inputs: int | None = None,
     ) -> None:
-        """Take the next ones."""
+        """Take the next ones; `inputs`: that they are of, None: each of one."""
 
     def close(self) -> None:
         """No more come, for now."""
@@ -46,7 +53,7 @@ class Journal:
         self._answers = output.with_name(output.name + ".part")
         self._state = output.with_name(output.name + ".part.json")
         self._job = job
-        self.inputs, self.bad, self.partly_read = 0, 0, 0
+        self.inputs, self.rows, self.bad, self.partly_read = 0, 0, 0, 0
         self._columns: dict[str, None] = {}
         self._bytes = 0
         self._file: IO[bytes] | None = None
@@ -66,7 +73,7 @@ class Journal:
             state = json.loads(self._state.read_text(encoding="utf-8"))
             job, columns = state["job"], dict.fromkeys(state["columns"])
             self.inputs, self.bad, self._bytes = state["inputs"], state["bad"], state["bytes"]
-            self.partly_read = state["partly_read"]
+            self.partly_read, self.rows = state["partly_read"], state["rows"]
         except (OSError, ValueError, LookupError, TypeError) as error:
             what = f"can't be read: {one_line(error)}."
             raise UserError.single(str(self._state), what, hint) from None
@@ -82,7 +89,12 @@ class Journal:
         self._answers.unlink(missing_ok=True)
 
     def add(
-        self, lines: Sequence[bytes], columns: Sequence[str], bad: int, partly_read: int
+        self,
+        lines: Sequence[bytes],
+        columns: Sequence[str],
+        bad: int,
+        partly_read: int,
+        inputs: int | None = None,
     ) -> None:
         """Keep the next answers.
 
@@ -93,7 +105,8 @@ class Journal:
             if self._file is None:
                 self._file = self._answers.open("ab")
             self._file.writelines(lines)
-        self.inputs += len(lines)
+        self.rows += len(lines)
+        self.inputs += len(lines) if inputs is None else inputs
         self.bad += bad
         self.partly_read += partly_read
         self._columns.update(dict.fromkeys(columns))
@@ -125,7 +138,7 @@ class Journal:
             os.fsync(self._file.fileno())
             self._bytes = self._file.tell()
             state = {"job": self._job, "inputs": self.inputs, "bad": self.bad}
-            state |= {"partly_read": self.partly_read, "bytes": self._bytes}
+            state |= {"rows": self.rows, "partly_read": self.partly_read, "bytes": self._bytes}
             state |= {"columns": list(self._columns)}
             new = self._state.with_name(self._state.name + ".new")
             new.write_text(json.dumps(state), encoding="utf-8")
@@ -137,10 +150,15 @@ class StandardOutput:
     """Answers on their way out of this process, as JSON Lines."""
 
     def __init__(self) -> None:
-        self.inputs, self.bad, self.partly_read = 0, 0, 0
+        self.inputs, self.rows, self.bad, self.partly_read = 0, 0, 0, 0
 
     def add(
-        self, lines: Sequence[bytes], columns: Sequence[str], bad: int, partly_read: int
+        self,
+        lines: Sequence[bytes],
+        columns: Sequence[str],
+        bad: int,
+        partly_read: int,
+        inputs: int | None = None,
     ) -> None:
         """Write the next answers.
 
@@ -150,7 +168,8 @@ class StandardOutput:
         with _told(Path("-"), ""):
             sys.stdout.buffer.writelines(lines)
             sys.stdout.buffer.flush()
-        self.inputs += len(lines)
+        self.rows += len(lines)
+        self.inputs += len(lines) if inputs is None else inputs
         self.bad += bad
         self.partly_read += partly_read
 

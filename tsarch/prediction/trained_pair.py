@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -33,8 +32,9 @@ from tsarch.pair.states import States
 from tsarch.prediction.asked import AskedDocument, alone
 from tsarch.prediction.context import Context, load_document
 from tsarch.prediction.packed import Layouts
+from tsarch.prediction.prepared import Prepared
 from tsarch.prediction.unread import OnUnread, gaps, told_gaps, with_unread
-from tsarch.records import TokenizedSplit
+from tsarch.records import FloatArray, TokenizedSplit
 from tsarch.tasks.answers import Answer
 
 if TYPE_CHECKING:
@@ -43,21 +43,6 @@ if TYPE_CHECKING:
 
 _DOCUMENTS = ("ner", "classification")
 """Tasks whose contexts are documents: what the teacher makes of them serves every window."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Inputs as the models read them."""
-
-    inputs: Inputs
-    split: TokenizedSplit | None
-    """None: there is no input that can be read."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Of the contexts that the teacher reads, and of what they have no room for."""
-        split = self.split
-        return 0 if split is None else len(split.token_ids) + split.num_cut_tokens
 
 
 class TrainedPair:
@@ -210,6 +195,16 @@ class TrainedPair:
             )
             for own, read in zip(prepared, packed, strict=True)
         ]
+
+    def scores(self, prepared: Prepared, mode: Mode) -> tuple[TokenizedSplit, FloatArray] | None:
+        """Contexts and windows of inputs, and what a mode says of each word (`Answering.scores`);
+        None: there is no input that can be read. Of tasks whose answers aren't texts."""
+        assert isinstance(self._answering, Answering)
+        splits = self._layouts.as_read(prepared.split, mode).splits
+        if not splits:
+            return None
+        split = merged(splits)
+        return split, self._answering.scores(split, mode)
 
     def states(self, prepared: Sequence[Prepared]) -> list[list[States]]:
         """What the teacher makes of the contexts of each; all are read together. Of tasks whose

@@ -153,7 +153,7 @@ def _tie(
 
     trained = None
     if not task.objective.uses_table:
-        trained = prepared.splits["train"].distinct_tokens
+        trained = prepared.training.distinct_tokens
     tied = TiedEmbedding(
         Table(table.to(wiring.device), trained),
         None if own.frozen else optimizer,
@@ -200,9 +200,17 @@ def _stages(
         engine = engines[stage]
         objective = trained_objective(blueprint, prepared, task, stage)
         if stage.reads == "contexts":
-            return TeacherStage(stage, engine, tied, replica, objective, kept_of(stage))
+            is_joint = blueprint.schedule.name == "joint"
+            return TeacherStage(stage, engine, tied, replica, objective, kept_of(stage), is_joint)
         return StudentStage(
-            stage, engine, tied, replica, arriving, objective, blueprint.distillation
+            stage,
+            engine,
+            tied,
+            replica,
+            arriving,
+            objective,
+            blueprint.distillation,
+            blueprint.unlabelled if blueprint.unlabelled.is_used else None,
         )
 
     return {stage: running(stage, replica) for stage, replica in wiring.stages}

@@ -28,12 +28,19 @@ class Training:
     def __init__(
         self, blueprint: Blueprint, prepared: Prepared, wiring: Wiring, parts: Parts
     ) -> None:
-        train = prepared.splits["train"]
+        train = prepared.training
         plan = batch_plan(blueprint, train)
         self._blueprint = blueprint
         self._ranks = wiring.ranks
         self._parts = parts
-        self.feed = training_feed(blueprint, train, plan, wiring.topology, parts.vocabulary)
+        self.feed = training_feed(
+            blueprint,
+            train,
+            plan,
+            wiring.topology,
+            parts.vocabulary,
+            parts.task.objective.per_sequence,
+        )
         self._num_steps = num_training_steps(blueprint, plan)
         self.executor = Executor(parts.stages, parts.link, parts.tied, self._rate, wiring.activity)
         """Of all that this rank runs: nothing of training may be left when it evaluates."""

@@ -34,7 +34,7 @@ def save_bad_batch(
     Returns:
         The JSON file.
     """
-    split = prepared.splits["train"]
+    split = prepared.training
     contexts = plan.contexts(step)
     tokens = [context_tokens(split, context) for context in contexts.tolist()]
     tokenizer = blueprint.tokenizer()

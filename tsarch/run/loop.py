@@ -89,7 +89,7 @@ class Trainer:
         self._point = point
         self._task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
         self._examiner = Examiner(blueprint, prepared, self._task, crew)
-        plan = batch_plan(blueprint, prepared.splits["train"])
+        plan = batch_plan(blueprint, prepared.training)
         self._num_steps = num_training_steps(blueprint, plan)
         self._epochs = _epochs(plan, self._num_steps)
         self._ledger = Ledger(
@@ -302,7 +302,7 @@ class Trainer:
             stage: stage_summary(own, topology, one_process, stats[stage])
             for stage, own in blueprint.stages.items()
         }
-        splits = self._prepared.splits.items()
+        splits = self._prepared.held.items()
         return RunSummary(
             task=blueprint.task.name,
             schedule=blueprint.schedule.name,

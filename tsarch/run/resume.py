@@ -63,6 +63,7 @@ _MAY_DIFFER = (
     "data.train",
     "data.validation",
     "data.test",
+    "data.unlabelled",
     "data.tokenizer",
     "data.cache",
 )
@@ -221,7 +222,7 @@ def _check_place(prepared: Prepared, point: ResumePoint) -> None:
     Raises:
         UserError: it isn't.
     """
-    plan = batch_plan(point.blueprint, prepared.splits["train"])
+    plan = batch_plan(point.blueprint, prepared.training)
     progress, num_steps = point.progress, num_training_steps(point.blueprint, plan)
     starts = [min(start, num_steps) for start in plan.epoch_starts]
     if progress.epoch < len(starts) - 1:
@@ -239,7 +240,7 @@ def _check_place(prepared: Prepared, point: ResumePoint) -> None:
 def data_fingerprint(prepared: Prepared) -> str:
     """A hash of all tokenised splits and labels."""
     digest = hashlib.sha256(repr(prepared.labels).encode())
-    for name, split in sorted(prepared.splits.items()):
+    for name, split in sorted(prepared.held.items()):
         digest.update(name.encode())
         if isinstance(split, StoredSplit):
             digest.update(split.about.fingerprint.encode())

@@ -10,7 +10,8 @@ from tsarch.config import Mode
 from tsarch.errors import UserError
 from tsarch.inputs.rows import Input, Predicted
 from tsarch.prediction.batch import as_json
-from tsarch.prediction.trained_pair import Prepared, TrainedPair
+from tsarch.prediction.prepared import Prepared
+from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prediction.unread import OnUnread
 from tsarch.serving.batcher import Batcher, Batching
 from tsarch.serving.engine import Answered, RunInfo, ServiceError

@@ -14,14 +14,15 @@ from tsarch.data.feed import Feed
 from tsarch.data.replica_arrays import WindowBatch
 from tsarch.losses.hidden import hidden_distance
 from tsarch.losses.objective import Objective
-from tsarch.losses.predictions import Logits, Predicted
+from tsarch.losses.predictions import Logits, Predicted, dense
+from tsarch.losses.token import confidence
 from tsarch.models.student_model import StudentModel
 from tsarch.pair.halves import StudentHalf
 from tsarch.pair.states import Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import IGNORED, IntArray, LossParts, Message
-from tsarch.specs import DistillationSpec, PredictionSpec
+from tsarch.specs import DistillationSpec, PredictionSpec, UnlabelledSpec
 from tsarch.stage.engine import Engine
 from tsarch.stage.positions import PositionCount
 from tsarch.stage.step_rows import StepRows
@@ -51,6 +52,7 @@ class StudentStage:
         arriving: PredictionSpec,
         objective: Objective,
         distillation: DistillationSpec,
+        unlabelled: UnlabelledSpec | None = None,
     ) -> None:
         self.stage = stage
         self.engine = engine
@@ -65,6 +67,8 @@ class StudentStage:
         """What comes along from the teachers, where their predictions are wanted."""
         self._objective = objective
         self._distillation = distillation
+        self._unlabelled = unlabelled
+        """None: all text has labels."""
         self._losses: dict[tuple[int, int], Tensor] = {}
         self._boundaries: dict[tuple[int, int], _Boundary] = {}
         self._outgoing: dict[tuple[int, int], Tensor] = {}
@@ -205,9 +209,13 @@ class StudentStage:
         name = self.stage.name
         alone, taught = f"{name}_alone", self._part("distillation")
         sums = {name: 0.0, alone: 0.0, taught: 0.0}
+        unlabelled = self._part("unlabelled")
+        if self._unlabelled is not None:
+            sums[unlabelled] = 0.0
         for output in outputs:
             weight = torch.from_numpy(output.batch.weight).to(total.device).unsqueeze(1)
-            losses = self._objective.losses(output.student, output.labels, output.table)
+            learned = torch.from_numpy(output.batch.labelled).to(total.device).unsqueeze(1)
+            losses = self._objective.losses(output.student, output.labels, output.table) * learned
             total = total + (losses * weight).sum()
             second = torch.from_numpy(output.batch.second).to(total.device).unsqueeze(1)
             per_pass = losses.detach().double()
@@ -218,23 +226,39 @@ class StudentStage:
             if self._distillation.weight > 0 and output.teacher is not None:
                 divergence = self._divergence(output) * weight
                 total = total + self._distillation.weight * divergence.sum().float()
-                sums[taught] += float(divergence.detach().double().sum())
+                found = divergence.detach().double()
+                sums[taught] += float((found * learned).sum())
+                if self._unlabelled is not None:
+                    sums[unlabelled] += float((found * (1 - learned)).sum())
         parts = LossParts({part: value / num_terms for part, value in sums.items()})
         return total / num_terms, parts
 
     def _divergence(self, output: WindowOutputs) -> Tensor:
         """(windows, tokens) KD term of the passes that it is for."""
+        temperature, own = self._distillation.temperature, self._unlabelled
+        values = self._divergence_at(output, temperature)
+        if own is not None and not output.batch.labelled.all():
+            apart = values
+            if own.temperature != temperature:
+                apart = self._divergence_at(output, own.temperature)
+            if own.min_confidence > 0:
+                assert output.teacher is not None
+                apart = apart * (confidence(dense(output.teacher)) >= own.min_confidence)
+            learned = torch.from_numpy(output.batch.labelled).to(values.device).unsqueeze(1)
+            values = torch.where(learned == 1, values, apart)
+        return values * self._is_taught(output.batch)
+
+    def _divergence_at(self, output: WindowOutputs, temperature: float) -> Tensor:
+        """(windows, tokens) from the teacher's to the student's predictions."""
         assert output.teacher is not None
-        spec = self._distillation
-        divergence = self._objective.divergences(
+        return self._objective.divergences(
             output.student,
             output.teacher,
             output.labels,
-            spec.temperature,
+            temperature,
             output.table,
-            spec.divergence,
+            self._distillation.divergence,
         )
-        return divergence * self._is_taught(output.batch)
 
     def _hidden_term(
         self,

@@ -52,6 +52,7 @@ class TeacherStage:
         replica: int,
         objective: Objective,
         kept: KeptStates | None = None,
+        gets_gradient: bool = True,
     ) -> None:
         self.stage = stage
         self.engine = engine
@@ -63,6 +64,8 @@ class TeacherStage:
         self.on_output: Callable[[ContextOutputs], None] | None = None
         """Called with every batch's predictions while a teacher alone is evaluated."""
         self._objective = objective
+        self._gets_gradient = gets_gradient
+        """Whether the students' gradient comes back (`joint`), of contexts without labels too."""
         self._kept = kept
         """States that training takes from an earlier epoch; None: they change."""
         self.rows = StepRows(tied)
@@ -83,10 +86,13 @@ class TeacherStage:
             if self._kept is not None and update:
                 contexts = feed.plan(step).micro_batches[micro_batch].contexts[self.stage]
                 states = self._read_once(touched, contexts[self.replica], batch, chosen)
+            elif update and not (self._gets_gradient or feed.all_labelled(step, micro_batch)):
+                states = self._read_apart(touched, batch, chosen)
             else:
                 states = self._encode(touched, batch, slice(None), chosen)
             hidden, predictions = states.hidden.flatten(0, 1), self._said(states, chosen)
-            losses = self._objective.losses(predictions, labels, touched.leaf)
+            learned = torch.from_numpy(batch.labelled).to(labels.device).unsqueeze(1)
+            losses = self._objective.losses(predictions, labels, touched.leaf) * learned
             num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
             loss = losses.sum() / num_terms
         if update:
@@ -182,6 +188,26 @@ class TeacherStage:
         starts = self._starts(batch)
         own = None if starts is None else starts[rows]
         return self.half.encode(touched, tokens, own, chosen)
+
+    def _read_apart(self, touched: TouchedRows, batch: ContextBatch, chosen: Tensor) -> States:
+        """States and predictions of a batch, of which contexts without labels have no gradient:
+        they are read without a graph. Each replica calls the model twice (ZeRO 3 gathers parameters
+        in every call), if need be for a context that it has read already."""
+        known, others = np.flatnonzero(batch.labelled), np.flatnonzero(batch.labelled == 0)
+        with torch.no_grad():
+            rows = others if len(others) else known[:1]
+            beside = self._encode(touched, batch, rows, chosen[rows])
+        rows = known if len(known) else others[:1]
+        own = self._encode(touched, batch, rows, chosen[rows])
+        places = np.arange(len(others)) + len(rows)
+        if not len(known):
+            places[0] = 0  # so that there is a graph
+        order = np.argsort(np.concatenate([known, others]), kind="stable")
+        chosen_rows = np.concatenate([np.arange(len(known)), places])[order]
+        index = torch.from_numpy(chosen_rows).to(chosen.device)
+        hidden = torch.cat([own.hidden, beside.hidden]).index_select(0, index)
+        predictions = torch.cat([own.predictions, beside.predictions]).index_select(0, index)
+        return States(hidden, predictions)
 
     def _read_once(
         self, touched: TouchedRows, contexts: Sequence[int], batch: ContextBatch, chosen: Tensor

@@ -1,0 +1,307 @@
+"""`tsarch augment`: training rows of other text, or of rows that were altered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tsarch
+from tests.generative_configs import generative_config
+from tests.helpers import ROOT, write_jsonl
+from tests.test_pair import run_of
+from tests.test_predict_files import rows_of
+from tsarch.augmentation.back_translation import BackTranslation
+from tsarch.augmentation.labelled_rows import Labelled, RowFile
+from tsarch.augmentation.methods import Settings, check_settings
+from tsarch.augmentation.swapping import entities, entity_pool, swapped
+from tsarch.augmentation.word_choice import _is_same, drawn, in_case_of
+from tsarch.config import DataConfig, LossConfig
+from tsarch.data.corpus import read_file
+from tsarch.errors import UserError
+from tsarch.launch.cli import main
+from tsarch.launch.training import run_training
+from tsarch.prediction import pieces
+from tsarch.tasks.answers import GeneratedText
+from tsarch.tasks.registry import row_reader
+
+WIKIGOLD = ROOT / "configs" / "wikigold" / "train.jsonl"
+OWN = {"made_by", "made_from", "score"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ner")
+    config = run_of(folder, "ner")
+    loss = LossConfig(label_weights="balanced")
+    run_training(config.model_copy(update={"loss": loss}))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def classifying(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("classification")
+    run_training(run_of(folder, "classification"))
+    return folder / "run"
+
+
+@pytest.fixture
+def tagged(tmp_path) -> Path:
+    lines = WIKIGOLD.read_text(encoding="utf-8").splitlines()[60:100]
+    return write_jsonl(tmp_path / "tagged.jsonl", [json.loads(line) for line in lines])
+
+
+def augment(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["augment", *map(str, arguments)])
+    return int(caught.value.code or 0)
+
+
+def as_training_rows(path: Path, task: str) -> tuple[Any, ...]:
+    data = DataConfig()
+    return read_file(str(path), data, row_reader(task, data))
+
+
+def test_texts_get_the_labels_that_predictions_have(run, tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("Maria met Ada in Rome. They spoke.\n\nBonn is old.\n", encoding="utf-8")
+    output = tmp_path / "out.jsonl"
+    assert augment(run, "--input", source, "--output", output) == 0
+    rows = rows_of(output)
+    assert [row["tokens"][0] for row in rows] == ["Maria", "They", "Bonn"]
+    assert [row["made_from"] for row in rows] == [f"{source}:1", f"{source}:1", f"{source}:3"]
+    assert rows[0]["doc_id"] == rows[1]["doc_id"] != rows[2]["doc_id"]
+    pair = tsarch.load(run, device="cpu")
+    said = pair.predict(["Maria met Ada in Rome. They spoke."], "teacher")[0]
+    found = [own for row in rows[:2] for own in entities(row["tags"])]
+    assert len(found) == len(said)
+    assert {own.type for own in said} == {kind for kind, _, _ in found}
+    assert len(as_training_rows(output, "ner")) == 3
+    assert all(0 < row["score"] <= 1 for row in rows)
+
+
+def test_rows_that_the_teacher_is_not_sure_of_are_left_out(run, tagged, tmp_path):
+    every, some = tmp_path / "every.jsonl", tmp_path / "some.jsonl"
+    assert augment(run, "--input", tagged, "--output", every) == 0
+    scores = sorted(row["score"] for row in rows_of(every))
+    bound = scores[len(scores) // 2]
+    assert augment(run, "--input", tagged, "--output", some, "--keep-above", bound) == 0
+    assert rows_of(some) == [row for row in rows_of(every) if row["score"] >= bound]
+    assert 0 < len(rows_of(some)) < 40
+    # The tags that were there are not looked at.
+    assert [row["tokens"] for row in rows_of(every)] == [row["tokens"] for row in rows_of(tagged)]
+
+
+def test_entities_are_swapped_within_their_types(run, tagged, tmp_path):
+    output = tmp_path / "out.jsonl"
+    options = ("--method", "swap", "--copies", 2, "--seed", 1)
+    assert augment(run, "--input", tagged, "--output", output, *options) == 0
+    before, after = rows_of(tagged), rows_of(output)
+    pool: dict[str, set[tuple[str, ...]]] = {}
+    for row in before:
+        for kind, start, stop in entities(row["tags"]):
+            pool.setdefault(kind, set()).add(tuple(row["tokens"][start:stop]))
+    changed = 0
+    originals = {f"{tagged}:{number}": row for number, row in enumerate(before, 1)}
+    for row in after:
+        old = originals[row["made_from"]]
+        kinds = [kind for kind, _, _ in entities(row["tags"])]
+        assert kinds == [kind for kind, _, _ in entities(old["tags"])]
+        for kind, start, stop in entities(row["tags"]):
+            assert tuple(row["tokens"][start:stop]) in pool[kind]
+        rest = [w for w, tag in zip(row["tokens"], row["tags"], strict=True) if tag == "O"]
+        assert rest == [w for w, tag in zip(old["tokens"], old["tags"], strict=True) if tag == "O"]
+        changed += row["tokens"] != old["tokens"]
+        assert row["doc_id"].startswith(f"{old['doc_id']} (swap-")
+    assert changed > 20
+    assert len(as_training_rows(output, "ner")) == len(after)
+    again = tmp_path / "again.jsonl"
+    assert augment(run, "--input", tagged, "--output", again, *options) == 0
+    assert rows_of(again) == after
+
+
+def labelled(words: str, tags: str, doc_id: str = "d", place: str = "f:1") -> Labelled:
+    reader = row_reader("ner", DataConfig())
+    from tsarch.data.rows import Place
+
+    row, mistakes = reader.read(Place("f", 1), {"tokens": words.split(), "tags": tags.split()})
+    assert not mistakes
+    return Labelled(0, place, row, doc_id)
+
+
+def test_an_entity_of_a_document_becomes_the_same_one_everywhere():
+    rows = [
+        labelled("Ada saw Bonn", "B-PER O B-LOC", "d"),
+        labelled("Then Ada slept", "O B-PER O", "d"),
+        labelled("Eve de Wit , Max and Ann", "B-PER I-PER I-PER O B-PER O B-PER", "e"),
+    ]
+    pool = entity_pool(rows)
+    assert pool["PER"] == (("Ada",), ("Ann",), ("Eve", "de", "Wit"), ("Max",))
+    for copy in range(8):
+        one, other = (swapped(own, pool, 0, copy) for own in rows[:2])
+        first = next(entities(one.row.tags))
+        start, stop = next(entities(other.row.tags))[1:]
+        name = one.row.words[first[1] : first[2]]
+        assert name != ["Ada"]
+        assert other.row.words[start:stop] == name
+        assert len(one.row.words) == len(one.row.tags)
+        assert one.row.words[-1] == "Bonn"  # there is no other place
+    with pytest.raises(UserError, match="no two different entities"):
+        entity_pool(rows[:1])
+
+
+def test_words_beside_entities_are_replaced_by_near_ones(run, tagged, tmp_path):
+    output = tmp_path / "out.jsonl"
+    assert augment(run, "--input", tagged, "--output", output, "--method", "mask") == 0
+    originals = {f"{tagged}:{n}": row for n, row in enumerate(rows_of(tagged), 1)}
+    rows = rows_of(output)
+    assert any(row["tokens"] != originals[row["made_from"]]["tokens"] for row in rows)
+    for row in rows:
+        old = originals[row["made_from"]]
+        assert row["tags"] == old["tags"]
+        for new, word, tag in zip(row["tokens"], old["tokens"], old["tags"], strict=True):
+            assert new == word or (tag == "O" and new[:1].isupper() == word[:1].isupper())
+
+
+def test_a_masked_language_model_chooses_words(classifying, tmp_path):
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+
+    folder = tmp_path / "masked"
+    tokenizer = AutoTokenizer.from_pretrained(classifying / "model" / "tokenizer")
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=64,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(folder)
+    rows = [{"text": "We propose a method, which Works well!", "label": "method"}]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    output = tmp_path / "out.jsonl"
+    options = ("--method", "mask", "--model", folder, "--share", 0.4)
+    assert augment(classifying, "--input", source, "--output", output, *options) == 0
+    (row,) = rows_of(output)
+    assert row["label"] == "method"
+    assert row["text"] != rows[0]["text"]
+    assert ", " in row["text"]
+    assert row["text"].endswith("!")
+
+
+class Translator:
+    """Writes words in capitals, or back."""
+
+    task = "translation"
+    revision = "r"
+
+    def __init__(self, there: bool) -> None:
+        self._there = there
+
+    def try_predict(self, texts, on_unread):
+        made = [own.upper() if self._there else own.title() for own in texts]
+        return {n: GeneratedText(own, -0.1) for n, own in enumerate(made) if own != "LOST"}, {}
+
+
+def test_texts_come_back_from_another_language():
+    reader = row_reader("classification", DataConfig())
+    from tsarch.data.rows import Place
+
+    rows = []
+    for number, text in enumerate(["a new text", "lost", "Same"]):
+        row, _ = reader.read(Place("f", number), {"text": text, "label": "x"})
+        rows.append(Labelled(number, f"f:{number}", row))
+    made = BackTranslation(Translator(True), Translator(False)).rows(rows)
+    assert made[0].row.text == "A New Text"
+    assert made[1:] == [None, None]
+    assert made[0].row.label == "x"
+
+
+def test_a_writing_run_writes_targets(tmp_path):
+    config = generative_config(
+        tmp_path,
+        "summarization",
+        "llama",
+        run={"folder": str(tmp_path / "run")},
+        topology={"runner": "local", "threads": 1},
+        evaluation={"before": False},
+        decoding={"max_texts": 1},
+        schedule={"max_steps": 2},
+    )
+    run_training(config)
+    source = write_jsonl(tmp_path / "in.jsonl", [{"document": "A new way to see far."}] * 3)
+    output = tmp_path / "out.jsonl"
+    assert augment(tmp_path / "run", "--input", source, "--output", output) == 0
+    pair = tsarch.load(tmp_path / "run", device="cpu")
+    (said,) = pair.predict(["A new way to see far."], "teacher")
+    for row in rows_of(output):
+        assert row["summary"] == said.text
+        assert row["document"] == "A new way to see far."
+        assert row["score"] == pytest.approx(np.exp(said.score), abs=1e-5)
+
+
+def test_a_call_goes_on_where_it_was(run, tagged, tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "INPUTS", 8)
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    options = ("--method", "swap", "--copies", 2)
+    assert augment(run, "--input", tagged, "--output", whole, *options) == 0
+    from tsarch.augmentation import making
+
+    made, calls = making.altered, []
+
+    def ended(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise UserError.single("disk", "is full.")
+        return made(*arguments)
+
+    monkeypatch.setattr(making, "altered", ended)
+    assert augment(run, "--input", tagged, "--output", output, *options) == 2
+    assert not output.exists()
+    other = ("--method", "swap", "--copies", 3)
+    assert augment(run, "--input", tagged, "--output", output, *other) == 2  # another job
+    monkeypatch.setattr(making, "altered", made)
+    assert augment(run, "--input", tagged, "--output", output, *options) == 0
+    assert rows_of(output) == rows_of(whole)
+    assert {path.name for path in tmp_path.glob("out*")} == {"out.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "task", "message"),
+    [
+        (Settings("swap"), "qa", "is for ner, not for qa"),
+        (Settings("translate", there="a", back="b"), "ner", "is for classification"),
+        (Settings("translate", there="a"), "classification", "--back: is missing"),
+        (Settings("label", model="m"), "ner", "--model: is nothing for"),
+    ],
+)
+def test_what_makes_no_sense_is_said_first(settings, task, message):
+    with pytest.raises(UserError, match=message):
+        check_settings(settings, task)
+
+
+def test_rows_without_labels_can_not_be_altered(run, tmp_path):
+    pair = tsarch.load(run, device="cpu")
+    inputs = next(iter(pieces.pieces([_file(tmp_path, pair)], pieces.Limits(9)))).inputs
+    rows, problems = RowFile(pair).read(inputs)
+    assert [own.row.words for own in rows] == [["Ada", "sleeps"]]
+    assert "no column `tags`" in problems[1]
+
+
+def _file(folder: Path, pair: Any) -> Any:
+    from tsarch.inputs.files import InputFile
+
+    rows = [{"tokens": ["Ada", "sleeps"], "tags": ["B-PER", "O"]}, {"tokens": ["x", "y"]}]
+    return InputFile(str(write_jsonl(folder / "two.jsonl", rows)), pair.reading)
+
+
+def test_words_are_chosen_in_the_case_of_those_they_replace():
+    assert in_case_of("river", "Lake") == "River"
+    assert in_case_of("river", "LAKE") == "RIVER"
+    assert in_case_of("river", "lake") == "river"
+    assert _is_same("plays", "play")
+    assert _is_same("Played", "play")
+    assert not _is_same("river", "rival")
+    rng = np.random.default_rng(0)
+    found = [drawn([("a", 0.9), ("b", 0.1)], rng) for _ in range(50)]
+    assert found.count("a") > found.count("b") > 0

@@ -1,0 +1,173 @@
+"""Words in place of others: near ones in a table of embeddings, or what a masked language model
+expects there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tsarch.data.tokenizer import resolve_model_path
+from tsarch.errors import UserError, one_line
+from tsarch.model_folder import load_table
+
+_FEWEST_LETTERS = 3
+_MOST_CHOICES = 10
+_LEAST_COSINE = 0.5
+"""Farther words are no neighbours: MiniLM's table has `rapidly` at 0.63 of `quickly`, `easily` at
+0.51, and half of all words have none."""
+_BATCH = 32
+
+Choices = list[tuple[str, float]]
+"""Words, with how likely each is to be taken."""
+
+
+class WordChoice(Protocol):
+    """Knows what may stand in place of words."""
+
+    def choices(self, texts: Sequence[tuple[Sequence[str], int]]) -> list[Choices]:
+        """Of the word at a place of each text's words: those that may stand there; none, where it
+        doesn't know. The word itself isn't among them."""
+
+
+class Neighbours:
+    """Words that a table has near a word, wherever it stands; of tables of whole words.
+
+    Args:
+        run: folder of a trained pair, whose table and tokenizer these are.
+    """
+
+    def __init__(self, run: Path) -> None:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(run / "model" / "tokenizer")
+        table = load_table(run / "model").float()
+        self._rows = F.normalize(table, dim=1)
+        self._words = {row: word for word, row in _whole_words(tokenizer).items()}
+        self._rows_of = {word: row for row, word in self._words.items()}
+        self._known = torch.tensor(sorted(self._words), dtype=torch.long)
+        self._found: dict[str, Choices] = {}
+
+    def choices(self, texts: Sequence[tuple[Sequence[str], int]]) -> list[Choices]:
+        """The nearest by the cosine of their angle."""
+        return [self._near(words[place]) for words, place in texts]
+
+    def _near(self, word: str) -> Choices:
+        own = word if word in self._rows_of else word.lower()
+        row = self._rows_of.get(own)
+        if row is None:
+            return []
+        if own not in self._found:
+            cosines = self._rows[self._known] @ self._rows[row]
+            values, places = cosines.topk(min(4 * _MOST_CHOICES, len(self._known)))
+            near = zip(self._known[places].tolist(), values.tolist(), strict=True)
+            self._found[own] = [
+                (self._words[n], value)
+                for n, value in near
+                if value >= _LEAST_COSINE and not _is_same(self._words[n], own)
+            ][:_MOST_CHOICES]
+        return self._found[own]
+
+
+class MaskedModel:
+    """What a masked language model expects in a word's place.
+
+    Raises:
+        UserError: there is no such model.
+    """
+
+    def __init__(self, name: str) -> None:
+        from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+        folder = resolve_model_path(name)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+        except (OSError, ValueError) as error:
+            what = f"can't be loaded as a masked language model: {one_line(error)}"
+            raise UserError.single(f"--model {name}", what) from None
+        if self._tokenizer.mask_token_id is None:
+            raise UserError.single(f"--model {name}", "has a tokenizer without a mask token.")
+        self._whole = _whole_words(self._tokenizer)
+        self._names = {row: word for word, row in self._whole.items()}
+
+    def choices(self, texts: Sequence[tuple[Sequence[str], int]]) -> list[Choices]:
+        """The likeliest."""
+        found: list[Choices] = []
+        for start in range(0, len(texts), _BATCH):
+            part = texts[start : start + _BATCH]
+            for (words, place), own in zip(part, self._logits(part), strict=True):
+                found.append([] if own is None else self._likely(own, words[place]))
+        return found
+
+    @torch.inference_mode()
+    def _logits(self, texts: Sequence[tuple[Sequence[str], int]]) -> list[Tensor | None]:
+        """(vocabulary,) at the word of each text; None: it is beyond what the model reads."""
+        mask = self._tokenizer.mask_token
+        masked = [[*w[:place], mask, *w[place + 1 :]] for w, place in texts]
+        inputs = self._tokenizer(
+            masked,
+            is_split_into_words=True,
+            padding=True,
+            truncation=True,
+            max_length=self._model.config.max_position_embeddings - 2,
+            return_tensors="pt",
+        )
+        logits = self._model(**inputs).logits
+        places = (inputs["input_ids"] == self._tokenizer.mask_token_id).int()
+        return [
+            own[int(at.argmax())] if bool(at.any()) else None
+            for own, at in zip(logits, places, strict=True)
+        ]
+
+    def _likely(self, logits: Tensor, word: str) -> Choices:
+        values, rows = F.softmax(logits.float(), dim=-1).topk(4 * _MOST_CHOICES)
+        found = [
+            (self._names[row], value)
+            for row, value in zip(rows.tolist(), values.tolist(), strict=True)
+            if row in self._names and not _is_same(self._names[row], word)
+        ]
+        return found[:_MOST_CHOICES]
+
+
+def _whole_words(tokenizer: Any) -> dict[str, int]:
+    """Words that are one token → its row: letters alone, and not the inside of a word."""
+    found: dict[str, int] = {}
+    vocabulary = tokenizer.get_vocab()
+    marks = {piece[0] for piece in vocabulary if piece[:1] in ("▁", "Ġ")}
+    for piece, row in sorted(vocabulary.items(), key=lambda item: item[1]):
+        word = piece
+        if marks:
+            if piece[:1] not in marks:
+                continue
+            word = piece[1:]
+        if len(word) >= _FEWEST_LETTERS and word.isalpha():
+            found.setdefault(word, row)
+    return found
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two words are forms of one, by their beginnings."""
+    pairs = zip(one.lower(), other.lower(), strict=False)
+    shared = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    shorter, longer = sorted((len(one), len(other)))
+    return shared >= max(longer - 2, shorter - 1)
+
+
+def in_case_of(word: str, other: str) -> str:
+    """A word with the capitals of another one."""
+    if other.isupper() and len(other) > 1:
+        return word.upper()
+    return word[:1].upper() + word[1:] if other[:1].isupper() else word
+
+
+def drawn(choices: Choices, rng: np.random.Generator) -> str:
+    """One of the choices, the likelier the oftener."""
+    weights = np.array([weight for _, weight in choices])
+    return choices[int(rng.choice(len(choices), p=weights / weights.sum()))][0]

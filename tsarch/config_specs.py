@@ -1,0 +1,48 @@
+"""Sections of a config as the plain numbers of `specs.py`."""
+
+from __future__ import annotations
+
+from tsarch.config import Config
+from tsarch.schedule.plan import Alternation
+from tsarch.specs import RunnerSpec, ScheduleSpec, UnlabelledSpec
+
+
+def runner_spec(config: Config) -> RunnerSpec:
+    """Where ranks run."""
+    own = config.topology
+    return RunnerSpec(
+        name=own.runner,
+        device=own.device,
+        threads=own.threads,
+        cpus_per_rank=own.cpus_per_rank,
+        min_replicas=own.min_replicas,
+        spares=own.spares,
+        timeout_s=own.timeout_s,
+        wait_for_nodes_s=own.wait_for_nodes_s,
+        is_auto=own.auto,
+    )
+
+
+def unlabelled_spec(config: Config) -> UnlabelledSpec:
+    """How text without labels is learned."""
+    own = config.unlabelled
+    return UnlabelledSpec(
+        is_used=config.data.unlabelled is not None,
+        ratio=own.ratio,
+        weight=own.weight,
+        temperature=own.temperature or config.distillation.temperature,
+        min_confidence=own.min_confidence,
+    )
+
+
+def schedule_spec(config: Config) -> ScheduleSpec:
+    """Order and number of updates."""
+    own = config.schedule
+    return ScheduleSpec(
+        name=own.name,
+        alternation=Alternation(own.alternation.teacher_steps, own.alternation.student_steps),
+        micro_batches=own.micro_batches,
+        in_flight=own.in_flight,
+        epochs=own.epochs,
+        max_steps=own.max_steps,
+    )
