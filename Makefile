@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference bench-generate study seeds plan-check load-test clean
+.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference bench-generate study seeds plan-check load-test study-queries clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -35,6 +35,7 @@ help:
 	@echo "make bench-inference  what answering costs, beside its neighbours"
 	@echo "make bench-generate  what writing texts costs, beside transformers' generate"
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
+	@echo "make study-queries  read once, ask many: quality and cost of a query, 2 tasks, 3 seeds"
 	@echo "make seeds        every task's config with three seeds"
 	@echo "make format schema install clean"
 
@@ -104,6 +105,8 @@ equivalence: install
 	.venv/bin/python -m tests.suites.equivalence
 	.venv/bin/python -m tests.suites.equivalence --covering \
 	    --config configs/equivalence-read-once.yaml --output tests/suites/results/read-once
+	.venv/bin/python -m tests.suites.equivalence --covering \
+	    --config configs/equivalence-boundary.yaml --output tests/suites/results/boundary
 	.venv/bin/python -m tests.suites.resume_matrix
 
 # A quarter of an hour on two cores.
@@ -166,6 +169,10 @@ bench-generate: models/smollm2
 # Goes on where it was interrupted: finished runs are in runs/study.
 study: install
 	.venv/bin/python -m benchmarks.study
+
+# The same for texts that are read once and asked about; finished runs are in runs/study-queries.
+study-queries: install
+	.venv/bin/python -m benchmarks.study_queries
 
 # Goes on where it was interrupted: finished runs are in runs/seeds. Two hours on two cores.
 seeds: install

@@ -47,7 +47,7 @@ LAYERS = [
     ["tsarch.pair"],
     ["tsarch.architecture", "tsarch.specs", "tsarch.config_specs", "tsarch.blueprint"],
     ["tsarch.stage"],
-    ["tsarch.prepare", "tsarch.feeds", "tsarch.model_folder"],
+    ["tsarch.prepare", "tsarch.taught", "tsarch.feeds", "tsarch.model_folder"],
     ["tsarch.telling"],
     ["tsarch.rank"],
     ["tsarch.planning"],

@@ -85,7 +85,18 @@ def tiny_documents(folder: Path, **sections: dict[str, object]) -> Config:
     return tiny_config(folder, **{n: {**own.get(n, {}), **sections.get(n, {})} for n in names})
 
 
-TINY = {"qa": tiny_read_once, "relation": tiny_documents}
+BOUNDARY: dict[str, Any] = {"teacher": {"boundary_layer": 1}, "student": {"shortcut": False}}
+"""States leave inside the teacher and enter inside the student."""
+
+
+def tiny_split(folder: Path, **sections: dict[str, object]) -> Config:
+    """`tiny_read_once` with a boundary inside both models."""
+    names = {**BOUNDARY, **sections}
+    own = {n: {**BOUNDARY.get(n, {}), **sections.get(n, {})} for n in names}
+    return tiny_read_once(folder, **own)
+
+
+TINY = {"qa": tiny_read_once, "relation": tiny_documents, "boundary": tiny_split}
 
 
 @st.composite
@@ -304,7 +315,8 @@ def test_only_the_student_has_modes_and_decides_on_the_best_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "schedule"), [("qa", "overlapped"), ("qa", "joint"), ("relation", "joint")]
+    ("task", "schedule"),
+    [("qa", "overlapped"), ("qa", "joint"), ("relation", "joint"), ("boundary", "joint")],
 )
 def test_training_improves_both_losses(tmp_path, task, schedule):
     config = TINY[task](tmp_path, schedule={"name": schedule, "epochs": 12})
@@ -341,11 +353,11 @@ def test_many_pairs_are_asked_of_a_document_that_was_read_once(tmp_path, monkeyp
         context.predict(((0, 1), (0, 999)))
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=["qa", "boundary"])
+def run(tmp_path_factory, request) -> Path:
     """A short run whose student finds some span."""
     folder = tmp_path_factory.mktemp("read_once")
-    config = tiny_read_once(
+    config = TINY[request.param](
         folder,
         run={"folder": str(folder / "run")},
         topology={"runner": "local"},

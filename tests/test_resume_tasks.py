@@ -12,7 +12,7 @@ from tests.generative_configs import generative_config
 from tests.helpers import tiny_config
 from tests.test_classification_and_relation import tiny_task
 from tests.test_qa import tiny_qa
-from tests.test_read_once import tiny_documents, tiny_read_once
+from tests.test_read_once import tiny_documents, tiny_read_once, tiny_split
 from tests.test_resume import assert_same
 from tsarch.config import Config
 from tsarch.launch.training import run_training
@@ -43,6 +43,8 @@ def config_of(folder: Path, task: str, schedule: str) -> Config:
             return tiny_qa(folder, **sections)
         case "qa-read-once":
             return tiny_read_once(folder, **sections)
+        case "qa-split":
+            return tiny_split(folder, **sections)
         case "relation-read-once":
             return tiny_documents(folder, **sections)
         case "classification" | "relation" | "ranking":
@@ -56,7 +58,7 @@ def config_of(folder: Path, task: str, schedule: str) -> Config:
     "task",
     [
         *("ner", "classification", "relation", "ranking", "qa"),
-        *("qa-read-once", "relation-read-once"),
+        *("qa-read-once", "qa-split", "relation-read-once"),
         *("translation", "summarization", "dialogue"),
     ],
 )

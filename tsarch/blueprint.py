@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from tsarch.architecture import Architecture
 from tsarch.config import (
@@ -28,12 +28,12 @@ from tsarch.config import (
     Mode,
     Monitor,
     RunConfig,
-    Section,
     StageTopology,
     StudentConfig,
     TaskConfig,
     TrackingConfig,
 )
+from tsarch.config_changes import altered
 from tsarch.config_specs import runner_spec, schedule_spec, unlabelled_spec
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.specs import (
@@ -52,7 +52,6 @@ from tsarch.topology import Graph, Stage, Topology, stage_named
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-S = TypeVar("S", bound=Section)
 Precision = Literal["fp32", "bf16"]
 
 
@@ -71,6 +70,9 @@ class StageBlueprint:
     offload_activations: bool
     bridge: BridgeSpec | None
     """None: it reads nothing of another stage's."""
+    boundary_layer: int | None
+    """Layer before which its states leave, or another stage's enter; None: the last ones leave, and
+    are added to embeddings."""
     optimizer: OptimizerSpec
     engine: EngineSpec
     replicas: int
@@ -195,7 +197,7 @@ class Blueprint:
     def altered(self, **sections: Any) -> Blueprint:
         """The run with other values of some keys, such as `topology={"teacher": {"replicas": 2}}`.
         What has been read of its models stays."""
-        return resolve(_altered(self.config, sections), self)
+        return resolve(altered(self.config, sections), self)
 
     def placed_like(self, other: Blueprint) -> Blueprint:
         """The run on the ranks and devices of another one."""
@@ -325,6 +327,7 @@ def _stage(
         activation_checkpointing=section.activation_checkpointing,
         offload_activations=section.offload_activations,
         bridge=bridge,
+        boundary_layer=config.boundaries[stage.reads],
         optimizer=_optimizer(config, learning_rate, o.weight_decay, o.head_learning_rate_factor),
         engine=EngineSpec(
             ranks.zero_stage, ranks.offload_optimizer, ranks.offload_parameters, section.deepspeed
@@ -366,12 +369,3 @@ def _optimizer(
         clip_norm=o.clip_norm,
         head_learning_rate_factor=head_factor,
     )
-
-
-def _altered(section: S, values: Mapping[str, Any]) -> S:
-    """A section, or the whole config, with other values of some keys."""
-    update = {
-        key: _altered(old, value) if isinstance(old := getattr(section, key), Section) else value
-        for key, value in values.items()
-    }
-    return section.model_copy(update=update)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tsarch.config import Config, Section
 from tsarch.config_loading import columns_of, dump_config
 from tsarch.yaml_text import read_yaml
 
+S = TypeVar("S", bound=Section)
 MISSING = object()
 """In place of a default that a key doesn't have."""
 
@@ -41,6 +42,15 @@ def changed_keys(config: Config) -> dict[str, tuple[Any, Any]]:
         for key, value in own.items()
         if defaults.get(key, MISSING) != value
     }
+
+
+def altered(section: S, values: Mapping[str, Any]) -> S:
+    """A section, or the whole config, with other values of some keys."""
+    update = {
+        key: altered(old, value) if isinstance(old := getattr(section, key), Section) else value
+        for key, value in values.items()
+    }
+    return section.model_copy(update=update)
 
 
 def shown(value: Any) -> str:

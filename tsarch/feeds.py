@@ -84,9 +84,10 @@ def training_feed(
         blueprint.schedule.micro_batches,
         plan.contexts,
         passes,
-        send_predictions=distillation.weight > 0,
+        send_predictions=distillation.sends_predictions,
         vocabulary=vocabulary,
-        send_all=distillation.is_used and distillation.passes != "fed",
+        send_all=(distillation.sends_predictions or distillation.hidden_weight > 0)
+        and distillation.passes != "fed",
     )
 
 

@@ -156,6 +156,7 @@ def saved_config(config: Config, folder: Path, data: Mapping[str, Any] | None = 
         fields: dict[str, object] = {"model": None, "config": raw}
         if stage is Stage.STUDENT:
             fields["layers"] = None
+            fields["boundary_layer"] = config.student_boundary
         sections[stage.name] = section.model_copy(update=fields)
     own = {**(data or {}), "tokenizer": str(folder / "tokenizer")}
     changed = config.data.model_copy(update=own)

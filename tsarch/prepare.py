@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from tsarch.blueprint import Blueprint
 from tsarch.data.corpus import read_split, read_splits
@@ -23,6 +23,7 @@ from tsarch.records import TokenizedSplit
 from tsarch.tasks.base import LabelTask
 from tsarch.tasks.label_weights import check_loss, label_weights, told
 from tsarch.tasks.registry import is_generative, make_task, row_reader
+from tsarch.taught import Taught, taught_by
 from tsarch.timings import TIMINGS
 
 
@@ -41,6 +42,8 @@ class Prepared:
     """How much each label counts in the loss; None: all the same."""
     unlabelled: TokenizedSplit | None = None
     """Text without labels that is trained on too."""
+    taught: Taught | None = None
+    """What another run says of the training split; None: it isn't asked."""
 
     @cached_property
     def training(self) -> TokenizedSplit:
@@ -97,7 +100,9 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     counts = splits["train"].label_counts(len(corpus.labels))
     weights = label_weights(blueprint.loss, corpus.labels, counts)
     notes = notes if weights is None else (*notes, told(weights, corpus.labels))
-    return Prepared(splits, corpus.labels, notes, end, weights, unlabelled)
+    spec_of = partial(packing_spec, keep_tokens=False)
+    taught = taught_by(blueprint, splits["train"], corpus.labels, spec_of)
+    return Prepared(splits, corpus.labels, notes, end, weights, unlabelled, taught)
 
 
 def _unlabelled(

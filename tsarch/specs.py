@@ -92,6 +92,7 @@ class BatchSpec:
 class DistillationSpec:
     """See `DistillationConfig`."""
 
+    from_run: str | None
     weight: float
     temperature: float
     passes: Literal["all", "fed", "alone"]
@@ -103,6 +104,11 @@ class DistillationSpec:
     def is_used(self) -> bool:
         """Whether there is a term of it."""
         return self.weight > 0 or self.hidden_weight > 0
+
+    @property
+    def sends_predictions(self) -> bool:
+        """Whether it takes what the teacher of the run says."""
+        return self.weight > 0 and self.from_run is None
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,13 @@ class BackboneConfig(Section):
 class TeacherConfig(BackboneConfig):
     """The larger model; it reads whole documents, up to `max_tokens` at a time."""
 
+    boundary_layer: PositiveInt | None = None
+    """`task.query: student`: the layer before which the states leave the teacher, counted from 0.
+    The student goes on with them in the layers from there on, where layers of the same model were
+    pretrained to; its layers below read what is asked, by themselves (Cao et al. 2020, "DeFormer").
+    The teacher's own loss stays at its top. Default: the last states leave, and are added to the
+    student's embeddings."""
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.model is None) == (self.config is None):
@@ -118,6 +125,9 @@ class StudentConfig(BackboneConfig):
     layers: list[NonNegativeInt] | None = None
     """Layers of the teacher that start the student, counted from 0 and in this order, in place of
     `model` and `config`; without a teacher layers of `model`."""
+    boundary_layer: NonNegativeInt | None = None
+    """Layer of the student, counted from 0, before which the teacher's states enter it, with
+    `teacher.boundary_layer`. Default: of `layers` the first that isn't below the teacher's."""
     teacher_dropout: Fraction = 0.0
     """Probability that a window's bridge term is dropped in training, so that the student
     learns to work alone too."""
@@ -167,6 +177,11 @@ class StudentConfig(BackboneConfig):
 class DistillationConfig(Section):
     """Drawing the student to the teacher: to its predictions on the window, at a temperature, and
     to its hidden states."""
+
+    from_run: str | None = None
+    """Folder of a finished run of the same task whose teacher, which reads what is asked, gives the
+    predictions, with `task.query: student`, where this run's gives none. They are computed once
+    and kept in the cache. Relative to the current folder."""
 
     weight: NonNegativeFloat = 0.0
     """Weight of the term; 0 switches it off. (Hinton et al. 2015, section 2)."""

@@ -90,6 +90,11 @@ class Config(Section):
         tokens, origin = self._context
         if self.task.query == "student":
             self._check_query()
+        elif self.distillation.from_run is not None:
+            raise ValueError(
+                "distillation.from_run needs task.query: student; another teacher reads what is "
+                "asked itself, and gives its own predictions"
+            )
         if self.teacher is not None and self.student is not None:
             self._check_pair(self.teacher, self.student)
         else:
@@ -128,10 +133,46 @@ class Config(Section):
             raise ValueError(
                 "student: give one of `model`, `config`, `layers`, which are layers of the teacher"
             )
+        self._check_boundary(teacher, student)
         if self.data.context_tokens is not None:
             raise ValueError(
                 "data.context_tokens is for students by themselves: a context has "
                 f"teacher.max_tokens ({teacher.max_tokens})"
+            )
+
+    def _check_boundary(self, teacher: TeacherConfig, student: StudentConfig) -> None:
+        """What a boundary inside the models asks of them."""
+        below, own = teacher.boundary_layer, student.boundary_layer
+        if below is None:
+            if own is not None:
+                raise ValueError("student.boundary_layer needs teacher.boundary_layer")
+            return
+        if self.task.query != "student":
+            raise ValueError(
+                "teacher.boundary_layer needs task.query: student; a teacher that reads what is "
+                "asked feeds the student with its last states"
+            )
+        wrong = {
+            "student.no_teacher: learned": student.no_teacher == "learned",
+            "student.bridge_scale: 0": student.bridge_scale == 0,
+        }
+        if given := [key for key, is_wrong in wrong.items() if is_wrong]:
+            raise ValueError(
+                f"{', '.join(given)} can't be asked with teacher.boundary_layer: states take the "
+                "place of what the student's lower layers make of a token, they aren't added to it"
+            )
+        if own is None and student.layers is None:
+            raise ValueError(
+                "teacher.boundary_layer needs student.layers, or student.boundary_layer for a "
+                "student of its own"
+            )
+        if own is not None or student.layers is None:
+            return
+        is_below = [layer < below for layer in student.layers]
+        if is_below != sorted(is_below, reverse=True) or all(is_below):
+            raise ValueError(
+                f"student.layers {student.layers} must have layers from teacher.boundary_layer "
+                f"({below}) on, and behind those below it"
             )
 
     def _check_query(self) -> None:
@@ -147,15 +188,20 @@ class Config(Section):
                 "task.query: student gathers all rows of a passage or document, which nobody holds "
                 "with data.streamed: leave out one of the two"
             )
+        is_taught = self.distillation.from_run is not None
+        if is_taught and self.distillation.weight == 0:
+            raise ValueError("distillation.from_run needs a distillation.weight above 0")
         wrong = {
-            "distillation.weight": self.distillation.weight > 0,
+            "distillation.weight": self.distillation.weight > 0 and not is_taught,
             "distillation.hidden_weight": self.distillation.hidden_weight > 0,
+            "data.unlabelled": self.data.unlabelled is not None,
             "evaluation.monitor: teacher": self.evaluation.monitor == "teacher",
         }
         if given := [key for key, is_wrong in wrong.items() if is_wrong]:
             raise ValueError(
                 f"{', '.join(given)} can't be asked with task.query: student, where the teacher "
-                "doesn't read what is asked, and so gives no answers"
+                "doesn't read what is asked, and so gives no answers (distillation.from_run takes "
+                "them from another run)"
             )
 
     def _check_unlabelled(self) -> None:
@@ -183,10 +229,13 @@ class Config(Section):
 
     def _check_alone(self) -> None:
         """What can't be asked of a model by itself."""
-        if self.teacher is None and self.student is None:
+        alone = self.teacher, self.student
+        if alone == (None, None):
             raise ValueError("give `teacher`, `student` or both")
         if self.student is not None and self.student.layers and self.student.model is None:
             raise ValueError("student.layers needs student.model where there is no teacher")
+        if any(own is not None and own.boundary_layer is not None for own in alone):
+            raise ValueError("boundary_layer needs both `teacher` and `student`")
         missing, own = ("student", "teacher") if self.student is None else ("teacher", "student")
         modes = ("teacher",) if self.student is None else ("student_alone",)
         # Defaults are no wish: a run's config.yaml has them too.
@@ -220,6 +269,22 @@ class Config(Section):
     def context_tokens(self) -> int:
         """Tokens of a context."""
         return self._context[0]
+
+    @property
+    def student_boundary(self) -> int | None:
+        """The student's layer before which states enter it; None: they are added to embeddings."""
+        teacher, student = self.teacher, self.student
+        if teacher is None or teacher.boundary_layer is None or student is None:
+            return None
+        if student.boundary_layer is not None:
+            return student.boundary_layer
+        return sum(layer < teacher.boundary_layer for layer in student.layers or ())
+
+    @property
+    def boundaries(self) -> dict[str, int | None]:
+        """Layer before which states leave what reads `contexts`, and enter what reads `windows`."""
+        left = None if self.teacher is None else self.teacher.boundary_layer
+        return {"contexts": left, "windows": self.student_boundary}
 
     @property
     def tokenizer_name(self) -> str | None:

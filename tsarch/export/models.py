@@ -110,6 +110,7 @@ def without_projection(module: nn.Module, alone: bool) -> nn.Module:
     own = copy.deepcopy(module)
     assert isinstance(own, TeacherModel | StudentModel)
     own.projection = nn.Identity()
+    own.unpadded = None
     if isinstance(own, StudentModel):
         own.hidden_map = None
         if alone:

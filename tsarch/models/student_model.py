@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone, type_option
+from tsarch.models.boundary import Entrance
 from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
 from tsarch.models.heads import linear_map, make_head, projection, without_padding
 from tsarch.models.output_head import OutputHead, predictions_of
@@ -16,7 +17,8 @@ from tsarch.models.unpadded import Unpadded
 
 
 class StudentModel(nn.Module):
-    """Reads `E[token] + bridge(h[position])`. Takes embeddings, never ids.
+    """Reads `E[token] + bridge(h[position])`; above a boundary layer `bridge(h[position])`, beside
+    what its lower layers make of `E[token]`. Takes embeddings, never ids.
 
     Args:
         teacher_width: of the hidden states that feed it; 0: nobody does, so there is no bridge.
@@ -25,6 +27,9 @@ class StudentModel(nn.Module):
             both (of logits a product of experts, Hinton 2002): what the teacher knows needn't be
             carried through the layers and the first head, which so stay free for windows without
             it. None: no second head.
+        boundary_layer: the layer before which bridge(h[position]) takes the place of what the
+            layers below would have made of E[token]; these read by themselves what no state feeds.
+            None: the bridge is added to E[token].
         output: a language model's own head, in place of one that is made here. A second head then
             maps h[position] to what is added to the hidden states before it.
         maps_hidden: whether training wants the hidden states too, in the teacher's width (through a
@@ -43,15 +48,20 @@ class StudentModel(nn.Module):
         table_scale: float = 1.0,
         shortcut_seed: int | None = None,
         maps_hidden: bool = False,
+        boundary_layer: int | None = None,
         output: OutputHead | None = None,
     ) -> None:
         super().__init__()
         width = backbone.embedding_width
         self.teacher_width = teacher_width
         self.projection = projection(table_width, width)
+        self.entrance = None
+        if boundary_layer is not None:
+            self.entrance = Entrance(backbone.model, boundary_layer)
         self.bridge = None
         if teacher_width:
-            self.bridge = linear_map(teacher_width, width, bridge_scale)
+            enters = width if boundary_layer is None else backbone.hidden_width
+            self.bridge = linear_map(teacher_width, enters, bridge_scale)
             self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
         self.backbone = backbone.model
         self.decoding = Decoding.of(backbone.model)
@@ -60,9 +70,8 @@ class StudentModel(nn.Module):
         """How it reads batches without padding; None: it doesn't."""
         self._embedding_scale = backbone.embedding_scale
         hidden_width = backbone.hidden_width
-        self.head = output or make_head(
-            hidden_width, num_outputs, table_width, dropout, table_scale
-        )
+        own = (num_outputs, table_width, dropout, table_scale)
+        self.head = output or make_head(hidden_width, *own)
         self.shortcut = None
         if shortcut_seed is not None:
             with torch.random.fork_rng(devices=[]):
@@ -70,9 +79,7 @@ class StudentModel(nn.Module):
                 self.shortcut = (
                     linear_map(teacher_width, hidden_width)
                     if output is not None
-                    else make_head(
-                        teacher_width, num_outputs, table_width, dropout, table_scale, maps=True
-                    )
+                    else make_head(teacher_width, *own, maps=True)
                 )
         self.hidden_map = None
         if maps_hidden:
@@ -113,11 +120,11 @@ class StudentModel(nn.Module):
         inputs = []
         for own, mask, place in zip(embeds, masks, places, strict=True):
             fed = self.projection(own)
-            fed = fed if bridged is None else fed + bridged[place]
+            if bridged is not None and self.entrance is None:
+                fed = fed + bridged[place]
             inputs.append(without_padding(self._scaled(fed), mask))
-        hidden = self._encoded(
-            inputs, masks, shared, [type_option(kind, self._num_types) for kind in kinds], cache
-        )
+        options = [type_option(kind, self._num_types) for kind in kinds]
+        hidden = self._encoded(inputs, masks, shared, options, cache, bridged, places)
         predictions = [
             self._said(own, None if added is None else added[place], want, table)
             for own, place, want in zip(hidden, places, wanted, strict=True)
@@ -127,11 +134,13 @@ class StudentModel(nn.Module):
         return predictions + [self.hidden_map(own) for own in hidden]
 
     def _fed(self, boundary: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What the teacher's states (rows, teacher_width) add to the inputs and to the predictions,
-        and a last row for places without them."""
+        """What the teacher's states (rows, teacher_width) add to the inputs, or what enters in
+        their place, and what they add to the predictions; a last row for places without them."""
         if self.bridge is None:
             return None, None
-        bridged = torch.cat([self.bridge(boundary), self.no_teacher.unsqueeze(0)])
+        bridged = self.bridge(boundary)
+        if self.entrance is None:
+            bridged = torch.cat([bridged, self.no_teacher.unsqueeze(0)])
         if self.shortcut is None:
             return bridged, None
         added = self.shortcut(boundary)
@@ -147,8 +156,15 @@ class StudentModel(nn.Module):
         places: dict[str, Any],
         types: Sequence[dict[str, Tensor]],
         cache: DecodingCache | None,
+        bridged: Tensor | None,
+        fed_by: Sequence[Tensor],
     ) -> list[Tensor]:
-        """Hidden states (windows, tokens, width) of each group; `places`: in texts that grow."""
+        """Hidden states (windows, tokens, width) of each group; `places`: in texts that grow,
+        `fed_by`: rows of what is `bridged`, where that enters between layers."""
+        if self.entrance is not None and bridged is not None:
+            return self.entrance.read(
+                self.backbone, self.unpadded, embeds, masks, types, bridged, fed_by
+            )
         if self.unpadded is not None and cache is None and not places:
             return self.unpadded.read(self.backbone, embeds, masks, types)
         return [

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.models.backbone import Backbone, type_option
+from tsarch.models.boundary import Exit
 from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
 from tsarch.models.heads import make_head, projection, without_padding
 from tsarch.models.output_head import OutputHead, predictions_of
@@ -18,6 +19,8 @@ class TeacherModel(nn.Module):
     """Hidden states and predictions of whole contexts. Takes embeddings, never ids.
 
     Args:
+        boundary_layer: the layer before which the hidden states leave; None: the last ones leave.
+            Predictions are the head's over the last ones in any case.
         output: a language model's own head, in place of one that is made here.
     """
 
@@ -29,6 +32,7 @@ class TeacherModel(nn.Module):
         dropout: float,
         table_scale: float = 1.0,
         output: OutputHead | None = None,
+        boundary_layer: int | None = None,
     ) -> None:
         super().__init__()
         # First, so that the student's shortcut can draw the same numbers.
@@ -37,6 +41,7 @@ class TeacherModel(nn.Module):
         )
         self.projection = projection(table_width, backbone.embedding_width)
         self.backbone = backbone.model
+        self.exit = None if boundary_layer is None else Exit(backbone.model, boundary_layer)
         self.head = head
         self._embedding_scale = backbone.embedding_scale
         self._source_scale = backbone.source_scale
@@ -92,6 +97,11 @@ class TeacherModel(nn.Module):
             embeds = without_padding(_scaled(embeds, self._embedding_scale), mask)
             places = self.decoding.options(positions, cache)
             kinds = type_option(types, self._num_types)
+            if self.exit is not None:
+                left, last = self.exit.read(self.backbone, self.unpadded, embeds, mask, kinds)
+                if last is None:  # nobody asks the teacher itself
+                    return left, left.new_zeros(*left.shape[:2], 0)
+                return left, predictions_of(self.head, last, chosen, table)
             if self.unpadded is not None and cache is None and not places:
                 hidden = self.unpadded.read(self.backbone, [embeds], [mask], [kinds])[0]
             else:

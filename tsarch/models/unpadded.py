@@ -62,15 +62,31 @@ class Unpadded:
             masks: per group (sequences, tokens), 1 at tokens, then 0 at padding.
             options: per group further arguments of the backbone, (sequences, tokens) each.
         """
-        batch = _Batch.of(masks)
+        batch = Batch.of(masks)
+        return batch.padded(self.run(backbone, batch, embeds, options, batch.positions(masks)))
+
+    def run(
+        self,
+        backbone: nn.Module,
+        batch: Batch,
+        embeds: Sequence[Tensor],
+        options: Sequence[Mapping[str, Tensor]],
+        positions: Tensor,
+    ) -> Tensor:
+        """Hidden states (1, tokens of all, width) of a batch.
+
+        Args:
+            embeds: per group, as in `read`, and so are the `options`.
+            positions: (1, tokens of all) place of each token in its sequence.
+        """
         given = {name: batch.flat([own[name] for own in options]) for name in options[0]}
-        found = backbone(
+        hidden: Tensor = backbone(
             inputs_embeds=batch.flat(embeds),
             attention_mask=batch.mark(),
-            position_ids=batch.positions(masks) + self._first_position,
+            position_ids=positions + self._first_position,
             **given,
-        )
-        return batch.padded(found.last_hidden_state)
+        ).last_hidden_state
+        return hidden
 
 
 def attend_by_sequence(model: PreTrainedModel) -> None:
@@ -210,18 +226,18 @@ class _Group:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Groups of sequences, end to end."""
 
     groups: tuple[_Group, ...]
 
     @classmethod
-    def of(cls, masks: Sequence[Tensor]) -> _Batch:
+    def of(cls, masks: Sequence[Tensor]) -> Batch:
         """Of groups with these (sequences, tokens) masks."""
         return cls(tuple(_Group(int(mask.sum()), mask.bool()) for mask in masks))
 
     @classmethod
-    def marked(cls, mark: Tensor) -> _Batch:
+    def marked(cls, mark: Tensor) -> Batch:
         """What a mark says."""
         if mark not in _KNOWN:
             group, sequence = mark[0, 0].cpu()
@@ -230,7 +246,7 @@ class _Batch:
                 lengths = sequence[group == number].bincount()
                 masks.append(torch.arange(int(lengths.max())) < lengths.unsqueeze(1))
             return cls.of([mask.to(mark.device) for mask in masks])
-        known: _Batch = _KNOWN[mark]
+        known: Batch = _KNOWN[mark]
         return known
 
     def mark(self) -> Tensor:
@@ -297,7 +313,7 @@ def _attend(
     is_marked = attention_mask is not None and not attention_mask.is_floating_point()
     if attention_mask is None or not is_marked or attention_mask.dtype == torch.bool:
         return base(module, query, key, value, attention_mask, is_causal=is_causal, **options)
-    batch = _Batch.marked(attention_mask)
+    batch = Batch.marked(attention_mask)
     causal = _is_causal(module) if is_causal is None else is_causal
     rows = [own[0].transpose(0, 1) for own in (query, key, value)]
     if _has_kernel(query, options):
@@ -322,7 +338,7 @@ def _has_kernel(query: Tensor, options: Mapping[str, Any]) -> bool:
 
 
 def _by_kernel(
-    batch: _Batch, rows: Sequence[Tensor], is_causal: bool, scaling: float | None
+    batch: Batch, rows: Sequence[Tensor], is_causal: bool, scaling: float | None
 ) -> Tensor:
     """(tokens, heads, width) attention of (tokens, heads, width) queries, keys and values."""
     from torch.nn.attention.varlen import varlen_attn

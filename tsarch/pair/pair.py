@@ -13,6 +13,7 @@ from tsarch.data.replica_arrays import parts_by_length
 from tsarch.errors import UserError, one_line
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
+from tsarch.models.unpadded import Unpadded, is_exact
 from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf
 from tsarch.pair.reading import Halves
 from tsarch.pair.states import States, Tokens, Window
@@ -43,10 +44,14 @@ class Pair:
         self._plain: list[Plain] = []
         if teacher is not None:
             assert isinstance(teacher, TeacherModel)
+            if teacher.exit is not None:
+                teacher.exit.is_end = True  # what it says itself is no answer
             self._plain.append(Plain(teacher, device, dtype))
             self._teacher = TeacherHalf(self._plain[-1], teacher)
         if student is not None:
             assert isinstance(student, StudentModel)
+            if student.entrance is not None and is_exact(student.backbone.config):
+                student.unpadded = Unpadded(student.backbone)  # else lower layers compute all
             self._plain.append(Plain(student, device, dtype))
             self._student = StudentHalf(self._plain[-1], student)
 

@@ -119,7 +119,8 @@ def _extended(base: DryStep, more: Sequence[tuple[DryStep, int]]) -> DryStep:
 def _kinds_of_layers(own: StageBlueprint) -> list[list[int]] | None:
     """Layers that are alike, by number; None: all of them are to be run."""
     architecture = own.architecture
-    if own.freeze == "all_but_top_k" or architecture.is_seq2seq:
+    has_parts = own.freeze == "all_but_top_k" or own.boundary_layer is not None
+    if has_parts or architecture.is_seq2seq:
         return None
     try:
         stacks = layer_stacks(make_skeleton(architecture.config, architecture.layers).model)

