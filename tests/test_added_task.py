@@ -1,4 +1,4 @@
-"""A task that tsarch doesn't have, added in one file (`multiple_choice.py`) and one line."""
+"""A task that tsarch doesn't have, added in one file (`added_task.py`) and one line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.added_task import register
 from tests.equal_losses import check_equal_losses
 from tests.helpers import read_task, tiny_config, tiny_raw, write_jsonl
-from tests.multiple_choice import register
 from tests.suites.crews import Crews
 from tsarch.config import MODES, Config, DataConfig
 from tsarch.config_loading import config_schema, parse_config
@@ -25,7 +25,7 @@ RATES = ("teacher", "student", "embedding")
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TASKS, "multiple_choice", "tests.multiple_choice")
+    monkeypatch.setitem(TASKS, "added_choice", "tests.added_task")
 
 
 def rows(num_rows: int) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def choice_config(tmp_path: Path, **sections: Any) -> Config:
     file = str(write_jsonl(tmp_path / "choices.jsonl", rows(60)))
     return tiny_config(
         tmp_path,
-        task={"name": "multiple_choice"},
+        task={"name": "added_choice"},
         data={**dict.fromkeys(("train", "validation", "test"), file), "batch_tokens": 96},
         **sections,
     )
@@ -87,20 +87,20 @@ def test_its_columns_are_checked_and_may_have_other_names(tmp_path: Path) -> Non
     renamed = [{"q": row["question"], **row} for row in rows(6)]
     file = str(write_jsonl(tmp_path / "choices.jsonl", renamed))
     files = dict.fromkeys(("train", "validation", "test"), file)
-    raw = tiny_raw(tmp_path, task={"name": "multiple_choice"}, data=files)
+    raw = tiny_raw(tmp_path, task={"name": "added_choice"}, data=files)
     raw["data"]["columns"] = {"question": "q"}
     config = parse_config(raw, "c.yaml")
     assert config.data.columns == {"question": "q", "choices": "choices", "answer": "answer"}
-    assert len(read_task("multiple_choice", config.data).rows["test"]) == 6
+    assert len(read_task("added_choice", config.data).rows["test"]) == 6
     raw["data"]["columns"] = {"tokens": "t", "choice": "c"}
     with pytest.raises(UserError) as caught:
         parse_config(raw, "c.yaml")
     assert [str(own) for own in caught.value.mistakes] == [
         "c.yaml: data.columns.tokens: is a column of `ner` and `relation`, not of "
-        "`multiple_choice`. Columns of `multiple_choice`: question, choices, answer.",
+        "`added_choice`. Columns of `added_choice`: question, choices, answer.",
         "c.yaml: data.columns.choice: is not a key. Did you mean `data.columns.choices`?",
     ]
-    assert "ChoiceColumns" in config_schema()
+    assert "AddedColumns" in config_schema()
 
 
 def test_its_mistakes_name_their_line(tmp_path: Path) -> None:
@@ -108,4 +108,4 @@ def test_its_mistakes_name_their_line(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"choices.jsonl:2: `answer` is 3, not one of the 3 choices"
     ):
-        read_task("multiple_choice", DataConfig(train=file, validation=file, test=file))
+        read_task("added_choice", DataConfig(train=file, validation=file, test=file))

@@ -19,7 +19,6 @@ from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.records import FloatArray, TokenizedSplit
 from tsarch.seeding import generator
-from tsarch.task_names import TASKS
 from tsarch.tasks.answers import Entity, GeneratedText, Label, NoAnswer, Relation, SpanAnswer
 from tsarch.tasks.base import is_answering, is_writing
 from tsarch.tasks.chinese import joined
@@ -32,11 +31,6 @@ from tsarch.tasks.squad import score_answer
 
 TAGS = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 ANSWERING = ("ner", "classification", "relation", "ranking", "qa", "multiple_choice")
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TASKS, "multiple_choice", "tests.multiple_choice")
 
 
 def raw_rows(task: str, rng: np.random.Generator, num_rows: int = 30) -> list[dict[str, Any]]:
@@ -68,7 +62,7 @@ def raw_rows(task: str, rng: np.random.Generator, num_rows: int = 30) -> list[di
             row = {"id": number, "context": text, "question": "Who?"}
             row["answers"] = answers if rng.random() < 0.7 else none
         else:
-            choices = [" ".join(words(1)) for _ in range(3)]
+            choices = [" ".join([*words(1), place]) for place in ("here", "there", "home")]
             row = {"question": text, "choices": choices, "answer": int(rng.integers(3))}
         made.append(row)
     return made

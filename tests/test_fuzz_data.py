@@ -29,6 +29,7 @@ FOLDERS = {
     "classification": "csabstruct",
     "relation": "semeval",
     "ranking": "squadshifts_ranking",
+    "multiple_choice": "wordnet",
     "qa": "squadshifts",
     "translation": "tatoeba",
     "summarization": "scitldr",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from tsarch.data.tokenizer import load_tokenizer
 from tsarch.errors import UserError
 from tsarch.feeds import batch_plan, training_feed
 from tsarch.records import IGNORED, TokenizedSplit
-from tsarch.task_names import TASKS
 from tsarch.tasks.registry import make_task, row_reader
 from tsarch.topology import Topology
 
@@ -45,12 +43,6 @@ LABELS: dict[str, dict[str, Any]] = {
     "dialogue": {"response": "yes"},
     "multiple_choice": {"answer": 0},
 }
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(TASKS, "multiple_choice", "tests.multiple_choice")
-    return
 
 
 def packed(task: str, row: dict[str, Any], labelled: bool, labels: tuple[str, ...]) -> Any:

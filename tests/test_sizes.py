@@ -34,6 +34,11 @@ ROWS: dict[str, tuple[dict[str, Any], int, int]] = {
         2,
     ),
     "ranking": ({"query": "Who sings?", "passage": "Ann sings in Rome.", "relevance": 1}, 6, 1),
+    "multiple_choice": (
+        {"question": "a cat is", "choices": ["a tool", "an animal"], "answer": 1},
+        7,
+        1,
+    ),
     "translation": ({"source": "the old river", "target": "ancient fleuve"}, 5, 1),
     "summarization": (
         {"document": "a b c d", "summary": "a b", "references": ["a", "b c"]},

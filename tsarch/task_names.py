@@ -7,6 +7,7 @@ TASKS = {
     "classification": "tsarch.tasks.classification",
     "relation": "tsarch.tasks.relation",
     "ranking": "tsarch.tasks.ranking",
+    "multiple_choice": "tsarch.tasks.multiple_choice",
     "qa": "tsarch.tasks.qa",
     "translation": "tsarch.tasks.translation",
     "summarization": "tsarch.tasks.summarization",

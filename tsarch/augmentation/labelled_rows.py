@@ -105,6 +105,10 @@ class RowFile:
 
 def with_answer(row: Any, answers: Sequence[Answer]) -> Any:
     """A row with what was answered as its labels."""
+    if hasattr(row, "choices"):
+        (answer,) = answers
+        assert isinstance(answer, Label)
+        return replace(row, answer=row.choices.index(answer.name))
     if hasattr(row, "tags"):
         tags = ["O"] * len(row.words)
         for own in answers:

@@ -26,6 +26,7 @@ PIPELINES = {
     "classification": "text-classification",
     "relation": "text-classification",
     "ranking": "text-ranking",
+    "multiple_choice": "multiple-choice",
     "qa": "question-answering",
     "translation": "translation",
     "summarization": "summarization",

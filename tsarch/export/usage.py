@@ -18,6 +18,7 @@ _INPUTS = {
     "relation": '[{"tokens": ["The", "engine", "drives", "a", "pump"], "head": [1, 2], '
     '"tail": [4, 5]}]',
     "ranking": '[{"query": "When was it opened?", "passage": "The bridge was opened in 1937."}]',
+    "multiple_choice": '[{"question": "a wheel is a part of", "choices": ["a car", "a song"]}]',
     "qa": '[{"context": "The bridge was opened in 1937.", "question": "When was it opened?"}]',
     "translation": '["Good morning."]',
     "summarization": '["A long text …"]',
@@ -52,6 +53,8 @@ def _plain(models: TrainedModels, part: str) -> str:
     task = models.task_file.task
     if models.is_generative:
         return _writing(models, part)
+    if task == "multiple_choice":
+        return _CHOICE.format(part=part)
     if task == "ner":
         return _NER.format(part=part)
     if task == "qa":
@@ -208,6 +211,10 @@ ids = {before} + {ids} + {after}
 said = model(torch.tensor([ids])).logits.detach()[0, {place}].softmax(-1).tolist()
 print(sum(int(model.config.id2label[n]) * own for n, own in enumerate(said)))
 ```
+"""
+_CHOICE = """as an ordinary model of transformers for tokens, in `FOLDER/{part}`: it reads the
+question and then each choice behind a `*`, and a choice is as likely as `right` is at its first
+token.
 """
 _QA = """as an ordinary model of transformers. The answer is the span of the passage with the
 highest `start_logits[i] + end_logits[j]`, i ≤ j < i + 30; below 0, none is likelier:

@@ -10,7 +10,8 @@ from tsarch.records import IGNORED, TokenizedSplit
 from tsarch.tasks.registry import is_generative
 
 _ROW_LABELS = {"classification": ("a", "b"), "relation": ("a", "b"), "ranking": ("0", "1")}
-_LABELS = {"ner": ("O", "B-X", "I-X"), **_ROW_LABELS}
+_WORD_LABELS = {"ner": ("O", "B-X", "I-X"), "multiple_choice": ("O", "right", "wrong")}
+_LABELS = {**_WORD_LABELS, **_ROW_LABELS}
 _BATCHES = 2
 _MOST_TOKENS = 20_000_000
 _MOST_ROWS = 32_768

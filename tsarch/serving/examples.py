@@ -30,6 +30,10 @@ _EXAMPLES: Mapping[str, tuple[Any, ...]] = {
         {"query": "When was the bridge opened?", "passage": _NEWS},
         {"query": "Which engine?", "passage": "The engine drives a large pump."},
     ),
+    "multiple_choice": (
+        {"question": "a wheel is a part of", "choices": ["a song", "a car", "a river"]},
+        {"question": "the opposite of hot is", "choices": ["cold", "wide", "green"]},
+    ),
     "qa": (
         {"context": _PASSAGE, "question": "When was the bridge opened?"},
         {"context": _PASSAGE, "question": "Who built the tunnel?"},

@@ -12,6 +12,7 @@ const TEXT_COLUMNS = {
   relation: "tokens",
   qa: "context",
   ranking: "passage",
+  multiple_choice: "question",
   translation: "source",
   summarization: "document",
   dialogue: "history",

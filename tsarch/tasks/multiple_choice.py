@@ -1,12 +1,14 @@
-"""A task beside tsarch's own, to show what adding one takes: multiple choice, such as commonsense
-questions.
+"""Multiple choice: which of some answers to a question is right.
 
 A row has a `question`, `choices` (a list of strings) and `answer`, the number of the right one from
-0. The student's window is the row; a choice is as likely as "right" is at its first word.
+0. Both models read the question and all choices at once, and a choice is as likely as "right" is
+at its first word: one reading a question, where a reading a choice is usual (Zellers et al. 2018,
+"SWAG", section 4).
 """
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,20 +25,22 @@ from tsarch.data.rows import (
     check_unicode,
     check_words,
     found,
+    from_json,
     no_column,
 )
 from tsarch.errors import Mistake
 from tsarch.records import Array, FloatArray, IntArray, TokenizedSplit
-from tsarch.task_names import TASKS
 from tsarch.tasks.answers import Label
 from tsarch.tasks.base import LabelTask, Metrics
 from tsarch.tasks.collect import Collector, WordCollector, label_probabilities
 
 MARK = "*"
+"""Before each choice."""
 LABELS = ("O", "right", "wrong")
+"""Of a choice's first word, and of all others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Choice:
     """A question, what may be chosen, and which of it is right."""
 
@@ -90,13 +94,13 @@ class ChoiceColumns(Columns):
     choices: str = "choices"
     """Column with what may be chosen (a list of strings)."""
     answer: str = "answer"
-    """Column with the number of the right one, from 0."""
+    """Column with the number of the right one, from 0, or with that choice itself."""
 
 
 class ChoiceReader(PlainSplits):
     """Every row is a document of its own."""
 
-    optional = ()
+    optional: tuple[str, ...] = ()
 
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = ChoiceColumns(**data.columns)
@@ -108,7 +112,7 @@ class ChoiceReader(PlainSplits):
         self.label_column = self.columns.answer
 
     def read(self, place: Place, raw: dict[str, Any]) -> tuple[Choice | None, list[Mistake]]:
-        """The answer must be one of the choices."""
+        """The answer must be one of the choices: its number, or itself."""
         names = self.columns
         mistakes = found(
             check_text(place, raw, names.question), check_words(place, raw, names.choices)
@@ -118,14 +122,12 @@ class ChoiceReader(PlainSplits):
         if mistakes:
             return None, mistakes
         question, choices = raw[names.question], raw[names.choices]
-        answer = raw[names.answer] if self._labelled else None
-        if not all(choice.split() for choice in choices):
-            return None, [Mistake(str(place), f"`{names.choices}` has an empty one.")]
-        if self._labelled and answer not in range(len(choices)):
-            what = (
-                f"`{names.answer}` is {answer!r}, not one of the {len(choices)} choices (from 0)."
-            )
-            return None, [Mistake(str(place), what)]
+        if what := _wrong_choices(choices):
+            return None, [Mistake(str(place), f"`{names.choices}` {what}.")]
+        answer = _number(raw[names.answer], choices) if self._labelled else None
+        if self._labelled and answer is None:
+            what = f"is {reprlib.repr(raw[names.answer])}, not one of the {len(choices)} choices"
+            return None, [Mistake(str(place), f"`{names.answer}` {what} (from 0).")]
         if mistakes := found(check_unicode(place, question, *choices)):
             return None, mistakes
         return Choice(Origin(place, str(place)), question, choices, answer), []
@@ -149,6 +151,24 @@ class ChoiceReader(PlainSplits):
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[Choice]:
         """A label a word."""
         return TaggedWordsLayout(spec, labels)
+
+
+def _wrong_choices(choices: Sequence[str]) -> str:
+    """What is wrong with what may be chosen, in words; empty: nothing."""
+    if not all(choice.split() for choice in choices):
+        return "has an empty one"
+    if len(choices) < 2:
+        return f"has {len(choices)}: a choice is among two at least"
+    return "has the same one twice" if len(set(choices)) < len(choices) else ""
+
+
+def _number(value: Any, choices: Sequence[str]) -> int | None:
+    """The number of an answer that is given as one, or as the choice itself; None: it is none."""
+    if isinstance(value, str) and value in choices:
+        return choices.index(value)
+    own = from_json(value)
+    is_number = isinstance(own, int) and not isinstance(own, bool)
+    return own if is_number and 0 <= own < len(choices) else None
 
 
 class ChoiceTask(LabelTask):
@@ -175,7 +195,8 @@ class ChoiceTask(LabelTask):
 
     def perfect(self, split: TokenizedSplit) -> Array:
         """Certain of the right ones."""
-        return (split.labels == LABELS.index("right")).astype(np.float32)
+        own: FloatArray = (split.labels == LABELS.index("right")).astype(np.float32)
+        return own
 
     def lacks(self, split: TokenizedSplit) -> str:
         """Nothing: every row has a choice that is right."""
@@ -198,8 +219,3 @@ def _of_choices(split: TokenizedSplit, scores: Array) -> list[Array]:
 
 
 COLUMNS, READER, TASK = ChoiceColumns, ChoiceReader, ChoiceTask
-
-
-def register() -> None:
-    """What the line in `tsarch/task_names.py` would do."""
-    TASKS["multiple_choice"] = __name__

@@ -1,0 +1,81 @@
+"""Questions with choices: what rows may be, and what is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.equal_losses import check_equal_losses
+from tests.helpers import ROOT, read_task, tiny_config, write_jsonl
+from tsarch.config import Config, DataConfig
+from tsarch.config_loading import load_config
+from tsarch.data.corpus import read_rows
+from tsarch.errors import UserError
+from tsarch.tasks.registry import row_reader
+
+ROW: dict[str, Any] = {"question": "a wheel is part of", "choices": ["a car", "a song", "tea"]}
+
+
+def read(**changes: Any) -> Any:
+    return read_rows([{**ROW, "answer": 0, **changes}], row_reader("multiple_choice", DataConfig()))
+
+
+@pytest.mark.parametrize("answer", [1, "1", "a song"])
+def test_an_answer_is_a_number_or_the_choice_itself(answer):
+    (row,) = read(answer=answer)
+    assert row.answer == 1
+    assert " ".join(row.words) == "a wheel is part of * a car * a song * tea"
+    assert [row.words[n] for n in row.firsts] == ["a", "a", "tea"]
+    assert [tag for tag in row.tags if tag != "O"] == ["wrong", "right", "wrong"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": 3}, "is 3, not one of the 3 choices"),
+        ({"answer": True}, "is True, not one of"),
+        ({"answer": 1.0}, r"is 1\.0, not one of"),
+        ({"answer": "x"}, "is 'x', not one of"),
+        ({"choices": ["a"]}, "among two at least"),
+        ({"choices": ["a", "a"]}, "the same one twice"),
+        ({"choices": ["a", " "]}, "has an empty one"),
+        ({"choices": "a"}, "not a list of strings"),
+    ],
+)
+def test_rows_that_make_no_choice_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        read(**changes)
+
+
+def test_the_shipped_questions_tell_nothing_by_their_choices():
+    data = load_config(ROOT / "configs" / "multiple-choice.yaml").data
+    rows = read_task("multiple_choice", data).rows
+    assert not {row.question for row in rows["train"]} & {row.question for row in rows["test"]}
+    right = [row.choices[row.answer] for row in rows["train"]]
+    shown = [choice for row in rows["train"] for choice in row.choices]
+    # Who always takes what is right most often, elsewhere, is right about as often as by chance.
+    best = [max(row.choices, key=lambda c: right.count(c) / max(shown.count(c), 1))
+            for row in rows["test"]]  # fmt: skip
+    hits = [own == row.choices[row.answer] for own, row in zip(best, rows["test"], strict=True)]
+    assert sum(hits) / len(hits) < 0.4
+    places = [sum(row.answer == n for row in rows["train"]) / len(right) for n in range(4)]
+    assert max(places) < 0.3
+
+
+def tiny_choices(folder: Path, **sections: Any) -> Config:
+    lines = (ROOT / "configs" / "wordnet" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "rows.jsonl").write_text("\n".join(lines[:60]) + "\n", encoding="utf-8")
+    files = dict.fromkeys(("train", "validation", "test"), str(folder / "rows.jsonl"))
+    return tiny_config(folder, task={"name": "multiple_choice"}, data=files, **sections)
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.replicas(2, 1)
+def test_ranks_have_the_losses_of_one_process(tmp_path, crews):
+    beside = write_jsonl(tmp_path / "beside.jsonl", [ROW] * 20)
+    config = tiny_choices(tmp_path, schedule={"epochs": 3, "micro_batches": 2})
+    data = config.data.model_copy(update={"unlabelled": str(beside)})
+    check_equal_losses(config.model_copy(update={"data": data}), (2, 1), crews)
