@@ -8,13 +8,17 @@ from tsarch.config import Config
 
 
 def check_equal_losses(
-    config: Config, replicas: tuple[int, int], crews: Crews, num_steps: int = 6
+    config: Config,
+    replicas: tuple[int, int],
+    crews: Crews,
+    num_steps: int = 6,
+    sequence_parallel: int = 1,
 ) -> None:
     """Every loss is one process's under all schedules, at different ZeRO stages."""
     cases = [
-        Case("overlapped", "sgd", replicas, (0, 1)),
-        Case("sequential", "adamw", replicas, (3, 2)),
-        Case("joint", "sgd", replicas, (1, 3)),
+        Case("overlapped", "sgd", replicas, (0, 1), sequence_parallel),
+        Case("sequential", "adamw", replicas, (3, 2), sequence_parallel),
+        Case("joint", "sgd", replicas, (1, 3), sequence_parallel),
     ]
     outcomes = list(run_cases(config, cases, num_steps, crews))
     assert [outcome.num_steps for outcome in outcomes] == [num_steps] * len(cases)

@@ -10,14 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import random_split
+from tsarch.data.context_slices import context_slices, holders
 from tsarch.data.feed import Feed
 from tsarch.data.loader import BatchPlan, evaluation_batches, even_batches, fill_batches
-from tsarch.data.partition import balance, context_windows, plan_step
+from tsarch.data.partition import balance, context_tokens, context_windows, plan_step
 from tsarch.data.replica_arrays import cheapest_cuts
+from tsarch.data.routes import routes_of
 from tsarch.data.window_passes import evaluation_passes, training_passes
 from tsarch.topology import Stage, Topology
 
-topologies = st.builds(Topology.pair, st.integers(1, 4), st.integers(1, 4))
+topologies = st.builds(
+    lambda groups, students, slices: Topology.pair(groups * slices, students, slices),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
 
 
 @given(st.lists(st.integers(0, 100), max_size=40), st.integers(1, 7))
@@ -40,19 +47,43 @@ def test_plan_covers_every_window_and_routes_what_is_needed(seed, topology, m, d
     assert {p.weight for p in every if p.second} <= {0.5}
     assert {p.weight for p in every if not p.fed and not p.second} <= {1.0}
     plan = plan_step(split, contexts, topology, m, passes, send_all)
-    own = [c for mb in plan.micro_batches for share in mb.contexts[Stage.TEACHER] for c in share]
-    assert sorted(own) == contexts.tolist()
+    slices = topology.num_slices(Stage.TEACHER)
+    for place in range(slices):
+        shares = [s for mb in plan.micro_batches for s in mb.contexts[Stage.TEACHER][place::slices]]
+        assert sorted(c for share in shares for c in share) == contexts.tolist()
     done = [p for mb in plan.micro_batches for share in mb.passes[Stage.STUDENT] for p in share]
     assert sorted(done, key=str) == sorted((p for own in passes.values() for p in own), key=str)
     travelled = [w for mb in plan.micro_batches for ws in mb.routes.values() for w in ws]
-    assert len(set(travelled)) == len(travelled)
+    assert slices > 1 or len(set(travelled)) == len(travelled)
     wanted = {w for w, own in passes.items() if send_all or any(p.fed for p in own)}
     assert set(travelled) == wanted
+    places = [r.places for mb in plan.micro_batches for r in routes_of(split, mb)]
+    of_windows = [split.window_places(w) for w in wanted]
+    assert sorted(np.concatenate([[], *places])) == sorted(np.concatenate([[], *of_windows]))
     for mb in plan.micro_batches:
         for ranks, windows in mb.routes.items():
             (teacher, t), (student, s) = map(topology.place, ranks)
             owned = {w for c in mb.contexts[teacher][t] for w in context_windows(split, c)}
             assert set(windows) <= owned & {p.window for p in mb.passes[student][s]}
+
+
+@given(st.integers(0, 1000), st.integers(2, 5), st.integers(0, 4))
+def test_slices_of_contexts_are_all_of_their_tokens_in_order(seed, number, num_contexts):
+    split = random_split(seed)
+    contexts = np.random.default_rng(seed).permutation(split.num_contexts)[:num_contexts].tolist()
+    slices = context_slices([context_tokens(split, c) for c in contexts], number)
+    assert len(slices) == number
+    places = np.concatenate([own.places for own in slices])
+    whole = [np.arange(*split.context_offsets[c : c + 2]) for c in contexts]
+    assert places.tolist() == np.concatenate([[], *whole]).tolist()
+    positions = np.concatenate([own.positions for own in slices])
+    assert positions[: len(places)].tolist() == [i for own in whole for i in range(len(own))]
+    assert {len(own.positions) for own in slices} == {slices[0].num_tokens}
+    for own in slices:
+        assert own.lengths.tolist() == ([len(context) for context in whole] or [1])
+        assert len(own.places) <= own.num_tokens < max(len(places) / number, 1) + 1
+    for place, own in enumerate(slices):
+        assert holders(slices, own.places) == [place] * (len(own.places) > 0)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])

@@ -211,6 +211,22 @@ def test_sharing_out_changes_what_a_rank_holds_and_sends(planner):
 
 
 @pytest.mark.slow
+def test_ranks_that_share_contexts_hold_a_slice_and_trade_heads_for_tokens(planner):
+    one = planner.plan().ranks[Stage.TEACHER]
+    changes = {"topology.teacher.replicas": 2, "topology.teacher.sequence_parallel": 2}
+    own = planner.plan(changes).ranks[Stage.TEACHER]
+    assert own.activations == pytest.approx(one.activations / 2, rel=1e-3)
+    assert own.flops == pytest.approx(one.flops / 2, rel=1e-3)
+    plain = planner.plan({"topology.teacher.replicas": 2}).ranks[Stage.TEACHER]
+    profile, model = planner.profiles[Stage.TEACHER], planner.blueprint.stages[Stage.TEACHER]
+    hf = model.architecture.config
+    tokens = profile.tokens * profile.usual / 2
+    # Of four arrays as wide as the hidden states half goes away, and half of their gradients.
+    traded = hf.num_hidden_layers * 4 * hf.hidden_size * tokens * 4 * 2 / 2
+    assert own.collective_bytes == pytest.approx(plain.collective_bytes + traded)
+
+
+@pytest.mark.slow
 def test_checkpointing_takes_less_memory_and_more_arithmetic(planner):
     plain = planner.plan().ranks[Stage.TEACHER]
     other = planner.plan({"teacher.activation_checkpointing": True}).ranks[Stage.TEACHER]

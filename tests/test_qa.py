@@ -317,14 +317,15 @@ def test_an_answer_that_no_token_stands_for_is_told(tmp_path):
         small_split(tmp_path, [row])
 
 
-@given(packed(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
-def test_rows_arrive_at_the_tokens_of_question_and_window(made, teachers, students, m):
+@given(packed(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(1, 3))
+def test_rows_arrive_at_the_tokens_of_question_and_window(made, groups, students, m, slices):
     """Send each token's place as its 'hidden state' and look where it ends up."""
     split, _, _ = made
+    teachers = groups * slices
     contexts = np.arange(split.num_contexts)
     feed = Feed(
         split,
-        Topology.pair(teachers, students),
+        Topology.pair(teachers, students, slices),
         m,
         lambda _: contexts,
         lambda _, c: evaluation_passes(split, c),

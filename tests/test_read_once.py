@@ -244,11 +244,12 @@ def test_windows_and_labels_are_those_of_a_teacher_that_reads_the_question():
     assert learned.tolist() == [IGNORED, *expected.tolist(), IGNORED]
 
 
-@given(asked(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
-def test_a_state_travels_once_and_arrives_at_its_token(made, teachers, students, m):
+@given(asked(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(1, 3))
+def test_a_state_travels_once_and_arrives_at_its_token(made, groups, students, m, slices):
     """Send each token as its 'hidden state' and look where it ends up."""
     split, _, _, _ = made
-    contexts, topology = np.arange(split.num_contexts), Topology.pair(teachers, students)
+    teachers = groups * slices
+    contexts, topology = np.arange(split.num_contexts), Topology.pair(teachers, students, slices)
     feed = Feed(
         split, topology, m, lambda _: contexts, lambda _, c: evaluation_passes(split, c), False
     )

@@ -76,6 +76,8 @@ class StageBlueprint:
     optimizer: OptimizerSpec
     engine: EngineSpec
     replicas: int
+    sequence_parallel: int
+    """Replicas that share contexts."""
     threads: int | None
     """CPU threads of a rank; None: whatever the machine has for it."""
     cpus: float
@@ -213,7 +215,8 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
     """
     stages, runner = _stages(config, known), runner_spec(config)
     precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
-    counts = tuple(1 if runner.is_one_process else own.replicas for own in stages.values())
+    ranks = [(own.replicas, own.sequence_parallel) for own in stages.values()]
+    counts, slices = zip(*((1, 1) if runner.is_one_process else own for own in ranks), strict=True)
     unlabelled = unlabelled_spec(config)
     return Blueprint(
         config=config,
@@ -232,7 +235,7 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         ),
         tokenizer_name=config.tokenizer_name,
         stages=stages,
-        topology=Topology(Graph.of(stages), counts),
+        topology=Topology(Graph.of(stages), counts, slices),
         runner=runner,
         table=_table(config, stages),
         schedule=schedule_spec(config),
@@ -333,6 +336,7 @@ def _stage(
             ranks.zero_stage, ranks.offload_optimizer, ranks.offload_parameters, section.deepspeed
         ),
         replicas=ranks.replicas,
+        sequence_parallel=ranks.sequence_parallel,
         threads=ranks.threads or topology.threads,
         cpus=topology.cpus_per_rank * (ranks.threads or 1),
         nodes=ranks.nodes,

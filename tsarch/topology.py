@@ -112,11 +112,19 @@ class Topology:
     graph: Graph
     counts: tuple[int, ...]
     """Replicas of each stage."""
+    sequence_parallel: tuple[int, ...] = ()
+    """Replicas of each stage that share contexts, each with a slice of their tokens: neighbours,
+    which together are a group. Where nothing is said, each replica has contexts of its own."""
+
+    def __post_init__(self) -> None:
+        """Say it of every stage."""
+        if not self.sequence_parallel:
+            object.__setattr__(self, "sequence_parallel", (1,) * len(self.counts))
 
     @classmethod
-    def pair(cls, teacher: int, student: int) -> Topology:
-        """A teacher and a student of so many replicas."""
-        return cls(PAIR, (teacher, student))
+    def pair(cls, teacher: int, student: int, sequence_parallel: int = 1) -> Topology:
+        """A teacher and a student of so many replicas; `sequence_parallel`: of the teacher's."""
+        return cls(PAIR, (teacher, student), (sequence_parallel, 1))
 
     @classmethod
     def alone(cls, stage: Stage, replicas: int = 1) -> Topology:
@@ -136,6 +144,17 @@ class Topology:
     def replicas(self, stage: Stage) -> int:
         """Number of ranks of `stage`; 0 if there is no such stage."""
         return dict(zip(self.stages, self.counts, strict=True)).get(stage, 0)
+
+    def num_slices(self, stage: Stage) -> int:
+        """Slices that the contexts of a group of `stage` are cut into, one a replica; 1: each
+        replica has whole contexts."""
+        return dict(zip(self.stages, self.sequence_parallel, strict=True)).get(stage, 1)
+
+    def num_groups(self, stage: Stage) -> int:
+        """Groups of replicas of `stage` that share contexts."""
+        number, left = divmod(self.replicas(stage), self.num_slices(stage))
+        assert left == 0
+        return number
 
     def rank(self, stage: Stage, stage_rank: int) -> int:
         """Global rank of the `stage_rank`-th replica of `stage`."""

@@ -49,6 +49,8 @@ class Case:
     optimizer: Optimizer
     replicas: tuple[int, int]
     zero_stages: tuple[int, int]
+    sequence_parallel: int = 1
+    """Replicas of the teacher that share contexts."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,17 @@ def all_cases() -> list[Case]:
     zero_stages = itertools.product(range(4), range(4))
     return [
         Case(*values) for values in itertools.product(SCHEDULES, OPTIMIZERS, PAIRS, zero_stages)
+    ]
+
+
+def sequence_parallel_cases() -> list[Case]:
+    """Teachers that share contexts: every schedule and optimizer, 2 and 4 slices, two groups of 2,
+    and every ZeRO stage."""
+    shares = (((2, 1), 2), ((4, 1), 4), ((4, 2), 2))
+    kinds = itertools.product(SCHEDULES, OPTIMIZERS, shares)
+    return [
+        Case(schedule, optimizer, pair, (place % 4, (place // 2) % 4), number)
+        for place, (schedule, optimizer, (pair, number)) in enumerate(kinds)
     ]
 
 
@@ -130,7 +143,11 @@ def comparable(config: Config, case: Case, num_steps: int, runner: Runner = "pro
 def _stage(config: Config, case: Case, place: int) -> object:
     own = config.topology.teacher if place == 0 else config.topology.student
     return own.model_copy(
-        update={"replicas": case.replicas[place], "zero_stage": case.zero_stages[place]}
+        update={
+            "replicas": case.replicas[place],
+            "zero_stage": case.zero_stages[place],
+            "sequence_parallel": case.sequence_parallel if place == 0 else 1,
+        }
     )
 
 
@@ -170,7 +187,7 @@ def run_cases(
 ) -> Iterator[Outcome]:
     """Compare all cases, those with the same replica counts on the same ranks."""
     references: dict[tuple[str, str], list[StepRecord]] = {}
-    for case in sorted(cases, key=lambda case: case.replicas):
+    for case in sorted(cases, key=lambda case: (case.replicas, case.sequence_parallel)):
         started_s = time.perf_counter()
         wanted = comparable(config, case, num_steps, runner)
         key = (case.schedule, case.optimizer)
@@ -204,7 +221,7 @@ def main(
     )
     outcomes = [_outcome(row) for row in log.done]
     done = {outcome.case for outcome in outcomes}
-    wanted = covering_cases() if covering else all_cases()
+    wanted = [*(covering_cases() if covering else all_cases()), *sequence_parallel_cases()]
     left = [case for case in wanted if case not in done]
     with tempfile.TemporaryDirectory() as logs, closing(Crews(Path(logs))) as crews:
         for outcome in run_cases(loaded, left, steps, crews, runner):
@@ -214,7 +231,7 @@ def main(
             verdict = "equal" if outcome.is_equal else "DIFFERENT"
             print(
                 f"{len(outcomes)}: {case.schedule} {case.optimizer} "
-                f"{case.replicas[0]}:{case.replicas[1]} "
+                f"{_pair(case)} "
                 f"ZeRO {case.zero_stages[0]}/{case.zero_stages[1]}: "
                 f"{outcome.max_relative_difference:.1e} {verdict} ({outcome.seconds:.0f} s)",
                 flush=True,
@@ -234,6 +251,13 @@ def _outcome(row: dict[str, Any]) -> Outcome:
     return Outcome(**{**row, "case": Case(**{**case, **pairs})})
 
 
+def _pair(case: Case) -> str:
+    """Replicas of both stages, such as `2:1`; of teachers that share contexts `2:1 (2 slices)`."""
+    pair = "{}:{}".format(*case.replicas)
+    number = case.sequence_parallel
+    return pair if number == 1 else f"{pair} ({number} slices)"
+
+
 def markdown(outcomes: Sequence[Outcome], steps: int) -> str:
     """A row for each schedule, optimizer and pair of replica counts; a column for each ZeRO stage
     of the teacher, with the largest difference over those of the student."""
@@ -244,18 +268,16 @@ def markdown(outcomes: Sequence[Outcome], steps: int) -> str:
         "| schedule | optimizer | replicas | ZeRO 0 | ZeRO 1 | ZeRO 2 | ZeRO 3 | tolerance |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    found: dict[tuple[str, str, tuple[int, int]], dict[int, float]] = {}
+    found: dict[tuple[str, str, str], dict[int, float]] = {}
     for outcome in outcomes:
         case = outcome.case
-        own = found.setdefault((case.schedule, case.optimizer, case.replicas), {})
+        own = found.setdefault((case.schedule, case.optimizer, _pair(case)), {})
         zero = case.zero_stages[0]
         own[zero] = max(own.get(zero, 0.0), outcome.max_relative_difference)
-    for (schedule, optimizer, (teacher, student)), own in sorted(found.items()):
+    for (schedule, optimizer, pair), own in sorted(found.items()):
         values = " | ".join(f"{own[zero]:.1e}" if zero in own else "–" for zero in range(4))
         tolerance = TOLERANCE["sgd" if optimizer == "sgd" else "adamw"]
-        lines.append(
-            f"| `{schedule}` | {optimizer} | {teacher}:{student} | {values} | {tolerance:g} |"
-        )
+        lines.append(f"| `{schedule}` | {optimizer} | {pair} | {values} | {tolerance:g} |")
     drift = max(outcome.tied_max_abs_diff for outcome in outcomes)
     lines += ["", f"Largest difference between replicas of the tied embedding: {drift:g}."]
     return "\n".join(lines) + "\n"

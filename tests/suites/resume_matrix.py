@@ -55,11 +55,14 @@ class Place:
 
     replicas: tuple[int, int] | None
     zero_stage: int = 0
+    sequence_parallel: int = 1
+    """Replicas of the teacher that share contexts."""
 
     def __str__(self) -> str:
         if self.replicas is None:
             return "local"
-        return f"{self.replicas[0]}:{self.replicas[1]} ZeRO {self.zero_stage}"
+        slices = "" if self.sequence_parallel == 1 else f" ({self.sequence_parallel} slices)"
+        return f"{self.replicas[0]}:{self.replicas[1]} ZeRO {self.zero_stage}{slices}"
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ def go_on(
 def config_of(config: Config, move: Move, place: Place, num_steps: int) -> Config:
     """`config` in a place; no dropout, fp32, CPU."""
     stages = (place.zero_stage, place.zero_stage)
-    case = Case(move.schedule, move.optimizer, place.replicas or (1, 1), stages)
+    replicas, slices = place.replicas or (1, 1), place.sequence_parallel
+    case = Case(move.schedule, move.optimizer, replicas, stages, slices)
     found = comparable(config, case, num_steps)
     if place.replicas is not None:
         return found

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from tsarch.errors import one_line
 from tsarch.topology import STAGES, Graph, Topology
@@ -35,6 +42,7 @@ class RanksRecord(Record):
     runner: str
     teacher_replicas: NonNegativeInt
     student_replicas: NonNegativeInt
+    teacher_sequence_parallel: PositiveInt = 1
 
     @model_validator(mode="after")
     def _there_are_some(self) -> Self:

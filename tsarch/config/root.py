@@ -101,6 +101,8 @@ class Config(Section):
             self._check_alone()
         if self.data.unlabelled is not None:
             self._check_unlabelled()
+        if self.topology.teacher.sequence_parallel > 1:
+            self._check_shared()
         if self.data.batch_tokens < tokens:
             raise ValueError(
                 f"data.batch_tokens ({self.data.batch_tokens}) must be at least "
@@ -202,6 +204,19 @@ class Config(Section):
                 f"{', '.join(given)} can't be asked with task.query: student, where the teacher "
                 "doesn't read what is asked, and so gives no answers (distillation.from_run takes "
                 "them from another run)"
+            )
+
+    def _check_shared(self) -> None:
+        """What can't be asked where ranks share contexts, whose slices they read in one way."""
+        wrong = {
+            "data.unlabelled": self.data.unlabelled is not None,
+            "teacher.boundary_layer": self.teacher is not None
+            and self.teacher.boundary_layer is not None,
+        }
+        if given := [key for key, is_wrong in wrong.items() if is_wrong]:
+            raise ValueError(
+                f"{', '.join(given)} can't be given with topology.teacher.sequence_parallel: leave "
+                "out one or the other"
             )
 
     def _check_unlabelled(self) -> None:

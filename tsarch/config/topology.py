@@ -47,12 +47,25 @@ class StageTopology(Section):
             raise ValueError("needs zero_stage 3")
         return offload
 
+    sequence_parallel: PositiveInt = 1
+    """Ranks of the teacher stage that share contexts, each with a slice of their tokens, for
+    documents that are too long for one device; `replicas` must be a multiple of it, and so must the
+    model's attention heads. 1: every rank has contexts of its own."""
     threads: PositiveInt | None = None
     """CPU threads of each rank of the stage. Default: as `topology.threads`."""
     nodes: dict[str, str] = Field(default={})
     """Labels of the nodes of a Ray cluster that the stage's ranks may be placed on, such as
     `{tsarch-stage: teacher}` (`ray start --labels`, and `labels` of a node type in a cluster file),
     or `{ray.io/accelerator-type: H100}`. Default: any node."""
+
+    @model_validator(mode="after")
+    def _groups_are_whole(self) -> Self:
+        if self.replicas % self.sequence_parallel:
+            raise ValueError(
+                f"replicas ({self.replicas}) must be a multiple of sequence_parallel "
+                f"({self.sequence_parallel}), the ranks that share contexts"
+            )
+        return self
 
 
 class TopologyConfig(Section):
@@ -101,6 +114,21 @@ class TopologyConfig(Section):
         if value != AUTO:
             raise ValueError("must be a section, or `auto`")
         return {"auto": True}
+
+    @model_validator(mode="after")
+    def _contexts_are_shared(self) -> Self:
+        if self.student.sequence_parallel > 1:
+            raise ValueError(
+                "student.sequence_parallel must be 1: ranks share the contexts of a teacher, and "
+                "windows are short"
+            )
+        if self.teacher.sequence_parallel > 1 and (self.auto or self.min_replicas is not None):
+            other = "auto" if self.auto else "min_replicas"
+            raise ValueError(
+                f"`{other}` changes the number of replicas, which teacher.sequence_parallel needs "
+                "in whole groups: leave out one or the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _auto_chooses(self) -> Self:

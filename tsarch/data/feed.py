@@ -8,7 +8,13 @@ from functools import lru_cache
 import numpy as np
 
 from tsarch.data.partition import StepPlan, WindowPass, plan_step
-from tsarch.data.replica_arrays import ContextBatch, WindowBatch, context_batch, window_batches
+from tsarch.data.replica_arrays import (
+    ContextBatch,
+    WindowBatch,
+    context_batch,
+    sliced_batch,
+    window_batches,
+)
 from tsarch.data.routes import Route, routes_of
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.topology import Stage, Topology
@@ -93,7 +99,10 @@ class Feed:
         """Contexts of a replica of a stage that reads them."""
         plan, rank = self.plan(step), self.topology.rank(stage, replica)
         own = [route for route in self.routes(step, micro_batch) if route.source == rank]
-        return context_batch(self.split, plan, plan.micro_batches[micro_batch], own, stage, replica)
+        work = plan.micro_batches[micro_batch]
+        if rank in work.slices:
+            return sliced_batch(self.split, plan, own, work.slices[rank])
+        return context_batch(self.split, plan, work, own, stage, replica)
 
     def _window_batches(
         self, step: int, micro_batch: int, stage: Stage, replica: int

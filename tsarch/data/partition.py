@@ -5,11 +5,12 @@ same plan by itself."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
+from tsarch.data.context_slices import ContextSlice, context_slices, holders
 from tsarch.records import IGNORED, IntArray, TokenizedSplit
 from tsarch.topology import Stage, Topology
 
@@ -38,11 +39,14 @@ class MicroBatchPlan:
     """Work of all replicas for one micro-batch."""
 
     contexts: Mapping[Stage, tuple[tuple[int, ...], ...]]
-    """Contexts of each replica of each stage that reads contexts."""
+    """Contexts of each replica of each stage that reads contexts; of replicas that share theirs the
+    same."""
     passes: Mapping[Stage, tuple[tuple[WindowPass, ...], ...]]
     """Window passes of each replica of each stage that reads windows."""
     routes: Mapping[tuple[int, int], tuple[int, ...]]
     """(rank that sends, rank that receives) → windows whose states travel, in order of sending."""
+    slices: Mapping[int, ContextSlice] = field(default_factory=dict)
+    """Rank → its slice of its contexts, where replicas share theirs."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def plan_step(
     """
     lengths = dict(zip(contexts.tolist(), split.lengths_of(contexts).tolist(), strict=True))
     readers = topology.graph.reading("contexts")
-    num_shares = topology.replicas(readers[0]) if readers else 1
+    num_shares = topology.num_groups(readers[0]) if readers else 1
     shares = balance(lengths, lengths.values(), num_micro_batches * num_shares)
     micro_batches = tuple(
         _plan_micro_batch(split, own, topology, passes, send_all)
@@ -179,32 +183,33 @@ def _plan_micro_batch(
     passes: dict[int, tuple[WindowPass, ...]],
     send_all: bool,
 ) -> MicroBatchPlan:
-    """`shares`: contexts of each replica of the first stage that reads them (or of nobody)."""
+    """`shares`: contexts of each group of replicas of the first stage that reads them (or of
+    nobody)."""
     own = sorted(context for share in shares for context in share)
     windows = sorted(w for context in own for w in context_windows(split, context))
     sizes = [split.window_length(w) * len(passes[w]) for w in windows]
     travels = [w for w in windows if send_all or any(p.fed for p in passes[w])]
-    read = {}
+    read: dict[Stage, list[list[int]]] = {}
+    slices: dict[int, ContextSlice] = {}
     for place, stage in enumerate(topology.graph.reading("contexts")):
-        if place == 0:
-            read[stage] = shares
-        else:
+        groups = shares
+        if place > 0:
             lengths = split.lengths_of(np.array(own, dtype=np.int64)).tolist()
-            read[stage] = balance(own, lengths, topology.replicas(stage))
+            groups = balance(own, lengths, topology.num_groups(stage))
+        read[stage] = [group for group in groups for _ in range(topology.num_slices(stage))]
+        slices |= _slices(split, topology, stage, groups)
     received = {
         stage: balance(windows, sizes, topology.replicas(stage))
         for stage in topology.graph.reading("windows")
     }
     routes: dict[tuple[int, int], list[int]] = {}
     for source, target in topology.graph.edges:
-        senders = _owners(split, read[source])
+        senders = _senders(split, topology, source, read[source], slices)
         receivers = {w: s for s, windows in enumerate(received[target]) for w in windows}
         for window in travels:
-            ranks = (
-                topology.rank(source, senders[window]),
-                topology.rank(target, receivers[window]),
-            )
-            routes.setdefault(ranks, []).append(window)
+            receiver = topology.rank(target, receivers[window])
+            for sender in senders[window]:
+                routes.setdefault((sender, receiver), []).append(window)
     return MicroBatchPlan(
         {stage: tuple(map(tuple, shares)) for stage, shares in read.items()},
         {
@@ -212,9 +217,43 @@ def _plan_micro_batch(
             for stage, shares in received.items()
         },
         {ranks: tuple(own) for ranks, own in routes.items()},
+        slices,
     )
 
 
-def _owners(split: TokenizedSplit, shares: list[list[int]]) -> dict[int, int]:
-    """Window → the replica that has its context."""
-    return {w: r for r, own in enumerate(shares) for c in own for w in context_windows(split, c)}
+def _slices(
+    split: TokenizedSplit, topology: Topology, stage: Stage, groups: list[list[int]]
+) -> dict[int, ContextSlice]:
+    """Rank → its slice of the contexts of its group; nothing where replicas have their own."""
+    number = topology.num_slices(stage)
+    if number == 1:
+        return {}
+    return {
+        topology.rank(stage, group * number + place): own
+        for group, contexts in enumerate(groups)
+        for place, own in enumerate(
+            context_slices([context_tokens(split, c) for c in contexts], number)
+        )
+    }
+
+
+def _senders(
+    split: TokenizedSplit,
+    topology: Topology,
+    stage: Stage,
+    read: list[list[int]],
+    slices: Mapping[int, ContextSlice],
+) -> dict[int, list[int]]:
+    """Window → the ranks of a stage that have states of it."""
+    number = topology.num_slices(stage)
+    found: dict[int, list[int]] = {}
+    for replica in range(0, topology.replicas(stage), number):
+        ranks = [topology.rank(stage, replica + place) for place in range(number)]
+        for window in (w for c in read[replica] for w in context_windows(split, c)):
+            if number == 1:
+                found[window] = ranks
+                continue
+            sources = split.window_sources(window)
+            here = holders([slices[rank] for rank in ranks], sources[sources >= 0])
+            found[window] = [ranks[place] for place in here]
+    return found

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tsarch.data.context_slices import ContextSlice
 from tsarch.data.partition import MicroBatchPlan, StepPlan, WindowPass, context_tokens
 from tsarch.data.routes import Route
 from tsarch.records import IGNORED, IntArray, TokenizedSplit
@@ -17,14 +18,12 @@ from tsarch.topology import Stage
 # CPU core, at 0.8 ms a token. Large batches of fast devices get few calls by the share.
 _CALL_COST_TOKENS = 32
 _CALL_COST_SHARE = 1 / 64
-Arrivals = dict[int, tuple[int, IntArray]]
-"""Window → the first of the received rows that come by its route, and the places that they are
-of."""
 
 
 @dataclass(frozen=True)
 class ContextBatch:
-    """Contexts that a replica reads; an idle one has a context of one masked-in token."""
+    """Contexts that a replica reads; an idle one has a context of one masked-in token. Of contexts
+    that it shares, its slice of their tokens, as a batch of one."""
 
     rows: IntArray
     """(batch, context_tokens) row of each token in the step's `token_ids`."""
@@ -40,6 +39,8 @@ class ContextBatch:
     """(batch,) 1 if the context has labels that are learned."""
     types: IntArray | None = None
     """(batch, context_tokens) `TokenizedSplit.token_types`, 0 at padding; None: all 0."""
+    slice: ContextSlice | None = None
+    """None: these are whole contexts."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,23 @@ def context_batch(
     )
 
 
+def sliced_batch(
+    split: TokenizedSplit, step: StepPlan, routes: Sequence[Route], own: ContextSlice
+) -> ContextBatch:
+    """Arrays of a replica's slice of the contexts that it shares; `routes`: those that start
+    there."""
+    slices = [own.places]
+    rows, mask, words = _pad(split, step, slices, own.num_tokens)
+    order = np.argsort(own.places)
+    outgoing = {
+        route.target: order[np.searchsorted(own.places, route.places, sorter=order)]
+        for route in routes
+    }
+    labels, types = _context_labels(split, slices, words), _types(split, slices, rows.shape)
+    all_learned = np.ones(1, dtype=np.int64)  # there are no contexts without labels here
+    return ContextBatch(rows, mask, words, labels, outgoing, all_learned, types, own)
+
+
 def window_batches(
     split: TokenizedSplit,
     step: StepPlan,
@@ -111,17 +129,39 @@ def window_batches(
 ) -> tuple[WindowBatch, ...]:
     """Windows of a replica of a stage that reads them, in batches of similar length; `routes`:
     those that end there. An idle one has a window of one masked-in token."""
-    arrivals: Arrivals = {}
-    first = 0
-    for route in routes:
-        windows = micro_batch.routes[route.source, route.target]
-        arrivals.update(dict.fromkeys(windows, (first, route.places)))
-        first += len(route.places)
+    arrivals = _Arrivals.of(micro_batch, routes)
     shares = [_by_length(split, passes) for passes in micro_batch.passes[stage]]
     # ZeRO 3 gathers parameters in every call of the model, so replicas must make equally many.
     num_idle = max(map(len, shares)) - len(shares[replica])
     own = shares[replica] + [[]] * num_idle
     return tuple(_batch(split, step, passes, arrivals) for passes in own)
+
+
+@dataclass(frozen=True)
+class _Arrivals:
+    """States that a replica receives in a micro-batch."""
+
+    windows: frozenset[int]
+    """Those that they come for."""
+    places: IntArray
+    """(states,) what they are of, rising."""
+    rows: IntArray
+    """(states,) where each is among those received, in the order of `places`."""
+
+    @classmethod
+    def of(cls, micro_batch: MicroBatchPlan, routes: Sequence[Route]) -> _Arrivals:
+        """By these routes, in their order."""
+        windows = [w for r in routes for w in micro_batch.routes[r.source, r.target]]
+        places = np.concatenate([np.empty(0, dtype=np.int64), *(r.places for r in routes)])
+        order = np.argsort(places)
+        return cls(frozenset(windows), places[order], order)
+
+    def of_window(self, window: int, sources: IntArray) -> IntArray:
+        """(tokens,) rows of the states of `sources`; −1 where there is none."""
+        if window not in self.windows or not len(self.places):
+            return np.full(len(sources), -1)
+        among = np.searchsorted(self.places, sources).clip(max=len(self.places) - 1)
+        return np.where(sources >= 0, self.rows[among], -1)
 
 
 def _by_length(split: TokenizedSplit, passes: Sequence[WindowPass]) -> list[list[WindowPass]]:
@@ -163,17 +203,14 @@ def cheapest_cuts(lengths: IntArray, call_cost: float) -> list[int]:
 
 
 def _batch(
-    split: TokenizedSplit, step: StepPlan, passes: Sequence[WindowPass], arrivals: Arrivals
+    split: TokenizedSplit, step: StepPlan, passes: Sequence[WindowPass], arrivals: _Arrivals
 ) -> WindowBatch:
     slices = [split.window_places(p.window) for p in passes]
     rows, mask, words = _pad(split, step, slices)
     arrived = np.full_like(rows, -1)
     for place, item in enumerate(passes):
-        if item.window in arrivals:
-            first, places = arrivals[item.window]
-            sources = split.window_sources(item.window)
-            among = first + np.searchsorted(places, sources)
-            arrived[place, : len(sources)] = np.where(sources >= 0, among, -1)
+        sources = split.window_sources(item.window)
+        arrived[place, : len(sources)] = arrivals.of_window(item.window, sources)
     num = max(len(passes), 1)
     fed = np.resize([int(p.fed) for p in passes] or [0], num)
     return WindowBatch(
@@ -192,10 +229,11 @@ def _batch(
 
 
 def _pad(
-    split: TokenizedSplit, step: StepPlan, slices: Sequence[IntArray]
+    split: TokenizedSplit, step: StepPlan, slices: Sequence[IntArray], least: int = 1
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Rows, mask and words of `slices`, padded; of one unlabelled token if there are none."""
-    shape = max(len(slices), 1), max((len(s) for s in slices), default=1)
+    """Rows, mask and words of `slices`, padded to `least` tokens or more; of one unlabelled token
+    if there are none."""
+    shape = max(len(slices), 1), max(least, *map(len, slices), 0)
     rows = np.zeros(shape, dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)
     words = np.full(shape, -1, dtype=np.int64)

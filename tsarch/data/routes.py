@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tsarch.data.context_slices import ContextSlice
 from tsarch.data.partition import MicroBatchPlan
 from tsarch.records import IntArray, Message, TokenizedSplit
 
@@ -41,12 +42,15 @@ def routes_of(split: TokenizedSplit, plan: MicroBatchPlan) -> tuple[Route, ...]:
     """All routes of a micro-batch, in the order of (source, target). A state travels once, however
     many windows of a rank it feeds."""
     return tuple(
-        Route(source, target, _fed_from(split, windows))
+        Route(source, target, _fed_from(split, windows, plan.slices.get(source)))
         for (source, target), windows in sorted(plan.routes.items())
     )
 
 
-def _fed_from(split: TokenizedSplit, windows: Sequence[int]) -> IntArray:
-    """Places of the states that windows are fed with, rising."""
+def _fed_from(split: TokenizedSplit, windows: Sequence[int], held: ContextSlice | None) -> IntArray:
+    """Places of the states that windows are fed with, rising; of those that are `held`, unless
+    that is all."""
     places = np.unique(np.concatenate([split.window_sources(window) for window in windows]))
+    if held is not None:
+        return np.intersect1d(places, held.places)
     return places[places >= 0]

@@ -165,3 +165,10 @@ def _first_input(probe: Any, **given: Tensor) -> Tensor:
         hidden: Tensor = stopped.args[0]
         return hidden
     raise AssertionError("no layer was reached")
+
+
+def heads_of(config: PretrainedConfig) -> tuple[int, int]:
+    """(heads, heads of keys and values) of an architecture's attention."""
+    heads = int(config.num_attention_heads)
+    kept = getattr(config, "num_key_value_heads", None)
+    return heads, heads if kept is None else int(kept)

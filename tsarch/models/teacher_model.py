@@ -12,6 +12,7 @@ from tsarch.models.boundary import Exit
 from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
 from tsarch.models.heads import make_head, projection, without_padding
 from tsarch.models.output_head import OutputHead, predictions_of
+from tsarch.models.sequence_parallel import SequenceParallel, Slice
 from tsarch.models.unpadded import Unpadded
 
 
@@ -51,6 +52,8 @@ class TeacherModel(nn.Module):
         self._num_types = backbone.num_types
         self.unpadded: Unpadded | None = None
         """How it reads batches without padding; None: it doesn't."""
+        self.sequence_parallel: SequenceParallel | None = None
+        """How it reads its slice of contexts that ranks share; None: there are none."""
         self.is_fixed = False
         """Whether nothing below the head changes, so that its states may be kept."""
 
@@ -72,6 +75,7 @@ class TeacherModel(nn.Module):
         table: Tensor | None = None,
         types: Tensor | None = None,
         known: bool = False,
+        own: Slice | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(batch, tokens, table_width), (batch, tokens) → hidden (batch, tokens, width) and
         predictions (batch, tokens, outputs); of an `OutputHead` logits (n, vocabulary) of the n
@@ -87,6 +91,7 @@ class TeacherModel(nn.Module):
             types: (batch, tokens) types of tokens, where they aren't all 0; a model that knows no
                 such types doesn't see them.
             known: `embeds` are the hidden states; the head alone reads them.
+            own: the tokens are a slice of sequences that other ranks read too, a batch of one.
         """
         if known:
             return embeds, predictions_of(self.head, embeds, chosen, table)
@@ -97,6 +102,11 @@ class TeacherModel(nn.Module):
             embeds = without_padding(_scaled(embeds, self._embedding_scale), mask)
             places = self.decoding.options(positions, cache)
             kinds = type_option(types, self._num_types)
+            if own is not None:
+                assert self.sequence_parallel is not None
+                assert self.exit is None
+                hidden = self.sequence_parallel.read(self.backbone, embeds, own, kinds)
+                return hidden, predictions_of(self.head, hidden, chosen, table)
             if self.exit is not None:
                 left, last = self.exit.read(self.backbone, self.unpadded, embeds, mask, kinds)
                 if last is None:  # nobody asks the teacher itself

@@ -310,25 +310,42 @@ def _attend(
 ) -> tuple[Tensor, Any]:
     """An attention function as transformers calls it: by sequence, if there is a mark; otherwise
     `base` with what it is given."""
-    is_marked = attention_mask is not None and not attention_mask.is_floating_point()
-    if attention_mask is None or not is_marked or attention_mask.dtype == torch.bool:
+    if attention_mask is None or not is_mark(attention_mask):
         return base(module, query, key, value, attention_mask, is_causal=is_causal, **options)
-    batch = Batch.marked(attention_mask)
-    causal = _is_causal(module) if is_causal is None else is_causal
     rows = [own[0].transpose(0, 1) for own in (query, key, value)]
-    if _has_kernel(query, options):
-        return _by_kernel(batch, rows, causal, options.get("scaling")).unsqueeze(0), None
+    batch = Batch.marked(attention_mask)
+    return attend_each(base, module, rows, batch, is_causal, options), None
+
+
+def is_mark(attention_mask: Tensor) -> bool:
+    """Whether what stands where masks do is a mark."""
+    return not attention_mask.is_floating_point() and attention_mask.dtype != torch.bool
+
+
+def attend_each(
+    base: Callable[..., tuple[Tensor, Any]],
+    module: nn.Module,
+    rows: Sequence[Tensor],
+    batch: Batch,
+    is_causal: bool | None,
+    options: Mapping[str, Any],
+) -> Tensor:
+    """(1, tokens, heads, width) attention of each sequence of a batch to itself, by an attention
+    function `base` of transformers.
+
+    Args:
+        rows: (tokens, heads, width) queries, keys and values of all sequences, end to end.
+        is_causal: None: as `module` says.
+    """
+    causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
+    if _has_kernel(rows[0], options):
+        return _by_kernel(batch, rows, causal, options.get("scaling")).unsqueeze(0)
     found = []
     for part, *own in zip(batch.parts, *(_split(row, batch.parts) for row in rows), strict=True):
         given = [part.pad(tokens).transpose(1, 2) for tokens in own]
         output, _ = base(module, *given, part.keys(causal), is_causal=causal, **options)
         found.append(part.pack(output))
-    return _joined(found), None
-
-
-def _is_causal(module: nn.Module) -> bool:
-    """As transformers' own functions take it where nothing is said."""
-    return bool(getattr(module, "is_causal", True))
+    return _joined(found)
 
 
 def _has_kernel(query: Tensor, options: Mapping[str, Any]) -> bool:

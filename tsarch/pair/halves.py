@@ -18,6 +18,7 @@ from tsarch.models.casting import cast
 from tsarch.models.decoding_cache import DecodingCache
 from tsarch.models.fast_path import Stack, fast_stack
 from tsarch.models.output_head import OutputHead
+from tsarch.models.sequence_parallel import Slice
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.pair.states import States, Tokens
@@ -108,6 +109,7 @@ class TeacherHalf:
         tokens: Tokens,
         starts: IntArray | None = None,
         chosen: Tensor | None = None,
+        own: Slice | None = None,
     ) -> States:
         """Hidden states and predictions of whole contexts.
 
@@ -115,6 +117,7 @@ class TeacherHalf:
             starts: (batch,) where each target starts, for sequence-to-sequence models alone.
             chosen: (batch, tokens) bool, where predictions are wanted of a model that gives logits
                 itself; None: everywhere.
+            own: the tokens are a slice of contexts that other ranks read too.
         """
         embeds = self.embed(table, tokens.places)
         mask = torch.from_numpy(tokens.mask).to(embeds.device)
@@ -123,12 +126,13 @@ class TeacherHalf:
             assert starts is not None
             begins = torch.from_numpy(starts).to(embeds.device)
         given: tuple[Any, ...] = (embeds, mask, begins)
-        if not self.output.gives_logits:
-            types = _on(tokens.types, embeds.device)
-            further = () if types is None else (None, None, None, None, types)
-            return States(*self.runs.forward(*given, *further))
-        rows = self.output.rows(table)
-        return States(*self.runs.forward(*given, None, None, chosen, rows))
+        if self.output.gives_logits:
+            given = (*given, None, None, chosen, self.output.rows(table))
+        elif (types := _on(tokens.types, embeds.device)) is not None:
+            given = (*given, None, None, None, None, types)
+        if own is not None:
+            given = (*given, *[None] * (9 - len(given)), own)
+        return States(*self.runs.forward(*given))
 
     def predict(
         self, table: Lookup, hidden: Tensor, mask: IntArray, chosen: Tensor | None = None

@@ -84,6 +84,14 @@ def new_cross_group(
         return _dist2.new_group(backend_for(device), timedelta(seconds=timeout_s), device)
 
 
+def new_sequence_group(size: int, timeout_s: float) -> ProcessGroup:
+    """This rank's group of those neighbours in its stage's world that share contexts. Every rank of
+    the stage calls it, in the same order."""
+    timeout = timedelta(seconds=timeout_s)
+    group, _ = torch.distributed.new_subgroups(size, timeout=timeout)  # type: ignore[no-untyped-call]
+    return group
+
+
 def abort_across(groups: Iterable[ProcessGroup], device: torch.device) -> None:
     """Let whatever waits in some groups fail. (Those of gloo do when their `Sockets` are cut.)"""
     if backend_for(device) == "nccl":

@@ -284,12 +284,12 @@ class Feeding:
         for stage, what, counts in self._pairs():
             needed, most = self._needed(stage), int(counts.max())
             if most < needed:
-                replicas = needed // micro_batches
+                who = f"{needed // micro_batches} {self._who(stage)}"
                 yield Mistake(
                     "data.batch_tokens",
                     f"a step of {self.blueprint.batches.step_tokens} tokens holds at most {most} "
-                    f"{what} of this data, but {replicas} {stage} replicas × {micro_batches} "
-                    f"micro-batches need {needed}.",
+                    f"{what} of this data, but {who} × {micro_batches} micro-batches need "
+                    f"{needed}.",
                     f"Raise data.batch_tokens, or lower topology.{stage}.replicas or "
                     "schedule.micro_batches.",
                 )
@@ -301,7 +301,7 @@ class Feeding:
             if share > 0:
                 yield (
                     f"note: {share:.0%} of the steps hold fewer than {self._needed(stage)} {what}, "
-                    f"so some {stage} replicas idle in a micro-batch of them; a larger "
+                    f"so some {self._who(stage)} idle in a micro-batch of them; a larger "
                     "data.batch_tokens or fewer schedule.micro_batches would feed them"
                 )
 
@@ -312,8 +312,13 @@ class Feeding:
         )
 
     def _needed(self, stage: Stage) -> int:
-        replicas = self.blueprint.topology.replicas(stage)
-        return replicas * self.blueprint.schedule.micro_batches
+        groups = self.blueprint.topology.num_groups(stage)
+        return groups * self.blueprint.schedule.micro_batches
+
+    def _who(self, stage: Stage) -> str:
+        """Those that have contexts or windows of their own."""
+        number = self.blueprint.topology.num_slices(stage)
+        return f"{stage} replicas" if number == 1 else f"groups of {number} {stage} replicas"
 
 
 def _remedy(on_gpu: bool) -> str:

@@ -103,7 +103,10 @@ def _options(planner: Planner, schedule: ScheduleName, num_devices: int) -> Iter
     if schedule == "joint" and len(set(vars(blueprint.schedule.alternation).values())) > 1:
         return
     contexts = max(int(planner.work.batch_tokens) // blueprint.batches.context_tokens, 1)
+    slices = blueprint.topology.num_slices(Stage.TEACHER)
     for teachers in _counts(num_devices - 1):
+        if teachers % slices:
+            continue
         for micro_batches in _MICRO_BATCHES:
             students = num_devices - teachers
             if micro_batches > 1 and max(teachers, students) * micro_batches > contexts:

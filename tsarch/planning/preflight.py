@@ -14,6 +14,7 @@ from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.planning.generative_models import generation_mistakes
 from tsarch.planning.passed import PassedChecks
+from tsarch.planning.sequence_checks import sequence_mistakes
 from tsarch.planning.start import start_mistakes
 from tsarch.tasks.registry import is_generative
 from tsarch.telling.tracker_choice import tracker_mistakes
@@ -72,6 +73,7 @@ def _check_models(blueprint: Blueprint, with_readings: bool) -> list[str]:
         broken = _weights(blueprint)
         mistakes += broken or _adapters(blueprint)
         mistakes += generation_mistakes(blueprint)
+        mistakes += sequence_mistakes(blueprint)
         if not mistakes and with_readings:
             mistakes += _readings(blueprint)
     if mistakes:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tsarch.blueprint import Blueprint
+from tsarch.models.measures import heads_of
 from tsarch.planning.balance import Prediction, StageTimes, Way, predict
 from tsarch.planning.capacity import RankNeed, need_of
 from tsarch.planning.hardware import Hardware
@@ -113,7 +114,9 @@ def plan_rank(
     """The plan of a stage's ranks."""
     stage, micro_batches = own.stage, blueprint.schedule.micro_batches
     settings, replicas = blueprint.stages[stage], blueprint.topology.replicas(stage)
-    tokens = max(blueprint.batches.step_tokens / (replicas * micro_batches), own.least_tokens)
+    groups, slices = blueprint.topology.num_groups(stage), blueprint.topology.num_slices(stage)
+    batch_tokens = blueprint.batches.step_tokens
+    tokens = max(batch_tokens / (groups * micro_batches), own.least_tokens) / slices
     scale = tokens / own.share_tokens
     need = need_of(blueprint, stage, own.counts)
     checkpoints = settings.activation_checkpointing
@@ -127,6 +130,8 @@ def plan_rank(
     collective_s = collective / rate if replicas > 1 else 0.0
     sharded = 0 if blueprint.runner.is_one_process else settings.engine.zero_stage
     both_s = max(computed_s, collective_s) if sharded == 3 else computed_s + collective_s
+    traded = _traded_bytes(blueprint, own, own.tokens * scale * own.usual * micro_batches)
+    both_s += traded / hardware.between(slices)
     tied = _tied_bytes(blueprint, work)
     exchanges = max(_exchanges(blueprint), 1)
     tied_s = own.costs["tied"].seconds(1.0) / exchanges if "tied" in own.costs else 0.0
@@ -142,7 +147,7 @@ def plan_rank(
         _buffers(blueprint, own, hardware),
         flops,
         link,
-        collective,
+        collective + traded,
         tied,
         StageTimes(
             both_s + link_s,
@@ -200,6 +205,21 @@ def _collective_bytes(blueprint: Blueprint, own: StageProfile) -> float:
         case 2:
             return around * (micro_batches * gradients + gradients)
     return around * micro_batches * (2 * weights + gradients)
+
+
+def _traded_bytes(blueprint: Blueprint, own: StageProfile, tokens: float) -> float:
+    """What a rank sends in a step to those that it shares contexts with, of its slices' `tokens`:
+    in each layer queries, keys, values and what attention makes of them, and gradients of all."""
+    number, settings = blueprint.topology.num_slices(own.stage), blueprint.stages[own.stage]
+    if number == 1:
+        return 0.0
+    hf = settings.architecture.built
+    heads, kept = heads_of(hf)
+    width = float(getattr(hf, "head_dim", None) or hf.hidden_size / heads)
+    value = 2 if blueprint.precision == "bf16" else 4
+    passes = 2 + int(settings.activation_checkpointing)
+    of_layer = passes * value * (2 * heads + 2 * kept) * width
+    return (number - 1) / number * int(hf.num_hidden_layers) * of_layer * tokens
 
 
 def _tied_bytes(blueprint: Blueprint, work: Workload) -> float:

@@ -55,7 +55,8 @@ class StageProfile:
     usual: float
     """Tokens of the mean one over those of the largest."""
     share_tokens: int
-    """Padded tokens of contexts that the batch gives a rank and micro-batch."""
+    """Padded tokens of contexts that the batch gives a rank (ranks that share contexts together)
+    and micro-batch."""
     least_tokens: int
     """Of what can't be shared out further: a context."""
     costs: Mapping[str, Cost]
@@ -162,8 +163,9 @@ def threads_of(own: StageBlueprint, blueprint: Blueprint) -> int:
 
 
 def _unit(blueprint: Blueprint, prepared: Prepared, stage: Stage) -> tuple[Blueprint, int]:
-    """A run of one micro-batch a step as a rank of the stage has it, and its tokens."""
-    parts = blueprint.topology.replicas(stage) * blueprint.schedule.micro_batches
+    """A run of one micro-batch a step as a rank of the stage has it, or the ranks that share
+    contexts together, and its tokens."""
+    parts = blueprint.topology.num_groups(stage) * blueprint.schedule.micro_batches
     longest = int(prepared.training.context_lengths.max())
     own = max(blueprint.batches.tokens // parts, longest)
     unit = blueprint.altered(data={"batch_tokens": own}, schedule={"micro_batches": 1})

@@ -18,6 +18,7 @@ from tsarch.parallel.groups import (
     abort_stage,
     choose_device,
     new_cross_group,
+    new_sequence_group,
     set_stage_environment,
     use_interface_of,
 )
@@ -55,6 +56,8 @@ class Groups:
         """Of the stage's world, and of groups that engines make in it."""
         self.in_stage = False
         """Whether it belongs to its stage's world."""
+        self.sequence: ProcessGroup | None = None
+        """Of the stage's ranks that share contexts with this one; None: it has its own."""
 
     @property
     def link(self) -> ProcessGroup:
@@ -77,6 +80,8 @@ class Groups:
             set_stage_environment(addresses[stage.value], stage_rank, topology.replicas(stage))
             with self.stage_sockets.watched():
                 start_stage_world(self._device, timeout_s)
+                if (number := topology.num_slices(stage)) > 1:
+                    self.sequence = new_sequence_group(number, timeout_s)
             self.in_stage = True
         with self._sockets_across.watched():
             for name in _CROSS_GROUPS:
@@ -100,7 +105,7 @@ class Groups:
         self._across = []
         self._sockets_across = Sockets()
         if whole_stage and self.in_stage:
-            self.in_stage = False
+            self.in_stage, self.sequence = False, None
             leave_stage_world()
             self.stage_sockets = Sockets()
 
@@ -161,6 +166,7 @@ def assemble(blueprint: Blueprint, rank: int, groups: Groups, own: Belongings) -
         stage_construction(precision, engine.zero_stage, replicas, micro_batches, extra),
         own.activity,
         copies=own.copies,
+        sequence_group=groups.sequence,
     )
     prepared = own.prepared or prepare_data(blueprint)
     with groups.stage_sockets.watched():

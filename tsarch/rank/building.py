@@ -16,6 +16,9 @@ from tsarch.model_folder import load_table, load_weights
 from tsarch.models.attention import attend_by_products
 from tsarch.models.construction import num_elements, put_weights
 from tsarch.models.fast_dropout import use_fast_dropout
+from tsarch.models.sequence_parallel import SequenceParallel
+from tsarch.models.teacher_model import TeacherModel
+from tsarch.parallel.groups import ProcessGroup
 from tsarch.parallel.link import GroupLink, Link, LoopbackLink
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
@@ -24,6 +27,7 @@ from tsarch.rank.executor import LocalStages
 from tsarch.rank.wiring import Wiring
 from tsarch.specs import PredictionSpec
 from tsarch.stage.build import BuiltModel, build_model, keeps_states, prediction_spec, unpad
+from tsarch.stage.deepspeed_sequence import gather_over, spread_over
 from tsarch.stage.engine import Engine, make_optimizer
 from tsarch.stage.kept_states import KeptStates
 from tsarch.stage.running import RunningStage
@@ -105,7 +109,7 @@ def _models(
     if blueprint.run.start_from is not None:
         models = _started(Path(blueprint.run.start_from), wiring, models)
     for stage, model in models.items():
-        quicken(blueprint, stage, model.module)
+        quicken(blueprint, stage, model.module, wiring.sequence_group)
     return models
 
 
@@ -114,14 +118,23 @@ def _kept_models(kept: Parts) -> Mapping[Stage, BuiltModel]:
     return {stage: BuiltModel(own.module, table) for stage, own in kept.engines.items()}
 
 
-def quicken(blueprint: Blueprint, stage: Stage, module: nn.Module) -> None:
+def quicken(
+    blueprint: Blueprint,
+    stage: Stage,
+    module: nn.Module,
+    sequence_group: ProcessGroup | None = None,
+) -> None:
     """What a stage's model that trains does in another way than one that only answers: the same but
-    for rounding."""
+    for rounding. With a `sequence_group` it reads slices of contexts that its ranks share."""
     backbone = module.backbone
     assert isinstance(backbone, PreTrainedModel)
     attend_by_products(backbone, blueprint.products_up_to)
     use_fast_dropout(module)
-    unpad(blueprint, stage, module)  # of whatever attention it has by now
+    if sequence_group is None:
+        unpad(blueprint, stage, module)  # of whatever attention it has by now
+        return
+    assert isinstance(module, TeacherModel)
+    module.sequence_parallel = SequenceParallel(backbone, spread_over(sequence_group))
 
 
 def _started(
@@ -200,8 +213,11 @@ def _stages(
         engine = engines[stage]
         objective = trained_objective(blueprint, prepared, task, stage)
         if stage.reads == "contexts":
-            is_joint = blueprint.schedule.name == "joint"
-            return TeacherStage(stage, engine, tied, replica, objective, kept_of(stage), is_joint)
+            is_joint, group = blueprint.schedule.name == "joint", wiring.sequence_group
+            gather = None if group is None else gather_over(group)
+            return TeacherStage(
+                stage, engine, tied, replica, objective, kept_of(stage), is_joint, gather
+            )
         targets = None if prepared.taught is None else prepared.taught.targets
         return StudentStage(
             stage,

@@ -48,6 +48,8 @@ class Wiring:
     """Of the link and the tied group."""
     copies: HostCopies = field(default_factory=HostCopies)
     """Where cuts are kept."""
+    sequence_group: ProcessGroup | None = None
+    """Of the ranks that share contexts with this one; None: it has its own."""
 
     @property
     def is_alone(self) -> bool:

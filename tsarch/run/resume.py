@@ -112,7 +112,10 @@ def _are_alike(one: RanksRecord, other: RanksRecord) -> bool:
     """Whether each rank of one can go on where its like of the other was; who starts the processes
     doesn't matter."""
     local = [ranks.runner == "local" for ranks in (one, other)]
-    counts = [(ranks.teacher_replicas, ranks.student_replicas) for ranks in (one, other)]
+    counts = [
+        (ranks.teacher_replicas, ranks.student_replicas, ranks.teacher_sequence_parallel)
+        for ranks in (one, other)
+    ]
     return local[0] == local[1] and counts[0] == counts[1]
 
 
@@ -123,6 +126,7 @@ def ranks_record(blueprint: Blueprint) -> RanksRecord:
         runner=blueprint.runner.name,
         teacher_replicas=topology.replicas(Stage.TEACHER),
         student_replicas=topology.replicas(Stage.STUDENT),
+        teacher_sequence_parallel=topology.num_slices(Stage.TEACHER),
     )
 
 

@@ -107,6 +107,8 @@ def keeps_states(blueprint: Blueprint, stage: Stage) -> bool:
     is_whole = own.engine.zero_stage < 3 or blueprint.runner.is_one_process
     if own.boundary_layer is not None:  # the head reads others than those that leave
         return False
+    if blueprint.topology.num_slices(stage) > 1:  # of what ranks share each has other parts
+        return False
     return is_whole and blueprint.data.keep_states_gb > 0 and has_fixed_states(blueprint, stage)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from tsarch.data.feed import Feed
 from tsarch.data.replica_arrays import ContextBatch
 from tsarch.losses.objective import Objective
-from tsarch.losses.predictions import Logits, Predicted
+from tsarch.losses.predictions import Logits, Predicted, dense
+from tsarch.models.sequence_parallel import Slice
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.pair.halves import TeacherHalf
 from tsarch.pair.states import States, Tokens
@@ -25,6 +26,7 @@ from tsarch.stage.in_flight import Sent
 from tsarch.stage.kept_states import KeptStates
 from tsarch.stage.positions import PositionCount
 from tsarch.stage.step_rows import StepRows
+from tsarch.stage.whole_contexts import Gather, WholeContexts
 from tsarch.tasks.collect import ContextOutputs
 from tsarch.topology import Stage
 
@@ -41,6 +43,23 @@ class _UnderWay:
     """Gradient of the students' losses at `hidden`, once it has come."""
 
 
+@dataclass
+class _Judged:
+    """What a micro-batch's losses are of."""
+
+    predictions: Predicted
+    labels: Tensor
+    num_judges: int = 1
+    """Replicas that compute the same losses."""
+    whole: WholeContexts | None = None
+    """Of which contexts this replica has a slice, where these are whole ones."""
+
+    def sent(self, objective: Objective) -> Predicted:
+        """The replica's own predictions as they travel."""
+        said = objective.sent(self.predictions.detach(), self.labels)
+        return said if self.whole is None else self.whole.slice_of(dense(said))
+
+
 class TeacherStage:
     """Runs the instructions of replica `replica`."""
 
@@ -53,6 +72,7 @@ class TeacherStage:
         objective: Objective,
         kept: KeptStates | None = None,
         gets_gradient: bool = True,
+        gather: Gather | None = None,
     ) -> None:
         self.stage = stage
         self.engine = engine
@@ -68,8 +88,11 @@ class TeacherStage:
         """Whether the students' gradient comes back (`joint`), of contexts without labels too."""
         self._kept = kept
         """States that training takes from an earlier epoch; None: they change."""
+        self._gather = gather
+        """Between the replicas that share contexts; None: this one has its own."""
         self.rows = StepRows(tied)
-        self.positions = PositionCount(module.unpadded is not None)
+        reads_slices = module.sequence_parallel is not None
+        self.positions = PositionCount(module.unpadded is not None or reads_slices)
         self._under_way: dict[tuple[int, int], _UnderWay] = {}
         self.sent: Sent = {}
         """The last step's messages: a checkpoint takes those that are under way."""
@@ -91,9 +114,12 @@ class TeacherStage:
             else:
                 states = self._encode(touched, batch, slice(None), chosen)
             hidden, predictions = states.hidden.flatten(0, 1), self._said(states, chosen)
+            judged = self._judged(feed, batch, predictions, labels)
             learned = torch.from_numpy(batch.labelled).to(labels.device).unsqueeze(1)
-            losses = self._objective.losses(predictions, labels, touched.leaf) * learned
+            losses = self._objective.losses(judged.predictions, judged.labels, touched.leaf)
+            losses = losses * learned
             num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
+            num_terms *= judged.num_judges
             loss = losses.sum() / num_terms
         if update:
             self._under_way[step, micro_batch] = _UnderWay(batch, hidden, loss)
@@ -103,7 +129,7 @@ class TeacherStage:
         if feed.topology.graph.targets(self.stage):
             states_out, logits = hidden.detach(), None
             if feed.send_predictions:
-                sent = self._objective.sent(predictions, labels)
+                sent = judged.sent(self._objective)
                 if isinstance(sent, Logits):
                     logits = sent
                 else:
@@ -187,7 +213,26 @@ class TeacherStage:
         tokens = Tokens(batch.rows[rows], batch.mask[rows], types)
         starts = self._starts(batch)
         own = None if starts is None else starts[rows]
-        return self.half.encode(touched, tokens, own, chosen)
+        return self.half.encode(touched, tokens, own, chosen, self._slice(batch))
+
+    def _judged(
+        self, feed: Feed, batch: ContextBatch, predictions: Predicted, labels: Tensor
+    ) -> _Judged:
+        """What losses are of: the replica's own positions, or, where they look at whole contexts
+        that it shares, these."""
+        if self._gather is None or batch.slice is None or not self._objective.per_sequence:
+            return _Judged(predictions, labels)
+        number = feed.topology.num_slices(self.stage)
+        whole = WholeContexts(self._gather, batch.slice, self.replica % number)
+        said, own = whole.of(dense(predictions), 0.0), whole.of(labels, IGNORED)
+        return _Judged(said, own, number, whole)
+
+    def _slice(self, batch: ContextBatch) -> Slice | None:
+        """Which part of its contexts a batch is, if it is one."""
+        if batch.slice is None:
+            return None
+        arrays = batch.slice.positions[None], batch.slice.lengths
+        return Slice(*(torch.from_numpy(own).to(self.engine.device) for own in arrays))
 
     def _read_apart(self, touched: TouchedRows, batch: ContextBatch, chosen: Tensor) -> States:
         """States and predictions of a batch, of which contexts without labels have no gradient:
