@@ -76,6 +76,15 @@ def test_plain_text_and_rows_are_read_as_for_predictions(tmp_path):
     )
 
 
+def test_files_are_beside_the_config_or_behind_a_url(tmp_path):
+    texts(tmp_path)
+    own = ["more.txt", f"file://{tmp_path}/rows-1.jsonl"]
+    raw = tiny_raw(tmp_path, data={"unlabelled": own})
+    config = parse_config(raw, "tiny", tmp_path)
+    assert config.data.unlabelled == [str(tmp_path / "more.txt"), own[1]]
+    assert len(prepare_data(resolve(config)).unlabelled.rows) == 5 + 15
+
+
 def test_all_that_is_wrong_with_files_is_said_at_once(tmp_path):
     write_jsonl(tmp_path / "bad.jsonl", [{"words": ["a"]}, {"tokens": [1]}, {"tokens": ["a", "b"]}])
     config = tiny_config(tmp_path, data={"unlabelled": str(tmp_path / "bad.jsonl")})

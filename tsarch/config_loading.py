@@ -102,12 +102,17 @@ def _unknown_columns(source: str, raw: dict[str, Any]) -> Iterator[Mistake]:
 def _resolved_paths(config: Config, base: Path) -> dict[str, str | list[str]]:
     """Data files, and the tokenizer's folder, as absolute paths."""
     resolved: dict[str, str | list[str]] = {}
+
+    def placed(name: str, own: str) -> str:
+        is_url = name == "unlabelled" and "://" in own
+        return own if is_url else str(base / own)
+
     for name in _PATH_FIELDS:
         value = getattr(config.data, name)
         if isinstance(value, list):
-            resolved[name] = [str(base / own) for own in value]
+            resolved[name] = [placed(name, own) for own in value]
         elif value is not None:
-            resolved[name] = str(base / value)
+            resolved[name] = placed(name, value)
     tokenizer = config.data.tokenizer
     if tokenizer is not None and os.path.isdir(base / tokenizer):
         resolved["tokenizer"] = str(base / tokenizer)

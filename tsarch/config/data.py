@@ -57,8 +57,8 @@ class DataConfig(Section):
     unlabelled: str | Annotated[list[str], Field(min_length=1)] | None = None
     """Files of text without labels, or patterns such as `texts/*.txt`: the student learns what the
     teacher says of it, beside the labelled rows (section `unlabelled`). Plain text (each line that
-    isn't empty), or rows in any format of `tsarch predict`; labels that they have aren't read. See
-    [Text without labels](unlabelled.md)."""
+    isn't empty), or rows in any format of `tsarch predict`, also behind fsspec URLs; labels that
+    they have aren't read. See [Text without labels](unlabelled.md)."""
     hub: str | None = None
     """Hub name of a data set with train, validation and test splits, in place of the files; of one
     without a validation split a part of train is it (`validation_share`)."""
