@@ -62,7 +62,9 @@ def alone(config: Config, stage: Stage) -> Config:
     """The config of one of its models by itself, over the same contexts and so the same batches."""
     assert config.teacher is not None
     assert config.student is not None
-    distillation = config.distillation.model_copy(update={"weight": 0.0})
+    distillation = config.distillation.model_copy(
+        update={"weight": 0.0, "hidden_weight": 0.0, "relation_weight": 0.0}
+    )
     if stage is Stage.TEACHER:
         return config.model_copy(update={"student": None, "distillation": distillation})
     student = config.student

@@ -103,6 +103,12 @@ def load_run(config: Path, overrides: list[str], trace: bool, resume: bool) -> C
     return load_config(config, overrides)
 
 
+Depth = Annotated[
+    int | None,
+    typer.Option(min=1, help="Layers of the student: one of student.depths. Default: all."),
+]
+
+
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
@@ -122,11 +128,14 @@ def evaluate(
         Path | None,
         typer.Option(help="JSON Lines file to write the mistakes to, surest first."),
     ] = None,
+    depth: Depth = None,
     timings: _Timings = False,
 ) -> None:
     """Measure a run's best weights again, from its folder and the data alone."""
     from tsarch.launch.evaluation import show_evaluation
+    from tsarch.run.depths import at_depth
 
+    run = at_depth(run, depth)
     chosen: Mode | None = None if mode is None else mode.value
     show_evaluation(run, split.value, chosen, overrides, data, output, errors, timings)
 
@@ -226,11 +235,13 @@ def export(
     language: Annotated[
         list[str], typer.Option(help="Language of the texts: en. May be given again.")
     ] = [],  # noqa: B006 - typer reads the default, nobody changes it
+    depth: Depth = None,
 ) -> None:
     """Write a run for others: models of transformers, the pair with a model card, ONNX."""
     from tsarch.launch.export import export_to
+    from tsarch.run.depths import at_depth
 
-    export_to(run, folder, onnx, int8, check_rows, name, licence, language)
+    export_to(at_depth(run, depth), folder, onnx, int8, check_rows, name, licence, language)
 
 
 version_commands.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -152,8 +153,34 @@ def _computing(blueprint: Blueprint, point: Any, is_here: bool, reporter: Any) -
 def _settled(blueprint: Blueprint, prepared: Any, reporter: Any) -> Blueprint:
     """The run with what is open measured."""
     from tsarch.planning.arithmetic import settle
+    from tsarch.planning.layer_choice import with_layers
 
+    blueprint = with_layers(blueprint, prepared, reporter.say)
     return settle(blueprint, prepared, reporter.say)
+
+
+def _show_depths(reporter: Any, blueprint: Blueprint, summary: dict[str, Any], path: Path) -> None:
+    """Measure the student with fewer layers, too, and add that to the summary."""
+    shallow = [depth for own in blueprint.stages.values() for depth in own.depths]
+    if not shallow:
+        return
+    from tsarch.run.depths import at_depth
+    from tsarch.run.saved_run import evaluate_run
+    from tsarch.tasks.registry import table_metrics
+    from tsarch.telling.run_folder import write_atomically
+
+    reporter.say(f"measuring the student with {', '.join(map(str, shallow))} layers")
+    found = {
+        str(depth): dict(evaluate_run(at_depth(path, depth), "test").evaluation.metrics)
+        for depth in shallow
+    }
+    columns = {f"depth {depth}": own for depth, own in found.items()}
+    reporter.table("test split, fewer layers", columns, table_metrics(blueprint.task.name))
+    summary["depths"] = found
+    for folder, own in [(path, summary)] + [
+        (at_depth(path, int(depth)), {"after": metrics}) for depth, metrics in found.items()
+    ]:
+        write_atomically(folder / "summary.json", json.dumps(own, indent=2) + "\n")
 
 
 def _show_profiles(reporter: Any, blueprint: Blueprint, path: Path) -> None:
@@ -327,3 +354,4 @@ def _show(
         step_s = summary["train_s"] / summary["steps"]
         reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))
     _show_profiles(reporter, blueprint, path)
+    _show_depths(reporter, blueprint, summary, path)

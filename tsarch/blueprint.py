@@ -84,6 +84,8 @@ class StageBlueprint:
     """CPUs that are reserved for a rank."""
     nodes: Mapping[str, str] = field(default_factory=dict)
     """Labels of the nodes of a cluster that its ranks may be on."""
+    depths: tuple[int, ...] = ()
+    """Numbers of first layers that it works with besides all of them."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,11 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         loss=config.loss,
         precision=precision,
         products_up_to=config.attention.products_up_to or 0,
-        is_open=OpenSpec(config.precision == "auto", config.attention.products_up_to is None),
+        is_open=OpenSpec(
+            config.precision == "auto",
+            config.attention.products_up_to is None,
+            config.student is not None and config.student.layers == "auto",
+        ),
         link_dtype=precision if config.link.dtype == "auto" else config.link.dtype,
         evaluation=config.evaluation,
         decoding=config.decoding,
@@ -261,8 +267,8 @@ def _stages(config: Config, known: Blueprint | None) -> dict[Stage, StageBluepri
     if teacher is not None:
         made[Stage.TEACHER] = _architecture(Stage.TEACHER, teacher, teacher, None)
     if student is not None:
-        layers = None if student.layers is None else tuple(student.layers)
-        is_cut_from_teacher = layers is not None and teacher is not None
+        is_cut_from_teacher = student.layers is not None and teacher is not None
+        layers = student.taken_layers
         origin = Stage.TEACHER if is_cut_from_teacher else Stage.STUDENT
         source = teacher if teacher is not None and is_cut_from_teacher else student
         made[Stage.STUDENT] = _architecture(origin, source, student, layers)
@@ -340,6 +346,7 @@ def _stage(
         threads=ranks.threads or topology.threads,
         cpus=topology.cpus_per_rank * (ranks.threads or 1),
         nodes=ranks.nodes,
+        depths=tuple((section.depths or ())[:-1]) if isinstance(section, StudentConfig) else (),
     )
 
 

@@ -86,8 +86,8 @@ def training_feed(
         passes,
         send_predictions=distillation.sends_predictions,
         vocabulary=vocabulary,
-        send_all=(distillation.sends_predictions or distillation.hidden_weight > 0)
-        and distillation.passes != "fed",
+        send_all=distillation.reads_unfed,
+        send_shown=distillation.shows,
     )
 
 

@@ -155,10 +155,31 @@ def saved_config(config: Config, folder: Path, data: Mapping[str, Any] | None = 
         raw = json.loads((folder / stage.value / "config.json").read_text(encoding="utf-8"))
         fields: dict[str, object] = {"model": None, "config": raw}
         if stage is Stage.STUDENT:
-            fields["layers"] = None
+            fields |= {"layers": None, "num_layers": None}
             fields["boundary_layer"] = config.student_boundary
         sections[stage.name] = section.model_copy(update=fields)
     own = {**(data or {}), "tokenizer": str(folder / "tokenizer")}
     changed = config.data.model_copy(update=own)
     run = config.run.model_copy(update={"start_from": None})
     return config.model_copy(update={**sections, "data": changed, "run": run})
+
+
+def depths_of(config: Config) -> list[int]:
+    """Numbers of layers that a run's student works with; none are named: it is one student."""
+    return [] if config.student is None else config.student.depths or []
+
+
+def config_at_depth(config: Config, depth: int, folder: str) -> Config:
+    """The config of a run of its own `folder` that has the student's first `depth` layers alone,
+    without what only training needs of its inside."""
+    assert config.student is not None
+    student: dict[str, object] = {"depths": [depth]}
+    if isinstance(config.student.layers, list):
+        student |= {"layers": config.student.layers[:depth], "num_layers": None}
+    nothing = {"hidden_weight": 0.0, "relation_weight": 0.0}
+    sections = {
+        "student": config.student.model_copy(update=student),
+        "distillation": config.distillation.model_copy(update=nothing),
+        "run": config.run.model_copy(update={"folder": folder}),
+    }
+    return config.model_copy(update=sections)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,11 +99,30 @@ class DistillationSpec:
     divergence: Divergence
     hidden_weight: float
     hidden_loss: HiddenLoss
+    hidden_layers: Literal["last", "uniform"] | Sequence[Sequence[int]] = "last"
+    relation_weight: float = 0.0
+    relations: Sequence[Literal["values", "queries", "keys", "attention"]] = ("values",)
+    relation_heads: int | None = None
+    match_passes: Literal["all", "fed", "alone"] | None = None
 
     @property
-    def is_used(self) -> bool:
-        """Whether there is a term of it."""
-        return self.weight > 0 or self.hidden_weight > 0
+    def reads_unfed(self) -> bool:
+        """Whether some term is for windows that the teacher doesn't feed, so that what it is of
+        travels for them too."""
+        matches = self.hidden_weight > 0 or self.relation_weight > 0
+        return (self.sends_predictions and self.passes != "fed") or (
+            matches and (self.match_passes or self.passes) != "fed"
+        )
+
+    @property
+    def pairs_layers(self) -> bool:
+        """Whether hidden states of other layers than the last are matched."""
+        return self.hidden_weight > 0 and self.hidden_layers != "last"
+
+    @property
+    def shows(self) -> bool:
+        """Whether more of the teacher's inside travels than its hidden states."""
+        return self.relation_weight > 0 or self.pairs_layers
 
     @property
     def sends_predictions(self) -> bool:
@@ -150,6 +169,7 @@ class OpenSpec:
 
     precision: bool
     attention: bool
+    layers: bool = False
 
 
 @dataclass(frozen=True)

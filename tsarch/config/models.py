@@ -20,6 +20,9 @@ from tsarch.config.base import (
     Section,
 )
 
+_LayerPair = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
+"""A layer of the student and one of the teacher."""
+
 
 class LoraConfig(Section):
     """Low-rank adapters (Hu et al. 2021): the backbone is frozen, small matrices beside its linear
@@ -122,12 +125,20 @@ class StudentConfig(BackboneConfig):
     """Tokens of one student window. It is a slice of a context: the tokenizer's special tokens
     (`[CLS]` and `[SEP]`) don't stand around it, but for the start and the question of `qa`, and
     the label's token of `classification` and `relation`, which count."""
-    layers: list[NonNegativeInt] | None = None
+    layers: Literal["auto"] | list[NonNegativeInt] | None = None
     """Layers of the teacher that start the student, counted from 0 and in this order, in place of
-    `model` and `config`; without a teacher layers of `model`."""
+    `model` and `config`; without a teacher layers of `model`. `auto`: the run chooses `num_layers`
+    of them before it trains, by leaving out, one by one, the layer that is missed least by a
+    readout of the first batches' windows; the log says which, and the run's config has them."""
     boundary_layer: NonNegativeInt | None = None
     """Layer of the student, counted from 0, before which the teacher's states enter it, with
     `teacher.boundary_layer`. Default: of `layers` the first that isn't below the teacher's."""
+    num_layers: PositiveInt | None = None
+    """How many layers `layers: auto` takes. Default: the largest of `depths`."""
+    depths: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    """Numbers of layers that the student works with: its first so many. It has as many layers as
+    the largest says, and learns at all depths in every step, from one pass: each has a head of its
+    own, losses are the mean. Which one answers is chosen later (`--depth`). Default: all layers."""
     teacher_dropout: Fraction = 0.0
     """Probability that a window's bridge term is dropped in training, so that the student
     learns to work alone too."""
@@ -159,10 +170,40 @@ class StudentConfig(BackboneConfig):
         given = [n for n in ("model", "config", "layers") if getattr(self, n) is not None]
         if len(given) != 1 and given != ["model", "layers"]:
             raise ValueError(f"give one of `model`, `config`, `layers` (given: {given or 'none'})")
-        if self.layers is not None and (
+        if isinstance(self.layers, list) and (
             not self.layers or len(set(self.layers)) < len(self.layers)
         ):
             raise ValueError("`layers` must name at least one layer, and each only once")
+        return self
+
+    @model_validator(mode="after")
+    def _so_many_layers(self) -> Self:
+        if self.layers == "auto" and self.num_layers is None and self.depths is None:
+            raise ValueError("`layers: auto` needs `num_layers`")
+        chosen = len(self.layers) if isinstance(self.layers, list) else self.num_layers
+        if self.num_layers is not None and (self.layers is None or chosen != self.num_layers):
+            raise ValueError("`num_layers` is for `layers: auto`")
+        return self
+
+    @property
+    def taken_layers(self) -> tuple[int, ...] | None:
+        """Layers that it is made of, of whatever model; None: all. As long as they are open the
+        first ones."""
+        most = None if self.depths is None else self.depths[-1]
+        if isinstance(self.layers, list):
+            return tuple(self.layers[:most])
+        number = most or self.num_layers
+        return None if number is None else tuple(range(number))
+
+    @model_validator(mode="after")
+    def _depths_there(self) -> Self:
+        if self.depths is None:
+            return self
+        if sorted(set(self.depths)) != self.depths:
+            raise ValueError("`depths` must rise, each named once")
+        number = len(self.layers) if isinstance(self.layers, list) else self.num_layers
+        if number is not None and self.depths[-1] > number:
+            raise ValueError(f"`depths` has {self.depths[-1]}, the student {number} layers")
         return self
 
     @model_validator(mode="after")
@@ -175,8 +216,8 @@ class StudentConfig(BackboneConfig):
 
 
 class DistillationConfig(Section):
-    """Drawing the student to the teacher: to its predictions on the window, at a temperature, and
-    to its hidden states."""
+    """Drawing the student to the teacher: to its predictions on the window, at a temperature, to
+    its hidden states, and to the relations between tokens in its attention."""
 
     from_run: str | None = None
     """Folder of a finished run of the same task whose teacher, which reads what is asked, gives the
@@ -188,7 +229,7 @@ class DistillationConfig(Section):
     temperature: PositiveFloat = 2.0
     """Temperature; the term is multiplied by its square to keep gradients comparable."""
     passes: Literal["all", "fed", "alone"] = "all"
-    """Which windows the terms are for: all, or only those with or without the bridge term."""
+    """Which windows the term is for: all, or only those with or without the bridge term."""
     divergence: Divergence = "kl"
     """What is between the two predictions: `kl`, KL(teacher ‖ student); `reverse_kl`, KL(student ‖
     teacher) (Gu et al. 2024); `jensen_shannon` (Agarwal et al. 2024)."""
@@ -199,11 +240,39 @@ class DistillationConfig(Section):
     hidden_loss: HiddenLoss = "cosine"
     """Between hidden states: 1 − cosine (Sanh et al. 2019), or the mean squared difference (Jiao et
     al. 2020)."""
+    hidden_layers: Literal["last", "uniform"] | Annotated[list[_LayerPair], Field(min_length=1)] = (
+        "last"
+    )
+    """Whose states are matched, each pair through a map of its own: `last`, the last layers';
+    `uniform`, those of every student layer, with the teacher's layer that is as far up (Sun et al.
+    2019, "Patient Knowledge Distillation"); or pairs [student layer, teacher layer], counted from
+    0. The mean over the pairs. States of other layers than the last travel too."""
+    relation_weight: NonNegativeFloat = 0.0
+    """Weight of a term that draws the relations between a window's tokens in the student's last
+    attention to those in the teacher's (Wang et al. 2020, "MiniLM"): what they are made of travels
+    beside the hidden states. 0 switches it off."""
+    relations: Annotated[
+        list[Literal["values", "queries", "keys", "attention"]], Field(min_length=1)
+    ] = Field(default=["values"])
+    """Which relations: between values, queries or keys of two tokens, or between queries and keys
+    (`attention`); the mean over them. MiniLM: values and attention; MiniLMv2: the first three."""
+    relation_heads: PositiveInt | None = None
+    """Heads into which these are split anew, the same number in both models (Wang et al. 2021,
+    "MiniLMv2"): both widths must be multiples of it. Default: the teacher's attention heads."""
+    match_passes: Literal["all", "fed", "alone"] | None = None
+    """Which windows the terms of hidden states and relations are for. Default: as `passes`."""
+
+    @field_validator("relations")
+    @classmethod
+    def _each_once(cls, relations: list[str]) -> list[str]:
+        if len(set(relations)) < len(relations):
+            raise ValueError("names a relation twice")
+        return relations
 
     @property
     def is_used(self) -> bool:
         """Whether there is a term of it."""
-        return self.weight > 0 or self.hidden_weight > 0
+        return self.weight > 0 or self.hidden_weight > 0 or self.relation_weight > 0
 
 
 class LossConfig(Section):

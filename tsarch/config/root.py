@@ -155,6 +155,8 @@ class Config(Section):
                 "asked feeds the student with its last states"
             )
         wrong = {
+            "student.layers: auto": student.layers == "auto",
+            "student.depths": student.depths is not None,
             "student.no_teacher: learned": student.no_teacher == "learned",
             "student.bridge_scale: 0": student.bridge_scale == 0,
         }
@@ -170,7 +172,7 @@ class Config(Section):
             )
         if own is not None or student.layers is None:
             return
-        is_below = [layer < below for layer in student.layers]
+        is_below = [layer < below for layer in student.taken_layers or ()]
         if is_below != sorted(is_below, reverse=True) or all(is_below):
             raise ValueError(
                 f"student.layers {student.layers} must have layers from teacher.boundary_layer "
@@ -197,6 +199,7 @@ class Config(Section):
             "distillation.weight": self.distillation.weight > 0 and not is_taught,
             "distillation.hidden_weight": self.distillation.hidden_weight > 0,
             "data.unlabelled": self.data.unlabelled is not None,
+            "distillation.relation_weight": self.distillation.relation_weight > 0,
             "evaluation.monitor: teacher": self.evaluation.monitor == "teacher",
         }
         if given := [key for key, is_wrong in wrong.items() if is_wrong]:
@@ -210,6 +213,9 @@ class Config(Section):
         """What can't be asked where ranks share contexts, whose slices they read in one way."""
         wrong = {
             "data.unlabelled": self.data.unlabelled is not None,
+            "distillation.relation_weight": self.distillation.relation_weight > 0,
+            "distillation.hidden_layers": self.distillation.hidden_weight > 0
+            and self.distillation.hidden_layers != "last",
             "teacher.boundary_layer": self.teacher is not None
             and self.teacher.boundary_layer is not None,
         }
@@ -258,6 +264,7 @@ class Config(Section):
         wrong = {
             "distillation.weight": self.distillation.weight > 0,
             "distillation.hidden_weight": self.distillation.hidden_weight > 0,
+            "distillation.relation_weight": self.distillation.relation_weight > 0,
             "schedule.alternation": self.schedule.alternation != AlternationConfig(),
             "topology.auto": self.topology.auto,
             f"topology.{missing}": getattr(self.topology, missing) != StageTopology(),
@@ -293,7 +300,7 @@ class Config(Section):
             return None
         if student.boundary_layer is not None:
             return student.boundary_layer
-        return sum(layer < teacher.boundary_layer for layer in student.layers or ())
+        return sum(layer < teacher.boundary_layer for layer in student.taken_layers or ())
 
     @property
     def boundaries(self) -> dict[str, int | None]:

@@ -31,6 +31,7 @@ class Feed:
         send_predictions: whether a teacher's predictions travel with its hidden states.
         vocabulary: rows of the table, if every step touches them all.
         send_all: whether states (and predictions) travel for windows too that no fed pass reads.
+        send_shown: whether more of a teacher's inside travels (`InnerStates`).
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Feed:
         send_predictions: bool,
         vocabulary: int | None = None,
         send_all: bool = False,
+        send_shown: bool = False,
     ) -> None:
         self.split = split
         self.send_predictions = send_predictions
+        self.send_shown = send_shown
         self._send_all = send_all
         self.topology = topology
         self._vocabulary = vocabulary

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tsarch.models.fast_path import FastTexts
+from tsarch.models.inner_states import InnerStates, watching
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers (`layer_types` of a config) that keep keys and values and nothing else."""
@@ -80,14 +81,17 @@ def read_on(
     mask: Tensor,
     options: dict[str, Any],
     cache: DecodingCache | None,
+    inner: InnerStates | None = None,
 ) -> Tensor:
-    """(texts, tokens, width) embeddings → hidden states, by the backbone or its fast path."""
+    """(texts, tokens, width) embeddings → hidden states, by the backbone or its fast path; beside
+    them what `inner` records."""
     if cache is not None and cache.fast is not None:
         return cache.fast.read(embeds)
-    hidden: Tensor = backbone(
-        inputs_embeds=embeds, attention_mask=mask, **options
-    ).last_hidden_state
-    return hidden
+    with watching(inner):
+        hidden: Tensor = backbone(
+            inputs_embeds=embeds, attention_mask=mask, **options
+        ).last_hidden_state
+    return hidden if inner is None else inner.beside(hidden)
 
 
 def kept_values(is_seq2seq: bool) -> Any:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from tsarch.models.backbone import Backbone, type_option
 from tsarch.models.boundary import Entrance
 from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
-from tsarch.models.heads import linear_map, make_head, projection, without_padding
+from tsarch.models.heads import (
+    TokenHead,
+    linear_map,
+    make_head,
+    projection,
+    without_padding,
+)
+from tsarch.models.inner_states import InnerStates, Shown
 from tsarch.models.output_head import OutputHead, predictions_of
 from tsarch.models.unpadded import Unpadded
 
@@ -32,8 +39,11 @@ class StudentModel(nn.Module):
             None: the bridge is added to E[token].
         output: a language model's own head, in place of one that is made here. A second head then
             maps h[position] to what is added to the hidden states before it.
-        maps_hidden: whether training wants the hidden states too, in the teacher's width (through a
-            linear map, which nothing else reads).
+        matched_layers: layers whose states training wants too, in the teacher's width (each through
+            a linear map, which nothing else reads); None: the hidden states at the end.
+        depths: numbers of first layers after which it answers too while it trains, each with a head
+            of its own; an `output`, or vectors that are compared with the table, are shared.
+        finish: see `name_of_finish`.
     """
 
     def __init__(
@@ -47,7 +57,9 @@ class StudentModel(nn.Module):
         bridge_scale: float = 1.0,
         table_scale: float = 1.0,
         shortcut_seed: int | None = None,
-        maps_hidden: bool = False,
+        matched_layers: Sequence[int | None] = (),
+        depths: Sequence[int] = (),
+        finish: str = "",
         boundary_layer: int | None = None,
         output: OutputHead | None = None,
     ) -> None:
@@ -72,18 +84,17 @@ class StudentModel(nn.Module):
         hidden_width = backbone.hidden_width
         own = (num_outputs, table_width, dropout, table_scale)
         self.head = output or make_head(hidden_width, *own)
-        self.shortcut = None
-        if shortcut_seed is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(shortcut_seed)
-                self.shortcut = (
-                    linear_map(teacher_width, hidden_width)
-                    if output is not None
-                    else make_head(teacher_width, *own, maps=True)
-                )
-        self.hidden_map = None
-        if maps_hidden:
-            self.hidden_map = linear_map(hidden_width, teacher_width)
+        into = hidden_width if output is not None else None
+        self.shortcut = _shortcut(shortcut_seed, into, teacher_width, *own)
+        self.inner: InnerStates | None = None
+        """What it shows of its inside while it trains; None: nothing."""
+        self.depths = tuple(depths)
+        self._finish = finish
+        own_heads = self.depths if output is None else ()
+        self.depth_heads = _depth_heads(own_heads, hidden_width, num_outputs, dropout)
+        self._hidden_width = hidden_width
+        self._matched_layers = tuple(matched_layers)
+        self.hidden_map = _maps(self._matched_layers, hidden_width, teacher_width)
 
     def forward(
         self,
@@ -97,8 +108,10 @@ class StudentModel(nn.Module):
         table: Tensor | None = None,
         types: Sequence[Tensor | None] | None = None,
     ) -> list[Tensor]:
-        """Predictions (windows, tokens, outputs) of each group of windows; while it trains with a
-        `hidden_map`, also the mapped hidden states (windows, tokens, teacher_width) of each.
+        """Predictions (windows, tokens, outputs) of each group of windows; while it trains also
+        those at each of the `depths`, and what is matched with the teacher's, of each group: for
+        each of the `matched_layers` mapped states (windows, tokens, teacher_width), then parts of
+        the last attention (windows, tokens, widths of all), if `inner` shows any.
 
         Args:
             embeds: per group (windows, tokens, table_width).
@@ -117,21 +130,86 @@ class StudentModel(nn.Module):
         wanted = [None] * len(embeds) if chosen is None else chosen
         kinds = [None] * len(embeds) if types is None else types
         bridged, added = self._fed(boundary)
+        inputs = self._inputs(embeds, masks, bridged, places)
+        options = [type_option(kind, self._num_types) for kind in kinds]
+        read = self._encoded(inputs, masks, shared, options, cache, bridged, places)
+        return self._answers(
+            read, [None if added is None else added[own] for own in places], wanted, table
+        )
+
+    def _answers(
+        self,
+        read: list[Tensor],
+        added: Sequence[Tensor | None],
+        wanted: Sequence[Tensor | None],
+        table: Tensor | None,
+    ) -> list[Tensor]:
+        """See `forward`.
+
+        Args:
+            read: hidden states of each group and, beside them, what is shown.
+            added: per group what the teacher's states add to predictions.
+        """
+
+        def said(states: Sequence[Tensor], head: nn.Module) -> list[Tensor]:
+            parts = zip(states, added, wanted, strict=True)
+            return [self._said(head, *part, table) for part in parts]
+
+        is_watched = self.inner is not None and self.training
+        hidden = [own[..., : self._hidden_width] for own in read] if is_watched else read
+        predictions = said(hidden, self.head)
+        if not self.training or (self.inner is None and self._reads_inside):
+            return predictions  # by itself, in no stage, it isn't watched
+        for depth in self.depths:
+            head = self.depth_heads[str(depth)] if self.depth_heads else self.head
+            predictions += said([self._at_depth(own, depth) for own in read], head)
+        return predictions + self._matched(read)
+
+    def _inputs(
+        self,
+        embeds: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        bridged: Tensor | None,
+        places: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """(windows, tokens, width) what the layers of each group are given."""
         inputs = []
         for own, mask, place in zip(embeds, masks, places, strict=True):
             fed = self.projection(own)
             if bridged is not None and self.entrance is None:
                 fed = fed + bridged[place]
             inputs.append(without_padding(self._scaled(fed), mask))
-        options = [type_option(kind, self._num_types) for kind in kinds]
-        hidden = self._encoded(inputs, masks, shared, options, cache, bridged, places)
-        predictions = [
-            self._said(own, None if added is None else added[place], want, table)
-            for own, place, want in zip(hidden, places, wanted, strict=True)
-        ]
-        if self.hidden_map is None or not self.training:
-            return predictions
-        return predictions + [self.hidden_map(own) for own in hidden]
+        return inputs
+
+    def _at_depth(self, read: Tensor, depth: int) -> Tensor:
+        """(windows, tokens, width) hidden states as a model of `depth` layers has them."""
+        assert self.inner is not None
+        start = self._hidden_width * (1 + self.inner.shown.layers.index(depth - 1))
+        states = read[..., start : start + self._hidden_width]
+        return self.backbone.get_submodule(self._finish)(states) if self._finish else states
+
+    def _matched(self, read: Sequence[Tensor]) -> list[Tensor]:
+        """See `forward`; `read`: hidden states of each group and, beside them, what is shown."""
+        width, shown = self._hidden_width, Shown() if self.inner is None else self.inner.shown
+        found: list[Tensor] = []
+        for layer, own in zip(self._matched_layers, self._maps(), strict=True):
+            start = 0 if layer is None else width * (1 + shown.layers.index(layer))
+            found += [own(states[..., start : start + width]) for states in read]
+        if shown.parts:
+            found += [states[..., width * (1 + len(shown.layers)) :] for states in read]
+        return found
+
+    @property
+    def _reads_inside(self) -> bool:
+        """Whether states of other layers than the last are wanted in training."""
+        return bool(self.depths) or any(layer is not None for layer in self._matched_layers)
+
+    def _maps(self) -> list[nn.Module]:
+        """Of the `matched_layers`, into the teacher's width."""
+        if self.hidden_map is None:
+            return []
+        maps = self.hidden_map
+        return list(maps) if isinstance(maps, nn.ModuleList) else [maps]
 
     def _fed(self, boundary: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What the teacher's states (rows, teacher_width) add to the inputs, or what enters in
@@ -159,24 +237,68 @@ class StudentModel(nn.Module):
         bridged: Tensor | None,
         fed_by: Sequence[Tensor],
     ) -> list[Tensor]:
-        """Hidden states (windows, tokens, width) of each group; `places`: in texts that grow,
-        `fed_by`: rows of what is `bridged`, where that enters between layers."""
+        """Hidden states (windows, tokens, width) of each group, and what is shown beside them;
+        `places`: in texts that grow, `fed_by`: rows of what is `bridged`, where that enters between
+        layers."""
         if self.entrance is not None and bridged is not None:
             return self.entrance.read(
                 self.backbone, self.unpadded, embeds, masks, types, bridged, fed_by
             )
+        inner = self.inner if self.training else None
         if self.unpadded is not None and cache is None and not places:
-            return self.unpadded.read(self.backbone, embeds, masks, types)
+            return self.unpadded.read(self.backbone, embeds, masks, types, inner)
         return [
-            read_on(self.backbone, own, mask, places | kind, cache)
+            read_on(self.backbone, own, mask, places | kind, cache, inner)
             for own, mask, kind in zip(embeds, masks, types, strict=True)
         ]
 
     def _said(
-        self, hidden: Tensor, added: Tensor | None, chosen: Tensor | None, table: Tensor | None
+        self,
+        head: nn.Module,
+        hidden: Tensor,
+        added: Tensor | None,
+        chosen: Tensor | None,
+        table: Tensor | None,
     ) -> Tensor:
         """Predictions of a group, with what the teacher's states add."""
-        if added is not None and isinstance(self.head, OutputHead):
-            return predictions_of(self.head, hidden + added, chosen, table)
-        predictions = predictions_of(self.head, hidden, chosen, table)
+        if added is not None and isinstance(head, OutputHead):
+            return predictions_of(head, hidden + added, chosen, table)
+        predictions = predictions_of(head, hidden, chosen, table)
         return predictions if added is None else predictions + added
+
+
+def _maps(layers: Sequence[int | None], width: int, teacher_width: int) -> nn.Module | None:
+    """From the states of each of `layers` to the teacher's width; one alone for the last ones."""
+    if not layers:
+        return None
+    maps = [linear_map(width, teacher_width) for _ in layers]
+    return maps[0] if layers == (None,) else nn.ModuleList(maps)
+
+
+def _shortcut(
+    seed: int | None,
+    hidden_width: int | None,
+    width: int,
+    num_outputs: int | None,
+    table_width: int,
+    dropout: float,
+    table_scale: float,
+) -> nn.Module | None:
+    """A second head; or, for `hidden_width`, a map of what is added to states that wide; without a
+    seed none."""
+    if seed is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if hidden_width is not None:
+            return linear_map(width, hidden_width)
+        return make_head(width, num_outputs, table_width, dropout, table_scale, maps=True)
+
+
+def _depth_heads(
+    depths: Sequence[int], width: int, num_outputs: int | None, dropout: float
+) -> nn.ModuleDict:
+    """A head for each depth; none where vectors are compared with the table."""
+    if num_outputs is None:
+        return nn.ModuleDict()
+    return nn.ModuleDict({str(depth): TokenHead(width, num_outputs, dropout) for depth in depths})

@@ -11,6 +11,7 @@ from tsarch.models.backbone import Backbone, type_option
 from tsarch.models.boundary import Exit
 from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
 from tsarch.models.heads import make_head, projection, without_padding
+from tsarch.models.inner_states import InnerStates
 from tsarch.models.output_head import OutputHead, predictions_of
 from tsarch.models.sequence_parallel import SequenceParallel, Slice
 from tsarch.models.unpadded import Unpadded
@@ -54,6 +55,8 @@ class TeacherModel(nn.Module):
         """How it reads batches without padding; None: it doesn't."""
         self.sequence_parallel: SequenceParallel | None = None
         """How it reads its slice of contexts that ranks share; None: there are none."""
+        self.inner: InnerStates | None = None
+        """What it shows of its inside while it trains; None: nothing."""
         self.is_fixed = False
         """Whether nothing below the head changes, so that its states may be kept."""
 
@@ -76,10 +79,11 @@ class TeacherModel(nn.Module):
         types: Tensor | None = None,
         known: bool = False,
         own: Slice | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """(batch, tokens, table_width), (batch, tokens) → hidden (batch, tokens, width) and
         predictions (batch, tokens, outputs); of an `OutputHead` logits (n, vocabulary) of the n
-        `chosen` positions.
+        `chosen` positions. While it trains, also what it shows of its `inner` states: (batch,
+        tokens, widths of all).
 
         Args:
             starts: (batch,) where each target starts: a sequence-to-sequence model's encoder reads
@@ -98,25 +102,41 @@ class TeacherModel(nn.Module):
         embeds = self.projection(embeds)
         if self.is_seq2seq:
             hidden = self._decoded(embeds, mask, starts, cache)
+            return hidden, predictions_of(self.head, hidden, chosen, table)
+        embeds = without_padding(_scaled(embeds, self._embedding_scale), mask)
+        places = self.decoding.options(positions, cache)
+        kinds = type_option(types, self._num_types)
+        if self.exit is not None:
+            left, last = self.exit.read(self.backbone, self.unpadded, embeds, mask, kinds)
+            if last is None:  # nobody asks the teacher itself
+                return left, left.new_zeros(*left.shape[:2], 0)
+            return left, predictions_of(self.head, last, chosen, table)
+        hidden, *shown = self._encoded(embeds, mask, places, kinds, cache, own)
+        return hidden, predictions_of(self.head, hidden, chosen, table), *shown
+
+    def _encoded(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        places: dict[str, Any],
+        kinds: dict[str, Tensor],
+        cache: DecodingCache | None,
+        own: Slice | None,
+    ) -> tuple[Tensor, ...]:
+        """Hidden states (batch, tokens, width); while it trains, also what is shown of its inside,
+        if anything is."""
+        if own is not None:
+            assert self.sequence_parallel is not None
+            return (self.sequence_parallel.read(self.backbone, embeds, own, kinds),)
+        inner = self.inner if self.training else None
+        if self.unpadded is not None and cache is None and not places:
+            hidden = self.unpadded.read(self.backbone, [embeds], [mask], [kinds], inner)[0]
         else:
-            embeds = without_padding(_scaled(embeds, self._embedding_scale), mask)
-            places = self.decoding.options(positions, cache)
-            kinds = type_option(types, self._num_types)
-            if own is not None:
-                assert self.sequence_parallel is not None
-                assert self.exit is None
-                hidden = self.sequence_parallel.read(self.backbone, embeds, own, kinds)
-                return hidden, predictions_of(self.head, hidden, chosen, table)
-            if self.exit is not None:
-                left, last = self.exit.read(self.backbone, self.unpadded, embeds, mask, kinds)
-                if last is None:  # nobody asks the teacher itself
-                    return left, left.new_zeros(*left.shape[:2], 0)
-                return left, predictions_of(self.head, last, chosen, table)
-            if self.unpadded is not None and cache is None and not places:
-                hidden = self.unpadded.read(self.backbone, [embeds], [mask], [kinds])[0]
-            else:
-                hidden = read_on(self.backbone, embeds, mask, places | kinds, cache)
-        return hidden, predictions_of(self.head, hidden, chosen, table)
+            hidden = read_on(self.backbone, embeds, mask, places | kinds, cache, inner)
+        if inner is None:
+            return (hidden,)
+        hidden, shown = hidden.tensor_split([self.hidden_width], dim=-1)
+        return hidden, shown.detach()
 
     def _decoded(
         self, embeds: Tensor, mask: Tensor, starts: Tensor | None, cache: DecodingCache | None

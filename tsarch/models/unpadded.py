@@ -27,6 +27,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tsarch.models.decoding_cache import Decoding
+from tsarch.models.inner_states import InnerStates, watching
 from tsarch.models.small_copy import small_copy
 
 LARGEST_DIFFERENCE = 1e-5
@@ -53,9 +54,10 @@ class Unpadded:
         embeds: Sequence[Tensor],
         masks: Sequence[Tensor],
         options: Sequence[Mapping[str, Tensor]],
+        inner: InnerStates | None = None,
     ) -> list[Tensor]:
-        """Hidden states (sequences, tokens, width) of each group; at padding, where they have no
-        gradient, those of some token.
+        """Hidden states (sequences, tokens, width) of each group, and beside them what `inner`
+        records; at padding, where they have no gradient, those of some token.
 
         Args:
             embeds: per group (sequences, tokens, width).
@@ -63,7 +65,8 @@ class Unpadded:
             options: per group further arguments of the backbone, (sequences, tokens) each.
         """
         batch = Batch.of(masks)
-        return batch.padded(self.run(backbone, batch, embeds, options, batch.positions(masks)))
+        positions = batch.positions(masks)
+        return batch.padded(self.run(backbone, batch, embeds, options, positions, inner))
 
     def run(
         self,
@@ -72,21 +75,23 @@ class Unpadded:
         embeds: Sequence[Tensor],
         options: Sequence[Mapping[str, Tensor]],
         positions: Tensor,
+        inner: InnerStates | None = None,
     ) -> Tensor:
-        """Hidden states (1, tokens of all, width) of a batch.
+        """Hidden states (1, tokens of all, width) of a batch, and beside them what `inner` records.
 
         Args:
             embeds: per group, as in `read`, and so are the `options`.
             positions: (1, tokens of all) place of each token in its sequence.
         """
         given = {name: batch.flat([own[name] for own in options]) for name in options[0]}
-        hidden: Tensor = backbone(
-            inputs_embeds=batch.flat(embeds),
-            attention_mask=batch.mark(),
-            position_ids=positions + self._first_position,
-            **given,
-        ).last_hidden_state
-        return hidden
+        with watching(inner):
+            hidden: Tensor = backbone(
+                inputs_embeds=batch.flat(embeds),
+                attention_mask=batch.mark(),
+                position_ids=positions + self._first_position,
+                **given,
+            ).last_hidden_state
+        return hidden if inner is None else inner.beside(hidden)
 
 
 def attend_by_sequence(model: PreTrainedModel) -> None:

@@ -50,6 +50,8 @@ class States:
     predictions: Numbers
     """(batch, tokens, outputs) the teacher's own; (n, vocabulary) logits where they were asked for
     at n positions of a model that gives logits itself."""
+    shown: Numbers | None = None
+    """(batch, tokens, widths of all) what it shows of its inside while it trains, if it does."""
 
     @property
     def num_bytes(self) -> int:

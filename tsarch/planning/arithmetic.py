@@ -19,6 +19,7 @@ from tsarch.planning.measured import remembered
 from tsarch.planning.precision_trial import NUM_STEPS, Trial, choose, in_one_process, try_steps
 from tsarch.planning.threads import num_threads
 from tsarch.prepare import Prepared
+from tsarch.topology import Stage
 
 Say = Callable[[str], None]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -47,6 +48,9 @@ def computing_like(blueprint: Blueprint, other: Blueprint) -> Blueprint:
         blueprint = blueprint.altered(precision=other.precision)
     if blueprint.is_open.attention:
         blueprint = blueprint.altered(attention={"products_up_to": other.products_up_to})
+    if blueprint.is_open.layers:
+        layers = other.stages[Stage.STUDENT].architecture.layers
+        blueprint = blueprint.altered(student={"layers": list(layers or ())})
     return blueprint
 
 

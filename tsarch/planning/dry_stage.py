@@ -20,7 +20,7 @@ from tsarch.planning.dry_ops import Example, Op, Recorder, dry
 from tsarch.planning.dry_parts import DryEngine, DryLink, stepped_optimizer
 from tsarch.prepare import Prepared
 from tsarch.rank.activity import Activity
-from tsarch.rank.building import quicken, trained_objective
+from tsarch.rank.building import make_matched, quicken, trained_objective
 from tsarch.rank.executor import Executor
 from tsarch.schedule.instruction import (
     Backward,
@@ -91,7 +91,11 @@ def dry_step(
     def run(layers: Sequence[int] | None) -> DryStep:
         return _run(_with_layers(blueprint, stage, layers), prepared, stage, feed, step)
 
-    kinds = _kinds_of_layers(blueprint.stages[stage])
+    kinds = None
+    if not (
+        blueprint.distillation.pairs_layers or blueprint.stages[stage].depths
+    ):  # else they are told apart by their numbers
+        kinds = _kinds_of_layers(blueprint.stages[stage])
     if kinds is None:
         return run(None)
     first = [layers[0] for layers in kinds]
@@ -163,8 +167,9 @@ def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, ste
             is_joint = blueprint.schedule.name == "joint"
             running = TeacherStage(stage, engine, tied, 0, objective, None, is_joint)
         else:
+            matched = make_matched(blueprint)
             running = StudentStage(
-                stage, engine, tied, 0, predictions, objective, blueprint.distillation
+                stage, engine, tied, 0, predictions, objective, blueprint.distillation, matched
             )
         engine.train(True)
         executor = Executor({stage: running}, link, tied, lambda _: 1.0, _Phases(recorder))

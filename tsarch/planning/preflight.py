@@ -71,7 +71,7 @@ def _check_models(blueprint: Blueprint, with_readings: bool) -> list[str]:
         mistakes += _boundaries(blueprint)
         mistakes += _tying(blueprint)
         broken = _weights(blueprint)
-        mistakes += broken or _adapters(blueprint)
+        mistakes += broken or [*_adapters(blueprint), *_matching(blueprint)]
         mistakes += generation_mistakes(blueprint)
         mistakes += sequence_mistakes(blueprint)
         if not mistakes and with_readings:
@@ -264,6 +264,10 @@ def _layers(blueprint: Blueprint) -> Iterator[Mistake]:
             yield Mistake(
                 f"{stage}.layers", f"{beyond} are not among the {origin}'s layers 0 … {count - 1}."
             )
+    if blueprint.is_open.layers:
+        from tsarch.planning.layer_choice import layer_mistakes
+
+        yield from layer_mistakes(blueprint)
     for stage, own in blueprint.stages.items():
         if own.freeze != "all_but_top_k" and own.top_k:
             yield Mistake(f"{stage}.top_k", "only counts with `freeze: all_but_top_k`.")
@@ -329,6 +333,14 @@ def _adapters(blueprint: Blueprint) -> Iterator[Mistake]:
                 f"{stage}.activation_checkpointing",
                 f"{hf.model_type} in transformers can't do it.",
             )
+
+
+def _matching(blueprint: Blueprint) -> Iterator[Mistake]:
+    """Layers and relations that are matched must be there in both models."""
+    from tsarch.stage.matching import matching_mistakes
+
+    if not any(_beyond(own) for own in blueprint.stages.values()):
+        yield from matching_mistakes(blueprint)
 
 
 def _readings(blueprint: Blueprint) -> Iterator[Mistake]:

@@ -40,6 +40,7 @@ def load(
     compile: bool = False,
     modes: Collection[Mode] | None = None,
     store: str | os.PathLike[str] | None = None,
+    depth: int | None = None,
 ) -> TrainedPair:
     """The pair of a run's best weights, of its current version, from its folder alone.
 
@@ -61,15 +62,19 @@ def load(
             `["student_alone"]` leaves out the teacher.
         store: folder of `tsarch read`, with the teacher's states of documents: it doesn't read
             those again.
+        depth: layers of the student, one of `student.depths`; None: all.
 
     Raises:
         UserError: the folder is not a complete run, its files or the store's are damaged, the store
             is another pair's, an option is none, or there is no such mode.
     """
     check_options(device, precision, batch_tokens, backend)
-    pair = _pair(
-        folder_of(run, backend), device, precision, batch_tokens, backend, overlap, compile, modes
-    )
+    folder = folder_of(run, backend)
+    if depth is not None:
+        from tsarch.run.depths import at_depth
+
+        folder = at_depth(folder, depth)
+    pair = _pair(folder, device, precision, batch_tokens, backend, overlap, compile, modes)
     if store is not None:
         pair.take_states(store)
     return pair

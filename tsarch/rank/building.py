@@ -26,10 +26,12 @@ from tsarch.prepare import Prepared
 from tsarch.rank.executor import LocalStages
 from tsarch.rank.wiring import Wiring
 from tsarch.specs import PredictionSpec
-from tsarch.stage.build import BuiltModel, build_model, keeps_states, prediction_spec, unpad
+from tsarch.stage.build import BuiltModel, build_model, keeps_states, prediction_spec, show, unpad
 from tsarch.stage.deepspeed_sequence import gather_over, spread_over
 from tsarch.stage.engine import Engine, make_optimizer
 from tsarch.stage.kept_states import KeptStates
+from tsarch.stage.matched import Matched
+from tsarch.stage.matching import matching_of
 from tsarch.stage.running import RunningStage
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
@@ -132,6 +134,7 @@ def quicken(
     use_fast_dropout(module)
     if sequence_group is None:
         unpad(blueprint, stage, module)  # of whatever attention it has by now
+        show(blueprint, stage, module)
         return
     assert isinstance(module, TeacherModel)
     module.sequence_parallel = SequenceParallel(backbone, spread_over(sequence_group))
@@ -193,6 +196,12 @@ def trained_objective(
     return LabelObjective(weights, focal_gamma) if is_weighed else own
 
 
+def make_matched(blueprint: Blueprint) -> Matched | None:
+    """Compares what the models show of their inside, if that is wanted."""
+    matching = matching_of(blueprint)
+    return None if matching is None else Matched(matching, blueprint.distillation)
+
+
 def _stages(
     blueprint: Blueprint,
     prepared: Prepared,
@@ -203,6 +212,7 @@ def _stages(
     predictions: Mapping[Stage, PredictionSpec],
 ) -> LocalStages:
     arriving = predictions[blueprint.topology.stages[0]]
+    matched = make_matched(blueprint)
 
     def kept_of(stage: Stage) -> KeptStates | None:
         if not keeps_states(blueprint, stage):
@@ -227,6 +237,7 @@ def _stages(
             arriving,
             objective,
             blueprint.distillation,
+            matched,
             blueprint.unlabelled if blueprint.unlabelled.is_used else None,
             targets,
         )

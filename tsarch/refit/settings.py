@@ -17,8 +17,9 @@ from tsarch.topology import Stage
 _CLOSED = (
     *("task.", "embedding.init", "embedding.project", "run.name", "run.folder", "run.start_from"),
     *("teacher.model", "teacher.config", "teacher.lora", "student.model", "student.config"),
-    *("student.layers", "student.lora", "student.shortcut", "student.no_teacher"),
-    *("data.tokenizer", "distillation.hidden_weight"),
+    *("student.layers", "student.num_layers", "student.depths", "student.lora", "student.shortcut"),
+    *("student.no_teacher", "data.tokenizer"),
+    *("distillation.hidden_weight", "distillation.hidden_layers"),
 )
 """Beginnings of keys that a trained model has settled, or a refit sets."""
 _PLACES = ("train", "validation", "test", "hub", "hub_config", "validation_share")

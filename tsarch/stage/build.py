@@ -14,6 +14,8 @@ from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.models.adapters import add_adapters, checkpoint_activations
 from tsarch.models.backbone import Backbone, build_backbone, cut_out_table, freeze_backbone
 from tsarch.models.construction import SAVED, WHOLE, Construction
+from tsarch.models.depths import name_of_finish
+from tsarch.models.inner_states import InnerStates, show_attention
 from tsarch.models.loading import check_weights
 from tsarch.models.measures import measure
 from tsarch.models.output_head import (
@@ -32,6 +34,7 @@ from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
 from tsarch.seeding import torch_seed
 from tsarch.specs import PredictionSpec
+from tsarch.stage.matching import layer_pairs, shown_of
 from tsarch.topology import Reads, Stage
 
 
@@ -93,6 +96,17 @@ def unpad(blueprint: Blueprint, stage: Stage, module: nn.Module) -> None:
         module.unpadded = Unpadded(module.backbone)
 
 
+def show(blueprint: Blueprint, stage: Stage, module: nn.Module) -> None:
+    """Have a stage's model show what is matched of its inside while it trains, whatever attention
+    it has by now."""
+    shown = shown_of(blueprint, stage)
+    if shown:
+        assert isinstance(module, TeacherModel | StudentModel)
+        if shown.parts:
+            show_attention(module.backbone)
+        module.inner = InnerStates(module.backbone, shown)
+
+
 def has_fixed_states(blueprint: Blueprint, stage: Stage) -> bool:
     """Whether nothing that a stage's hidden states come from is trained."""
     own, table = blueprint.stages[stage], blueprint.table
@@ -105,7 +119,8 @@ def keeps_states(blueprint: Blueprint, stage: Stage) -> bool:
     parameters from one another (ZeRO 3), which all must do alike, whatever each has kept."""
     own = blueprint.stages[stage]
     is_whole = own.engine.zero_stage < 3 or blueprint.runner.is_one_process
-    if own.boundary_layer is not None:  # the head reads others than those that leave
+    # The head reads others than those that leave, or more leaves than these.
+    if own.boundary_layer is not None or blueprint.distillation.shows:
         return False
     if blueprint.topology.num_slices(stage) > 1:  # of what ranks share each has other parts
         return False
@@ -199,7 +214,15 @@ def _complete(
         return teacher
     if own.bridge is None:
         return StudentModel(
-            backbone, table.shape[1], 0, num_outputs, dropout, table_scale=scale, output=output
+            backbone,
+            table.shape[1],
+            0,
+            num_outputs,
+            dropout,
+            table_scale=scale,
+            depths=own.depths,
+            finish=name_of_finish(own.architecture.built) if own.depths else "",
+            output=output,
         )
     # A shortcut's is the feeding stage's, so that it starts as that stage's head does.
     shortcut_seed = torch_seed(blueprint.seed, f"{own.bridge.stage} weights")
@@ -213,7 +236,9 @@ def _complete(
         bridge_scale=own.bridge.scale,
         table_scale=scale,
         shortcut_seed=shortcut_seed if own.bridge.shortcut else None,
-        maps_hidden=blueprint.distillation.hidden_weight > 0,
+        matched_layers=[student for student, _ in layer_pairs(blueprint)],
+        depths=own.depths,
+        finish=name_of_finish(own.architecture.built) if own.depths else "",
         boundary_layer=own.boundary_layer,
         output=output,
     )

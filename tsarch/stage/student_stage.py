@@ -4,7 +4,8 @@ between instructions."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from tsarch.data.feed import Feed
 from tsarch.data.replica_arrays import WindowBatch
-from tsarch.losses.hidden import hidden_distance
 from tsarch.losses.objective import Objective
 from tsarch.losses.predictions import Logits, Predicted, dense
 from tsarch.losses.token import confidence
@@ -24,6 +24,7 @@ from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import IGNORED, FloatArray, IntArray, LossParts, Message
 from tsarch.specs import DistillationSpec, PredictionSpec, UnlabelledSpec
 from tsarch.stage.engine import Engine
+from tsarch.stage.matched import Matched
 from tsarch.stage.positions import PositionCount
 from tsarch.stage.step_rows import StepRows
 from tsarch.tasks.collect import WindowOutputs
@@ -38,6 +39,8 @@ class _Boundary:
     """(states + 1, teacher_width); a leaf whose gradient goes back, in `joint`."""
     predictions: Tensor | None
     """(states + 1, outputs), where they came along."""
+    shown: Tensor
+    """(states + 1, width) what else came of the teachers' inside; of no width, if nothing did."""
 
 
 class StudentStage:
@@ -52,6 +55,7 @@ class StudentStage:
         arriving: PredictionSpec,
         objective: Objective,
         distillation: DistillationSpec,
+        matched: Matched | None = None,
         unlabelled: UnlabelledSpec | None = None,
         targets: FloatArray | None = None,
     ) -> None:
@@ -60,6 +64,8 @@ class StudentStage:
         self.replica = replica
         assert isinstance(engine.module, StudentModel)
         self.half = StudentHalf(engine, engine.module)
+        self._module = engine.module
+        self._depths = engine.module.depths
         self.on_output: Callable[[WindowOutputs], None] | None = None
         """Called with every batch's predictions while evaluating."""
         self.rows = StepRows(tied)
@@ -73,6 +79,8 @@ class StudentStage:
         self._targets = targets
         """(num_words, outputs) of the training split, what is distilled in place of what teachers
         say; None: it is what they say."""
+        self._matched = matched
+        """Compares the models' inside; None: nobody does."""
         self._losses: dict[tuple[int, int], Tensor] = {}
         self._boundaries: dict[tuple[int, int], _Boundary] = {}
         self._outgoing: dict[tuple[int, int], Tensor] = {}
@@ -101,12 +109,10 @@ class StudentStage:
         for message in messages:
             link.receive(message, states[start : start + message.num_states])
             start += message.num_states
-        hidden, predictions = states[:, : self.half.teacher_width], None
-        if feed.send_predictions:
-            predictions = states[:, self.half.teacher_width :]
+        boundary = self._parted(feed, states)
         if requires_grad:
-            hidden = hidden.clone().requires_grad_()
-        self._boundaries[step, micro_batch] = _Boundary(hidden, predictions)
+            boundary = replace(boundary, hidden=boundary.hidden.clone().requires_grad_())
+        self._boundaries[step, micro_batch] = boundary
 
     def forward(self, feed: Feed, step: int, micro_batch: int, update: bool) -> LossParts:
         """Predictions and loss of a micro-batch's windows; keeps the graph for an update."""
@@ -115,7 +121,7 @@ class StudentStage:
         touched = self.rows.get(step, feed.plan(step).token_ids, update)
         boundary = self._boundaries.get((step, micro_batch))
         if boundary is None:  # nobody feeds this stage
-            boundary = _Boundary(self._room(feed, 0)[:, : self.half.teacher_width], None)
+            boundary = replace(self._parted(feed, self._room(feed, 0)), predictions=None)
         device = self.engine.device
         labels = [torch.from_numpy(feed.labels(own.words)).to(device) for own in batches]
         with torch.set_grad_enabled(update):
@@ -127,22 +133,25 @@ class StudentStage:
                 fed_by,
                 [own != IGNORED for own in labels],
             )
-            predictions, hidden = found[: len(batches)], found[len(batches) :]
-            outputs = [
-                WindowOutputs(
-                    batch,
-                    own,
-                    self._said(said, own),
-                    self._teachers(batch, own, boundary.predictions),
-                    touched.leaf,
-                )
-                for batch, own, said in zip(batches, labels, predictions, strict=True)
+            heard = [
+                self._teachers(batch, own, boundary.predictions)
+                for batch, own in zip(batches, labels, strict=True)
             ]
+            outputs, *shallow = [
+                [
+                    WindowOutputs(batch, own, self._said(said, own), teacher, touched.leaf)
+                    for batch, own, said, teacher in zip(batches, labels, part, heard, strict=True)
+                ]
+                for part in self._by_depth(found, len(batches))
+            ]
+            inside = found[len(batches) * (1 + len(shallow)) :]
             num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
             loss, parts = self._loss(num_terms, outputs)
-            if hidden:
-                states = [self._at(batch, boundary.hidden.detach()) for batch in batches]
-                term, part = self._hidden_term(num_terms, outputs, hidden, states)
+            if shallow:
+                term, part = self._shallow_loss(num_terms, shallow)
+                loss, parts = (loss + term) / (1 + len(shallow)), parts + part
+            if inside:
+                term, part = self._match(num_terms, outputs, inside, boundary)
                 loss, parts = loss + term, parts + part
         if update:
             self._losses[step, micro_batch] = loss
@@ -176,7 +185,17 @@ class StudentStage:
 
     def _width(self, feed: Feed) -> int:
         """Numbers that travel for a position."""
-        return self.half.teacher_width + (self._arriving.width if feed.send_predictions else 0)
+        predicted = self._arriving.width if feed.send_predictions else 0
+        return self.half.teacher_width + self._shown_width(feed) + predicted
+
+    def _shown_width(self, feed: Feed) -> int:
+        return self._matched.width if feed.send_shown and self._matched is not None else 0
+
+    def _parted(self, feed: Feed, states: Tensor) -> _Boundary:
+        """What came, told apart: hidden states, what is shown beside them, predictions."""
+        widths = [self.half.teacher_width, self._shown_width(feed)]
+        hidden, shown, predictions = states.tensor_split([widths[0], sum(widths)], dim=1)
+        return _Boundary(hidden, predictions if feed.send_predictions else None, shown)
 
     def _room(self, feed: Feed, num_states: int) -> Tensor:
         """Zeros for so many states, and one more, so that an idle replica's indices point
@@ -240,6 +259,22 @@ class StudentStage:
         parts = LossParts({part: value / num_terms for part, value in sums.items()})
         return total / num_terms, parts
 
+    def _by_depth(self, found: list[Tensor], num_batches: int) -> list[list[Tensor]]:
+        """Predictions of each batch, at the end and, in training, after fewer layers."""
+        number = 1 + (len(self._depths) if self._module.training else 0)
+        return [found[i * num_batches : (i + 1) * num_batches] for i in range(number)]
+
+    def _shallow_loss(
+        self, num_terms: int, shallow: list[list[WindowOutputs]]
+    ) -> tuple[Tensor, LossParts]:
+        """Sum of the losses after fewer layers, and their parts."""
+        total, parts = torch.zeros((), device=self.engine.device), LossParts({})
+        for depth, outputs in zip(self._depths, shallow, strict=True):
+            loss, own = self._loss(num_terms, outputs)
+            total = total + loss
+            parts += LossParts({f"{name}_depth{depth}": v for name, v in own.means.items()})
+        return total, parts
+
     def _divergence(self, output: WindowOutputs) -> Tensor:
         """(windows, tokens) KD term of the passes that it is for."""
         temperature, own = self._distillation.temperature, self._unlabelled
@@ -253,7 +288,7 @@ class StudentStage:
                 apart = apart * (confidence(dense(output.teacher)) >= own.min_confidence)
             learned = torch.from_numpy(output.batch.labelled).to(values.device).unsqueeze(1)
             values = torch.where(learned == 1, values, apart)
-        return values * self._is_taught(output.batch)
+        return values * self._is_taught(output.batch, self._distillation.passes)
 
     def _divergence_at(self, output: WindowOutputs, temperature: float) -> Tensor:
         """(windows, tokens) from the teacher's to the student's predictions."""
@@ -267,35 +302,48 @@ class StudentStage:
             self._distillation.divergence,
         )
 
-    def _hidden_term(
+    def _match(
         self,
         num_terms: int,
         outputs: list[WindowOutputs],
-        hidden: list[Tensor],
-        states: list[Tensor | None],
+        inside: list[Tensor],
+        boundary: _Boundary,
     ) -> tuple[Tensor, LossParts]:
-        """μ · Σ weight · distance of hidden states / terms of the global batch, and its part."""
+        """Σ weight · what the models' inside differs by / terms of the global batch, and its parts.
+
+        Args:
+            inside: what the model gives beside its predictions: of each batch the first thing,
+                then of each batch the second one, …
+        """
+        assert self._matched is not None
         total = torch.zeros((), device=self.engine.device)
-        unweighted = 0.0
-        for output, own, teacher in zip(outputs, hidden, states, strict=True):
-            assert teacher is not None
-            distances = hidden_distance(own, teacher, self._distillation.hidden_loss)
+        sums: dict[str, float] = {}
+        for place, output in enumerate(outputs):
+            batch = output.batch
+            hidden = self._at(batch, boundary.hidden.detach())
+            shown = self._at(batch, boundary.shown)
+            assert hidden is not None
+            assert shown is not None
+            came = torch.from_numpy((batch.arrived >= 0) & (batch.mask > 0)).to(total.device)
             chosen = (output.labels != IGNORED).double()
             if self._objective.per_sequence:  # a mean over the words of each
                 chosen = chosen / chosen.sum(1, keepdim=True).clamp(min=1)
-            weight = torch.from_numpy(output.batch.weight).to(total.device).unsqueeze(1)
-            taught = distances * chosen * self._is_taught(output.batch) * weight
-            total = total + taught.sum().float()
-            unweighted += float(taught.detach().sum())
-        part = LossParts({self._part("hidden"): unweighted / num_terms})
-        return self._distillation.hidden_weight * total / num_terms, part
+            weight = torch.from_numpy(batch.weight).to(total.device).unsqueeze(1)
+            counted = chosen * self._is_taught(batch, self._matched.passes) * weight
+            own = inside[place :: len(outputs)]
+            for name, values in self._matched.terms(own, hidden, shown, came).items():
+                taught = values * counted
+                total = total + self._matched.weights[name] * taught.sum().float()
+                sums[name] = sums.get(name, 0.0) + float(taught.detach().sum())
+        parts = {self._part(name): value / num_terms for name, value in sums.items()}
+        return total / num_terms, LossParts(parts)
 
-    def _is_taught(self, batch: WindowBatch) -> Tensor:
-        """(windows, 1) 1 for the passes that distillation is for."""
+    def _is_taught(self, batch: WindowBatch, passes: Literal["all", "fed", "alone"]) -> Tensor:
+        """(windows, 1) 1 for the passes that a term is for."""
         fed = torch.from_numpy(batch.fed).to(self.engine.device).unsqueeze(1)
-        if self._distillation.passes == "all":
+        if passes == "all":
             return torch.ones_like(fed)
-        return fed if self._distillation.passes == "fed" else 1 - fed
+        return fed if passes == "fed" else 1 - fed
 
     def _part(self, name: str) -> str:
         """Name of a part of the loss that other stages have too."""

@@ -128,6 +128,8 @@ class TeacherStage:
             self.on_output(ContextOutputs(batch.words, labels, predictions, touched.leaf))
         if feed.topology.graph.targets(self.stage):
             states_out, logits = hidden.detach(), None
+            if feed.send_shown and states.shown is not None:
+                states_out = torch.cat([states_out, states.shown.flatten(0, 1)], dim=-1)
             if feed.send_predictions:
                 sent = judged.sent(self._objective)
                 if isinstance(sent, Logits):
@@ -252,7 +254,11 @@ class TeacherStage:
         index = torch.from_numpy(chosen_rows).to(chosen.device)
         hidden = torch.cat([own.hidden, beside.hidden]).index_select(0, index)
         predictions = torch.cat([own.predictions, beside.predictions]).index_select(0, index)
-        return States(hidden, predictions)
+        if own.shown is None:
+            return States(hidden, predictions)
+        assert beside.shown is not None
+        shown = torch.cat([own.shown, beside.shown]).index_select(0, index)
+        return States(hidden, predictions, shown)
 
     def _read_once(
         self, touched: TouchedRows, contexts: Sequence[int], batch: ContextBatch, chosen: Tensor
