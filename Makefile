@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference bench-generate study seeds plan-check load-test study-queries clean
+.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference bench-generate study seeds parity-trainer study-alone plan-check load-test study-queries clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -37,6 +37,8 @@ help:
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
 	@echo "make study-queries  read once, ask many: quality and cost of a query, 2 tasks, 3 seeds"
 	@echo "make seeds        every task's config with three seeds"
+	@echo "make parity-trainer  the teacher within the pair against transformers.Trainer"
+	@echo "make study-alone  what makes student_alone better, term by term"
 	@echo "make format schema install clean"
 
 install: $(STAMP)
@@ -177,6 +179,13 @@ study-queries: install
 # Goes on where it was interrupted: finished runs are in runs/seeds. Two hours on two cores.
 seeds: install
 	.venv/bin/python -m benchmarks.seeds
+
+# Both go on where they were interrupted; `--data FOLDER`, `--rows N`, `--seeds N`: see the files.
+parity-trainer: install
+	.venv/bin/python -m benchmarks.parity_trainer
+
+study-alone: install
+	.venv/bin/python -m benchmarks.study_alone
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -160,7 +160,7 @@ def build_trainer(corpus: EncodedCorpus, settings: Settings, model: str, folder:
             id2label=dict(enumerate(corpus.labels)),
             label2id={label: place for place, label in enumerate(corpus.labels)},
         ),
-        args=_arguments(settings, folder),
+        args=arguments(settings, folder),
         train_dataset=corpus.splits["train"],
         eval_dataset=corpus.splits["validation"],
         data_collator=DataCollatorForTokenClassification(corpus.tokenizer),
@@ -170,7 +170,8 @@ def build_trainer(corpus: EncodedCorpus, settings: Settings, model: str, folder:
     return trainer
 
 
-def _arguments(settings: Settings, folder: str) -> TrainingArguments:
+def arguments(settings: Settings, folder: str) -> TrainingArguments:
+    """The trainer's settings; it keeps the weights that are best on validation in `folder`."""
     return TrainingArguments(
         output_dir=folder,
         num_train_epochs=settings.num_epochs,

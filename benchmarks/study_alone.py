@@ -1,0 +1,173 @@
+"""`make study-alone`: what makes `student_alone` better: today's settings, and with one more term.
+
+    python -m benchmarks.study_alone [--only TASK]… [--variant NAME]… [--rows N] [--seeds N]
+
+Each variant is a task's shipped config with a few other keys; `small` is the student's model by
+itself, trained plainly on its windows. (The usual distillation is in `make study`.) Runs are
+processes of one thread, one at a time, all variants of a seed before the next; finished ones are in
+runs/study-alone and aren't done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.common import DEFAULT_MODEL
+from benchmarks.parity_trainer import SPLITS, DataSet, part
+from benchmarks.processes import SideError, run_module
+
+RUNS = Path("runs/study-alone")
+OUTPUT = Path("benchmarks/results/study-alone.json")
+TIMEOUT_S = 7200.0
+"""For one run."""
+TASKS: Mapping[str, tuple[str, str, str]] = {
+    "ner": ("quickstart", "wikigold", "f1"),
+    "classification": ("classification", "csabstruct", "f1_macro"),
+    "relation": ("relation", "semeval", "f1_micro"),
+}
+"""Task → its config, its data and its metric."""
+_ALONE = "distillation.match_passes=alone"
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "today": (),
+    "hidden": ("distillation.hidden_weight=1.0", _ALONE),
+    "layers": ("distillation.hidden_weight=1.0", "distillation.hidden_layers=uniform", _ALONE),
+    "values": ("distillation.relation_weight=1.0", _ALONE),
+    "relations": (
+        "distillation.relation_weight=1.0",
+        "distillation.relations=[values, attention]",
+        _ALONE,
+    ),
+    "chosen layers": ("student.layers=auto", "student.num_layers=3"),
+    "depths": ("student.depths=[1, 2, 3]",),
+    "small": (
+        "teacher=null",
+        f"student.model={DEFAULT_MODEL}",
+        "student.shortcut=false",
+        "student.alone_weight=0.0",
+        "student.bridge_scale=1.0",
+        "student.fed_weight=1.0",
+        f"data.tokenizer={DEFAULT_MODEL}",
+        "distillation.weight=0.0",
+        "evaluation.monitor=student_alone",
+    ),
+}
+"""Name → keys of the task's config that differ."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one run, on the test split."""
+
+    task: str
+    variant: str
+    rows: int
+    """Training rows."""
+    seed: int
+    scores: dict[str, float]
+    """Mode → the task's metric."""
+    train_s: float
+
+
+def measure(task: str, variant: str, seed: int, num_rows: int | None) -> Outcome:
+    """A run's scores, from its folder if it is finished.
+
+    Raises:
+        SideError: it failed.
+    """
+    config, data, metric = TASKS[task]
+    folder, rows = part(DataSet(task, data, Path("configs") / data), num_rows)
+    run = RUNS / f"{task}-{rows}-{variant.replace(' ', '-')}-seed{seed}"
+    if not (run / "summary.json").exists():
+        settings = [f"run.seed={seed}", f"run.folder={run}", "topology.runner=local"]
+        settings += ["topology.threads=1"]
+        settings += [f"data.{split}={(folder / split).resolve()}.jsonl" for split in SPLITS]
+        settings += VARIANTS[variant]
+        arguments = [f"configs/{config}.yaml"]
+        arguments += ["--resume"] * bool(list(run.glob("checkpoints/step-*")))
+        arguments += [word for setting in settings for word in ("--set", setting)]
+        RUNS.mkdir(parents=True, exist_ok=True)
+        log = run.with_name(f"{run.name}.log")
+        run_module("tsarch.launch.train", arguments, log, TIMEOUT_S, threads=1)
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    scores = {mode: float(own[metric]) for mode, own in summary["after"].items()}
+    for depth, modes in summary.get("depths", {}).items():
+        scores[f"student_alone, depth {depth}"] = float(modes["student_alone"][metric])
+    return Outcome(task, variant, rows, seed, scores, float(summary["train_s"]))
+
+
+def earlier() -> list[Outcome]:
+    """Of the table that is there now."""
+    raw = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else []
+    return [Outcome(**row) for row in raw]
+
+
+def merged(old: Sequence[Outcome], new: Sequence[Outcome]) -> list[Outcome]:
+    """What is new in the places of what was there."""
+    keyed = {(o.task, o.rows, o.variant, o.seed): o for o in (*old, *new)}
+    order = list(VARIANTS)
+    return sorted(keyed.values(), key=lambda o: (o.task, o.rows, order.index(o.variant), o.seed))
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """The table: a row for each variant of a task, the share that `student_alone` has of the
+    teacher of the same runs."""
+    lines = [
+        "Test split, mean of the seeds (least–most), one thread.",
+        "",
+        "| task | training rows | variant | seeds | teacher | `student_alone` | of the teacher |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key in dict.fromkeys((o.task, o.rows, o.variant) for o in outcomes):
+        own = [o for o in outcomes if (o.task, o.rows, o.variant) == key]
+        alone = [o.scores["student_alone"] for o in own]
+        teacher = [o.scores["teacher"] for o in own if "teacher" in o.scores]
+        share = f"{fmean(alone) / fmean(teacher):.1%}" if teacher and fmean(teacher) else "–"
+        cells = [*map(str, key), str(len(own)), _cell(teacher), _cell(alone), share]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    spread = "" if len(values) == 1 else f" ({min(values):.4f}–{max(values):.4f})"
+    return f"{fmean(values):.4f}{spread}"
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help="Task. Default: all.")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="Variant. Default: all.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Training rows, to whole documents.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many.")] = 3,
+) -> None:
+    """Do what is left, and write the table."""
+    tasks, any_failed = [task for task in TASKS if only is None or task in only], False
+    names = [name for name in VARIANTS if variant is None or name in variant]
+    found: list[Outcome] = []
+    for seed in range(seeds):
+        for task in tasks:
+            for name in names:
+                try:
+                    found.append(measure(task, name, seed, rows))
+                    print(f"{task}, {name}, seed {seed}: {found[-1].scores}", flush=True)
+                except SideError as error:
+                    print(f"{task}, {name}, seed {seed} failed: {error}", flush=True)
+                    any_failed = True
+                outcomes = merged(earlier(), found)
+                text = json.dumps([asdict(o) for o in outcomes], indent=1)
+                OUTPUT.write_text(text + "\n", encoding="utf-8")
+                OUTPUT.with_suffix(".md").write_text(markdown(outcomes), encoding="utf-8")
+    print(markdown(merged(earlier(), found)))
+    if any_failed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
