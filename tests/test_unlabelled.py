@@ -173,15 +173,22 @@ def test_terms_are_means_over_the_text_without_labels_by_itself(tmp_path):
     assert found[2.0]["distillation"] == pytest.approx(found[1.0]["distillation"], rel=1e-6)
 
 
-def test_passes_are_those_that_distillation_is_for(tmp_path):
-    blueprint = resolve(tiny(tmp_path, distillation={"weight": 0.5, "passes": "alone"}))
+@pytest.mark.parametrize(
+    ("terms", "wanted"),
+    [
+        ({"passes": "alone"}, {False}),
+        ({"passes": "alone", "hidden_weight": 0.1, "match_passes": "fed"}, {True, False}),
+        ({"weight": 0.0, "hidden_weight": 0.1, "match_passes": "fed"}, {True}),
+    ],
+)
+def test_passes_are_those_that_distillation_is_for(tmp_path, terms, wanted):
+    blueprint = resolve(tiny(tmp_path, distillation=terms))
     prepared = prepare_data(blueprint)
     plan = batch_plan(blueprint, prepared.training)
     feed = training_feed(blueprint, prepared.training, plan, blueprint.topology)
     own = [p for m in feed.plan(0).micro_batches for s in m.passes.values() for r in s for p in r]
     beside = [each for each in own if not each.labelled]
-    assert beside
-    assert not any(each.fed for each in beside)
+    assert {each.fed for each in beside} == wanted
     assert any(each.fed for each in own if each.labelled)
 
 
@@ -278,3 +285,19 @@ def test_a_frozen_teacher_reads_it_once(tmp_path):
     anew = losses(config.model_copy(update={"data": data}))
     for one, other in zip(kept, anew, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_contexts_that_are_read_without_a_graph_give_the_same_terms(tmp_path):
+    """`joint` reads all contexts of a step at once, `overlapped` those without labels apart."""
+    found = []
+    for schedule in ("joint", "overlapped"):
+        config = tiny(
+            tmp_path,
+            schedule={"name": schedule, "micro_batches": 2},
+            topology={"runner": "local"},
+            embedding={"frozen": True},
+            distillation={"weight": 0.5, "hidden_weight": 0.3, "relation_weight": 0.2},
+        )
+        found.append(losses(config, 1)[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert min(found[0].values()) > 0.0

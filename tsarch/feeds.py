@@ -76,7 +76,7 @@ def training_feed(
         known = contexts[train.labelled(contexts)]
         weight = blueprint.unlabelled.weight
         weight *= num_terms(train, known, per_sequence) / num_terms(train, beside, per_sequence)
-        return without_labels(own, train, beside, weight, distillation.passes)
+        return without_labels(own, train, beside, weight, distillation.taught_passes)
 
     return Feed(
         train,

@@ -115,6 +115,15 @@ class DistillationSpec:
         )
 
     @property
+    def taught_passes(self) -> Literal["all", "fed", "alone"]:
+        """Which windows any of the terms is for."""
+        matches = self.hidden_weight > 0 or self.relation_weight > 0
+        wanted = {self.passes} if self.weight > 0 else set()
+        if matches:
+            wanted.add(self.match_passes or self.passes)
+        return wanted.pop() if len(wanted) == 1 else "all"
+
+    @property
     def pairs_layers(self) -> bool:
         """Whether hidden states of other layers than the last are matched."""
         return self.hidden_weight > 0 and self.hidden_layers != "last"
