@@ -82,8 +82,11 @@ class QueryTask:
         return {"context": document, "question": query}
 
 
-def _methods(both: Path, once: Path, as_both: tuple[str, ...]) -> tuple[QueryMethod, ...]:
-    """All ways; `both`: config of models that read what is asked, `as_both`: what makes it one."""
+def _methods(
+    both: Path, once: Path, as_both: tuple[str, ...], as_once: tuple[str, ...]
+) -> tuple[QueryMethod, ...]:
+    """All ways; `both`, `once`: configs of models that read what is asked with the text, or that
+    read the text once; `as_both`, `as_once`: what makes them so."""
     small = (
         *as_both,
         "teacher=null",
@@ -112,13 +115,21 @@ def _methods(both: Path, once: Path, as_both: tuple[str, ...]) -> tuple[QueryMet
             reads_once=False,
             overrides=small,
         ),
-        QueryMethod("split", "read once, trained together", once, "student", reads_once=True),
+        QueryMethod(
+            "split",
+            "read once, trained together",
+            once,
+            "student",
+            reads_once=True,
+            overrides=as_once,
+        ),
         QueryMethod(
             "taught",
             "read once, taught by the first",
             once,
             "student",
             reads_once=True,
+            overrides=as_once,
             taught_by="question-aware",
         ),
         QueryMethod(
@@ -127,7 +138,7 @@ def _methods(both: Path, once: Path, as_both: tuple[str, ...]) -> tuple[QueryMet
             once,
             "student",
             reads_once=True,
-            overrides=_FROZEN,
+            overrides=(*as_once, *_FROZEN),
         ),
     )
 
@@ -142,6 +153,7 @@ TASKS = (
             _CONFIGS / "qa.yaml",
             _CONFIGS / "qa-read-once.yaml",
             ("distillation.weight=0.0",),
+            (),
         ),
     ),
     QueryTask(
@@ -151,7 +163,8 @@ TASKS = (
         _methods(
             _CONFIGS / "relation-documents.yaml",
             _CONFIGS / "relation-documents.yaml",
-            ("task.query=both", "teacher.boundary_layer=null"),
+            ("task.query=both",),
+            ("teacher.boundary_layer=3", "student.layers=[0,1,2,3,4,5]"),
         ),
     ),
 )

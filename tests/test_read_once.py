@@ -32,16 +32,18 @@ from tsarch.data.packing import Sentence
 from tsarch.data.partition import context_tokens, context_windows
 from tsarch.data.passage_packer import pack_passages
 from tsarch.data.passages import Limits, PairTypes, PassageTokens, Specials, WordSpan
+from tsarch.data.row_tokens import RowTokenizer
 from tsarch.data.window_passes import evaluation_passes
 from tsarch.errors import UserError
 from tsarch.launch.training import run_training
 from tsarch.losses.asked import AskedSpanObjective
+from tsarch.prepare import packing_spec, prepare_data
 from tsarch.records import IGNORED, SPAN_END, SPAN_START, TokenizedSplit
 from tsarch.run.evaluate import selection_score
 from tsarch.run.saved_run import evaluate_run
 from tsarch.serving.local_engine import Loading, LocalEngine
 from tsarch.serving.metrics import Metrics
-from tsarch.tasks.registry import make_task
+from tsarch.tasks.registry import make_task, row_reader
 from tsarch.tasks.span_search import SpanWindows
 from tsarch.topology import Stage, Topology
 
@@ -274,6 +276,29 @@ def test_a_state_travels_once_and_arrives_at_its_token(made, groups, students, m
     assert split.queries is not None
     assert plan.num_labels == (split.queries.context_labels != IGNORED).sum()
     assert read == 2 * plan.num_window_labels
+
+
+def test_a_passage_that_is_asked_again_is_not_tokenised_again(tmp_path, monkeypatch):
+    blueprint = resolve(tiny_read_once(tmp_path))
+    rows = prepare_data(blueprint).splits["test"].rows
+    reader = row_reader("qa", blueprint.data)
+    fresh, known = (
+        reader.layout(packing_spec(blueprint, keep_tokens=False), ("answer",)) for _ in range(2)
+    )
+    wanted = fresh.pack(rows[:2])
+    known.pack(rows)
+    tokenised: list[str] = []
+    tokenise = RowTokenizer._tokenize_placed
+
+    def told(self: RowTokenizer, texts: list[str]) -> Any:
+        tokenised.extend(texts)
+        return tokenise(self, texts)
+
+    monkeypatch.setattr(RowTokenizer, "_tokenize_placed", told)
+    found = known.pack(rows[:2])
+    assert np.array_equal(found.token_ids, wanted.token_ids)
+    assert np.array_equal(found.words, wanted.words)
+    assert tokenised == [row.question for row in rows[:2]]
 
 
 def test_asked_spans_are_a_yes_or_no_a_word():

@@ -28,7 +28,7 @@ from tsarch.data.source_target import (
     TargetFrame,
     pack_targets,
 )
-from tsarch.data.text_places import Parts, parts_of, word_starts
+from tsarch.data.text_places import Parts, PlacedTokens, parts_of, word_starts
 from tsarch.data.tokenizer import end_token, label_token, special_tokens
 from tsarch.errors import UserError
 from tsarch.records import IGNORED, TokenizedSplit
@@ -198,11 +198,16 @@ def rows_with_labels(
     )
 
 
+_KNOWN_PASSAGES = 64
+
+
 class QuestionLayout:
     """Questions to contexts with their passages, or the passages alone, and windows of these."""
 
     def __init__(self, spec: PackingSpec) -> None:
         self._spec = spec
+        self._known: dict[str, tuple[PlacedTokens, Parts]] = {}
+        """The last passages, which may be asked again."""
 
     def pack(self, rows: Sequence[Question]) -> TokenizedSplit:
         """Contexts and windows.
@@ -212,8 +217,7 @@ class QuestionLayout:
         """
         spec = self._spec
         questions = list(spec.tokens.placed([row.question for row in rows]))
-        placed = list(spec.tokens.placed([row.passage for row in rows]))
-        passages = [parts_of(own) for own in placed]
+        placed, passages = self._passages(rows)
         packed = self._packed(
             rows,
             [
@@ -233,6 +237,15 @@ class QuestionLayout:
         cuts = with_places(packed.cuts, "question", of_question)
         cuts = with_places(cuts, "context", of_passage)
         return replace(packed, rows=tuple(rows), cuts=cuts)
+
+    def _passages(self, rows: Sequence[Question]) -> tuple[list[PlacedTokens], list[Parts]]:
+        """The tokens of each row's passage, and its words; a passage is tokenised once."""
+        known, wanted = self._known, [row.passage for row in rows]
+        new = [passage for passage in dict.fromkeys(wanted) if passage not in known]
+        found = {own.text: (own, parts_of(own)) for own in self._spec.tokens.placed(new)}
+        found |= {passage: known[passage] for passage in wanted if passage in known}
+        self._known = dict(itertools.islice(found.items(), _KNOWN_PASSAGES))
+        return [found[own][0] for own in wanted], [found[own][1] for own in wanted]
 
     def _packed(
         self,
