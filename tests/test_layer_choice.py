@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from tests.helpers import tiny_blueprint, tiny_config
-from tests.test_resume import local
-from tsarch.errors import UserError
+from tests.test_resume import end_at, local
+from tsarch.errors import InterruptedRunError, UserError
 from tsarch.launch.training import run_training
 from tsarch.planning.layer_choice import choose, with_layers
 from tsarch.planning.preflight import check_run
@@ -76,3 +76,18 @@ def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys):
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["student"]
     assert len(saved["layers"]) == saved["num_layers"] == 2
     assert f"student.layers: auto: {saved['layers']}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_what_was_chosen(tmp_path, monkeypatch, capsys):
+    config = local(tmp_path, "run", student=AUTO)
+    with monkeypatch.context() as patch:
+        end_at(patch, 3)
+        with pytest.raises(InterruptedRunError, match="saved at step"):
+            run_training(config)
+    chosen = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["student"]["layers"]
+    capsys.readouterr()
+    run_training(config, resume=True)
+    assert "measuring which" not in capsys.readouterr().out
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["student"]["layers"]
+    assert saved == chosen

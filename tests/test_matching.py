@@ -15,12 +15,15 @@ from tsarch.blueprint import resolve
 from tsarch.config_loading import parse_config
 from tsarch.errors import InterruptedRunError, UserError
 from tsarch.export.models import without_projection
+from tsarch.feeds import batch_plan, training_feed
 from tsarch.launch.training import run_training
 from tsarch.losses.relations import relation_divergence
+from tsarch.planning.dry_stage import dry_step
 from tsarch.planning.preflight import check_run
+from tsarch.prepare import prepare_data
 from tsarch.stage.build import build_model, show
 from tsarch.stage.matching import layer_pairs, matching_of
-from tsarch.topology import Stage
+from tsarch.topology import Stage, Topology
 
 RELATIONS = {"weight": 0.0, "relation_weight": 1.0, "relations": ["values", "attention"]}
 LAYERS = {"weight": 0.0, "hidden_weight": 0.5, "hidden_layers": [[0, 1], [1, 2]]}
@@ -186,3 +189,22 @@ def test_the_maps_stay_behind_when_a_student_is_exported(tmp_path):
     names = [name for name, _ in module.named_parameters() if name.startswith("hidden_map")]
     assert names == [f"hidden_map.{n}.{kind}" for n in (0, 1) for kind in ("weight", "bias")]
     assert without_projection(module, alone=True).hidden_map is None
+
+
+@pytest.mark.slow
+def test_a_plan_counts_what_travels(tmp_path):
+    """Of models with layers enough that not all of them are run."""
+    deep = {**tiny_raw(tmp_path)["teacher"]["config"], "num_hidden_layers": 8}
+    found = {}
+    for name, section in {"none": {}, "relations": RELATIONS, "layers": LAYERS}.items():
+        blueprint = tiny_blueprint(
+            tmp_path, teacher={"config": deep}, distillation={**section, "weight": 0.0}
+        )
+        prepared = prepare_data(blueprint)
+        plan = batch_plan(blueprint, prepared.training)
+        feed = training_feed(blueprint, prepared.training, plan, Topology.pair(1, 1))
+        stages = [Stage.TEACHER, Stage.STUDENT]
+        steps = [dry_step(blueprint, prepared, stage, feed, 0) for stage in stages]
+        num_states = sum(len(route.places) for route in feed.routes(0, 0))
+        found[name] = steps[0].link_bytes / num_states / 4
+    assert found == {"none": 32, "relations": 3 * 32 + 32, "layers": 2 * 32 + 32}

@@ -157,6 +157,7 @@ def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, ste
     module = outline_model(blueprint, stage, outputs[stage.reads])
     quicken(blueprint, stage, module)
     predictions = prediction_spec(blueprint, first, outputs[first.reads])
+    matched = make_matched(blueprint)  # asks models without values, which are no fake ones
     link = DryLink(torch.float32 if blueprint.link_dtype == "fp32" else torch.bfloat16)
     with dry() as recorder:
         engine = _engine(blueprint, stage, module)
@@ -167,7 +168,6 @@ def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, ste
             is_joint = blueprint.schedule.name == "joint"
             running = TeacherStage(stage, engine, tied, 0, objective, None, is_joint)
         else:
-            matched = make_matched(blueprint)
             running = StudentStage(
                 stage, engine, tied, 0, predictions, objective, blueprint.distillation, matched
             )
