@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.equal_losses import check_equal_losses
 from tests.helpers import ROOT, read_task, tiny_config, write_jsonl
-from tsarch.config import Config, DataConfig
+from tests.test_answers import packed, random_scores, raw_rows
+from tsarch.config import Config, DataConfig, TaskConfig
 from tsarch.config_loading import load_config
 from tsarch.data.corpus import read_rows
 from tsarch.errors import UserError
+from tsarch.export.onnx import _compared
+from tsarch.seeding import generator
 from tsarch.tasks.registry import row_reader
 
 ROW: dict[str, Any] = {"question": "a wheel is part of", "choices": ["a car", "a song", "tea"]}
@@ -79,3 +83,19 @@ def test_ranks_have_the_losses_of_one_process(tmp_path, crews):
     config = tiny_choices(tmp_path, schedule={"epochs": 3, "micro_batches": 2})
     data = config.data.model_copy(update={"unlabelled": str(beside)})
     check_equal_losses(config.model_copy(update={"data": data}), (2, 1), crews)
+
+
+@pytest.mark.parametrize("task_name", ["multiple_choice", "ranking"])
+def test_what_graphs_are_compared_by_is_the_tasks_own_metric(task_name):
+    """Not that of the likeliest label of each word, where a task decides otherwise."""
+    rng = generator(0, task_name)
+    split, task = packed(task_name, raw_rows(task_name, rng))
+    scores = random_scores(task_name, split, rng)
+    models: Any = SimpleNamespace(
+        task_file=SimpleNamespace(task=task_name, labels=task.labels),
+        blueprint=SimpleNamespace(task=TaskConfig(name=task_name)),
+    )
+    sample: Any = SimpleNamespace(split=split, is_labelled=True)
+    found = _compared(models, sample, "teacher", (scores, 1.0), (scores, 1.0))
+    expected = task.metrics(split, task.decided(scores))[task.main_metric]
+    assert found.own_value == found.run_value == pytest.approx(expected)

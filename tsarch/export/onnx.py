@@ -23,7 +23,7 @@ from tsarch.pair.answering import Answering
 from tsarch.pair.states import Reads
 from tsarch.prediction.onnx_pair import DESCRIPTION, OnnxPair, Weights
 from tsarch.prepare import packing_spec
-from tsarch.records import Array, FloatArray
+from tsarch.records import FloatArray
 from tsarch.run.saved_run import saved_pair
 from tsarch.tasks.base import AnsweringTask, is_answering
 from tsarch.tasks.registry import make_task
@@ -196,7 +196,7 @@ def _compared(
     own: tuple[FloatArray, float],
 ) -> Compared:
     task = _task(models)
-    decided = _decided(models, own[0]), _decided(models, run[0])
+    decided = task.decided(own[0]), task.decided(run[0])
     said = [_names(task.answers(sample.split, scores)) for scores in (own[0], run[0])]
     both = np.isfinite(own[0]) & np.isfinite(run[0])
     gap = float(np.abs(own[0][both] - run[0][both]).max(initial=0.0))
@@ -205,12 +205,6 @@ def _compared(
         values = [float(task.metrics(sample.split, each)[task.main_metric]) for each in decided]
     same = sum(a == b for a, b in zip(*said, strict=True)) / len(said[0])
     return Compared(mode, same, gap, task.main_metric, values[1], values[0], run[1], own[1])
-
-
-def _decided(models: TrainedModels, scores: FloatArray) -> Array:
-    """What metrics are computed of."""
-    decided: Array = scores if models.task_file.task == "qa" else scores.argmax(-1)
-    return decided
 
 
 def _names(answers: object) -> list[object]:
