@@ -160,7 +160,12 @@ def _arms(case: Case, size: int, assistant: Any, exact: bool) -> dict[str, Arm]:
                 arms["generate, assistant"] = _generate(case, assistant_model=assistant)
     spec = replace(case.spec, batch=size)
     arms["plain"] = _ours(case, spec)
-    arms["speculative"] = _ours(case, replace(spec, num_proposed=-1))
+    arms["speculative"] = _ours(case, replace(spec, num_proposed=-1, sources=("prompt",)))
+    student = case.halves.student
+    if student is not None and student.drafter is not None:
+        for sources in (("drafter",), ("prompt", "drafter")):
+            name = f"speculative, {' and '.join(sources)}"
+            arms[name] = _ours(case, replace(spec, num_proposed=-1, sources=sources))
     if exact:
         arms["plain, exact"] = _ours(case, replace(spec, exact=True))
         arms["speculative, exact"] = _ours(case, replace(spec, exact=True, num_proposed=-1))

@@ -1,6 +1,6 @@
 """The trained models of `benchmarks.generation`: a summariser, all of whose teacher was fine-tuned,
-and a small translator with an encoder and a decoder. Trained and exported once, into
-runs/bench-generate."""
+a small translator with an encoder and a decoder, and a drafter of an instruct model's answers.
+Trained and exported once, into runs/bench-generate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 FOLDER = Path("runs/bench-generate")
+CHATS = FOLDER / "chats"
+END = "<|im_end|>"
 MODELS = {
     "summarizer": (
         "configs/summarization.yaml",
@@ -20,12 +22,22 @@ MODELS = {
         *("precision=bf16", "schedule.max_steps=250"),
         *("evaluation.before=false", "decoding.max_texts=4"),
     ),
+    "drafter": (
+        "configs/drafter.yaml",
+        *("task.name=dialogue", f"task.target_prefix={END}\n<|im_start|>assistant\n"),
+        *("task.max_target_tokens=64", "teacher.max_tokens=448", "student.max_tokens=128"),
+        *(f"data.{split}={CHATS}/{split}.jsonl" for split in ("train", "validation")),
+        *(f"data.test={CHATS}/test-dialogue.jsonl", "precision=bf16", "schedule.epochs=4"),
+        *("evaluation.every_epochs=4", "evaluation.before=false", "decoding.max_texts=4"),
+    ),
 }
 """Name → config and what is changed in it."""
 
 
 def main() -> None:
     """Train and export what is not there yet, one thread each."""
+    if not (CHATS / "train.jsonl").exists():
+        _run("benchmarks.generation_chats", str(CHATS))
     for name, (config, *changed) in MODELS.items():
         run = FOLDER / name
         changes = [*changed, f"run.folder={run}", "topology.runner=local", "topology.threads=1"]

@@ -40,6 +40,7 @@ from tsarch.specs import (
     BatchSpec,
     BridgeSpec,
     DistillationSpec,
+    DraftingSpec,
     EngineSpec,
     OpenSpec,
     OptimizerSpec,
@@ -159,7 +160,8 @@ class Blueprint:
     @property
     def modes(self) -> tuple[Mode, ...]:
         """Prediction modes that there are."""
-        return STUDENT_MODES if self.task.query == "student" else self.topology.graph.modes
+        own = STUDENT_MODES if self.task.query == "student" else self.topology.graph.modes
+        return ("teacher",) if self.drafting is not None else own
 
     @property
     def window_tokens(self) -> int:
@@ -168,10 +170,24 @@ class Blueprint:
         return self.stages[students[0]].max_tokens if students else self.batches.context_tokens
 
     @property
+    def drafting(self) -> DraftingSpec | None:
+        """How the student proposes; None: it doesn't."""
+        bridges = [own.bridge for own in self.stages.values() if own.bridge is not None]
+        return bridges[0].drafting if bridges else None
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Layers of the teacher whose states travel beside its last ones, see `DraftingConfig`."""
+        if self.drafting is None:
+            return ()
+        return self.drafting.taps(self.stages[Stage.TEACHER].architecture.built.num_hidden_layers)
+
+    @property
     def teacher_width(self) -> int:
         """Of the teacher's hidden states; 0: there is no teacher."""
         teachers = self.topology.graph.reading("contexts")
-        return self.stages[teachers[0]].architecture.hidden_width if teachers else 0
+        width = self.stages[teachers[0]].architecture.hidden_width if teachers else 0
+        return (len(self.taps) + 1) * width
 
     @property
     def causal_stages(self) -> tuple[Stage, ...]:
@@ -295,6 +311,7 @@ def _bridge(student: StudentConfig, source: Architecture | None) -> BridgeSpec |
     """How a teacher of an architecture feeds the student."""
     if source is None:
         return None
+    own = student.drafting
     return BridgeSpec(
         stage=Stage.TEACHER,
         source=source,
@@ -305,6 +322,7 @@ def _bridge(student: StudentConfig, source: Architecture | None) -> BridgeSpec |
         alone_weight=student.alone_weight,
         fed_weight=student.fed_weight,
         fed_share=student.fed_share,
+        drafting=DraftingSpec(**own.model_dump()) if student.role == "drafter" else None,
     )
 
 

@@ -107,7 +107,7 @@ def evaluation_feed(
         1,
         lambda step: batches[step],
         lambda _, contexts: evaluation_passes(split, contexts, fed=is_fed),
-        send_predictions="joint" in blueprint.modes,
+        send_predictions=is_fed and "teacher" in blueprint.modes,
         vocabulary=vocabulary,
     )
     return feed, len(batches)

@@ -27,6 +27,22 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True)
+class DraftingSpec:
+    """See `DraftingConfig`."""
+
+    layers: Sequence[int] | None
+    steps: int
+    vocabulary: int
+
+    def taps(self, num_layers: int) -> tuple[int, ...]:
+        """Layers of a teacher of so many whose states travel beside its last ones."""
+        if self.layers is not None:
+            return tuple(sorted(set(self.layers)))
+        inside = {num_layers // 2 + 1, num_layers - 3} & set(range(1, num_layers))
+        return tuple(sorted(inside))
+
+
+@dataclass(frozen=True)
 class BridgeSpec:
     """How a stage is fed with another one's hidden states; see `StudentConfig`."""
 
@@ -41,6 +57,8 @@ class BridgeSpec:
     alone_weight: float
     fed_weight: float
     fed_share: float | None
+    drafting: DraftingSpec | None = None
+    """None: it answers."""
 
 
 @dataclass(frozen=True)

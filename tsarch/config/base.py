@@ -14,6 +14,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Mode = Literal["teacher", "student", "joint", "student_alone"]
+ProposalSource = Literal["prompt", "drafter"]
+"""Where proposed tokens come from."""
 Divergence = Literal["kl", "reverse_kl", "jensen_shannon"]
 HiddenLoss = Literal["cosine", "mse"]
 MODES: tuple[Mode, ...] = ("teacher", "student", "joint", "student_alone")

@@ -13,6 +13,7 @@ from tsarch.config.base import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ProposalSource,
     Query,
     Section,
     SpanEnds,
@@ -219,10 +220,12 @@ class SpeculativeConfig(Section):
     were right so far and from what passes take here; none where that pays best, as in large
     batches."""
     sources: Annotated[
-        list[Literal["prompt"]], Field(min_length=1, default_factory=lambda: ["prompt"])
+        list[ProposalSource],
+        Field(min_length=1, default_factory=lambda: ["prompt"]),
     ]
     """Where they come from. `prompt`: from the source and the text so far, where the last three
-    tokens (else two, else one) have come before."""
+    tokens (else two, else one) have come before. `drafter`: from the student (`student.role:
+    drafter`), where the teacher writes. Of both: what promises more."""
 
 
 class DecodingConfig(Section):

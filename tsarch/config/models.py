@@ -118,8 +118,28 @@ class TeacherConfig(BackboneConfig):
         return self
 
 
+class DraftingConfig(Section):
+    """A student that proposes the teacher's next tokens (`student.role: drafter`)."""
+
+    layers: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    """States that it is fed with, beside the teacher's last ones: those after so many of its
+    layers. Default: after half of them and one more, and after all but three."""
+    steps: Annotated[int, Field(ge=1, le=8)] = 3
+    """Tokens that it proposes one after another while it trains, the later ones upon states of its
+    own."""
+    vocabulary: PositiveInt = 8192
+    """Tokens that it chooses from: those that the training split has most often, in targets above
+    all."""
+
+
 class StudentConfig(BackboneConfig):
     """The smaller model; it reads windows of at most `max_tokens`, fed by the teacher."""
+
+    role: Literal["reader", "drafter"] = "reader"
+    """`reader`: it answers. `drafter`: it proposes what the teacher writes next, which writes the
+    same text sooner ([a drafter](generation.md#a-drafter)), and answers nothing itself."""
+    drafting: DraftingConfig = DraftingConfig()
+    """How a drafter is fed and what it proposes."""
 
     max_tokens: Annotated[int, Field(ge=4, le=MOST)] = 128
     """Tokens of one student window. It is a slice of a context: the tokenizer's special tokens

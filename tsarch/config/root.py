@@ -131,6 +131,8 @@ class Config(Section):
                 f"student.max_tokens ({student.max_tokens}) must not exceed "
                 f"teacher.max_tokens ({teacher.max_tokens}): a window is a slice of a context"
             )
+        if student.role == "drafter":
+            self._check_drafter(student)
         if student.model is not None and student.layers is not None:
             raise ValueError(
                 "student: give one of `model`, `config`, `layers`, which are layers of the teacher"
@@ -177,6 +179,35 @@ class Config(Section):
             raise ValueError(
                 f"student.layers {student.layers} must have layers from teacher.boundary_layer "
                 f"({below}) on, and behind those below it"
+            )
+
+    def _check_drafter(self, student: StudentConfig) -> None:
+        """What can't be asked of a student that proposes."""
+        if self.distillation.weight == 0:
+            raise ValueError(
+                "student.role: drafter learns what the teacher says alone: distillation.weight "
+                "must be above 0"
+            )
+        wrong = {
+            "schedule.name: joint": self.schedule.name == "joint",
+            "student.alone_weight": student.alone_weight > 0,
+            "student.teacher_dropout": student.teacher_dropout > 0,
+            "student.shortcut": student.shortcut,
+            "student.lora": student.lora is not None,
+            "student.activation_checkpointing": student.activation_checkpointing,
+            "student.depths": student.depths is not None,
+            "distillation.hidden_weight": self.distillation.hidden_weight > 0,
+            "distillation.relation_weight": self.distillation.relation_weight > 0,
+            "distillation.from_run": self.distillation.from_run is not None,
+            "data.unlabelled": self.data.unlabelled is not None,
+            "topology.teacher.sequence_parallel": self.topology.teacher.sequence_parallel > 1,
+            "evaluation.monitor": self.evaluation.monitor
+            not in ("teacher", EvaluationConfig().monitor),
+        }
+        if given := [key for key, is_wrong in wrong.items() if is_wrong]:
+            raise ValueError(
+                f"{', '.join(given)} can't be asked with student.role: drafter, which proposes "
+                "what the teacher says next"
             )
 
     def _check_query(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tsarch.models.fused import Function, UnlikeError, check_alike, joined, norm_of
 from tsarch.models.static_values import Span, StaticValues, ValueSizes
+from tsarch.models.taps import with_taps
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -70,12 +71,15 @@ class CausalStack:
         self._rotary = parts.rotary_emb
         self._norm = norm_of(parts.norm, dtype)
         self._layers = [_functions(layer, dtype, share) for layer in layers]
+        self.taps: tuple[int, ...] = ()
+        """After so many layers each, states go with the last ones (`with_taps`)."""
 
     def read(self, embeds: Tensor, values: StaticValues, span: Span) -> Tensor:
         """(texts, tokens, width) embeddings of a span → hidden states."""
         hidden = embeds.to(self.dtype)
         cosines, sines = self._angles(hidden, span.places)
         heads, kept, width = self._num_heads, self.sizes.num_heads, self.sizes.head_width
+        tapped = []
         for number, layer in enumerate(self._layers):
             found = layer.queries_keys_values(layer.before_attention(hidden))
             found = found.view(*hidden.shape[:2], heads + 2 * kept, width)
@@ -90,7 +94,10 @@ class CausalStack:
             hidden = hidden + layer.output(seen)
             gate, up = layer.gate_up(layer.before_mlp(hidden)).chunk(2, dim=-1)
             hidden = hidden + layer.down(layer.activation(gate) * up)
-        return self._norm(hidden)
+            if number + 1 in self.taps:
+                tapped.append(hidden)
+        hidden = self._norm(hidden)
+        return with_taps(tapped, hidden) if tapped else hidden
 
     def _angles(self, hidden: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """(texts, tokens, 1, head_width) cosines, and sines with the sign that a half that is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from tsarch.models.fast_path import FastTexts
 from tsarch.models.inner_states import InnerStates, watching
+from tsarch.models.taps import with_taps
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers (`layer_types` of a config) that keep keys and values and nothing else."""
@@ -82,15 +84,19 @@ def read_on(
     options: dict[str, Any],
     cache: DecodingCache | None,
     inner: InnerStates | None = None,
+    taps: Sequence[int] = (),
 ) -> Tensor:
-    """(texts, tokens, width) embeddings → hidden states, by the backbone or its fast path; beside
-    them what `inner` records."""
+    """(texts, tokens, width) embeddings → hidden states, by the backbone or its fast path, which
+    knows its `taps` (see `TeacherModel`); beside them what `inner` records."""
     if cache is not None and cache.fast is not None:
         return cache.fast.read(embeds)
+    if taps:
+        options = {**options, "output_hidden_states": True}
     with watching(inner):
-        hidden: Tensor = backbone(
-            inputs_embeds=embeds, attention_mask=mask, **options
-        ).last_hidden_state
+        found = backbone(inputs_embeds=embeds, attention_mask=mask, **options)
+    hidden: Tensor = found.last_hidden_state
+    if taps:
+        hidden = with_taps([found.hidden_states[tap] for tap in taps], hidden)
     return hidden if inner is None else inner.beside(hidden)
 
 

@@ -65,13 +65,16 @@ class FastTexts:
             self._source = [own[:, parents] for own in layers], mask[parents]
 
 
-def fast_stack(model: nn.Module, dtype: torch.dtype, share: bool) -> Stack | None:
+def fast_stack(
+    model: nn.Module, dtype: torch.dtype, share: bool, taps: tuple[int, ...] = ()
+) -> Stack | None:
     """The fast path of a backbone; None: it has none.
 
     Args:
         dtype: of the arithmetic.
         share: let the model's own weights be parts of the joined ones; for models that nobody
             trains.
+        taps: see `TeacherModel`.
     """
     is_seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
     kind = T5Stack if is_seq2seq else CausalStack
@@ -79,7 +82,11 @@ def fast_stack(model: nn.Module, dtype: torch.dtype, share: bool) -> Stack | Non
         small = _first_layers(model, is_seq2seq)
         if not _agrees(small, kind(small, torch.float32, False)):
             return None
-        return kind(model, dtype, share)
+        stack = kind(model, dtype, share)
+        if taps:
+            assert isinstance(stack, CausalStack)
+            stack.taps = taps
+        return stack
     except (UnlikeError, AttributeError):
         return None
 

@@ -24,6 +24,8 @@ class TeacherModel(nn.Module):
         boundary_layer: the layer before which the hidden states leave; None: the last ones leave.
             Predictions are the head's over the last ones in any case.
         output: a language model's own head, in place of one that is made here.
+        taps: after so many layers each, states go with the last ones: side by side, each of root
+            mean square 1, the last ones at the end.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class TeacherModel(nn.Module):
         table_scale: float = 1.0,
         output: OutputHead | None = None,
         boundary_layer: int | None = None,
+        taps: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         # First, so that the student's shortcut can draw the same numbers.
@@ -47,7 +50,9 @@ class TeacherModel(nn.Module):
         self.head = head
         self._embedding_scale = backbone.embedding_scale
         self._source_scale = backbone.source_scale
-        self.hidden_width = backbone.hidden_width
+        self.taps = taps
+        self._own_width = backbone.hidden_width
+        self.hidden_width = (len(taps) + 1) * backbone.hidden_width
         self.is_seq2seq = bool(backbone.model.config.is_encoder_decoder)
         self.decoding = Decoding.of(backbone.model)
         self._num_types = backbone.num_types
@@ -98,7 +103,7 @@ class TeacherModel(nn.Module):
             own: the tokens are a slice of sequences that other ranks read too, a batch of one.
         """
         if known:
-            return embeds, predictions_of(self.head, embeds, chosen, table)
+            return embeds, predictions_of(self.head, self._last(embeds), chosen, table)
         embeds = self.projection(embeds)
         if self.is_seq2seq:
             hidden = self._decoded(embeds, mask, starts, cache)
@@ -112,7 +117,7 @@ class TeacherModel(nn.Module):
                 return left, left.new_zeros(*left.shape[:2], 0)
             return left, predictions_of(self.head, last, chosen, table)
         hidden, *shown = self._encoded(embeds, mask, places, kinds, cache, own)
-        return hidden, predictions_of(self.head, hidden, chosen, table), *shown
+        return hidden, predictions_of(self.head, self._last(hidden), chosen, table), *shown
 
     def _encoded(
         self,
@@ -132,11 +137,15 @@ class TeacherModel(nn.Module):
         if self.unpadded is not None and cache is None and not places:
             hidden = self.unpadded.read(self.backbone, [embeds], [mask], [kinds], inner)[0]
         else:
-            hidden = read_on(self.backbone, embeds, mask, places | kinds, cache, inner)
+            hidden = read_on(self.backbone, embeds, mask, places | kinds, cache, inner, self.taps)
         if inner is None:
             return (hidden,)
         hidden, shown = hidden.tensor_split([self.hidden_width], dim=-1)
         return hidden, shown.detach()
+
+    def _last(self, hidden: Tensor) -> Tensor:
+        """The last layer's part of hidden states."""
+        return hidden[..., -self._own_width :] if self.taps else hidden
 
     def _decoded(
         self, embeds: Tensor, mask: Tensor, starts: Tensor | None, cache: DecodingCache | None

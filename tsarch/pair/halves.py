@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tsarch.models.casting import cast
 from tsarch.models.decoding_cache import DecodingCache
+from tsarch.models.drafter_model import DrafterModel
 from tsarch.models.fast_path import Stack, fast_stack
 from tsarch.models.output_head import OutputHead
 from tsarch.models.sequence_parallel import Slice
@@ -97,7 +98,7 @@ class TeacherHalf:
         self.hidden_width = module.hidden_width
         self.keeps_values = module.decoding.keeps_values
         self.output = _Output(module.head)
-        self.prepared = _Generating(runs, module.backbone).prepared
+        self.prepared = _Generating(runs, module.backbone, module.taps).prepared
 
     def embed(self, table: Lookup, places: IntArray) -> Tensor:
         """(…) places → (…, table_width) embeddings as the module takes them."""
@@ -167,8 +168,10 @@ class TeacherHalf:
 class StudentHalf:
     """Reads windows, with a teacher's hidden states or without, with a module that is `runs`'s."""
 
-    def __init__(self, runs: Runs, module: StudentModel) -> None:
+    def __init__(self, runs: Runs, module: StudentModel | DrafterModel) -> None:
         self.runs = runs
+        self.drafter = module if isinstance(module, DrafterModel) else None
+        """Its module, if it proposes; None: it answers."""
         self.teacher_width = module.teacher_width
         self.keeps_values = module.decoding.keeps_values
         self.output = _Output(module.head)
@@ -187,7 +190,7 @@ class StudentHalf:
         chosen: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
         """(windows, tokens, outputs) predictions of each batch of windows, and what else the module
-        gives while it trains (`StudentModel.forward`).
+        gives while it trains (`StudentModel.forward`, `DrafterModel.forward`).
 
         Args:
             boundary: (states, teacher_width) hidden states, at least one row (which nobody need
@@ -245,9 +248,10 @@ class Prepared:
 class _Generating:
     """Prepares a model for generating."""
 
-    def __init__(self, runs: Runs, backbone: nn.Module) -> None:
+    def __init__(self, runs: Runs, backbone: nn.Module, taps: tuple[int, ...] = ()) -> None:
         self._runs = runs
         self._backbone = backbone
+        self._taps = taps
         self._made: list[Stack | None] = []
 
     def prepared(self, table: TableLookup) -> Prepared:
@@ -255,7 +259,7 @@ class _Generating:
         is_fixed = isinstance(self._runs, Plain)
         dtype = self._runs.compute_dtype
         if not self._made or not is_fixed:
-            self._made = [fast_stack(self._backbone, dtype, share=is_fixed)]
+            self._made = [fast_stack(self._backbone, dtype, is_fixed, self._taps)]
         stack = self._made[0] if is_fixed else self._made.pop()
         return Prepared(stack, table.rows_in(dtype))
 

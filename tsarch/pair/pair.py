@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tsarch.data.replica_arrays import parts_by_length
 from tsarch.errors import UserError, one_line
+from tsarch.models.drafter_model import DrafterModel
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.models.unpadded import Unpadded, is_exact
@@ -49,8 +50,12 @@ class Pair:
             self._plain.append(Plain(teacher, device, dtype))
             self._teacher = TeacherHalf(self._plain[-1], teacher)
         if student is not None:
-            assert isinstance(student, StudentModel)
-            if student.entrance is not None and is_exact(student.backbone.config):
+            assert isinstance(student, StudentModel | DrafterModel)
+            if (
+                isinstance(student, StudentModel)
+                and student.entrance is not None
+                and is_exact(student.backbone.config)
+            ):
                 student.unpadded = Unpadded(student.backbone)  # else lower layers compute all
             self._plain.append(Plain(student, device, dtype))
             self._student = StudentHalf(self._plain[-1], student)

@@ -15,11 +15,13 @@ from statistics import median
 
 SIZES = (3, 2, 1)
 """Tokens that have come before in the same order: the most that there are."""
+DRAFTED = 0
+"""In place of a size: a drafter proposes."""
 MOST_PROPOSED = 8
 """Tokens at a time."""
 _FORGETS = 0.98
 """Weight of what was counted a pass ago."""
-_PRIOR = {3: 0.7, 2: 0.5, 1: 0.3}
+_PRIOR = {3: 0.7, 2: 0.5, 1: 0.3, DRAFTED: 0.5}
 """Share of right tokens before any was counted, as if seen four times."""
 _PRIOR_WEIGHT = 4.0
 _PRIOR_COST = 0.05
@@ -38,7 +40,8 @@ class Proposal:
 
     tokens: list[int]
     size: int
-    """Tokens before it that have come before, see `SIZES`."""
+    """Tokens before it that have come before, see `SIZES`; `DRAFTED`: a drafter's, whose tokens
+    are asked for when their number is chosen."""
 
 
 class TextSoFar:
@@ -88,6 +91,8 @@ class Pace:
     """(texts, width) → of the last passes."""
     _medians: dict[int, dict[int, float]] = field(default_factory=dict)
     """Texts → width → their median."""
+    _drafting: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    """Texts → seconds a token that a drafter proposed, the last times."""
     _num_passes: int = 0
 
     def choose(self, proposals: Sequence[Proposal | None]) -> int:
@@ -104,7 +109,10 @@ class Pace:
         for num_tokens in range(1, self.most + 1):
             wanted = {size: 1.0 + self.rate(size) * own for size, own in wanted.items()}
             further = sum(number * (wanted[size] - 1.0) for size, number in sizes.items())
-            gain = (1.0 + further / num_texts) / self.cost(num_texts, num_tokens + 1)
+            taken = self.cost(num_texts, num_tokens + 1)
+            if DRAFTED in sizes:
+                taken += num_tokens * self.draft_cost(num_texts)
+            gain = (1.0 + further / num_texts) / taken
             if gain > most:
                 best, most = num_tokens, gain
         if self._num_passes % _TRIES_EVERY == 0:
@@ -127,6 +135,19 @@ class Pace:
         last = (*self._seconds.get((num_texts, width), ()), seconds)[-_NUM_MEASURED:]
         self._seconds[num_texts, width] = last
         self._medians[num_texts] = {**self._medians.get(num_texts, {}), width: median(last)}
+
+    def drafted(self, num_texts: int, num_tokens: int, seconds: float) -> None:
+        """Note what a drafter took to propose so many tokens for every text."""
+        last = (*self._drafting.get(num_texts, ()), seconds / num_tokens)[-_NUM_MEASURED:]
+        self._drafting[num_texts] = last
+
+    def draft_cost(self, num_texts: int) -> float:
+        """What a drafter takes for a token of every text, in passes of one token."""
+        near = self._nearest(num_texts)
+        if near is None or not self._drafting:
+            return _PRIOR_COST
+        nearest = min(list(self._drafting), key=lambda n: abs(n - num_texts))
+        return median(self._drafting[nearest]) / self._medians[near][1]
 
     def cost(self, num_texts: int, width: int) -> float:
         """What a pass of `width` tokens takes, in passes of one token; between widths that were

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from tsarch.config import Mode
+from tsarch.models.causal_stack import CausalStack
 from tsarch.models.heads import token_logits
+from tsarch.pair.drafting import Drafts
 from tsarch.pair.generation import Keeping, Prompt, StudentGeneration, TeacherGeneration
 from tsarch.pair.halves import Prepared, StudentHalf, TableLookup, TeacherHalf
 from tsarch.records import IntArray
@@ -61,6 +63,21 @@ class Reader:
             needed.append(self.student)
         return all(own is not None and own.stack is not None for own in needed)
 
+    def has_drafter(self, mode: Mode) -> bool:
+        """Whether there is a student that proposes what is written in a mode."""
+        own = self.halves.student
+        if mode != "teacher" or own is None or own.drafter is None or not self.is_fast(mode):
+            return False
+        assert self.student is not None
+        return isinstance(self.student.stack, CausalStack)
+
+    def drafts(self, states: Sequence[Tensor], room: int) -> Drafts:
+        """What it has of some texts that have just been opened: per text (window_tokens,
+        teacher_width) states."""
+        assert self.halves.student is not None
+        assert self.student is not None
+        return Drafts(self.halves.student, self.student, states, self.halves.window_tokens, room)
+
     def open(self, mode: Mode, keeping: Keeping) -> ReadTexts:
         """Nothing read so far."""
         return ReadTexts(self, mode, keeping)
@@ -75,6 +92,11 @@ class ReadTexts:
         self._joint_weight = reader.joint_weight
         self._reader = reader
         self._teacher, self._student = None, None
+        self.prompt_states: list[Tensor] = []
+        """(window_tokens, teacher_width) of each text that was started, where there is a teacher.
+        """
+        self.states: Tensor | None = None
+        """(texts, tokens, teacher_width) of the tokens that were read last."""
         if mode != "student_alone":
             assert own.teacher is not None
             self._teacher = TeacherGeneration(own.teacher, own.lookup, keeping, reader.teacher)
@@ -100,6 +122,7 @@ class ReadTexts:
         """Read the prompts → (texts, vocabulary) logits of those who predict, see `read`."""
         states = None if self._teacher is None else self._teacher.start(prompts)
         hidden = None if states is None else [own[:, : self._width] for own in states]
+        self.prompt_states = hidden or []
         said = None if states is None else torch.stack([own[-1] for own in states])
         student = None if self._student is None else self._student.start(prompts, hidden)
         return self._logits(said, student)
@@ -117,7 +140,7 @@ class ReadTexts:
         """Read (texts, tokens) next tokens, the first `counts` (texts,) of each text → (texts,
         tokens, vocabulary) fp32 logits, the teacher's first where both predict."""
         states = None if self._teacher is None else self._teacher.read(tokens, counts)
-        hidden = None if states is None else states[..., : self._width]
+        hidden = self.states = None if states is None else states[..., : self._width]
         student = None if self._student is None else self._student.read(tokens, counts, hidden)
         return self._logits(states, student)
 

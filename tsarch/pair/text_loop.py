@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsarch.config import Mode
+from tsarch.config import Mode, ProposalSource
+from tsarch.pair.drafting import Drafts
 from tsarch.pair.generation import Keeping, Prompt
-from tsarch.pair.proposing import MOST_PROPOSED, Pace, Proposal, TextSoFar
+from tsarch.pair.proposing import DRAFTED, MOST_PROPOSED, Pace, Proposal, TextSoFar
 from tsarch.pair.reading import Reader, ReadTexts
 from tsarch.tasks.decoding import Decoder, DecodingSpec
 from tsarch.written import Passes
@@ -72,6 +73,7 @@ class TextLoop:
 
     Args:
         pace: how many tokens are proposed; None: none are.
+        sources: of proposed tokens, see `SpeculativeConfig`.
         exact: texts don't depend on what is proposed, to the last bit of the models' numbers. For
             models without a fast path nothing is proposed then.
     """
@@ -84,6 +86,7 @@ class TextLoop:
         use_cache: bool,
         pace: Pace | None,
         exact: bool,
+        sources: Sequence[ProposalSource] = ("prompt",),
     ) -> None:
         self._reader = reader
         self._spec = spec
@@ -91,6 +94,9 @@ class TextLoop:
         self._use_cache = use_cache
         self._width = EXACT_WIDTH if exact and use_cache and reader.is_fast(mode) else None
         self._pace = None if exact and self._width is None else pace
+        self._asks_text = "prompt" in sources
+        self._asks_drafter = "drafter" in sources and reader.has_drafter(mode)
+        self._drafts: Drafts | None = None
         self.passes = Passes()
         """What it took so far."""
 
@@ -105,6 +111,9 @@ class TextLoop:
             for decoder, prompt in zip(decoders, prompts, strict=True)
         ]
         self._settle(texts, rows, [own.unsqueeze(1) for own in texts.start(prompts)])
+        self._drafts = None
+        if self._pace is not None and self._asks_drafter:
+            self._drafts = self._reader.drafts(texts.prompt_states, 2 * room)
         spent = time.perf_counter() - start
         self.passes = self.passes.plus(num_texts=len(rows), num_tokens=len(rows), prompt_s=spent)
         while not all(row.decoder.is_done for row in rows):
@@ -118,6 +127,8 @@ class TextLoop:
         if self._width is not None or len(live) == len(rows) or not is_worth_it:
             return rows
         texts.reorder(np.array(live))
+        if self._drafts is not None:
+            self._drafts.reorder(np.array(live))
         return [rows[place] for place in live]
 
     def _pass(self, texts: ReadTexts, rows: list[_Text]) -> None:
@@ -150,10 +161,10 @@ class TextLoop:
         most = 0
         if self._pace is not None:
             for row in rows:
-                is_done = row.decoder.is_done
-                row.proposal = None if is_done else row.so_far.proposal(self._pace.most)
+                row.proposal = None if row.decoder.is_done else self._proposal(row)
             most = self._pace.choose([row.proposal for row in rows])
             most = most if self._width is None else min(self._pace.most, self._width - 1)
+            self._draft(rows, most)
         for row, room in zip(rows, texts.room(len(rows)).tolist(), strict=True):
             if row.decoder.is_done:
                 row.fed = [0]
@@ -161,6 +172,27 @@ class TextLoop:
             most_own = max(min(most, row.decoder.num_left - 1), 0)
             proposed = [] if row.proposal is None else row.proposal.tokens[:most_own]
             row.fed = [*row.so_far.tokens[row.num_read :], *proposed][:room]
+
+    def _proposal(self, row: _Text) -> Proposal | None:
+        """What may come next in a text by what promises more: itself, or the drafter."""
+        assert self._pace is not None
+        own = row.so_far.proposal(self._pace.most) if self._asks_text else None
+        if self._drafts is None:
+            return own
+        is_better = own is not None and self._pace.rate(own.size) >= self._pace.rate(DRAFTED)
+        return own if is_better else Proposal([], DRAFTED)
+
+    def _draft(self, rows: list[_Text], num_tokens: int) -> None:
+        """Ask the drafter for so many tokens, where it is to propose."""
+        drafted = [own.proposal is not None and own.proposal.size == DRAFTED for own in rows]
+        if self._drafts is None or self._pace is None or not num_tokens or not any(drafted):
+            return
+        start = time.perf_counter()
+        found = self._drafts.propose([row.so_far.tokens for row in rows], num_tokens)
+        self._pace.drafted(len(rows), num_tokens, time.perf_counter() - start)
+        for row, is_drafted, tokens in zip(rows, drafted, found, strict=True):
+            if is_drafted:
+                row.proposal = Proposal(tokens, DRAFTED)
 
     def _settle(self, texts: ReadTexts, rows: list[_Text], logits: list[Tensor]) -> list[int]:
         """Let the decoders of texts that aren't done choose from (texts, tokens, vocabulary)
@@ -175,8 +207,7 @@ class TextLoop:
         logs = texts.log_probabilities(logits)
         return [row.settle(partial(_drawn, row.decoder, logs[place])) for place, row in live]
 
-    @staticmethod
-    def _keep(texts: ReadTexts, rows: list[_Text]) -> None:
+    def _keep(self, texts: ReadTexts, rows: list[_Text]) -> None:
         """Let the models keep what is right: all but the newest token, which isn't read yet."""
         counts = np.array([min(len(row.fed), row.num_known - 1) for row in rows])
         done = np.array([row.decoder.is_done for row in rows])
@@ -184,6 +215,8 @@ class TextLoop:
         if not texts.is_ragged:  # what others know beyond it they read again
             counts[:] = counts[~done].min() if not done.all() else 1
         texts.keep(counts)
+        if self._drafts is not None and texts.states is not None:
+            self._drafts.keep(texts.states, counts)
         for row, count in zip(rows, counts.tolist(), strict=True):
             row.num_read += count
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tsarch.config import Mode
+from tsarch.config import Mode, ProposalSource
 from tsarch.pair.generation import Keeping, Prompt
 from tsarch.pair.proposing import MOST_PROPOSED, Pace
 from tsarch.pair.reading import Halves, Reader
@@ -32,6 +32,8 @@ class WritingSpec:
     num_proposed: int = 0
     """Tokens that are proposed at most at a time; 0: none, −1: as many as are worth it."""
     exact: bool = False
+    sources: tuple[ProposalSource, ...] = ("prompt",)
+    """Of proposed tokens."""
 
     def pace(self) -> Pace | None:
         """That of a writer."""
@@ -97,7 +99,8 @@ class Writing:
             _write_beams(reader, prompts, decoders, mode, spec)
             return
         pace = self._paces.setdefault(mode, spec.pace())
-        loop = TextLoop(reader, spec.decoding, mode, spec.use_cache, pace, spec.exact)
+        given = reader, spec.decoding, mode, spec.use_cache, pace, spec.exact
+        loop = TextLoop(*given, spec.sources)
         loop.write(prompts, decoders)
         self.passes += loop.passes
 

@@ -33,6 +33,26 @@ def generation_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
         yield from _room_mistakes(blueprint)
         for own in blueprint.stages.values():
             yield from _output_mistakes(blueprint, own)
+    if blueprint.drafting is not None:
+        yield from _drafter_mistakes(blueprint)
+
+
+def _drafter_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
+    """What a student that proposes asks of its teacher."""
+    own = blueprint.stages[Stage.TEACHER].architecture
+    if not is_generative(blueprint.task.name):
+        what = f"proposes words of texts, and {blueprint.task.name} writes none."
+        yield Mistake("student.role: drafter", what)
+        return
+    if own.is_seq2seq:
+        what = "is for causal teachers."
+        yield Mistake("student.role: drafter", what, "Leave it out; the source itself proposes.")
+        return
+    num_layers = int(own.built.num_hidden_layers)
+    if over := [tap for tap in blueprint.taps if tap >= num_layers]:
+        what = f"{over} are not between layers of the teacher, which has {num_layers}."
+        hint = "Its last states travel in any case."
+        yield Mistake("student.drafting.layers", what, hint)
 
 
 def _seq2seq_mistakes(

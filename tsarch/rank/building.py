@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -15,6 +16,7 @@ from tsarch.losses.objective import LabelObjective, Objective
 from tsarch.model_folder import load_table, load_weights
 from tsarch.models.attention import attend_by_products
 from tsarch.models.construction import num_elements, put_weights
+from tsarch.models.drafter_model import DrafterModel
 from tsarch.models.fast_dropout import use_fast_dropout
 from tsarch.models.sequence_parallel import SequenceParallel
 from tsarch.models.teacher_model import TeacherModel
@@ -39,6 +41,8 @@ from tsarch.tasks.base import Task, num_outputs, objective_of
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Reads, Stage
 
+_TARGETS_COUNT = 4
+"""A token of a target, against one of a context."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -81,6 +85,8 @@ def build_parts(
     task = make_task(blueprint.task.name, prepared.labels, blueprint.task)
     outputs = num_outputs(task, len(prepared.labels))
     models = _models(blueprint, wiring, outputs) if kept is None else _kept_models(kept)
+    if blueprint.drafting is not None and kept is None:
+        _choose_drafted(blueprint, prepared, models)
     tied = _tie(blueprint, prepared, wiring, task, models)
     sizes = {stage.value: num_elements(model.module) for stage, model in models.items()}
     engines = (
@@ -113,6 +119,18 @@ def _models(
     for stage, model in models.items():
         quicken(blueprint, stage, model.module, wiring.sequence_group)
     return models
+
+
+def _choose_drafted(
+    blueprint: Blueprint, prepared: Prepared, models: Mapping[Stage, BuiltModel]
+) -> None:
+    """Have a drafter choose from the tokens that train has most often, in targets above all."""
+    train, vocabulary = prepared.splits["train"], blueprint.table.shape[0]
+    counts = np.bincount(train.token_ids, minlength=vocabulary)
+    counts = counts + _TARGETS_COUNT * train.label_counts(vocabulary)
+    for model in models.values():
+        if isinstance(model.module, DrafterModel):
+            model.module.choose(torch.from_numpy(counts))
 
 
 def _kept_models(kept: Parts) -> Mapping[Stage, BuiltModel]:

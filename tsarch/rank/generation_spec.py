@@ -51,7 +51,8 @@ def writing_spec(blueprint: Blueprint, end_token: int) -> WritingSpec:
         max_tokens=blueprint.task.max_target_tokens,
         end=end_token,
     )
-    num_proposed = 0
-    if own.speculative is not None:
-        num_proposed = -1 if own.speculative.tokens == "auto" else own.speculative.tokens
-    return WritingSpec(decoding, own.cache, own.batch, blueprint.seed, num_proposed, own.exact)
+    shared = decoding, own.cache, own.batch, blueprint.seed
+    if own.speculative is None:
+        return WritingSpec(*shared, exact=own.exact)
+    num_proposed = -1 if own.speculative.tokens == "auto" else own.speculative.tokens
+    return WritingSpec(*shared, num_proposed, own.exact, tuple(own.speculative.sources))

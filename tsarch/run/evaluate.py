@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Protocol
 
@@ -60,6 +60,9 @@ def predict(
     first alone, and then, with the windows known, with the student.
     """
     choice = task.window_choice
+    if blueprint.drafting is not None:  # it answers nothing
+        found = _of_words(crew.evaluate(name, [], None, undecided))
+        return [replace(own, student=None, joint=None, student_alone=None) for own in found]
     if choice is None:
         return _of_words(crew.evaluate(name, joint_weights, None, undecided))
     graph = blueprint.topology.graph

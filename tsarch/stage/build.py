@@ -15,6 +15,7 @@ from tsarch.models.adapters import add_adapters, checkpoint_activations
 from tsarch.models.backbone import Backbone, build_backbone, cut_out_table, freeze_backbone
 from tsarch.models.construction import SAVED, WHOLE, Construction
 from tsarch.models.depths import name_of_finish
+from tsarch.models.drafter_model import DrafterModel
 from tsarch.models.inner_states import InnerStates, show_attention
 from tsarch.models.loading import check_weights
 from tsarch.models.measures import measure
@@ -33,7 +34,7 @@ from tsarch.models.weight_files import check_safetensors, open_checkpoint
 from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
 from tsarch.seeding import torch_seed
-from tsarch.specs import PredictionSpec
+from tsarch.specs import DraftingSpec, PredictionSpec
 from tsarch.stage.matching import layer_pairs, shown_of
 from tsarch.topology import Reads, Stage
 
@@ -86,6 +87,8 @@ def build_model(
 
 def is_unpadded(blueprint: Blueprint, stage: Stage) -> bool:
     """Whether padding is left out of what a stage computes in training."""
+    if blueprint.drafting is not None:  # states of several layers, several steps
+        return False
     return blueprint.batches.unpadded and is_exact(blueprint.stages[stage].architecture.config)
 
 
@@ -189,6 +192,8 @@ def prediction_spec(blueprint: Blueprint, stage: Stage, num_outputs: int | None)
 def _own_output(own: StageBlueprint, num_outputs: int | None) -> OutputSpec | None:
     """The language model's own head, where the task is over the vocabulary and vectors that are
     compared with the table won't do."""
+    if own.bridge is not None and own.bridge.drafting is not None:
+        return None  # it is compared with the table, whatever its teacher has
     if num_outputs is not None or not own.architecture.output.gives_logits:
         return None
     return own.architecture.output
@@ -207,11 +212,7 @@ def _complete(
     scale = table.scale if num_outputs is None else 1.0
     torch.manual_seed(torch_seed(blueprint.seed, f"{own.stage} weights"))
     if own.stage.reads == "contexts":
-        teacher = TeacherModel(
-            backbone, table.shape[1], num_outputs, dropout, scale, output, own.boundary_layer
-        )
-        teacher.is_fixed = has_fixed_states(blueprint, own.stage)
-        return teacher
+        return _teacher(blueprint, own, backbone, num_outputs, scale, output)
     if own.bridge is None:
         return StudentModel(
             backbone,
@@ -224,6 +225,8 @@ def _complete(
             finish=name_of_finish(own.architecture.built) if own.depths else "",
             output=output,
         )
+    if own.bridge.drafting is not None:
+        return _drafter(blueprint, own.bridge.drafting, backbone, dropout, scale)
     # A shortcut's is the feeding stage's, so that it starts as that stage's head does.
     shortcut_seed = torch_seed(blueprint.seed, f"{own.bridge.stage} weights")
     return StudentModel(
@@ -242,6 +245,34 @@ def _complete(
         boundary_layer=own.boundary_layer,
         output=output,
     )
+
+
+def _teacher(
+    blueprint: Blueprint,
+    own: StageBlueprint,
+    backbone: Backbone,
+    num_outputs: int | None,
+    scale: float,
+    output: OutputHead | None,
+) -> TeacherModel:
+    width, dropout = blueprint.table.shape[1], own.architecture.dropout
+    layers = own.boundary_layer, blueprint.taps
+    teacher = TeacherModel(backbone, width, num_outputs, dropout, scale, output, *layers)
+    teacher.is_fixed = has_fixed_states(blueprint, own.stage)
+    return teacher
+
+
+def _drafter(
+    blueprint: Blueprint,
+    drafting: DraftingSpec,
+    backbone: Backbone,
+    dropout: float,
+    scale: float,
+) -> DrafterModel:
+    vocabulary, width = blueprint.table.shape
+    num_choices = min(drafting.vocabulary, vocabulary)
+    fed = blueprint.teacher_width
+    return DrafterModel(backbone, width, fed, drafting.steps, num_choices, dropout, scale)
 
 
 def _adapt(blueprint: Blueprint, own: StageBlueprint, backbone: Backbone) -> None:

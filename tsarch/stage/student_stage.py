@@ -16,6 +16,7 @@ from tsarch.data.replica_arrays import WindowBatch
 from tsarch.losses.objective import Objective
 from tsarch.losses.predictions import Logits, Predicted, dense
 from tsarch.losses.token import confidence
+from tsarch.models.drafter_model import DrafterModel
 from tsarch.models.student_model import StudentModel
 from tsarch.pair.halves import StudentHalf
 from tsarch.pair.states import Tokens
@@ -23,6 +24,7 @@ from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.records import IGNORED, FloatArray, IntArray, LossParts, Message
 from tsarch.specs import DistillationSpec, PredictionSpec, UnlabelledSpec
+from tsarch.stage.drafting import drafting_loss
 from tsarch.stage.engine import Engine
 from tsarch.stage.matched import Matched
 from tsarch.stage.positions import PositionCount
@@ -62,7 +64,7 @@ class StudentStage:
         self.stage = stage
         self.engine = engine
         self.replica = replica
-        assert isinstance(engine.module, StudentModel)
+        assert isinstance(engine.module, StudentModel | DrafterModel)
         self.half = StudentHalf(engine, engine.module)
         self._module = engine.module
         self._depths = engine.module.depths
@@ -146,10 +148,7 @@ class StudentStage:
             ]
             inside = found[len(batches) * (1 + len(shallow)) :]
             num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
-            loss, parts = self._loss(num_terms, outputs)
-            if shallow:
-                term, part = self._shallow_loss(num_terms, shallow)
-                loss, parts = (loss + term) / (1 + len(shallow)), parts + part
+            loss, parts = self._of_all(num_terms, outputs, shallow)
             if inside:
                 term, part = self._match(num_terms, outputs, inside, boundary)
                 loss, parts = loss + term, parts + part
@@ -259,9 +258,34 @@ class StudentStage:
         parts = LossParts({part: value / num_terms for part, value in sums.items()})
         return total / num_terms, parts
 
+    def _of_all(
+        self, num_terms: int, outputs: list[WindowOutputs], shallow: list[list[WindowOutputs]]
+    ) -> tuple[Tensor, LossParts]:
+        """Loss and parts of what is said at the end and after fewer layers, or by a drafter."""
+        if self.half.drafter is not None:
+            return self._drafting_loss(num_terms, [outputs, *shallow])
+        loss, parts = self._loss(num_terms, outputs)
+        if shallow:
+            term, part = self._shallow_loss(num_terms, shallow)
+            loss, parts = (loss + term) / (1 + len(shallow)), parts + part
+        return loss, parts
+
+    def _drafting_loss(
+        self, num_terms: int, steps: list[list[WindowOutputs]]
+    ) -> tuple[Tensor, LossParts]:
+        """λ · what is between a drafter and the teacher, over its steps, and its parts."""
+        assert self.half.drafter is not None
+        total, first = drafting_loss(steps, self.half.drafter.choices, self._divergence)
+        loss = self._distillation.weight * total.float() / num_terms
+        name, taught = self.stage.name, self._part("distillation")
+        parts = {name: float(loss.detach()), f"{name}_alone": 0.0, taught: first / num_terms}
+        return loss, LossParts(parts)
+
     def _by_depth(self, found: list[Tensor], num_batches: int) -> list[list[Tensor]]:
         """Predictions of each batch, at the end and, in training, after fewer layers."""
         number = 1 + (len(self._depths) if self._module.training else 0)
+        if self.half.drafter is not None:  # its steps
+            number = len(found) // num_batches
         return [found[i * num_batches : (i + 1) * num_batches] for i in range(number)]
 
     def _shallow_loss(
