@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tsarch.blueprint import Blueprint, resolve
 from tsarch.config import Config
 from tsarch.errors import UserError, one_line
+from tsarch.host_memory import give_back_freed_memory
 from tsarch.run.supervision import Gather, Job, train
 from tsarch.timings import TIMINGS
 
@@ -127,6 +128,7 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
             reporter.say(note)
         for note in parity_notes(blueprint, prepared.training.token_ids, passed):
             reporter.say(note)
+    give_back_freed_memory()  # of models that were tried out
     return prepared
 
 

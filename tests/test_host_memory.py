@@ -31,3 +31,27 @@ def test_a_large_block_reuses_the_pages_of_one_that_was_freed():
         return int(done.stdout.split()[-1])
 
     assert 2 * last_faults("keep") < last_faults("give"), "each block has fresh pages"
+
+
+_HELD = """
+from tsarch.host_memory import give_back_freed_memory, keep_freed_memory
+
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+keep_freed_memory()
+blocks = [b"1" * (20 << 20) for _ in range(8)]
+after = b"1" * 4096  # what is allocated later keeps the heap from shrinking by itself
+del blocks
+before = held()
+give_back_freed_memory()
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's malloc")
+def test_what_is_kept_can_be_given_back():
+    command = [sys.executable, "-c", _HELD]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 140 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Parameters of glibc's mallopt(3)."""
@@ -20,9 +21,7 @@ def keep_freed_memory() -> None:
     what is computed in them. Blocks of a gigabyte and more are still given back. Does nothing where
     the C library isn't glibc.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_glibc("mallopt")
     if mallopt is None:
         return
     for parameter, value in (
@@ -31,3 +30,18 @@ def keep_freed_memory() -> None:
         (_TOP_PAD, _GROWTH_BYTES),
     ):
         mallopt(parameter, value)
+
+
+def give_back_freed_memory() -> None:
+    """Let the system have what is kept: between two kinds of work, whose blocks are of other sizes,
+    it would be held beside what comes next. Takes some milliseconds a gigabyte."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library; None: it isn't glibc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), name, None)

@@ -7,6 +7,7 @@ import torch
 
 from tsarch.blueprint import Blueprint
 from tsarch.feeds import evaluation_feed
+from tsarch.host_memory import give_back_freed_memory
 from tsarch.losses.predictions import dense
 from tsarch.prepare import Prepared
 from tsarch.rank.building import Parts
@@ -103,5 +104,7 @@ class Evaluation:
             self._blueprint, split, self._topology, self._parts.vocabulary
         )
         self._parts.train(False)
+        give_back_freed_memory()  # batches of evaluation are larger than those of training
         self._executor.load(forward_programs(num_batches, self._topology.graph), feed)
         self._executor.advance(num_batches)
+        give_back_freed_memory()
