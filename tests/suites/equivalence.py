@@ -221,7 +221,9 @@ def main(
     )
     outcomes = [_outcome(row) for row in log.done]
     done = {outcome.case for outcome in outcomes}
-    wanted = [*(covering_cases() if covering else all_cases()), *sequence_parallel_cases()]
+    wanted = covering_cases() if covering else all_cases()
+    if loaded.teacher is not None and loaded.teacher.boundary_layer is None:
+        wanted += sequence_parallel_cases()  # refused where states leave between layers
     left = [case for case in wanted if case not in done]
     with tempfile.TemporaryDirectory() as logs, closing(Crews(Path(logs))) as crews:
         for outcome in run_cases(loaded, left, steps, crews, runner):
