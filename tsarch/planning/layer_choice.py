@@ -131,6 +131,8 @@ class _Trial:
         self._architecture = blueprint.stages[Stage.STUDENT].architecture
         self._seed = blueprint.seed
         self._windows = _first_windows(blueprint, prepared)
+        self._table: Tensor | None = None
+        """Of the model; the same for all of its layers."""
 
     def loss(self, layers: tuple[int, ...]) -> float | None:
         """Of a readout of these layers' states; None: the architecture can't be built of them."""
@@ -140,10 +142,15 @@ class _Trial:
             return torch_seed(self._seed, f"{own.section} weights {name}")
 
         try:
-            backbone = build_backbone(own.config, own.path, seed_of, layers)
+            backbone = build_backbone(
+                own.config, own.path, seed_of, layers, with_table=self._table is None
+            )
         except UserError:
             return None
-        hidden = _read(backbone, self._windows)
+        if self._table is None:
+            assert backbone.table is not None
+            self._table = backbone.table
+        hidden = _read(backbone, self._table, self._windows)
         return _readout_loss(
             hidden, self._windows.labels, self._objective, self._num_outputs, self._seed
         )
@@ -172,9 +179,8 @@ def _first_windows(blueprint: Blueprint, prepared: Prepared) -> _Windows:
     return _Windows(ids, mask, labels)
 
 
-def _read(backbone: Backbone, windows: _Windows) -> Tensor:
+def _read(backbone: Backbone, table: Tensor, windows: _Windows) -> Tensor:
     """(windows, tokens, width) hidden states, each number of about the same size."""
-    assert backbone.table is not None
     model = backbone.model.eval()
     found = []
     with torch.no_grad():
@@ -183,7 +189,7 @@ def _read(backbone: Backbone, windows: _Windows) -> Tensor:
                 own[start : start + _NUM_TOGETHER] for own in (windows.token_ids, windows.mask)
             )
             length = int(mask.sum(1).max())
-            embeds = backbone.table[ids[:, :length]] * backbone.embedding_scale
+            embeds = table[ids[:, :length]] * backbone.embedding_scale
             hidden = model(inputs_embeds=embeds, attention_mask=mask[:, :length]).last_hidden_state
             found.append(torch.nn.functional.pad(hidden, (0, 0, 0, ids.shape[1] - length)).float())
     states = torch.cat(found)
@@ -200,14 +206,25 @@ def _readout_loss(
     optimizer = torch.optim.AdamW(head.parameters(), lr=_FIT_RATE, weight_decay=0.1)
     table = torch.zeros(1, 1)
 
-    def mean(part: slice) -> Tensor:
-        own = labels[part]
-        number = len(own) if objective.per_sequence else int((own != IGNORED).sum())
-        return objective.losses(head(hidden[part]), own, table).sum() / max(number, 1)
+    fitted, judged = (
+        _labelled(hidden[start::2], labels[start::2], objective.per_sequence) for start in (0, 1)
+    )
+
+    def mean(states: Tensor, own: Tensor) -> Tensor:
+        number = len(own) if objective.per_sequence else own.numel()
+        return objective.losses(head(states), own, table).sum() / max(number, 1)
 
     for _ in range(_NUM_FITS):
         optimizer.zero_grad()
-        mean(slice(0, None, 2)).backward()  # type: ignore[no-untyped-call]
+        mean(*fitted).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.no_grad():
-        return float(mean(slice(1, None, 2)))
+        return float(mean(*judged))
+
+
+def _labelled(hidden: Tensor, labels: Tensor, per_sequence: bool) -> tuple[Tensor, Tensor]:
+    """States and labels, of the labelled positions alone where losses don't look at sequences."""
+    if per_sequence:
+        return hidden, labels
+    chosen = labels != IGNORED
+    return hidden[chosen].unsqueeze(0), labels[chosen].unsqueeze(0)
