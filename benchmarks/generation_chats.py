@@ -3,7 +3,8 @@ task `dialogue`: a drafter learns from its teacher's own texts.
 
 `python -m benchmarks.generation_chats OUTPUT`: OUTPUT/train.jsonl and validation.jsonl of all tasks
 together, and test-TASK.jsonl.
-The template's turns are the history, so that contexts have the tokens of the template.
+The template's turns are the history, so that contexts have the tokens of the template, but for a
+space before every turn.
 """
 
 from __future__ import annotations
