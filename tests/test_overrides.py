@@ -43,7 +43,7 @@ def test_the_keys_that_want_texts_are_known():
     assert {"run.folder", "run.name", "data.train", "data.hub", "data.tokenizer"} <= {*TEXT_KEYS}
     assert {"task.source_prefix", "checkpoint.folder", "teacher.model", "precision"} <= {*TEXT_KEYS}
     assert {"data.columns.tokens", "data.columns.sent_id", "data.delimiter"} <= {*TEXT_KEYS}
-    assert not {"run.seed", "schedule.epochs", "student.layers", "run.trace"} & {*TEXT_KEYS}
+    assert not {"run.seed", "schedule.epochs", "student.depths", "run.trace"} & {*TEXT_KEYS}
 
 
 @pytest.mark.parametrize("key", TEXT_KEYS)
@@ -101,7 +101,7 @@ def test_where_several_kinds_are_taken_yaml_of_them_is(key, text, value):
 
 def test_a_section_that_is_no_yaml_is_a_mistake():
     with pytest.raises(ValueError, match="flow sequence"):
-        typed_value("[1", kinds_of("student.layers"))
+        typed_value("[1", kinds_of("student.depths"))
     assert "not valid YAML" in str(override({}, "teacher.config.x=[1"))
 
 
