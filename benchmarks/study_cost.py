@@ -84,14 +84,14 @@ def measure(config: Config, num_contexts: int = 24) -> InferenceCost:
     for context in drawn.tolist():
         ids = split.token_ids[context_tokens(split, context)]
         (states,) = pair.encode([ids])
-        times["context"].append(_best_ms(partial(pair.encode, [ids])))
+        times["context"].append(best_ms(partial(pair.encode, [ids])))
         lengths["context"].append(len(ids))
         first = int(split.context_offsets[context])
         for number in context_windows(split, context):
             start, stop = (split.windows[number] - first).tolist()
             fed = Window(ids[start:stop], states.hidden[start:stop])
-            times["fed"].append(_best_ms(partial(pair.read, [fed])))
-            times["alone"].append(_best_ms(partial(pair.read, [Window(ids[start:stop])])))
+            times["fed"].append(best_ms(partial(pair.read, [fed])))
+            times["alone"].append(best_ms(partial(pair.read, [Window(ids[start:stop])])))
             lengths["window"].append(stop - start)
     return InferenceCost(
         context_tokens=statistics.mean(lengths["context"]),
@@ -108,7 +108,7 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.mean(values)
 
 
-def _best_ms(call: Callable[[], object], repeats: int = 3) -> float:
+def best_ms(call: Callable[[], object], repeats: int = 3) -> float:
     """Least CPU time of some calls: other work on the machine only adds to it."""
     found = []
     for _ in range(repeats):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ import typer
 
 import tsarch
 from benchmarks.processes import run_module
-from benchmarks.study_cost import SERVED
+from benchmarks.study_cost import SERVED, best_ms
 from benchmarks.study_queries_plan import TASKS, QueryMethod, QueryTask
 from tsarch.pair.state_files import EncodedStates
 from tsarch.prediction.trained_pair import TrainedPair
@@ -100,11 +99,11 @@ def cost_of(pair: TrainedPair, task: QueryTask, method: QueryMethod) -> Cost:
     for document, queries in task.documents(_NUM_DOCUMENTS):
         if not method.reads_once:
             rows = [task.row(document, query) for query in queries[:2]]
-            asks += [_best_ms(partial(pair.predict, [row], method.mode)) for row in rows]
+            asks += [best_ms(partial(pair.predict, [row], method.mode)) for row in rows]
             continue
-        reads.append(_best_ms(partial(pair.read, document)))
+        reads.append(best_ms(partial(pair.read, document)))
         context = pair.read(document)
-        asks += [_best_ms(partial(context.predict, own, method.mode)) for own in queries[:2]]
+        asks += [best_ms(partial(context.predict, own, method.mode)) for own in queries[:2]]
     return {"read": statistics.mean(reads or [0.0]), "ask": statistics.mean(asks)}
 
 
@@ -117,15 +116,6 @@ def bytes_a_token(pair: TrainedPair, task: QueryTask) -> dict[str, float]:
         name: EncodedStates.of(states, name).num_bytes / len(states.hidden)
         for name in ("fp32", "bf16", "int8")
     }
-
-
-def _best_ms(call: Callable[[], object], repeats: int = 3) -> float:
-    found = []
-    for _ in range(repeats):
-        started_s = time.process_time()
-        call()
-        found.append(time.process_time() - started_s)
-    return 1000 * min(found)
 
 
 def summary(folder: Path, task: QueryTask, seeds: Sequence[int]) -> list[dict[str, Any]]:

@@ -13,13 +13,13 @@ import tsarch
 from tests.generative_configs import generative_config
 from tests.helpers import ROOT, write_jsonl
 from tests.test_pair import run_of
-from tests.test_predict_files import rows_of
+from tests.test_predict_files import rows_of, run_that_finds_entities
 from tsarch.augmentation.back_translation import BackTranslation
 from tsarch.augmentation.labelled_rows import Labelled, RowFile
 from tsarch.augmentation.methods import Settings, check_settings
 from tsarch.augmentation.swapping import entities, entity_pool, swapped
 from tsarch.augmentation.word_choice import _is_same, drawn, in_case_of
-from tsarch.config import DataConfig, LossConfig
+from tsarch.config import DataConfig
 from tsarch.data.corpus import read_file
 from tsarch.errors import UserError
 from tsarch.launch.cli import main
@@ -34,11 +34,7 @@ OWN = {"made_by", "made_from", "score"}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("ner")
-    config = run_of(folder, "ner")
-    loss = LossConfig(label_weights="balanced")
-    run_training(config.model_copy(update={"loss": loss}))
-    return folder / "run"
+    return run_that_finds_entities(tmp_path_factory.mktemp("ner"))
 
 
 @pytest.fixture(scope="module")

@@ -26,13 +26,17 @@ from tsarch.prediction.batch import as_json, predict_files
 ROWS = [{"id": n, "tokens": f"Maria Rossi saw {n} ships in Rome .".split()} for n in range(50)]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("ner")
+def run_that_finds_entities(folder: Path) -> Path:
+    """A short run of `ner` that labels some words."""
     config = run_of(folder, "ner")
     loss = LossConfig(label_weights="balanced")
     run_training(config.model_copy(update={"loss": loss}))
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return run_that_finds_entities(tmp_path_factory.mktemp("ner"))
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from tsarch.models.causality import is_causal
 from tsarch.models.skeleton import layer_stacks
-from tsarch.models.small_copy import small_copy
+from tsarch.models.small_copy import small_model
 from tsarch.models.unpadded import Batch, Unpadded, is_exact
 
 LARGEST_DIFFERENCE = 1e-5
@@ -283,14 +283,9 @@ def _difference(config: PretrainedConfig) -> float:
     """
     if config.is_encoder_decoder or is_causal(config):
         return torch.inf
-    torch.manual_seed(0)
-    model = AutoModel.from_config(
-        small_copy(config), dtype=torch.float32, trust_remote_code=False
-    ).eval()
+    model = small_model(config)
     leave, enter = Exit(model, 1), Entrance(model, 1)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
         embeds = torch.randn(2, 9, model.get_input_embeddings().weight.shape[1])
         mask = (torch.arange(9) < torch.tensor([[9], [6]])).long()
         wanted_states, wanted = leave.read(model, None, embeds, mask, {})

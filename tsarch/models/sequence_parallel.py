@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tsarch.models.decoding_cache import Decoding
-from tsarch.models.small_copy import small_copy
+from tsarch.models.small_copy import small_model
 from tsarch.models.unpadded import LARGEST_DIFFERENCE, Batch, attend_each, is_mark
 
 Local = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -132,13 +132,8 @@ def _difference(config: PretrainedConfig) -> float:
     Raises:
         Exception: it can't be built, or not be read so.
     """
-    model = AutoModel.from_config(
-        small_copy(config), dtype=torch.float32, trust_remote_code=False
-    ).eval()
-    torch.manual_seed(0)
+    model = small_model(config)
     with torch.no_grad():
-        for parameter in model.parameters():  # biases by place start as zeros
-            parameter.normal_(std=0.2)
         embeds = torch.randn(sum(_TRIED), model.get_input_embeddings().weight.shape[1])
         alone = torch.split(embeds, list(_TRIED))
         wanted = torch.cat([model(inputs_embeds=own[None]).last_hidden_state[0] for own in alone])

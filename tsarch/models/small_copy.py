@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+import torch
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from tsarch.models.skeleton import cut_lists
 
@@ -60,6 +61,23 @@ def small_copy(config: PretrainedConfig, **changes: Any) -> PretrainedConfig:
         values[name] = _small(name, value)
     values |= _consistent(config, values)
     return AutoConfig.for_model(kind, **{**values, **changes})
+
+
+def small_model(config: PretrainedConfig) -> PreTrainedModel:
+    """A model of `small_copy(config)` that doesn't train; all parameters are random, those too that
+    start as zeros, and the same each time.
+
+    Raises:
+        Exception: it can't be built.
+    """
+    model: PreTrainedModel = AutoModel.from_config(
+        small_copy(config), dtype=torch.float32, trust_remote_code=False
+    ).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
 
 
 def _kinds_of_layers(config: PretrainedConfig) -> list[int]:

@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tsarch.models.decoding_cache import Decoding
 from tsarch.models.inner_states import InnerStates, watching
-from tsarch.models.small_copy import small_copy
+from tsarch.models.small_copy import small_model
 
 LARGEST_DIFFERENCE = 1e-5
 """Of rounding, in fp32, over the largest number."""
@@ -124,13 +124,8 @@ def _difference(config: PretrainedConfig) -> float:
     Raises:
         Exception: it can't be built, or not be read so.
     """
-    model = AutoModel.from_config(
-        small_copy(config), dtype=torch.float32, trust_remote_code=False
-    ).eval()
-    torch.manual_seed(0)
+    model = small_model(config)
     with torch.no_grad():
-        for parameter in model.parameters():  # biases by place start as zeros
-            parameter.normal_(std=0.2)
         width = model.get_input_embeddings().weight.shape[1]
         groups = [torch.randn(len(lengths), max(lengths), width) for lengths in _TRIED]
         wanted = [
