@@ -46,7 +46,9 @@ class Neighbours:
     def __init__(self, run: Path) -> None:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(run / "model" / "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(
+            run / "model" / "tokenizer", trust_remote_code=False
+        )
         table = load_table(run / "model").float()
         self._rows = F.normalize(table, dim=1)
         self._words = {row: word for word, row in _whole_words(tokenizer).items()}
@@ -87,8 +89,10 @@ class MaskedModel:
 
         folder = resolve_model_path(name)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder)
-            self._model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self._model = AutoModelForMaskedLM.from_pretrained(
+                folder, trust_remote_code=False
+            ).eval()
         except (OSError, ValueError) as error:
             what = f"can't be loaded as a masked language model: {one_line(error)}"
             raise UserError.single(f"--model {name}", what) from None
