@@ -82,8 +82,7 @@ def enter(address: str, target: str) -> bool:
         ConnectionError: no Ray's head answers at `target`.
     """
     if not wants_token(target, None):
-        if os.environ.get(_MODE) == "token" and find_token() is None:
-            os.environ[_MODE] = "disabled"  # else Ray would miss the token
+        _want_no_token()
         take_effect()
         return False
     how = (
@@ -101,6 +100,20 @@ def enter(address: str, target: str) -> bool:
     os.environ[_MODE] = "token"
     take_effect()
     return True
+
+
+def be_ready_to_show_a_token() -> None:
+    """Let Ray show the user's token to whoever asks for one; without one it just asks."""
+    if find_token() is None:
+        _want_no_token()
+    else:
+        os.environ.setdefault(_MODE, "token")  # else Ray doesn't show it
+    take_effect()
+
+
+def _want_no_token() -> None:
+    if os.environ.get(_MODE) == "token" and find_token() is None:
+        os.environ[_MODE] = "disabled"  # else Ray would miss the token
 
 
 def wants_token(target: str, token: str | None) -> bool:

@@ -23,7 +23,7 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from tsarch.cluster.authentication import find_token, take_effect
+from tsarch.cluster.authentication import be_ready_to_show_a_token, find_token
 from tsarch.errors import UserError, one_line
 
 STOP_WAIT_S = "RAY_JOB_STOP_WAIT_TIME_S"
@@ -72,9 +72,7 @@ class Jobs:
         Raises:
             UserError: none answers, or it asks for another token.
         """
-        if find_token() is not None:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray doesn't show it
-        take_effect()  # not what a Ray of this process's own had
+        be_ready_to_show_a_token()  # not that of a Ray of this process's own
         # Ray would say for each folder that it reads an ignore file there, and for each job that it
         # leaves out `.venv`, unless that is set.
         logging.getLogger("ray").setLevel(logging.WARNING)

@@ -71,6 +71,11 @@ def test_a_ray_that_this_process_had_leaves_no_wish_for_a_token(project):
     assert "no Ray's job server answers there" in refused(submission(project))
 
 
+def test_a_cluster_that_was_joined_before_leaves_no_wish_for_a_token(project, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # as joining one with a token leaves it
+    assert "no Ray's job server answers there" in refused(submission(project))
+
+
 def test_a_run_folder_that_would_be_lost_is_refused(project):
     text = refused(submission(project, "run.folder=here"))
     assert "run.folder: here: is relative" in text
