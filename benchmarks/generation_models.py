@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path("runs/bench-generate")
-CHATS = FOLDER / "chats"
+CHATS = (FOLDER / "chats").resolve()
 END = "<|im_end|>"
 MODELS = {
     "summarizer": (
