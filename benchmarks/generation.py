@@ -158,7 +158,8 @@ def _arms(case: Case, size: int, assistant: Any, exact: bool) -> dict[str, Arm]:
                 arms["generate, prompt lookup"] = _generate(case, **lookup)
             if assistant is not None:
                 arms["generate, assistant"] = _generate(case, assistant_model=assistant)
-    spec = replace(case.spec, batch=size)
+    # A run may be one that proposes by itself.
+    spec = replace(case.spec, batch=size, num_proposed=0)
     arms["plain"] = _ours(case, spec)
     arms["speculative"] = _ours(case, replace(spec, num_proposed=-1, sources=("prompt",)))
     student = case.halves.student
