@@ -104,10 +104,9 @@ def enter(address: str, target: str) -> bool:
 
 def be_ready_to_show_a_token() -> None:
     """Let Ray show the user's token to whoever asks for one; without one it just asks."""
-    if find_token() is None:
-        _want_no_token()
-    else:
+    if find_token() is not None:
         os.environ.setdefault(_MODE, "token")  # else Ray doesn't show it
+    _want_no_token()
     take_effect()
 
 

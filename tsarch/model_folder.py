@@ -6,9 +6,10 @@ teacher/config.json  student/config.json  tokenizer/  task.json
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,15 @@ def start_labels(blueprint: Blueprint) -> tuple[str, ...] | None:
         what = f"was trained for {task.task}, this run is for {blueprint.task.name}."
         raise UserError.single(where, what)
     return task.labels
+
+
+def files_digest(paths: Iterable[Path], more: str = "") -> str:
+    """Hexadecimal digest of files, in this order, and of what else tells them from others."""
+    digest = hashlib.sha256(more.encode())
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def replace_folder(new: Path, old: Path) -> None:

@@ -19,7 +19,14 @@ from tsarch.config_loading import load_config
 from tsarch.data.cache import cache_root, code_digest, store_arrays, stored_arrays
 from tsarch.data.layouts import PackingSpec
 from tsarch.errors import UserError, one_line
-from tsarch.model_folder import TaskFile, load_table, load_task, load_weights, saved_config
+from tsarch.model_folder import (
+    TaskFile,
+    files_digest,
+    load_table,
+    load_task,
+    load_weights,
+    saved_config,
+)
 from tsarch.records import FloatArray, TokenizedSplit
 from tsarch.tasks.registry import make_task, row_reader
 from tsarch.timings import TIMINGS
@@ -99,10 +106,8 @@ def _opened(
 
 def _revision(folder: Path) -> str:
     """Hexadecimal digest of the teacher's weights and the table."""
-    digest = hashlib.sha256()
-    for name in ("teacher.safetensors", "embedding.safetensors", "task.json"):
-        digest.update((folder / "model" / name).read_bytes())
-    return digest.hexdigest()
+    names = ("teacher.safetensors", "embedding.safetensors", "task.json")
+    return files_digest(folder / "model" / name for name in names)
 
 
 def _place(data: DataConfig, revision: str, train: TokenizedSplit) -> Path | None:

@@ -24,14 +24,10 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from tsarch.models.causality import is_causal
 from tsarch.models.skeleton import layer_stacks
-from tsarch.models.small_copy import small_model
+from tsarch.models.small_copy import computes_the_same, small_model
 from tsarch.models.unpadded import Batch, Unpadded, is_exact
 
-LARGEST_DIFFERENCE = 1e-5
-"""Of rounding, in fp32, over the largest number."""
 _MASK = "attention_mask"
-_CAN_BE_ENTERED: dict[tuple[type[PretrainedConfig], str], bool] = {}
-"""By config: trying takes a tenth of a second."""
 
 
 class _LeftError(Exception):
@@ -264,14 +260,7 @@ def _layers(backbone: PreTrainedModel) -> list[nn.Module]:
 
 def can_be_entered(config: PretrainedConfig) -> bool:
     """Whether models of an architecture go on with states that have left one of their kind."""
-    key = type(config), config.to_json_string(use_diff=False)
-    if key not in _CAN_BE_ENTERED:
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            try:
-                _CAN_BE_ENTERED[key] = _difference(config) <= LARGEST_DIFFERENCE
-            except Exception:  # whatever an architecture raises that has no such layers
-                _CAN_BE_ENTERED[key] = False
-    return _CAN_BE_ENTERED[key]
+    return computes_the_same(_difference, config)
 
 
 def _difference(config: PretrainedConfig) -> float:

@@ -24,8 +24,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tsarch.models.decoding_cache import Decoding
-from tsarch.models.small_copy import small_model
-from tsarch.models.unpadded import LARGEST_DIFFERENCE, Batch, attend_each, is_mark
+from tsarch.models.small_copy import computes_the_same, small_model
+from tsarch.models.unpadded import Batch, attend_each, is_mark
 
 Local = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of all tokens for some of the heads: (1, tokens, heads, width) queries, (1, tokens,
@@ -118,11 +118,7 @@ def _attend(
 def can_share(config: PretrainedConfig) -> bool:
     """Whether models of an architecture compute the same by slices: tried out on a small copy of
     one, by threads in place of ranks."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        try:
-            return _difference(config) <= LARGEST_DIFFERENCE
-        except Exception:  # whatever an architecture raises that can't be read so
-            return False
+    return computes_the_same(_difference, config)
 
 
 def _difference(config: PretrainedConfig) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,10 @@ _SIZES: Sequence[tuple[str, int]] = (
     (r"index_topk|index_n_heads", 4),
 )
 """Name → the most that a size may be."""
+_LARGEST_DIFFERENCE = 1e-5
+"""Of rounding, in fp32, over the largest number."""
+_TRIED: dict[tuple[Any, type[PretrainedConfig], str], bool] = {}
+"""By config: trying takes a tenth of a second."""
 _LAYERS = r"(num|n|encoder|decoder)_(\w+_)?layers?"
 
 
@@ -78,6 +82,25 @@ def small_model(config: PretrainedConfig) -> PreTrainedModel:
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
     return model
+
+
+def computes_the_same(
+    difference: Callable[[PretrainedConfig], float], config: PretrainedConfig
+) -> bool:
+    """Whether models of an architecture compute the same in another way, known by a small one.
+
+    Args:
+        difference: of its numbers in both ways, over the largest of them; what it raises is a no:
+            architectures that can't be built small, or be read so, have errors of their own.
+    """
+    key = difference, type(config), config.to_json_string(use_diff=False)
+    if key not in _TRIED:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            try:
+                _TRIED[key] = difference(config) <= _LARGEST_DIFFERENCE
+            except Exception:
+                _TRIED[key] = False
+    return _TRIED[key]
 
 
 def _kinds_of_layers(config: PretrainedConfig) -> list[int]:

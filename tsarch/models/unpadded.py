@@ -28,17 +28,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tsarch.models.decoding_cache import Decoding
 from tsarch.models.inner_states import InnerStates, watching
-from tsarch.models.small_copy import small_model
+from tsarch.models.small_copy import computes_the_same, small_model
 
-LARGEST_DIFFERENCE = 1e-5
-"""Of rounding, in fp32, over the largest number."""
 _TRIED = ((13, 9), (6, 1))
 """Tokens of the sequences of two groups that are tried out."""
 _LONG = 48
 """Tokens of a sequence on average from which on attention reads sequences one by one."""
 _SUFFIX = "_by_sequence"
-_EXACT: dict[tuple[type[PretrainedConfig], str], bool] = {}
-"""By config: trying takes a twentieth of a second."""
 
 
 class Unpadded:
@@ -108,14 +104,7 @@ def attend_by_sequence(model: PreTrainedModel) -> None:
 
 def is_exact(config: PretrainedConfig) -> bool:
     """Whether models of an architecture compute the same of unpadded batches."""
-    key = type(config), config.to_json_string(use_diff=False)
-    if key not in _EXACT:
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            try:
-                _EXACT[key] = _difference(config) <= LARGEST_DIFFERENCE
-            except Exception:  # whatever an architecture raises that can't be read so
-                _EXACT[key] = False
-    return _EXACT[key]
+    return computes_the_same(_difference, config)
 
 
 def _difference(config: PretrainedConfig) -> float:

@@ -45,15 +45,28 @@ class Sink(Protocol):
         """These were all."""
 
 
-class Journal:
+class _Counted:
+    """What was taken so far, see `Sink`."""
+
+    def __init__(self) -> None:
+        self.inputs, self.rows, self.bad, self.partly_read = 0, 0, 0, 0
+
+    def _count(self, rows: int, bad: int, partly_read: int, inputs: int | None) -> None:
+        self.rows += rows
+        self.inputs += rows if inputs is None else inputs
+        self.bad += bad
+        self.partly_read += partly_read
+
+
+class Journal(_Counted):
     """Answers on their way to a file; a call that ends before all are there can go on later."""
 
     def __init__(self, output: Path, job: dict[str, Any]) -> None:
+        super().__init__()
         self._output = output
         self._answers = output.with_name(output.name + ".part")
         self._state = output.with_name(output.name + ".part.json")
         self._job = job
-        self.inputs, self.rows, self.bad, self.partly_read = 0, 0, 0, 0
         self._columns: dict[str, None] = {}
         self._bytes = 0
         self._file: IO[bytes] | None = None
@@ -105,10 +118,7 @@ class Journal:
             if self._file is None:
                 self._file = self._answers.open("ab")
             self._file.writelines(lines)
-        self.rows += len(lines)
-        self.inputs += len(lines) if inputs is None else inputs
-        self.bad += bad
-        self.partly_read += partly_read
+        self._count(len(lines), bad, partly_read, inputs)
         self._columns.update(dict.fromkeys(columns))
         if now_s() - self._saved_s >= _SAVED_EVERY_S:
             self._save()
@@ -146,11 +156,8 @@ class Journal:
         self._saved_s = now_s()
 
 
-class StandardOutput:
+class StandardOutput(_Counted):
     """Answers on their way out of this process, as JSON Lines."""
-
-    def __init__(self) -> None:
-        self.inputs, self.rows, self.bad, self.partly_read = 0, 0, 0, 0
 
     def add(
         self,
@@ -168,10 +175,7 @@ class StandardOutput:
         with _told(Path("-"), ""):
             sys.stdout.buffer.writelines(lines)
             sys.stdout.buffer.flush()
-        self.rows += len(lines)
-        self.inputs += len(lines) if inputs is None else inputs
-        self.bad += bad
-        self.partly_read += partly_read
+        self._count(len(lines), bad, partly_read, inputs)
 
     def close(self) -> None:
         """Nothing is kept."""

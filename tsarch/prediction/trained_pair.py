@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from tsarch.inputs.rows import (
     as_rows,
     told,
 )
+from tsarch.model_folder import files_digest
 from tsarch.pair.answering import Answering, StateStore, context_key
 from tsarch.pair.state_folder import StateFolder
 from tsarch.pair.states import States
@@ -85,12 +85,8 @@ class TrainedPair:
     @cached_property
     def revision(self) -> str:
         """Hexadecimal digest of the weights and of what goes with them."""
-        digest = hashlib.sha256(self._graphs.encode())
-        for path in sorted((self._folder / "model").rglob("*")):
-            if path.is_file():
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        paths = sorted((self._folder / "model").rglob("*"))
+        return files_digest((own for own in paths if own.is_file()), self._graphs)
 
     @property
     def window_tokens(self) -> int:
