@@ -133,11 +133,9 @@ def evaluate(
 ) -> None:
     """Measure a run's best weights again, from its folder and the data alone."""
     from tsarch.launch.evaluation import show_evaluation
-    from tsarch.run.depths import at_depth
 
-    run = at_depth(run, depth)
     chosen: Mode | None = None if mode is None else mode.value
-    show_evaluation(run, split.value, chosen, overrides, data, output, errors, timings)
+    show_evaluation(run, split.value, chosen, overrides, data, output, errors, timings, depth)
 
 
 app.command()(prediction_commands.predict)

@@ -25,6 +25,7 @@ def show_evaluation(
     output: Path | None = None,
     errors: Path | None = None,
     timings: bool = False,
+    depth: int | None = None,
 ) -> None:
     """Print the metrics of a run on a split, of all modes or of one.
 
@@ -34,19 +35,22 @@ def show_evaluation(
         output: JSON file to write too.
         errors: JSON Lines file to write the mistakes of these modes to.
         timings: say what the seconds went into.
+        depth: layers of the student, one of `student.depths`. Default: all.
 
     Raises:
         UserError: the folder is not a complete run, or the data holds mistakes.
     """
-    from tsarch.launch.training import quieten
-    from tsarch.run.texts import pass_lines
-    from tsarch.tasks.registry import table_metrics
-    from tsarch.telling.terminal import Reporter
-
     TIMINGS.begin()
-    quieten()
     with TIMINGS.during("importing"):
+        from tsarch.launch.training import quieten
+
+        quieten()
+        from tsarch.run.depths import at_depth
         from tsarch.run.saved_run import evaluate_run
+        from tsarch.run.texts import pass_lines
+        from tsarch.tasks.registry import table_metrics
+        from tsarch.telling.terminal import Reporter
+    run = at_depth(run, depth)
     for option, file in (("--output", output), ("--errors", errors)):
         if file is not None:
             _check_output(option, file)

@@ -283,8 +283,9 @@ def check(config, cases, crews):
 @pytest.mark.parametrize(
     ("replicas", "slices"),
     [
-        pytest.param(pair, slices, marks=pytest.mark.replicas(*pair))
-        for pair, slices in (((2, 1), 2), ((4, 1), 4), ((4, 2), 2))
+        pytest.param((2, 1), 2, marks=pytest.mark.replicas(2, 1)),
+        pytest.param((4, 1), 4, marks=[pytest.mark.replicas(4, 1), pytest.mark.thorough]),
+        pytest.param((4, 2), 2, marks=[pytest.mark.replicas(4, 2), pytest.mark.thorough]),
     ],
 )
 def test_slices_give_the_losses_of_one_process(tmp_path, crews, replicas, slices):
