@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate, groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from benchmarks.processes import SideError, run_module
@@ -49,7 +51,7 @@ class Score:
     task: str
     data: str
     variant: str
-    """`trainer`, `pair`, or a name for the pair with other settings."""
+    """`trainer`, `pair`, or a name for a run of tsarch with other settings."""
     rows: int
     """Training rows."""
     epochs: int
@@ -70,11 +72,12 @@ def data_sets(data: Path | None) -> list[DataSet]:
 
 
 def part(own: DataSet, num_rows: int | None) -> tuple[Path, int]:
-    """A folder with the set's files, of train the first documents of about `num_rows` rows."""
+    """A folder with the set's files, of train about `num_rows` rows: whole documents, drawn at
+    random once, in their order in the file. A row without a document is one."""
     lines = (own.folder / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     if num_rows is None or num_rows >= len(lines):
         return own.folder, len(lines)
-    kept = lines[: _end_of_document(lines, num_rows)]
+    kept = _drawn(_documents(lines), num_rows)
     folder = RUNS / "data" / f"{own.task}-{own.name}-{num_rows}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.jsonl").write_text("".join(kept), encoding="utf-8")
@@ -84,15 +87,20 @@ def part(own: DataSet, num_rows: int | None) -> tuple[Path, int]:
     return folder, len(kept)
 
 
-def _end_of_document(lines: Sequence[str], start: int) -> int:
-    """The first row from `start` on that is of another document than the one before it."""
-    documents = [json.loads(line).get("doc_id") for line in lines]
-    changes = (
-        i
-        for i in range(start, len(lines))
-        if documents[i] is None or documents[i] != documents[i - 1]
-    )
-    return next(changes, len(lines))
+def _documents(lines: Sequence[str]) -> list[list[str]]:
+    """Rows by document, as they follow one another."""
+    names = [json.loads(line).get("doc_id") for line in lines]
+    own = [n if name is None else name for n, name in enumerate(names)]
+    groups = groupby(zip(own, lines, strict=True), key=lambda pair: pair[0])
+    return [[line for _, line in group] for _, group in groups]
+
+
+def _drawn(documents: Sequence[Sequence[str]], num_rows: int) -> list[str]:
+    """Rows of documents that have `num_rows` together, or a little more."""
+    order = np.random.default_rng(0).permutation(len(documents)).tolist()
+    sizes = accumulate(len(documents[place]) for place in order)
+    number = next(n for n, rows in enumerate(sizes, 1) if rows >= num_rows)
+    return [line for place in sorted(order[:number]) for line in documents[place]]
 
 
 def trainer_score(own: DataSet, data: Path, seed: int, file: Path) -> float:
@@ -110,6 +118,7 @@ def pair_score(own: DataSet, data: Path, seed: int, file: Path, overrides: Seque
     folder = file.with_suffix("")
     settings = [f"run.seed={seed}", f"run.folder={folder}", "topology.runner=local"]
     settings += ["topology.threads=1", f"schedule.epochs={EPOCHS[own.task]}"]
+    settings += ["evaluation.before=false"]
     settings += [f"data.{split}={(data / split).resolve()}.jsonl" for split in SPLITS]
     arguments = [f"configs/{CONFIGS[own.task]}.yaml"]
     arguments += ["--resume"] * bool(list(folder.glob("checkpoints/step-*")))
@@ -128,7 +137,8 @@ def measure(
         SideError: it failed.
     """
     data, rows = part(own, num_rows)
-    file = RUNS / f"{own.task}-{own.name}-{rows}-{variant}-seed{seed}.json"
+    name = variant.replace(", ", "-").replace(" ", "-")
+    file = RUNS / f"{own.task}-{own.name}-{rows}-{name}-seed{seed}.json"
     if not file.exists():
         RUNS.mkdir(parents=True, exist_ok=True)
         is_trainer = variant == "trainer"
@@ -160,7 +170,7 @@ def markdown(scores: Sequence[Score]) -> str:
         "classification: macro F1.",
         "",
         "| task | set | training rows | epochs | "
-        + " | ".join(names.get(v, f"the pair, {v}") for v in variants)
+        + " | ".join(names.get(v, v) for v in variants)
         + " |",
         "|---" * (4 + len(variants)) + "|",
     ]
@@ -197,7 +207,7 @@ def main(
     rows: Annotated[int | None, typer.Option(help="Training rows, to whole documents.")] = None,
     seeds: Annotated[int, typer.Option(help="How many.")] = 3,
     name: Annotated[
-        str, typer.Option(help="Name of the pair with the settings of --set.")
+        str, typer.Option(help="Name of the run of tsarch with the settings of --set.")
     ] = "pair",
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value.")] = None,
 ) -> None:

@@ -34,6 +34,7 @@ TASKS: Mapping[str, tuple[str, str, str]] = {
 }
 """Task → its config, its data and its metric."""
 _ALONE = "distillation.match_passes=alone"
+_ALONE_MODE = "student_alone"
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "today": (),
     "hidden": ("distillation.hidden_weight=1.0", _ALONE),
@@ -46,6 +47,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     ),
     "chosen layers": ("student.layers=auto", "student.num_layers=3"),
     "depths": ("student.depths=[1, 2, 3]",),
+    "one layer": ("student.layers=[0]",),
+    "two layers": ("student.layers=[0, 2]",),
     "small": (
         "teacher=null",
         f"student.model={DEFAULT_MODEL}",
@@ -58,7 +61,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
         "evaluation.monitor=student_alone",
     ),
 }
-"""Name → keys of the task's config that differ."""
+"""Name → keys of the task's config that differ. `one layer` and `two layers` are the students that
+`depths` has inside, each trained for that depth alone; `today` is the one of all three."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def measure(task: str, variant: str, seed: int, num_rows: int | None) -> Outcome
     run = RUNS / f"{task}-{rows}-{variant.replace(' ', '-')}-seed{seed}"
     if not (run / "summary.json").exists():
         settings = [f"run.seed={seed}", f"run.folder={run}", "topology.runner=local"]
-        settings += ["topology.threads=1"]
+        settings += ["topology.threads=1", "evaluation.before=false"]
         settings += [f"data.{split}={(folder / split).resolve()}.jsonl" for split in SPLITS]
         settings += VARIANTS[variant]
         arguments = [f"configs/{config}.yaml"]
@@ -98,7 +102,7 @@ def measure(task: str, variant: str, seed: int, num_rows: int | None) -> Outcome
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     scores = {mode: float(own[metric]) for mode, own in summary["after"].items()}
     for depth, modes in summary.get("depths", {}).items():
-        scores[f"student_alone, depth {depth}"] = float(modes["student_alone"][metric])
+        scores[f"{_ALONE_MODE}, depth {depth}"] = float(modes["student_alone"][metric])
     return Outcome(task, variant, rows, seed, scores, float(summary["train_s"]))
 
 
@@ -116,8 +120,8 @@ def merged(old: Sequence[Outcome], new: Sequence[Outcome]) -> list[Outcome]:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """The table: a row for each variant of a task, the share that `student_alone` has of the
-    teacher of the same runs."""
+    """The table: a row for each variant of a task, and for each depth that isn't the whole student,
+    with the share that `student_alone` has of the teacher of the same runs."""
     lines = [
         "Test split, mean of the seeds (least–most), one thread.",
         "",
@@ -126,12 +130,21 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     ]
     for key in dict.fromkeys((o.task, o.rows, o.variant) for o in outcomes):
         own = [o for o in outcomes if (o.task, o.rows, o.variant) == key]
-        alone = [o.scores["student_alone"] for o in own]
         teacher = [o.scores["teacher"] for o in own if "teacher" in o.scores]
-        share = f"{fmean(alone) / fmean(teacher):.1%}" if teacher and fmean(teacher) else "–"
-        cells = [*map(str, key), str(len(own)), _cell(teacher), _cell(alone), share]
-        lines.append("| " + " | ".join(cells) + " |")
+        for mode in _modes(own):
+            alone = [o.scores[mode] for o in own]
+            share = f"{fmean(alone) / fmean(teacher):.1%}" if teacher and fmean(teacher) else "–"
+            variant = key[2] + mode.removeprefix(_ALONE_MODE)
+            cells = [key[0], str(key[1]), variant, str(len(own))]
+            cells += [_cell(teacher), _cell(alone), share]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def _modes(outcomes: Sequence[Outcome]) -> list[str]:
+    """The student alone, whole and at each depth."""
+    names = outcomes[0].scores
+    return sorted(name for name in names if name.startswith(_ALONE_MODE))
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,20 @@ from tests.helpers import ROOT, write_jsonl
 from tsarch.config_loading import load_config
 
 
-def test_a_part_of_the_rows_ends_with_a_document(tmp_path, monkeypatch):
+def test_a_part_of_the_rows_is_of_whole_documents_from_everywhere(tmp_path, monkeypatch):
     monkeypatch.setattr(parity_trainer, "RUNS", tmp_path / "runs")
-    rows = [{"doc_id": str(number // 3), "tokens": ["a"]} for number in range(9)]
+    rows = [{"doc_id": str(number // 3), "place": number} for number in range(60)]
     for split in parity_trainer.SPLITS:
         write_jsonl(tmp_path / f"{split}.jsonl", rows)
     own = DataSet("ner", "mine", tmp_path)
-    folder, count = part(own, 4)
-    assert count == 6
-    assert len((folder / "train.jsonl").read_text().splitlines()) == 6
-    assert len((folder / "test.jsonl").read_text().splitlines()) == 9
-    assert part(own, None) == part(own, 9) == (tmp_path, 9)
+    folder, count = part(own, 28)
+    kept = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert count == len(kept) == 30
+    assert [row["place"] for row in kept] == sorted(row["place"] for row in kept)
+    assert Counter(row["doc_id"] for row in kept).most_common()[-1][1] == 3
+    assert kept[-1]["place"] > 40  # labels may be in order
+    assert len((folder / "test.jsonl").read_text().splitlines()) == 60
+    assert part(own, None) == part(own, 60) == (tmp_path, 60)
     write_jsonl(tmp_path / "train.jsonl", [{"text": "a"}] * 5)  # rows of no document
     assert part(own, 4)[1] == 4
 
@@ -110,6 +114,7 @@ def test_a_study_goes_on_and_keeps_what_its_table_has(tmp_path, monkeypatch):
         study_alone.measure("ner", "values", 0, None)
     old = Outcome("ner", "today", 1278, 0, {"teacher": 0.1, "student_alone": 0.1}, 1.0)
     other = Outcome("ner", "values", 1278, 1, {"teacher": 0.8, "student_alone": 0.7}, 1.0)
-    rows = study_alone.markdown(study_alone.merged([other, old], [found])).splitlines()[-2:]
+    rows = study_alone.markdown(study_alone.merged([other, old], [found])).splitlines()[-3:]
     assert rows[0] == "| ner | 1278 | today | 1 | 0.8000 | 0.6000 | 75.0% |"
-    assert rows[1] == "| ner | 1278 | values | 1 | 0.8000 | 0.7000 | 87.5% |"
+    assert rows[1] == "| ner | 1278 | today, depth 2 | 1 | 0.8000 | 0.5000 | 62.5% |"
+    assert rows[2] == "| ner | 1278 | values | 1 | 0.8000 | 0.7000 | 87.5% |"

@@ -199,6 +199,18 @@ def test_a_batch_that_feeds_no_replica_is_refused(tmp_path, prepared):
     assert "topology.teacher.replicas or schedule.micro_batches" in text
 
 
+def test_a_batch_of_few_windows_says_so(tmp_path, prepared):
+    config = with_replicas(tmp_path, 40, 1, data={"batch_windows": 5})
+    feeding, by_tokens = (
+        Feeding.of(own, prepared.splits["train"])
+        for own in (resolve(config), tiny_blueprint(tmp_path))
+    )
+    assert all(feeding.windows[feeding.contexts > 1] <= 5)
+    assert feeding.windows.max() < by_tokens.windows.max()
+    with pytest.raises(UserError, match=r"384 tokens and 5 windows holds .*tokens and batch_win"):
+        check_capacity(resolve(config), prepared, own_ray=False)
+
+
 def test_too_few_windows_name_the_student(tmp_path, prepared):
     with pytest.raises(UserError, match=r"windows of this data, but 300 student replicas"):
         check_capacity(resolve(with_replicas(tmp_path, 1, 300)), prepared, own_ray=False)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from tests.helpers import random_split
 from tsarch.data.context_slices import context_slices, holders
 from tsarch.data.feed import Feed
-from tsarch.data.loader import BatchPlan, evaluation_batches, even_batches, fill_batches
+from tsarch.data.loader import (
+    BatchPlan,
+    Contexts,
+    Limits,
+    evaluation_batches,
+    even_cuts,
+    fill_batches,
+)
 from tsarch.data.partition import balance, context_tokens, context_windows, plan_step
 from tsarch.data.replica_arrays import cheapest_cuts
 from tsarch.data.routes import routes_of
@@ -207,15 +214,17 @@ def test_every_epoch_has_every_context_once_within_the_budget(
     lengths, budget, buckets, seed, block
 ):
     array = np.array(lengths)
-    plan = BatchPlan(array, budget, buckets, num_epochs=3, seed=seed, shuffled_contexts=block)
+    limits = Limits(budget)
+    plan = BatchPlan(array, limits, buckets, num_epochs=3, seed=seed, shuffled_contexts=block)
     for epoch in range(3):
         batches = plan.epoch(epoch)
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
         assert all(array[b].max() * len(b) <= budget for b in batches)
         order = np.concatenate(batches)  # in some order, as a whole
-        even, full = even_batches(order, array, budget), fill_batches(order, array, budget)
-        assert [len(own) > 0 for own in even] == [True] * len(full)
-        assert np.concatenate(even).tolist() == order.tolist()
+        cuts, full = even_cuts(Contexts(array[order]), limits), fill_batches(order, array, budget)
+        assert len(cuts) == len(full) + 1
+        assert (cuts[0], cuts[-1]) == (0, len(order))
+        assert (np.diff(cuts) > 0).all()
     batches = evaluation_batches(array, budget)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
 
@@ -225,20 +234,36 @@ def test_batches_have_about_equally_many_tokens():
     lengths = np.random.default_rng(0).integers(50, 60, size=103)
     order = np.arange(103)
     full = [int(lengths[own].sum()) for own in fill_batches(order, lengths, 600)]
-    even = [int(lengths[own].sum()) for own in even_batches(order, lengths, 600)]
+    cuts = even_cuts(Contexts(lengths), Limits(600))
+    even = [int(lengths[start:stop].sum()) for start, stop in itertools.pairwise(cuts)]
     assert len(even) == len(full)
     assert min(full) < 0.6 * max(full)
     assert min(even) > 0.75 * max(even)
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 9)), min_size=1, max_size=80),
+    st.integers(1, 12),
+)
+def test_a_batch_has_no_more_windows_than_may_be_or_one_context(contexts, most):
+    lengths, windows = np.array(contexts).T
+    limits = Limits(120, most)
+    plan = BatchPlan(lengths, limits, 3, 2, seed=1, shuffled_contexts=50, num_windows=windows)
+    for batch in plan.epoch(0) + plan.epoch(1):
+        assert len(batch) == 1 or windows[batch].sum() <= most
+        assert lengths[batch].max() * len(batch) <= 120
+    assert sorted(np.concatenate(plan.epoch(1)).tolist()) == list(range(len(contexts)))
+    assert plan.num_steps == len(plan.epoch(0)) + len(plan.epoch(1))
+
+
 def test_order_is_a_pure_function_of_seed_epoch_and_step():
     lengths = np.random.default_rng(0).integers(5, 60, size=100)
-    first = BatchPlan(lengths, 200, 4, num_epochs=4, seed=7, shuffled_contexts=64)
-    second = BatchPlan(lengths, 200, 4, num_epochs=4, seed=7, shuffled_contexts=64)
+    first = BatchPlan(lengths, Limits(200), 4, num_epochs=4, seed=7, shuffled_contexts=64)
+    second = BatchPlan(lengths, Limits(200), 4, num_epochs=4, seed=7, shuffled_contexts=64)
     # Restored in the middle: asking for late steps first changes nothing.
     late = [second.contexts(k).tolist() for k in range(first.num_steps - 1, -1, -1)]
     assert [first.contexts(k).tolist() for k in range(first.num_steps)] == late[::-1]
-    other = BatchPlan(lengths, 200, 4, num_epochs=4, seed=8, shuffled_contexts=64)
+    other = BatchPlan(lengths, Limits(200), 4, num_epochs=4, seed=8, shuffled_contexts=64)
     assert [b.tolist() for b in other.epoch(0)] != [b.tolist() for b in first.epoch(0)]
     assert [b.tolist() for b in first.epoch(1)] != [b.tolist() for b in first.epoch(0)]
     place = first.position(first.epoch_starts[2] + 1)

@@ -19,7 +19,7 @@ from tests.test_resume import assert_same
 from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
-from tsarch.data.loader import BatchPlan
+from tsarch.data.loader import BatchPlan, Limits
 from tsarch.data.mixing import MixedPlan
 from tsarch.errors import UserError
 from tsarch.feeds import batch_plan, training_feed
@@ -124,7 +124,7 @@ def test_a_student_by_itself_has_nobody_to_learn_from(tmp_path):
 def test_labelled_batches_stay_and_the_ratio_is_kept(ratio):
     rng = np.random.default_rng(0)
     lengths = np.concatenate([rng.integers(5, 60, 400), rng.integers(5, 90, 130)])
-    settings = 256, 8, 4, 7, 150
+    settings = Limits(256), 8, 4, 7, 150
     plain = BatchPlan(lengths[:400], *settings)
     plan = MixedPlan(lengths, 400, ratio, *settings)
     assert plan.epoch_starts == plain.epoch_starts

@@ -244,6 +244,7 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         data=config.data,
         batches=BatchSpec(
             config.data.batch_tokens,
+            config.data.batch_windows,
             config.data.num_buckets,
             config.data.shuffled_contexts,
             config.evaluation.batch_tokens,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tsarch.blueprint import Blueprint
 from tsarch.data.feed import Feed, Passes
-from tsarch.data.loader import BatchPlan, evaluation_batches
+from tsarch.data.loader import BatchPlan, Limits, evaluation_batches
 from tsarch.data.mixing import MixedPlan, MixedSplit
 from tsarch.data.window_passes import (
     alone_passes,
@@ -22,11 +24,12 @@ def batch_plan(blueprint: Blueprint, train: TokenizedSplit) -> BatchPlan:
     the same labelled contexts."""
     batches = blueprint.batches
     settings = (
-        batches.tokens,
+        Limits(batches.tokens, batches.windows),
         batches.num_buckets,
         blueprint.schedule.epochs,
         blueprint.seed,
         batches.shuffled_contexts,
+        None if batches.windows is None else np.diff(train.window_offsets),
     )
     if isinstance(train, MixedSplit):
         ratio = blueprint.unlabelled.ratio

@@ -89,6 +89,8 @@ class BatchSpec:
     """Padded tokens of a batch's contexts, in training and in evaluation."""
 
     tokens: int
+    windows: int | None
+    """Of a training batch at most; None: as many as `tokens` have room for."""
     num_buckets: int
     shuffled_contexts: int
     """Contexts of the training split that are shuffled together."""

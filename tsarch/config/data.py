@@ -107,6 +107,11 @@ class DataConfig(Section):
     """Folder of what is kept, made for this user alone (mode 0700). Default: `~/.cache/tsarch`."""
     batch_tokens: PositiveInt = 4096
     """Padded teacher tokens of one step's global batch, over all replicas."""
+    batch_windows: PositiveInt | None = None
+    """Windows of one step's global batch at most, over all replicas: sentences, rows or questions
+    as the student reads them. Of short ones `batch_tokens` alone takes many into a step, and so
+    makes few steps. No context is cut for it: one with more windows is a batch by itself. Default:
+    as many as `batch_tokens` has room for."""
     num_buckets: Annotated[int, Field(ge=1, le=1000)] = 8
     """Number of length buckets; contexts of one bucket are batched together."""
     streamed: bool = False

@@ -24,12 +24,48 @@ class Position:
     batch: int
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a batch has at most, unless it is of one context."""
+
+    tokens: int
+    """Padded tokens: longest context × contexts."""
+    windows: int | None = None
+    """None: as many as there are."""
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Contexts in an order in which they are cut into batches."""
+
+    lengths: IntArray
+    """(contexts,) tokens of each."""
+    windows: IntArray | None = None
+    """(contexts,) windows of each, where they are limited."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def reversed(self) -> Contexts:
+        """The last one first."""
+        return Contexts(self.lengths[::-1], None if self.windows is None else self.windows[::-1])
+
+    def reach(self, start: int, limits: Limits) -> int:
+        """Where a batch from `start` on must end."""
+        most = limits.tokens // int(self.lengths[start])
+        longest = np.maximum.accumulate(self.lengths[start : start + most])
+        fits = longest * np.arange(1, len(longest) + 1) <= limits.tokens
+        if limits.windows is not None:
+            assert self.windows is not None
+            fits &= np.cumsum(self.windows[start : start + most]) <= limits.windows
+        return start + max(int(fits.sum()), 1)
+
+
 class BatchPlan:
     """Batches of all epochs, by token budget over length buckets.
 
     Contexts are shuffled, brought into the order of their length bucket and cut into as few batches
-    as a padded size (longest × count) of at most `batch_tokens` allows, as even as can be; then the
-    batches are shuffled.
+    as `limits` allow, as even as can be; then the batches are shuffled.
 
     Of more than `shuffled_contexts` contexts so many at a time are: `_SHARDS` stretches of
     neighbours, drawn anew in every epoch. What is held of an epoch is one block of these.
@@ -38,22 +74,25 @@ class BatchPlan:
     def __init__(
         self,
         lengths: IntArray,
-        batch_tokens: int,
+        limits: Limits,
         num_buckets: int,
         num_epochs: int,
         seed: int,
         shuffled_contexts: int,
+        num_windows: IntArray | None = None,
     ) -> None:
+        """`num_windows`: (num_contexts,) of each context, where they are limited."""
         assert len(lengths) > 0
         self._lengths = lengths
-        self._batch_tokens = batch_tokens
+        self._num_windows = num_windows
+        self._limits = limits
         self._num_buckets = num_buckets
         self._seed = seed
         self._shard = max(shuffled_contexts // _SHARDS, 1)
         self._num_blocks = -(-len(lengths) // shuffled_contexts)
         self.block = lru_cache(maxsize=2)(self._block)
         sizes = [
-            num_batches(lengths[self._order(epoch, block)[0]], batch_tokens)
+            num_batches(self._contexts_of(self._order(epoch, block)[0]), limits)
             for epoch in range(num_epochs)
             for block in range(self._num_blocks)
         ]
@@ -103,8 +142,13 @@ class BatchPlan:
 
     def _block(self, epoch: int, block: int) -> tuple[IntArray, ...]:
         order, rng = self._order(epoch, block)
-        batches = even_batches(order, self._lengths, self._batch_tokens)
+        cuts = even_cuts(self._contexts_of(order), self._limits)
+        batches = [order[start:stop] for start, stop in pairwise(cuts)]
         return tuple(batches[i] for i in rng.permutation(len(batches)))
+
+    def _contexts_of(self, order: IntArray) -> Contexts:
+        windows = None if self._num_windows is None else self._num_windows[order]
+        return Contexts(self._lengths[order], windows)
 
 
 def fill_batches(order: IntArray, lengths: IntArray, batch_tokens: int) -> list[IntArray]:
@@ -120,34 +164,34 @@ def fill_batches(order: IntArray, lengths: IntArray, batch_tokens: int) -> list[
     return [np.array(batch, dtype=np.int64) for batch in batches]
 
 
-def num_batches(lengths: IntArray, batch_tokens: int) -> int:
-    """Into how many batches `even_batches` cuts contexts of (n,) lengths in order."""
+def num_batches(contexts: Contexts, limits: Limits) -> int:
+    """Into how many batches `even_cuts` cuts contexts in order."""
     start = number = 0
-    while start < len(lengths):
-        start, number = _reach(lengths, start, batch_tokens), number + 1
+    while start < len(contexts):
+        start, number = contexts.reach(start, limits), number + 1
     return number
 
 
-def even_batches(order: IntArray, lengths: IntArray, batch_tokens: int) -> list[IntArray]:
-    """Cut `order` into no more batches than `fill_batches`, of about equally many real tokens.
+def even_cuts(contexts: Contexts, limits: Limits) -> list[int]:
+    """Where to cut contexts into as few batches as `limits` allow, of about equally many real
+    tokens: 0, the start of the second, …, the end of the last.
 
     In a pipeline a small batch beside a large one leaves a stage waiting. Each cut is where what is
-    left would be shared evenly, but no later than the padded size allows, and no earlier than the
-    batches that follow can make up for.
+    left would be shared evenly, but no later than the limits allow, and no earlier than the batches
+    that follow can make up for.
     """
-    own = lengths[order]
     # How far the last k batches reach back: where cut k from the end must be at least.
-    earliest, backwards = [len(own)], own[::-1]
+    earliest, backwards = [len(contexts)], contexts.reversed()
     while earliest[-1] > 0:
-        reached = _reach(backwards, len(own) - earliest[-1], batch_tokens)
-        earliest.append(len(own) - reached)
-    totals = np.concatenate([[0], np.cumsum(own)])
+        reached = backwards.reach(len(contexts) - earliest[-1], limits)
+        earliest.append(len(contexts) - reached)
+    totals = np.concatenate([[0], np.cumsum(contexts.lengths)])
     cuts = [0]
     for left, least in zip(range(len(earliest) - 1, 0, -1), earliest[-2::-1], strict=True):
         done = int(totals[cuts[-1]])
         even = _nearest(totals, done + (int(totals[-1]) - done) // left)
-        cuts.append(min(max(even, least), _reach(own, cuts[-1], batch_tokens)))
-    return [order[start:stop] for start, stop in pairwise(cuts)]
+        cuts.append(min(max(even, least), contexts.reach(cuts[-1], limits)))
+    return cuts
 
 
 def _nearest(rising: IntArray, value: int) -> int:
@@ -155,13 +199,6 @@ def _nearest(rising: IntArray, value: int) -> int:
     after = int(np.searchsorted(rising, value))
     before = max(after - 1, 0)
     return before if value - rising[before] <= rising[after] - value else after
-
-
-def _reach(lengths: IntArray, start: int, batch_tokens: int) -> int:
-    """Where a batch from `start` on must end."""
-    most = batch_tokens // int(lengths[start])
-    longest = np.maximum.accumulate(lengths[start : start + most])
-    return start + max(int((longest * np.arange(1, len(longest) + 1) <= batch_tokens).sum()), 1)
 
 
 def evaluation_batches(lengths: IntArray, batch_tokens: int) -> list[IntArray]:

@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from tsarch.data.loader import BatchPlan
+from tsarch.data.loader import BatchPlan, Limits
 from tsarch.data.merging import merged
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.seeding import generator
@@ -50,18 +50,27 @@ class MixedPlan(BatchPlan):
         lengths: IntArray,
         num_labelled: int,
         ratio: float,
-        batch_tokens: int,
+        limits: Limits,
         num_buckets: int,
         num_epochs: int,
         seed: int,
         shuffled_contexts: int,
+        num_windows: IntArray | None = None,
     ) -> None:
-        """`lengths`: (num_contexts,) of all, the labelled ones first."""
+        """`lengths`, `num_windows`: (num_contexts,) of all, the labelled ones first."""
         self._others = lengths[num_labelled:]
         self._num_labelled = num_labelled
         self._ratio = ratio
-        own = lengths[:num_labelled]
-        super().__init__(own, batch_tokens, num_buckets, num_epochs, seed, shuffled_contexts)
+        windows = None if num_windows is None else num_windows[:num_labelled]
+        super().__init__(
+            lengths[:num_labelled],
+            limits,
+            num_buckets,
+            num_epochs,
+            seed,
+            shuffled_contexts,
+            windows,
+        )
 
     def _block(self, epoch: int, block: int) -> tuple[IntArray, ...]:
         batches = super()._block(epoch, block)

@@ -287,10 +287,9 @@ class Feeding:
                 who = f"{needed // micro_batches} {self._who(stage)}"
                 yield Mistake(
                     "data.batch_tokens",
-                    f"a step of {self.blueprint.batches.step_tokens} tokens holds at most {most} "
-                    f"{what} of this data, but {who} × {micro_batches} micro-batches need "
-                    f"{needed}.",
-                    f"Raise data.batch_tokens, or lower topology.{stage}.replicas or "
+                    f"{self._step} holds at most {most} {what} of this data, but {who} × "
+                    f"{micro_batches} micro-batches need {needed}.",
+                    f"Raise {self._limits}, or lower topology.{stage}.replicas or "
                     "schedule.micro_batches.",
                 )
 
@@ -302,8 +301,21 @@ class Feeding:
                 yield (
                     f"note: {share:.0%} of the steps hold fewer than {self._needed(stage)} {what}, "
                     f"so some {self._who(stage)} idle in a micro-batch of them; a larger "
-                    "data.batch_tokens or fewer schedule.micro_batches would feed them"
+                    f"{self._limits} or fewer schedule.micro_batches would feed them"
                 )
+
+    @property
+    def _step(self) -> str:
+        """What a step is, in words."""
+        batches = self.blueprint.batches
+        windows = "" if batches.windows is None else f" and {batches.windows} windows"
+        return f"a step of {batches.step_tokens} tokens{windows}"
+
+    @property
+    def _limits(self) -> str:
+        """The keys that limit it."""
+        limits = "data.batch_tokens"
+        return limits if self.blueprint.batches.windows is None else f"{limits} and batch_windows"
 
     def _pairs(self) -> tuple[tuple[Stage, str, IntArray], ...]:
         counts = {"contexts": self.contexts, "windows": self.windows}

@@ -168,7 +168,9 @@ def _unit(blueprint: Blueprint, prepared: Prepared, stage: Stage) -> tuple[Bluep
     parts = blueprint.topology.num_groups(stage) * blueprint.schedule.micro_batches
     longest = int(prepared.training.context_lengths.max())
     own = max(blueprint.batches.tokens // parts, longest)
-    unit = blueprint.altered(data={"batch_tokens": own}, schedule={"micro_batches": 1})
+    windows = blueprint.batches.windows
+    limits = {"batch_tokens": own, "batch_windows": windows and max(windows // parts, 1)}
+    unit = blueprint.altered(data=limits, schedule={"micro_batches": 1})
     return unit, unit.batches.step_tokens
 
 
