@@ -18,7 +18,7 @@ PIP := .venv/bin/python -m pip install -qq --use-pep517
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
-	@echo "make smollm2      a small language model for configs/summarization.yaml, into models/"
+	@echo "make smollm2      a small language model for the configs of summaries and code, into models/"
 	@echo "make test         the tests, in 25 minutes on two busy cores; make test-quick: in three"
 	@echo "make test-all     those marked \`thorough\` too: more of what make test has in one form"
 	@echo "make check        lint, format check, type check, and whether the site builds"

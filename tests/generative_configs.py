@@ -105,6 +105,8 @@ def rows(task: str, num_rows: int) -> list[dict[str, Any]]:
         source, target = " ".join(words), " ".join(reversed(words))
         if task == "dialogue":
             made.append({"history": ["hello", source], "response": target})
+        elif task == "code":
+            made.append({"description": source, "start": "def f():", "code": f"return\n{target}"})
         elif task == "summarization":
             made.append({"document": source, "summary": target})
         else:

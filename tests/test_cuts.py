@@ -16,10 +16,10 @@ from tsarch.blueprint import resolve
 from tsarch.config import DataConfig
 from tsarch.data.corpus import read_file
 from tsarch.data.cuts import cut_notes, unknown_notes
-from tsarch.data.layouts import SourceTargetLayout
 from tsarch.data.packing import Sentence, pack
 from tsarch.data.row_slices import slices_around
 from tsarch.data.row_tokens import RowTokenizer
+from tsarch.data.target_layout import SourceTargetLayout
 from tsarch.data.text_places import PlacedTokens, word_starts
 from tsarch.data.tokenizer import load_tokenizer, unknown_token
 from tsarch.errors import UserError

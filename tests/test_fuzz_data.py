@@ -34,6 +34,7 @@ FOLDERS = {
     "translation": "tatoeba",
     "summarization": "scitldr",
     "dialogue": "sgd",
+    "code": "python_code",
 }
 WHOLE_FILE = (
     "is empty|has no rows|has no column|can't be read|has tags in columns|is no text|is an object"

@@ -16,8 +16,8 @@ from tests.generative_configs import TEACHERS, generative_config
 from tests.helpers import local_crew
 from tsarch.blueprint import resolve
 from tsarch.config import MODES, Config
-from tsarch.data.layouts import SourceTargetLayout
 from tsarch.data.source_target import SourceTargetTokens, pack_targets
+from tsarch.data.target_layout import SourceTargetLayout
 from tsarch.pair.generation import prompts_of
 from tsarch.prepare import Prepared, packing_spec, prepare_data
 from tsarch.rank.generate import chosen_contexts

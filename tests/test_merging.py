@@ -33,6 +33,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "translation": [{"source": LONG[: 9 * n]} for n in range(1, 6)],
     "summarization": [{"document": LONG[: 100 * n]} for n in range(1, 6)],
     "dialogue": [{"history": ["hello there"] * n} for n in range(1, 6)],
+    "code": [{"description": LONG[: 80 * n], "start": "def f():"} for n in range(5)],
 }
 
 

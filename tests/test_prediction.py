@@ -23,7 +23,8 @@ from tsarch.rank.api import RankApi
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.saved_run import open_run
 from tsarch.tasks.answers import Label, Relation
-from tsarch.tasks.generative import spelled
+from tsarch.tasks.base import is_writing
+from tsarch.tasks.registry import make_task
 
 TEXT = 'Ada Lovelace met Mr. Babbage in London.  They "talked"! Then? Nothing …\nP.S. 羅馬。On.'
 
@@ -267,12 +268,13 @@ def test_texts_are_those_that_the_run_generates(tmp_path, task, model, beams):
     crew = LocalCrew(blueprint, prepared)
     crew.ask(RankApi.load, tmp_path / "run" / "model")
     source = [json.loads(line) for line in (tmp_path / "rows.jsonl").open()]
-    pair = tsarch.load(tmp_path / "run", device="cpu")
+    pair, own_task = tsarch.load(tmp_path / "run", device="cpu"), make_task(task, ())
+    assert is_writing(own_task)
     for mode in pair.modes:
         expected = crew.generate("test", mode, task_file.joint_weight)
         found = pair.predict(source, mode)
-        spelled_out = spelled([expected[n] for n in range(len(source))], blueprint.tokenizer())
-        assert [own.text for own in found] == spelled_out
+        tokens = [expected[n] for n in range(len(source))]
+        assert [own.text for own in found] == own_task.spelled(tokens, blueprint.tokenizer())
         assert all(own.score <= 0 for own in found)
     if task == "translation":
         (found,) = pair.predict([source[0]["source"]])

@@ -30,6 +30,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "translation": {"source": "Ann sings"},
     "summarization": {"document": "Ann sings"},
     "dialogue": {"history": ["hello", "Ann sings"]},
+    "code": {"description": "The sum.", "start": "def f(a, b):"},
     "multiple_choice": {"question": "Who sings ?", "choices": ["Ann", "a stone"]},
 }
 LABELS: dict[str, dict[str, Any]] = {
@@ -41,6 +42,7 @@ LABELS: dict[str, dict[str, Any]] = {
     "translation": {"target": "Ann chante", "references": ["Ann chante bien"]},
     "summarization": {"summary": "Ann"},
     "dialogue": {"response": "yes"},
+    "code": {"code": "return a + b"},
     "multiple_choice": {"answer": 0},
 }
 
@@ -65,7 +67,7 @@ def test_labels_are_absent_and_all_else_is_as_with_them(task: str) -> None:
     without = packed(task, GIVEN[task], False, labels)
     assert (without.labels == IGNORED).all()
     assert (with_labels.labels != IGNORED).all()
-    if task in ("translation", "summarization", "dialogue"):
+    if task in ("translation", "summarization", "dialogue", "code"):
         stop = len(without.token_ids)
         assert np.array_equal(without.token_ids, with_labels.token_ids[:stop])
         assert np.array_equal(without.windows[0], [with_labels.windows[0, 0], stop])
@@ -97,7 +99,7 @@ def test_rows_without_labels_are_mistakes_where_labels_are_needed(task: str) -> 
 @pytest.mark.parametrize("task", GIVEN)
 def test_what_is_given_is_checked_as_ever(task: str) -> None:
     for name in GIVEN[task]:
-        if name != "doc_id":
+        if name not in ("doc_id", "description"):  # which may be absent
             with pytest.raises(UserError, match=r"input:row 1: "):
                 packed(task, GIVEN[task] | {name: None}, False, labels_of(task))
 

@@ -268,7 +268,9 @@ def test_several_runs_answer_by_name_and_keep_their_states_apart(run, tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("task", ["relation", "qa", "translation", "summarization", "dialogue"])
+@pytest.mark.parametrize(
+    "task", ["relation", "qa", "translation", "summarization", "dialogue", "code"]
+)
 def test_examples_of_every_task_are_answered_as_in_python(tmp_path, task):
     from tests.generative_configs import generative_raw
     from tsarch.config_loading import parse_config

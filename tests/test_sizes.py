@@ -46,6 +46,7 @@ ROWS: dict[str, tuple[dict[str, Any], int, int]] = {
         3,
     ),
     "dialogue": ({"history": ["hello there", "hi"], "response": "how are you?"}, 6, 1),
+    "code": ({"description": "The sum.", "start": "def f(a, b):", "code": "return a + b"}, 9, 1),
 }
 
 

@@ -1,4 +1,5 @@
-"""Targets that a finished run, whose teacher reads the questions, gives to one whose doesn't."""
+"""Targets that finished runs give to another one: a teacher that reads the questions to one that
+doesn't, several teachers to a student."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import pytest
 import tsarch
 from tests.equal_losses import check_equal_losses
 from tests.helpers import local_crew, tiny_config
+from tests.test_classification_and_relation import tiny_task
 from tests.test_qa import tiny_qa
 from tests.test_read_once import tiny_documents, tiny_split
 from tests.test_resume import assert_same
@@ -22,7 +24,7 @@ from tsarch.launch.training import run_training
 from tsarch.prepare import prepare_data
 from tsarch.records import Piece, TokenizedSplit
 from tsarch.tasks.span_search import best_spans
-from tsarch.taught import span_targets
+from tsarch.taught import mean_of, span_targets
 
 HERE = {"topology": {"runner": "local", "threads": 1}, "evaluation": {"before": False}}
 
@@ -151,18 +153,115 @@ def test_ranks_are_taught_the_same(teacher_run, tmp_path, crews):
     check_equal_losses(taught(tmp_path, teacher_run), (1, 2), crews)
 
 
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory) -> list[str]:
+    """Two short runs of entities, the second of another size and seed."""
+    folders = []
+    for number in range(2):
+        folder = tmp_path_factory.mktemp(f"teaches{number}")
+        sections = {
+            **HERE,
+            "run": {"folder": str(folder / "run"), "seed": number},
+            "schedule": {"max_steps": 2},
+            "teacher": {"max_tokens": 96 - 32 * number},
+        }
+        run_training(tiny_config(folder, **sections))
+        folders.append(str(folder / "run"))
+    return folders
+
+
+def several(folder: Path, by: list[str] | str, **sections: dict[str, object]) -> Config:
+    """A run of entities that other ones teach."""
+    return tiny_config(folder, distillation={"weight": 0.5, "from_run": by}, **sections)
+
+
+def test_the_mean_is_of_probabilities():
+    first, second = np.array([[0.9, 0.1]]), np.array([[0.3, 0.7]])
+    found = mean_of([np.log(first).astype(np.float32), np.log(second).astype(np.float32)])
+    np.testing.assert_allclose(np.exp(found), [[0.6, 0.4]], rtol=1e-6)
+    never = np.full((1, 2), -1e4, dtype=np.float32)
+    assert (mean_of([never, never]) == -1e4).all()
+    np.testing.assert_allclose(np.exp(mean_of([never, never + 1e4])), 0.5)
+    assert mean_of([never]) is never
+
+
+@pytest.mark.slow
+def test_several_teachers_give_their_mean(two_runs, tmp_path):
+    targets, revisions = [], []
+    for by in (two_runs[0], two_runs[1], two_runs):
+        prepared = prepare_data(resolve(several(tmp_path, by)))
+        assert prepared.taught is not None
+        targets.append(prepared.taught.targets)
+        revisions.append(prepared.taught.revision)
+    mean = (np.exp(targets[0]) + np.exp(targets[1])) / 2
+    np.testing.assert_allclose(np.exp(targets[2]), mean, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(np.exp(targets[2]).sum(1), 1, rtol=1e-4)
+    assert revisions[2] == "+".join(revisions[:2])
+    assert len(list((tmp_path / "cache" / "targets").iterdir())) == 2
+    pair = tsarch.load(two_runs[0], device="cpu")
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").open()]
+    assert len(targets[0]) == sum(len(row["tokens"]) for row in rows)
+    assert pair.predict(rows[:1], "teacher") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
+def test_a_run_of_several_teachers_goes_on_amid_an_epoch(two_runs, tmp_path, schedule):
+    config = several(
+        tmp_path,
+        two_runs,
+        run={"folder": str(tmp_path / "whole")},
+        checkpoint={"every_steps": 2, "at_epochs": False},
+        schedule={"name": schedule, "micro_batches": 2, "max_steps": 4},
+        **HERE,
+    )
+    run_training(config)
+    ended = shutil.copytree(tmp_path / "whole", tmp_path / "ended")
+    (ended / "summary.json").unlink()
+    shutil.rmtree(ended / "checkpoints" / "step-4")
+    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
+    run_training(moved, resume=True)
+    assert_same(ended, tmp_path / "whole", num_steps=4)
+    if schedule == "sequential":
+        (ended / "summary.json").unlink()
+        own = config.distillation.model_copy(update={"from_run": two_runs[0]})
+        with pytest.raises(UserError, match="is not what"):
+            run_training(moved.model_copy(update={"distillation": own}), resume=True)
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.replicas(1, 2)
+def test_ranks_are_taught_the_same_by_several(two_runs, tmp_path, crews):
+    check_equal_losses(several(tmp_path, two_runs), (1, 2), crews)
+
+
+@pytest.mark.slow
+def test_rows_that_a_run_reads_elsewhere_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    sections = {"schedule": {"max_steps": 1}, "run": {"folder": str(tmp_path / "run")}}
+    short = {"teacher": {"max_tokens": 12}, "student": {"max_tokens": 12}}
+    run_training(tiny_task(tmp_path / "a", "classification", **HERE, **sections, **short))
+    distilled = {"weight": 0.5, "from_run": str(tmp_path / "run")}
+    config = tiny_task(tmp_path, "classification", distillation=distilled)
+    with pytest.raises(UserError, match="reads its rows at other places"):
+        prepare_data(resolve(config))
+
+
 @pytest.mark.parametrize(
     ("sections", "what"),
     [
-        ({"task": {"query": "student"}, "distillation": {"weight": 0.0}}, "needs a distillation.w"),
-        ({"task": {"query": "both"}, "distillation": {"weight": 1.0}}, "needs task.query: student"),
+        ({"task": {"name": "qa", "query": "student"}, "weight": 0.0}, "needs a distillation.w"),
+        ({"task": {"name": "ner"}, "weight": 0.0}, "needs a distillation.w"),
+        ({"task": {"name": "translation"}, "weight": 1.0}, "task.name: translation can't be"),
+        ({"data": {"unlabelled": "x.txt"}, "weight": 1.0}, "data.unlabelled can't be"),
     ],
 )
 def test_what_cannot_be_taught_is_refused(tmp_path, sections, what):
-    own = {"task": {"name": "qa", **sections["task"]}}
-    distilled = {**sections["distillation"], "from_run": "runs/x"}
+    weight = sections.pop("weight")
+    distilled = {"weight": weight, "from_run": ["runs/x", "runs/y"]}
     with pytest.raises(UserError, match=what):
-        tiny_config(tmp_path, **own, distillation=distilled)
+        tiny_config(tmp_path, **sections, distillation=distilled)
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from tsarch.blueprint import Blueprint
+from tsarch.data.control import Control, check_controls
 from tsarch.data.corpus import read_split, read_splits
 from tsarch.data.cuts import cut_notes, unknown_notes
 from tsarch.data.layouts import PackingSpec
@@ -90,6 +91,7 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     spec = packing_spec(blueprint)
     layout = reader.layout(spec, corpus.labels)
     splits = {split: layout.pack(rows) for split, rows in corpus.rows.items()}
+    check_controls(blueprint.task.control, {name: own.rows for name, own in splits.items()})
     unlabelled, told_of = _unlabelled(blueprint, spec, corpus.labels)
     beside = {} if unlabelled is None else {"unlabelled": unlabelled}
     notes = (*corpus.notes, *told_of, *task.choices, *_token_notes(splits | beside, spec))
@@ -143,6 +145,7 @@ def prepare_split(blueprint: Blueprint, split: str, labels: tuple[str, ...]) -> 
     rows, notes = read_split(split, blueprint.data, reader, labels)
     spec = packing_spec(blueprint)
     own = reader.layout(spec, labels).pack(rows)
+    check_controls(blueprint.task.control, {split: own.rows})
     end = end_token(spec.tokens.tokenizer) if is_generative(blueprint.task.name) else None
     notes = (*notes, *_token_notes({split: own}, spec))
     return Prepared({"train": own, split: own}, labels, notes, end)
@@ -187,6 +190,7 @@ def known_packing_spec(
         max_target_tokens=task.max_target_tokens,
         label_last=label_last,
         decoder_start=decoder_start,
+        control=None if task.control is None else Control(task.control),
         query=task.query,
         queries_per_context=blueprint.data.queries_per_context,
     )

@@ -112,7 +112,7 @@ class BatchSpec:
 class DistillationSpec:
     """See `DistillationConfig`."""
 
-    from_run: str | None
+    from_run: str | Sequence[str] | None
     weight: float
     temperature: float
     passes: Literal["all", "fed", "alone"]

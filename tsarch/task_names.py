@@ -12,10 +12,11 @@ TASKS = {
     "translation": "tsarch.tasks.translation",
     "summarization": "tsarch.tasks.summarization",
     "dialogue": "tsarch.tasks.dialogue",
+    "code": "tsarch.tasks.code",
 }
 """Name → module with `COLUMNS`, a `Columns`, `READER`, a `RowReader`, and `TASK`, a `Task`, as
 classes."""
-WRITING_TASKS = ("translation", "summarization", "dialogue")
+WRITING_TASKS = ("translation", "summarization", "dialogue", "code")
 """Tasks whose targets are texts."""
 QUERY_TASKS = ("qa", "relation")
 """Tasks whose query the student alone may read (`task.query`)."""

@@ -1,5 +1,5 @@
-"""Targets that a finished run gives for the rows of another one's training split
-(`distillation.from_run`): what its teacher, which reads what is asked, says of every word.
+"""Targets that finished runs give for the rows of another one's training split
+(`distillation.from_run`): what their teachers, which read what is asked, say of every word.
 
 They are computed once and kept in the cache; every rank reads them there, or computes the same.
 """
@@ -41,10 +41,10 @@ Spec = Callable[[Blueprint], PackingSpec]
 
 @dataclass(frozen=True)
 class Taught:
-    """What a finished run says of a training split."""
+    """What finished runs say of a training split."""
 
     revision: str
-    """Of the run's weights."""
+    """Of the runs' weights."""
     targets: FloatArray
     """(num_words, outputs) log-probabilities: of an answer's start and end at each word of the
     passage, or of each label."""
@@ -54,23 +54,39 @@ class Taught:
 def taught_by(
     blueprint: Blueprint, train: TokenizedSplit, labels: Sequence[str], spec_of: Spec
 ) -> Taught | None:
-    """The targets of a run for its training split; None: it wants none.
+    """The targets of a run for its training split, of several runs the mean of their
+    probabilities; None: it wants none.
 
     Raises:
-        UserError: the run that gives them isn't there, or isn't one that can.
+        UserError: a run that gives them isn't there, or isn't one that can.
     """
-    if blueprint.distillation.from_run is None:
+    named = blueprint.distillation.from_run
+    if named is None:
         return None
-    folder = Path(blueprint.distillation.from_run)
-    source, task_file = _opened(folder, blueprint, labels)
-    revision = _revision(folder)
-    kept = _place(blueprint.data, revision, train)
-    found = None if kept is None else stored_arrays(kept)
-    if found is None or set(found) != {"targets"}:
-        found = {"targets": _targets(folder, source, task_file, train, labels, spec_of)}
-        if kept is not None:
-            store_arrays(kept, found)
-    return Taught(revision, found["targets"])
+    folders = [Path(own) for own in ([named] if isinstance(named, str) else named)]
+    opened = [_opened(folder, blueprint, labels) for folder in folders]
+    revisions, targets = [], []
+    for folder, own in zip(folders, opened, strict=True):
+        revisions.append(_revision(folder))
+        kept = _place(blueprint.data, revisions[-1], train)
+        found = None if kept is None else stored_arrays(kept)
+        if found is None or set(found) != {"targets"}:
+            found = {"targets": _targets(folder, *own, train, labels, spec_of)}
+            if kept is not None:
+                store_arrays(kept, found)
+        targets.append(found["targets"])
+    return Taught("+".join(revisions), mean_of(targets))
+
+
+def mean_of(targets: Sequence[FloatArray]) -> FloatArray:
+    """Log-probabilities of the mean of several runs' probabilities."""
+    if len(targets) == 1:
+        return targets[0]
+    total = targets[0].astype(np.float64)
+    for own in targets[1:]:
+        total = np.logaddexp(total, own.astype(np.float64))
+    mean: FloatArray = np.maximum(total - np.log(len(targets)), _NEVER).astype(np.float32)
+    return mean
 
 
 def _opened(
@@ -150,6 +166,10 @@ def _targets(
     scores = Answering(pair, task, source.window_tokens).scores(read, "teacher")
     if source.task.name == "qa":
         return span_targets(read, scores, train)
+    if not np.array_equal(read.sentence_offsets, train.sentence_offsets):
+        what = "reads its rows at other places."
+        hint = "Give both runs the same teacher.max_tokens and student.max_tokens."
+        raise UserError.single(f"distillation.from_run: {folder}", what, hint)
     order = [task_file.labels.index(label) for label in labels]
     logs: FloatArray = np.log(np.maximum(scores[:, order], _LEAST))
     return logs

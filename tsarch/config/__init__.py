@@ -20,6 +20,7 @@ from tsarch.config.base import (
     Section,
     SpanEnds,
 )
+from tsarch.config.control import ControlConfig
 from tsarch.config.data import (
     Columns,
     DataConfig,
@@ -66,6 +67,7 @@ __all__ = [
     "CheckpointConfig",
     "Columns",
     "Config",
+    "ControlConfig",
     "DataConfig",
     "DecodingConfig",
     "DistillationConfig",

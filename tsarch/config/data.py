@@ -18,6 +18,7 @@ from tsarch.config.base import (
     Section,
     SpanEnds,
 )
+from tsarch.config.control import ControlConfig
 from tsarch.task_names import TASKS
 
 
@@ -207,10 +208,14 @@ class TaskConfig(Section):
     """`relation`: label of rows whose entities aren't related, which the metrics leave out. `auto`:
     the one among the labels that is usual for it, such as `NA`, `no_relation`, `Other`, `none` or
     `false`; `null`: every label is a relation."""
+    language: Literal["python"] | None = "python"
+    """`code`: programming language whose grammar the texts are checked with; `null`: none."""
     source_prefix: str = ""
     """Generative tasks: text put before every source, such as `Summarize: `."""
     target_prefix: str = ""
     """Generative tasks: text between source and target, such as `Summary:`; not generated."""
+    control: ControlConfig | None = None
+    """Generative tasks: what rows ask of their texts, such as a length; `null`: nothing."""
     max_target_tokens: PositiveInt = 64
     """Generative tasks: tokens of a target at most, its end included. A context keeps so much
     room free of its source; what of a target is longer is cut off in training and counted."""

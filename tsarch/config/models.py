@@ -239,10 +239,11 @@ class DistillationConfig(Section):
     """Drawing the student to the teacher: to its predictions on the window, at a temperature, to
     its hidden states, and to the relations between tokens in its attention."""
 
-    from_run: str | None = None
+    from_run: str | Annotated[list[str], Field(min_length=1)] | None = None
     """Folder of a finished run of the same task whose teacher, which reads what is asked, gives the
-    predictions, with `task.query: student`, where this run's gives none. They are computed once
-    and kept in the cache. Relative to the current folder."""
+    predictions in place of this run's own; of several folders the mean of their probabilities.
+    They are computed once for the training split and kept in the cache. Relative to the current
+    folder. Not for tasks that write texts."""
 
     weight: NonNegativeFloat = 0.0
     """Weight of the term; 0 switches it off. (Hinton et al. 2015, section 2)."""

@@ -90,10 +90,12 @@ class Config(Section):
         tokens, origin = self._context
         if self.task.query == "student":
             self._check_query()
-        elif self.distillation.from_run is not None:
+        if self.distillation.from_run is not None:
+            self._check_taught()
+        if self.task.control is not None and self.task.name not in WRITING_TASKS:
             raise ValueError(
-                "distillation.from_run needs task.query: student; another teacher reads what is "
-                "asked itself, and gives its own predictions"
+                f"task.control is for tasks that write texts ({', '.join(WRITING_TASKS)}), not for "
+                f"{self.task.name}"
             )
         if self.teacher is not None and self.student is not None:
             self._check_pair(self.teacher, self.student)
@@ -224,8 +226,6 @@ class Config(Section):
                 "with data.streamed: leave out one of the two"
             )
         is_taught = self.distillation.from_run is not None
-        if is_taught and self.distillation.weight == 0:
-            raise ValueError("distillation.from_run needs a distillation.weight above 0")
         wrong = {
             "distillation.weight": self.distillation.weight > 0 and not is_taught,
             "distillation.hidden_weight": self.distillation.hidden_weight > 0,
@@ -238,6 +238,21 @@ class Config(Section):
                 f"{', '.join(given)} can't be asked with task.query: student, where the teacher "
                 "doesn't read what is asked, and so gives no answers (distillation.from_run takes "
                 "them from another run)"
+            )
+
+    def _check_taught(self) -> None:
+        """What another run's predictions are learned by, and can't be given for."""
+        if self.distillation.weight == 0:
+            raise ValueError("distillation.from_run needs a distillation.weight above 0")
+        wrong = {
+            f"task.name: {self.task.name}": self.task.name in WRITING_TASKS,
+            "data.unlabelled": self.data.unlabelled is not None,
+            "data.streamed": self.data.streamed,
+        }
+        if given := [key for key, is_wrong in wrong.items() if is_wrong]:
+            raise ValueError(
+                f"{', '.join(given)} can't be given with distillation.from_run, whose predictions "
+                "are of the words of a training split in memory"
             )
 
     def _check_shared(self) -> None:

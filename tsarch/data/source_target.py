@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,6 +68,8 @@ class SourceTarget:
     """Further targets that a generated text is compared with too."""
     reads_last: bool = False
     """The student reads the last part of the source too, not only the target."""
+    control: str | None = None
+    """What is asked of the target; None: nothing."""
 
     @property
     def source(self) -> str:
@@ -100,6 +102,8 @@ class SourceTargetTokens:
     """None: not known."""
     reads_last: bool = False
     """See `SourceTarget`."""
+    control: Sequence[int] = ()
+    """Of what stands before the source, and is never cut."""
 
 
 @dataclass
@@ -140,7 +144,7 @@ def pack_targets(rows: Iterable[SourceTargetTokens], frame: TargetFrame) -> Toke
 
 def _add(packed: _Packed, number: int, row: SourceTargetTokens, frame: TargetFrame) -> None:
     source = list(itertools.chain(*((*part, frame.separator) for part in row.source)))[:-1]
-    room = frame.max_source_tokens
+    room = frame.max_source_tokens - len(row.control)
     num_cut = len(source) - room
     left = (0, num_cut) if frame.keep_last else (room, len(source))
     packed.cutting.add(_LONG_SOURCES[frame.keep_last], number, num_cut, spans=[left], of="source")
@@ -148,7 +152,7 @@ def _add(packed: _Packed, number: int, row: SourceTargetTokens, frame: TargetFra
     labels = [IGNORED] if row.target is None else [*row.target, frame.end]
     packed.cutting.add(_LONG_TARGETS, number, len(labels) - frame.max_target_tokens)
     labels = labels[: frame.max_target_tokens]
-    before = [*frame.prefix, *source, *frame.suffix]
+    before = [*frame.prefix, *row.control, *source, *frame.suffix]
     begin = len(packed.token_ids)
     first = begin + len(before)
     packed.token_ids += [*before, frame.start, *labels[:-1]]

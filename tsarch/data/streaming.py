@@ -91,7 +91,9 @@ class Streaming:
             "tokenizer": tokenizer_digest(self.spec.tokens.tokenizer),
             "labels": self.labels,
         }
-        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(own, sort_keys=True, default=repr).encode()).hexdigest()[
+            :32
+        ]
 
     def _stored(self, folder: Path) -> StoredSplit:
         findings, names = Findings(split="train"), dict[str, str]()

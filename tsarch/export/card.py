@@ -31,6 +31,7 @@ PIPELINES = {
     "translation": "translation",
     "summarization": "summarization",
     "dialogue": "text-generation",
+    "code": "text-generation",
 }
 """Task → the hub's name of it."""
 _METRICS = {"f1_micro": "f1", "f1_macro": "f1", "f1_conlleval": "f1", "sacrebleu": "bleu"}

@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tsarch.data.layouts import SourceTargetLayout
 from tsarch.data.source_target import TargetFrame
+from tsarch.data.target_layout import SourceTargetLayout
 from tsarch.errors import UserError
 from tsarch.export.models import TrainedModels, folded_table, without_projection
 from tsarch.export.ordinary import TOLERANCE, fill_backbone, labelled_config, new_model

@@ -23,6 +23,7 @@ _INPUTS = {
     "translation": '["Good morning."]',
     "summarization": '["A long text …"]',
     "dialogue": '[{"history": ["Hello!"]}]',
+    "code": '[{"description": "Return the larger number.", "start": "def larger(a, b):"}]',
 }
 
 

@@ -19,7 +19,7 @@ WRONG_TEXT = "other_text"
 def mark_texts(task: GenerativeTask, rows: Sequence[SourceTarget], texts: Sequence[str]) -> Marks:
     """The texts of some rows, worst first."""
     metric, worth = text_scores(task, rows, texts)
-    is_right = [_is_right(*own) for own in zip(rows, texts, strict=True)]
+    is_right = [_is_right(task, *own) for own in zip(rows, texts, strict=True)]
     faults = [
         _fault(number, rows[number], texts[number], metric, worth[number])
         for number, right in enumerate(is_right)
@@ -40,16 +40,17 @@ def mark_texts(task: GenerativeTask, rows: Sequence[SourceTarget], texts: Sequen
 def text_scores(
     task: GenerativeTask, rows: Sequence[SourceTarget], texts: Sequence[str]
 ) -> tuple[str, list[float]]:
-    """A metric, and its value for each text by itself: ROUGE-L where it is the task's, else chrF
-    (BLEU is 0 for most single texts)."""
+    """A metric, and its value for each text by itself: ROUGE-L or edit similarity where it is the
+    task's, else chrF (BLEU is 0 for most single texts)."""
     own = [([text], [row.targets]) for row, text in zip(rows, texts, strict=True)]
-    if "rougeL" in task.text_marks:
-        return "rougeL", [task.text_metrics(*each)["rougeL"] for each in own]
+    for metric in ("rougeL", "edit_similarity"):
+        if metric in task.text_marks:
+            return metric, [task.text_metrics(*each)[metric] for each in own]
     return "chrf", [chrf(*each) for each in own]
 
 
-def _is_right(row: SourceTarget, text: str) -> bool:
-    return text in {" ".join(target.split()) for target in row.targets}
+def _is_right(task: GenerativeTask, row: SourceTarget, text: str) -> bool:
+    return text in {task.as_written(target) for target in row.targets}
 
 
 def _fault(number: int, row: SourceTarget, text: str, metric: str, score: float) -> Fault:

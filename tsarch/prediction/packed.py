@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tsarch.config import Mode
-from tsarch.data.layouts import Layout, PackingSpec, SourceTargetLayout
+from tsarch.data.layouts import Layout, PackingSpec
 from tsarch.data.row_reader import RowReader
+from tsarch.data.target_layout import SourceTargetLayout
 from tsarch.data.tokenizer import special_tokens
 from tsarch.errors import UserError
 from tsarch.inputs.rows import told

@@ -19,7 +19,7 @@ from tsarch.prepare import Prepared
 from tsarch.rank.generate import chosen_contexts
 from tsarch.records import TokenizedSplit
 from tsarch.tasks.base import GenerativeTask, Metrics, Task, is_writing
-from tsarch.tasks.generative import spelled
+from tsarch.tasks.generative import OBEDIENCE
 from tsarch.tasks.registry import is_generative, make_task
 from tsarch.tasks.text_metrics import missing_tokenizer
 from tsarch.telling.step_table import show_metric
@@ -30,6 +30,9 @@ _MOST_ROWS = 5_000
 """Rows of a training split that is scored, which costs seconds."""
 _ROUNDING = 1e-6
 _SHOWN_ROWS = 5
+_TOO_SHORT = "are too short for it, or have no word"
+_WHY = {"valid_syntax": "aren't valid by themselves", OBEDIENCE: "aren't as their control asks"}
+"""Why a text doesn't get full marks against itself, where it isn't `_TOO_SHORT`."""
 
 
 def with_notes(
@@ -69,7 +72,7 @@ def _score_notes(blueprint: Blueprint, prepared: Prepared, names: Sequence[str])
     if is_writing(task):
         most = blueprint.decoding.max_texts
         for name, split in splits.items():
-            learned = _learned_texts(split, most, blueprint.tokenizer(), prepared.end_token)
+            learned = _learned_texts(task, split, most, blueprint.tokenizer(), prepared.end_token)
             notes += _text_notes(task, name, _scored_rows(split, most), learned)
         notes += _measured_by(task, names[-1], splits[names[-1]], most)
     return notes
@@ -112,7 +115,7 @@ def text_signatures(task: Task, split: TokenizedSplit, max_texts: int) -> dict[s
     """Metric → how it is computed of the texts of a split; of tasks that make none, nothing."""
     if not is_writing(task):
         return {}
-    texts, references = _texts(_scored_rows(split, max_texts))
+    texts, references = _texts(task, _scored_rows(split, max_texts))
     return task.text_signatures(texts, references)
 
 
@@ -129,15 +132,17 @@ def _text_notes(
     task: GenerativeTask, name: str, rows: Sequence[Any], learned: Sequence[str]
 ) -> list[str]:
     """What identical texts don't reach, and what is lost by the tokenizer or cut."""
-    texts, references = _texts(rows)
-    scores = task.text_metrics(texts, references)
-    if best := _short(scores, task.text_marks):
-        alone = [task.text_metrics([text], [own]) for text, own in zip(texts, references)]
-        bad = [row for row, own in zip(rows, alone) if _short(own, task.text_marks)]
-        what = "are too short for it, or have no word"
+    texts, _ = _texts(task, rows)
+    marks = task.measured_marks
+    scores = task.measured(texts, rows)
+    if best := _short(scores, marks):
+        alone = [task.measured([text], [row]) for text, row in zip(texts, rows)]
+        bad = [row for row, own in zip(rows, alone) if _short(own, marks)]
+        why = dict.fromkeys(_WHY.get(name, _TOO_SHORT) for name in _short_of(scores, marks))
+        what = ", or ".join(why)
         return [f"{name}: at most {best} can be reached: {_counted(bad, rows)} {what}"]
-    if best := _short(task.text_metrics(learned, references), task.text_marks):
-        bad = [row for row, text, own in zip(rows, learned, texts) if text.split() != own.split()]
+    if best := _short(task.measured(learned, rows), marks):
+        bad = [row for row, text, own in zip(rows, learned, texts) if text != own]
         what = "are cut (task.max_target_tokens) or not spelled by the tokenizer as they are"
         return [f"{name}: at most {best} can be reached: {_counted(bad, rows)} {what}"]
     return []
@@ -147,7 +152,7 @@ def _measured_by(
     task: GenerativeTask, name: str, split: TokenizedSplit, max_texts: int
 ) -> list[str]:
     """How the texts of a split are measured."""
-    texts, references = _texts(_scored_rows(split, max_texts))
+    texts, references = _texts(task, _scored_rows(split, max_texts))
     signatures = task.text_signatures(texts, references).items()
     told = ", ".join(f"{metric} by {signature}" for metric, signature in signatures)
     missing = missing_tokenizer(references) if "bleu" in dict(signatures) else ""
@@ -158,13 +163,13 @@ def _scored_rows(split: TokenizedSplit, max_texts: int) -> list[Any]:
     return [split.rows[context] for context in chosen_contexts(split, max_texts)]
 
 
-def _texts(rows: Sequence[Any]) -> tuple[list[str], list[tuple[str, ...]]]:
+def _texts(task: GenerativeTask, rows: Sequence[Any]) -> tuple[list[str], list[tuple[str, ...]]]:
     """The target of every row, and all its references."""
-    return [" ".join(row.target.split()) for row in rows], [row.targets for row in rows]
+    return [task.as_written(row.target) for row in rows], [row.targets for row in rows]
 
 
 def _learned_texts(
-    split: TokenizedSplit, max_texts: int, tokenizer: Any, end: int | None
+    task: GenerativeTask, split: TokenizedSplit, max_texts: int, tokenizer: Any, end: int | None
 ) -> list[str]:
     """What a model that is always right generates."""
     starts = split.sentence_offsets
@@ -172,13 +177,18 @@ def _learned_texts(
     for context in chosen_contexts(split, max_texts):
         own = split.labels[starts[context] : starts[context + 1]].tolist()
         tokens.append(own[:-1] if own[-1] == end else own)
-    return spelled(tokens, tokenizer)
+    return task.spelled(tokens, tokenizer)
 
 
 def _short(scores: Metrics, marks: Mapping[str, float]) -> str:
     """The scores that aren't full marks, in words; empty: all are."""
-    short = [name for name, mark in marks.items() if scores[name] < mark * (1 - _ROUNDING)]
-    return ", ".join(f"{name} {show_metric(scores[name])}" for name in short)
+    return ", ".join(f"{name} {show_metric(scores[name])}" for name in _short_of(scores, marks))
+
+
+def _short_of(scores: Metrics, marks: Mapping[str, float]) -> list[str]:
+    """Metrics that were measured and haven't full marks."""
+    known = {name: mark for name, mark in marks.items() if name in scores}
+    return [name for name, mark in known.items() if scores[name] < mark * (1 - _ROUNDING)]
 
 
 def _counted(rows: Sequence[Any], of: Sequence[Any]) -> str:

@@ -7,27 +7,28 @@ from dataclasses import dataclass, field
 
 from tsarch.blueprint import Blueprint
 from tsarch.config import Mode
+from tsarch.data.source_target import SourceTarget
 from tsarch.prepare import Prepared
 from tsarch.rank.crew import Crew
 from tsarch.rank.generate import chosen_contexts
 from tsarch.run.evaluate import Evaluation
 from tsarch.tasks.base import Task, is_writing
-from tsarch.tasks.generative import spelled
 from tsarch.written import Passes
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One source, its targets, and what each mode made of the source."""
+    """A row, and what each mode made of its source."""
 
-    source: str
-    references: tuple[str, ...]
+    row: SourceTarget
     generated: dict[Mode, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, str]:
         """For files."""
+        control = {} if self.row.control is None else {"control": self.row.control}
         own = {str(mode): text for mode, text in self.generated.items()}
-        return {"source": self.source, "reference": " | ".join(self.references), **own}
+        reference = " | ".join(self.row.targets)
+        return {**control, "source": self.row.source, "reference": reference, **own}
 
 
 def with_texts(
@@ -46,17 +47,16 @@ def with_texts(
     tokenizer = blueprint.tokenizer()
     own = prepared.splits[split]
     contexts = chosen_contexts(own, blueprint.decoding.max_texts)
-    samples = [Sample(own.rows[c].source, own.rows[c].targets) for c in contexts]
+    samples = [Sample(own.rows[context]) for context in contexts]
     metrics = dict(evaluation.metrics)
     passes: dict[Mode, Passes] = {}
     for mode in blueprint.modes if modes is None else modes:
         found = crew.write(split, mode, evaluation.joint_weight)
         passes[mode] = found.passes
-        texts = spelled([found.texts[context] for context in contexts], tokenizer)
+        texts = task.spelled([found.texts[context] for context in contexts], tokenizer)
         for sample, text in zip(samples, texts, strict=True):
             sample.generated[mode] = text
-        references = [sample.references for sample in samples]
-        scores = task.text_metrics([sample.generated[mode] for sample in samples], references)
+        scores = task.measured(texts, [sample.row for sample in samples])
         metrics[mode] = {**metrics[mode], **scores}
     return Evaluation(metrics, evaluation.joint_weight), samples, passes
 

@@ -46,6 +46,11 @@ _EXAMPLES: Mapping[str, tuple[Any, ...]] = {
         {"history": ["Hello!", "Hello, how can I help?", "I need a train to Cambridge."]},
         {"history": ["Hello!"]},
     ),
+    "code": (
+        {"description": "Return the larger of two numbers.", "start": "def larger(a, b):"},
+        {"description": "The full name.", "start": "def name(self):"},
+        {"start": "def __len__(self):"},
+    ),
 }
 
 

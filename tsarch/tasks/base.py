@@ -17,6 +17,7 @@ from tsarch.topology import READS, Reads
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tsarch.data.source_target import SourceTarget
     from tsarch.losses.objective import Objective
     from tsarch.tasks.collect import Collector
 
@@ -56,7 +57,7 @@ class Task(Protocol):
     lower_is_better: bool
     """Whether the best `main_metric` is the lowest."""
     table_metrics: tuple[str, ...]
-    """Metrics that the final table shows."""
+    """Metrics that the final table shows, of those that were measured."""
     window_choice: WindowChoice | None
     """None: the student reads the split's own windows."""
     query: Query
@@ -120,6 +121,21 @@ class GenerativeTask(Task, Protocol):
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """Metrics of generated texts against one reference or more each."""
+
+    def measured(self, hypotheses: Sequence[str], rows: Sequence[SourceTarget]) -> Metrics:
+        """The same against the targets of rows, and whether texts are as their rows ask."""
+
+    @property
+    def measured_marks(self) -> Mapping[str, float]:
+        """`text_marks` of all of these."""
+
+    def as_written(self, text: str) -> str:
+        """A text as it is compared with others, without what makes no difference."""
+
+    def spelled(
+        self, tokens: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
+    ) -> list[str]:
+        """The texts that tokens spell, as written."""
 
     def text_answers(
         self,

@@ -12,7 +12,12 @@ from tsarch.data.rows import Place, check_text, check_words, found
 from tsarch.data.source_target import SourceTarget
 from tsarch.errors import Mistake
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
+from tsarch.tasks.generative import (
+    OBEDIENCE,
+    SourceTargetColumns,
+    SourceTargetReader,
+    TargetTask,
+)
 from tsarch.tasks.text_metrics import bleu, bleu_signature, distinct
 
 
@@ -74,7 +79,7 @@ class DialogueReader(SourceTargetReader):
 class DialogueTask(TargetTask):
     """Responses in dialogues."""
 
-    table_metrics: tuple[str, ...] = ("perplexity", "bleu", "distinct1", "distinct2")
+    table_metrics: tuple[str, ...] = ("perplexity", "bleu", "distinct1", "distinct2", OBEDIENCE)
     text_marks: Mapping[str, float] = {"bleu": 100.0}
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:

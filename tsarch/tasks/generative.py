@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tsarch.config import Columns, Query, TaskConfig
-from tsarch.data.layouts import Layout, PackingSpec, SourceTargetLayout
+from tsarch.data.control import Control, read_control
+from tsarch.data.layouts import Layout, PackingSpec
 from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import Origin, Place, check_text, check_unicode, check_words, found, from_json
 from tsarch.data.source_target import SourceTarget
+from tsarch.data.target_layout import SourceTargetLayout
 from tsarch.errors import Mistake
 from tsarch.records import Array, TokenizedSplit
 from tsarch.tasks.answers import GeneratedText
-from tsarch.tasks.base import Metrics, WindowChoice
+from tsarch.tasks.base import Metrics, References, WindowChoice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,12 +27,18 @@ if TYPE_CHECKING:
     from tsarch.tasks.collect import Collector
 
 
+OBEDIENCE = "obedience"
+
+
 class SourceTargetColumns(Columns):
     """The column that all have."""
 
     references: str = "references"
     """Column with all targets of a source (a list of strings), where there are several; a generated
     text is compared with each. Absent: the target alone."""
+    control: str = "control"
+    """Column with what is asked of the target, such as `short` (with `task.control`): a text, or a
+    list of words. Absent: nothing, or what the target itself obeys."""
 
 
 class SourceTargetReader(PlainSplits, ABC):
@@ -60,8 +68,9 @@ class SourceTargetReader(PlainSplits, ABC):
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Further references."""
-        return (self.columns.references,) if self._labelled else ()
+        """What is asked of the target, and further references."""
+        control, references = self.columns.control, self.columns.references
+        return (control, references) if self._labelled else (control,)
 
     @property
     def word_lists(self) -> tuple[str, ...]:
@@ -90,12 +99,18 @@ class SourceTargetReader(PlainSplits, ABC):
                 references = tuple(text for text in texts if text not in (target, ""))
         if mistakes := found(check_unicode(place, *parts, target or "", *references)):
             return None, mistakes
-        return SourceTarget(Origin(place, place.name), parts, target, references, reads_last), []
+        control = read_control(raw.get(self.columns.control))
+        if mistakes := found(check_unicode(place, control or "")):
+            return None, mistakes
+        origin = Origin(place, place.name)
+        return SourceTarget(origin, parts, target, references, reads_last, control), []
 
     def raw(self, row: SourceTarget) -> dict[str, Any]:
-        """Source, target and further references."""
+        """Source, target, further references and control."""
         names = type(self.columns)()
-        own = {names.references: list(row.references)} if row.references else {}
+        own: dict[str, Any] = {names.references: list(row.references)} if row.references else {}
+        if row.control is not None:
+            own[names.control] = row.control
         return {**self.raw_pair(row), **own}
 
     @abstractmethod
@@ -119,18 +134,44 @@ class SourceTargetReader(PlainSplits, ABC):
         return SourceTargetLayout(spec, self.keep_last)
 
 
-class TargetTask:
+class TargetTask(ABC):
     """The part of a `GenerativeTask` that is the same for all."""
 
     main_metric = "perplexity"
     lower_is_better = True
     full_marks: Mapping[str, float] = {"perplexity": 1.0}
+    text_marks: Mapping[str, float]
     window_choice: WindowChoice | None = None
     query: Query = "both"
     choices: tuple[str, ...] = ()
 
     def __init__(self, labels: Sequence[str], config: TaskConfig | None = None) -> None:
         assert not labels
+        asked = None if config is None else config.control
+        self._control = None if asked is None else Control(asked)
+
+    @abstractmethod
+    def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
+        """Metrics of generated texts against one reference or more each."""
+
+    def measured(self, hypotheses: Sequence[str], rows: Sequence[SourceTarget]) -> Metrics:
+        """`text_metrics` against the rows' targets; where texts are controlled, `obedience`: the
+        share of those that are asked for something that obey it, 0 to 1."""
+        scores = self.text_metrics(hypotheses, [row.targets for row in rows])
+        if self._control is not None:
+            obeyed = [
+                self._control.is_obeyed(row.control, text)
+                for row, text in zip(rows, hypotheses, strict=True)
+                if row.control is not None
+            ]
+            if obeyed:
+                scores[OBEDIENCE] = sum(obeyed) / len(obeyed)
+        return scores
+
+    @property
+    def measured_marks(self) -> Mapping[str, float]:
+        """Metrics of texts that are the references themselves, and obey."""
+        return {**self.text_marks, OBEDIENCE: 1.0}
 
     @property
     def objective(self) -> Objective:
@@ -170,6 +211,17 @@ class TargetTask:
         """Nothing: every row has a target."""
         return ""
 
+    def as_written(self, text: str) -> str:
+        """In one line."""
+        return " ".join(text.split())
+
+    def spelled(
+        self, tokens: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
+    ) -> list[str]:
+        """Texts of tokens, as they are compared with others."""
+        texts = tokenizer.batch_decode([list(own) for own in tokens], skip_special_tokens=True)
+        return [self.as_written(text) for text in texts]
+
     def text_answers(
         self,
         tokens: Sequence[Sequence[int]],
@@ -177,11 +229,5 @@ class TargetTask:
         tokenizer: PreTrainedTokenizerBase,
     ) -> list[tuple[GeneratedText]]:
         """A text for every source."""
-        own = zip(spelled(tokens, tokenizer), scores, strict=True)
+        own = zip(self.spelled(tokens, tokenizer), scores, strict=True)
         return [(GeneratedText(text, score),) for text, score in own]
-
-
-def spelled(tokens: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Texts of tokens, in one line each."""
-    texts = tokenizer.batch_decode([list(own) for own in tokens], skip_special_tokens=True)
-    return [" ".join(text.split()) for text in texts]

@@ -31,7 +31,7 @@ def make_task(name: str, labels: Sequence[str], config: TaskConfig | None = None
 
 
 def table_metrics(name: str) -> tuple[str, ...]:
-    """Metrics of the task called `name` that the final table shows."""
+    """Metrics of the task called `name` that the final table shows, of those that were measured."""
     return make_task(name, ()).table_metrics
 
 

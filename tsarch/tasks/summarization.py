@@ -8,7 +8,12 @@ from typing import Any
 from tsarch.config import DataConfig
 from tsarch.data.source_target import SourceTarget
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
+from tsarch.tasks.generative import (
+    OBEDIENCE,
+    SourceTargetColumns,
+    SourceTargetReader,
+    TargetTask,
+)
 from tsarch.tasks.text_metrics import ROUGE_NAMES, rouge, rouge_signature
 
 
@@ -48,7 +53,7 @@ class SummarizationReader(SourceTargetReader):
 class SummarizationTask(TargetTask):
     """Summaries of documents."""
 
-    table_metrics: tuple[str, ...] = ("perplexity", "rouge1", "rouge2", "rougeL")
+    table_metrics: tuple[str, ...] = ("perplexity", "rouge1", "rouge2", "rougeL", OBEDIENCE)
     text_marks: Mapping[str, float] = dict.fromkeys(ROUGE_NAMES, 1.0)
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:

@@ -8,7 +8,12 @@ from typing import Any
 from tsarch.config import DataConfig
 from tsarch.data.source_target import SourceTarget
 from tsarch.tasks.base import Metrics, References
-from tsarch.tasks.generative import SourceTargetColumns, SourceTargetReader, TargetTask
+from tsarch.tasks.generative import (
+    OBEDIENCE,
+    SourceTargetColumns,
+    SourceTargetReader,
+    TargetTask,
+)
 from tsarch.tasks.text_metrics import bleu, bleu_signature, chrf, chrf_signature
 
 
@@ -48,7 +53,7 @@ class TranslationReader(SourceTargetReader):
 class TranslationTask(TargetTask):
     """Translations of texts."""
 
-    table_metrics: tuple[str, ...] = ("perplexity", "bleu", "chrf")
+    table_metrics: tuple[str, ...] = ("perplexity", "bleu", "chrf", OBEDIENCE)
     text_marks: Mapping[str, float] = {"bleu": 100.0, "chrf": 100.0}
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:

@@ -64,7 +64,8 @@ def write_report(folder: Path) -> Path:
     if timeline is not None:
         title = f"{blueprint.run.name}: {_stretch_name(timeline)}, {summary['schedule']}"
         save_timeline_png(timeline, title, folder / "timeline.png")
-    metric_names = table_metrics(summary["task"])
+    measured = next(iter(summary["after"].values()))
+    metric_names = tuple(name for name in table_metrics(summary["task"]) if name in measured)
     best, best_value = best_mode(summary)
     page = environment().get_template("report.html.jinja").render(
         name=blueprint.run.name,

@@ -175,6 +175,8 @@ def _table(
 ) -> Table:
     table = Table(title=Text(title), title_justify="left", caption=_CAPTION)
     table.add_column("mode", no_wrap=True)
+    measured = [own for values in columns.values() for own in values.values()]
+    metrics = tuple(name for name in metrics if all(name in own for own in measured))
     for column in columns:
         for metric in metrics:
             table.add_column(f"{column}\n{metric}".strip(), justify="right", no_wrap=True)

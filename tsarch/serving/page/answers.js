@@ -16,6 +16,7 @@ const TEXT_COLUMNS = {
   translation: "source",
   summarization: "document",
   dialogue: "history",
+  code: "start",
 };
 
 /** The text that an input's answers stand in, and its words. */
