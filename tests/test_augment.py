@@ -17,10 +17,12 @@ from tests.test_predict_files import rows_of, run_that_finds_entities
 from tsarch.augmentation.back_translation import BackTranslation
 from tsarch.augmentation.labelled_rows import Labelled, RowFile
 from tsarch.augmentation.methods import Settings, check_settings
-from tsarch.augmentation.swapping import entities, entity_pool, swapped
-from tsarch.augmentation.word_choice import _is_same, drawn, in_case_of
+from tsarch.augmentation.swapping import entity_pool, swapped
+from tsarch.augmentation.word_choice import drawn, in_case_of
 from tsarch.config import DataConfig
 from tsarch.data.corpus import read_file
+from tsarch.data.near_words import is_same
+from tsarch.data.tag_spans import entities
 from tsarch.errors import UserError
 from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
@@ -295,9 +297,9 @@ def test_words_are_chosen_in_the_case_of_those_they_replace():
     assert in_case_of("river", "Lake") == "River"
     assert in_case_of("river", "LAKE") == "RIVER"
     assert in_case_of("river", "lake") == "river"
-    assert _is_same("plays", "play")
-    assert _is_same("Played", "play")
-    assert not _is_same("river", "rival")
+    assert is_same("plays", "play")
+    assert is_same("Played", "play")
+    assert not is_same("river", "rival")
     rng = np.random.default_rng(0)
     found = [drawn([("a", 0.9), ("b", 0.1)], rng) for _ in range(50)]
     assert found.count("a") > found.count("b") > 0

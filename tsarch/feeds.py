@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+
 import numpy as np
 
 from tsarch.blueprint import Blueprint
+from tsarch.data.altering import Alteration
 from tsarch.data.feed import Feed, Passes
 from tsarch.data.loader import BatchPlan, Limits, evaluation_batches
 from tsarch.data.mixing import MixedPlan, MixedSplit
@@ -49,11 +54,13 @@ def training_feed(
     topology: Topology,
     vocabulary: int | None = None,
     per_sequence: bool = False,
+    alteration: Alteration | None = None,
 ) -> Feed:
     """Training batches. The teacher's predictions travel only if they are distilled.
 
     `vocabulary` is needed where the table is the output projection, `per_sequence` (what losses are
-    means over, see `Objective`) where text without labels is mixed in.
+    means over, see `Objective`) where text without labels is mixed in. `alteration`: of the
+    training split's tokens, in every epoch.
     """
     train.check_labels("training")
     seed, distillation = blueprint.seed, blueprint.distillation
@@ -73,13 +80,7 @@ def training_feed(
             bridge.fed_weight,
             bridge.fed_share,
         )
-        beside = contexts[~train.labelled(contexts)]
-        if len(beside) == 0:
-            return own
-        known = contexts[train.labelled(contexts)]
-        weight = blueprint.unlabelled.weight
-        weight *= num_terms(train, known, per_sequence) / num_terms(train, beside, per_sequence)
-        return without_labels(own, train, beside, weight, distillation.taught_passes)
+        return _with_unlabelled(blueprint, train, contexts, own, per_sequence)
 
     return Feed(
         train,
@@ -91,7 +92,39 @@ def training_feed(
         vocabulary=vocabulary,
         send_all=distillation.reads_unfed,
         send_shown=distillation.shows,
+        split_of=None if alteration is None else _altered(train, plan, alteration),
     )
+
+
+def _with_unlabelled(
+    blueprint: Blueprint,
+    train: TokenizedSplit,
+    contexts: IntArray,
+    own: Passes,
+    per_sequence: bool,
+) -> Passes:
+    """The passes over the windows of contexts, some of which may have no labels."""
+    beside = contexts[~train.labelled(contexts)]
+    if len(beside) == 0:
+        return own
+    known = contexts[train.labelled(contexts)]
+    weight = blueprint.unlabelled.weight
+    weight *= num_terms(train, known, per_sequence) / num_terms(train, beside, per_sequence)
+    return without_labels(own, train, beside, weight, blueprint.distillation.taught_passes)
+
+
+def _altered(
+    train: TokenizedSplit, plan: BatchPlan, alteration: Alteration
+) -> Callable[[int], TokenizedSplit]:
+    """Step → the split as it is in the step's epoch; what has no labels stays as it is."""
+
+    @lru_cache(maxsize=2)  # a student may be an epoch behind
+    def of_epoch(epoch: int) -> TokenizedSplit:
+        own = alteration.of_epoch(epoch)
+        rest = train.token_ids[len(own) :]
+        return replace(train, token_ids=np.concatenate([own, rest]))
+
+    return lambda step: of_epoch(plan.position(step).epoch)
 
 
 def evaluation_feed(

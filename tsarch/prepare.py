@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from tsarch.blueprint import Blueprint
+from tsarch.data.altering import Alteration, mentions_of, replaceable_words
 from tsarch.data.control import Control, check_controls
 from tsarch.data.corpus import read_split, read_splits
 from tsarch.data.cuts import cut_notes, unknown_notes
@@ -18,6 +19,7 @@ from tsarch.data.split_size import SplitSize
 from tsarch.data.stored_split import StoredSplit
 from tsarch.data.streaming import Streaming
 from tsarch.data.tokenizer import end_token, unknown_token
+from tsarch.errors import UserError
 from tsarch.inputs.unlabelled import read_unlabelled
 from tsarch.model_folder import start_labels
 from tsarch.records import TokenizedSplit
@@ -45,6 +47,8 @@ class Prepared:
     """Text without labels that is trained on too."""
     taught: Taught | None = None
     """What another run says of the training split; None: it isn't asked."""
+    alteration: Alteration | None = None
+    """What becomes of the training split's tokens in every epoch; None: they stay."""
 
     @cached_property
     def training(self) -> TokenizedSplit:
@@ -104,7 +108,41 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     notes = notes if weights is None else (*notes, told(weights, corpus.labels))
     spec_of = partial(packing_spec, keep_tokens=False)
     taught = taught_by(blueprint, splits["train"], corpus.labels, spec_of)
-    return Prepared(splits, corpus.labels, notes, end, weights, unlabelled, taught)
+    alteration = _alteration(blueprint, splits["train"], corpus.labels, spec)
+    notes = notes if alteration is None else (*notes, alteration.note)
+    return Prepared(splits, corpus.labels, notes, end, weights, unlabelled, taught, alteration)
+
+
+def _alteration(
+    blueprint: Blueprint, train: TokenizedSplit, labels: Sequence[str], spec: PackingSpec
+) -> Alteration | None:
+    """What becomes of the training split while it is trained on.
+
+    Raises:
+        UserError: nothing of it can be altered so.
+    """
+    own, tokenizer = blueprint.data.augmentation, spec.tokens.tokenizer
+    if not own.is_used:
+        return None
+    mentions = replaceable = None
+    if own.swap > 0:
+        mentions = mentions_of(train, labels, tokenizer.all_special_ids)
+        if len(mentions.starts) == 0:
+            what = "finds no entity of train that another one of its type and length could be."
+            raise UserError.single("data.augmentation.swap", what)
+    if own.mask > 0:
+        from tsarch.models.pretrained_table import pretrained_table
+
+        source = blueprint.stages[blueprint.table.stage].architecture
+        assert source.path is not None
+        outside = labels.index("O") if blueprint.task.name == "ner" else None
+        table = pretrained_table(source.config, source.path)
+        replaceable = replaceable_words(train, tokenizer, table, outside)
+        if len(replaceable.places) == 0:
+            what = "finds no word of train that the table has others near to."
+            raise UserError.single("data.augmentation.mask", what)
+    seed, token_ids = blueprint.seed, train.token_ids
+    return Alteration(seed, token_ids, own.swap, mentions, own.mask, replaceable)
 
 
 def _unlabelled(

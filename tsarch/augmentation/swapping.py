@@ -3,10 +3,11 @@ Augmentation for Named Entity Recognition", section 3.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from tsarch.augmentation.labelled_rows import Labelled
+from tsarch.data.tag_spans import entities
 from tsarch.errors import UserError
 from tsarch.seeding import generator
 
@@ -28,17 +29,6 @@ def entity_pool(rows: Iterable[Labelled]) -> Pool:
         what = "has no two different entities of one type, so none can be swapped."
         raise UserError.single("--input", what, "Give rows with entities in their tags.")
     return {kind: tuple(sorted(own)) for kind, own in sorted(found.items())}
-
-
-def entities(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """(type, first word, word after the last) of IOB2 tags."""
-    start = 0
-    for place, tag in enumerate(tags):
-        if tag.startswith("B-"):
-            start = place
-        is_last = place + 1 == len(tags) or not tags[place + 1].startswith("I-")
-        if tag != "O" and is_last:
-            yield tag[2:], start, place + 1
 
 
 def swapped(own: Labelled, pool: Pool, seed: int, copy: int) -> Labelled | None:

@@ -3,25 +3,20 @@ expects there."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tsarch.data.near_words import MOST_CHOICES, NearWords, is_same, whole_words
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import UserError, one_line
 from tsarch.model_folder import load_table
 
-_FEWEST_LETTERS = 3
-_MOST_CHOICES = 10
-_LEAST_COSINE = 0.5
-"""Farther words are no neighbours: MiniLM's table has `rapidly` at 0.63 of `quickly`, `easily` at
-0.51, and half of all words have none."""
 _BATCH = 32
 
 Choices = list[tuple[str, float]]
@@ -49,32 +44,22 @@ class Neighbours:
         tokenizer = AutoTokenizer.from_pretrained(
             run / "model" / "tokenizer", trust_remote_code=False
         )
-        table = load_table(run / "model").float()
-        self._rows = F.normalize(table, dim=1)
-        self._words = {row: word for word, row in _whole_words(tokenizer).items()}
+        self._words = {row: word for word, row in whole_words(tokenizer).items()}
         self._rows_of = {word: row for row, word in self._words.items()}
-        self._known = torch.tensor(sorted(self._words), dtype=torch.long)
-        self._found: dict[str, Choices] = {}
+        self._near = NearWords(load_table(run / "model").float().numpy(), self._words)
+        self._found: dict[int, Choices] = {}
 
     def choices(self, texts: Sequence[tuple[Sequence[str], int]]) -> list[Choices]:
         """The nearest by the cosine of their angle."""
-        return [self._near(words[place]) for words, place in texts]
+        rows = [self._row_of(words[place]) for words, place in texts]
+        new = sorted({row for row in rows if row is not None} - set(self._found))
+        for row, near in zip(new, self._near.near(new), strict=True):
+            self._found[row] = [(self._words[other], cosine) for other, cosine in near]
+        return [[] if row is None else self._found[row] for row in rows]
 
-    def _near(self, word: str) -> Choices:
+    def _row_of(self, word: str) -> int | None:
         own = word if word in self._rows_of else word.lower()
-        row = self._rows_of.get(own)
-        if row is None:
-            return []
-        if own not in self._found:
-            cosines = self._rows[self._known] @ self._rows[row]
-            values, places = cosines.topk(min(4 * _MOST_CHOICES, len(self._known)))
-            near = zip(self._known[places].tolist(), values.tolist(), strict=True)
-            self._found[own] = [
-                (self._words[n], value)
-                for n, value in near
-                if value >= _LEAST_COSINE and not _is_same(self._words[n], own)
-            ][:_MOST_CHOICES]
-        return self._found[own]
+        return self._rows_of.get(own)
 
 
 class MaskedModel:
@@ -98,7 +83,7 @@ class MaskedModel:
             raise UserError.single(f"--model {name}", what) from None
         if self._tokenizer.mask_token_id is None:
             raise UserError.single(f"--model {name}", "has a tokenizer without a mask token.")
-        self._whole = _whole_words(self._tokenizer)
+        self._whole = whole_words(self._tokenizer)
         self._names = {row: word for word, row in self._whole.items()}
 
     def choices(self, texts: Sequence[tuple[Sequence[str], int]]) -> list[Choices]:
@@ -131,37 +116,13 @@ class MaskedModel:
         ]
 
     def _likely(self, logits: Tensor, word: str) -> Choices:
-        values, rows = F.softmax(logits.float(), dim=-1).topk(4 * _MOST_CHOICES)
+        values, rows = F.softmax(logits.float(), dim=-1).topk(4 * MOST_CHOICES)
         found = [
             (self._names[row], value)
             for row, value in zip(rows.tolist(), values.tolist(), strict=True)
-            if row in self._names and not _is_same(self._names[row], word)
+            if row in self._names and not is_same(self._names[row], word)
         ]
-        return found[:_MOST_CHOICES]
-
-
-def _whole_words(tokenizer: Any) -> dict[str, int]:
-    """Words that are one token → its row: letters alone, and not the inside of a word."""
-    found: dict[str, int] = {}
-    vocabulary = tokenizer.get_vocab()
-    marks = {piece[0] for piece in vocabulary if piece[:1] in ("▁", "Ġ")}
-    for piece, row in sorted(vocabulary.items(), key=lambda item: item[1]):
-        word = piece
-        if marks:
-            if piece[:1] not in marks:
-                continue
-            word = piece[1:]
-        if len(word) >= _FEWEST_LETTERS and word.isalpha():
-            found.setdefault(word, row)
-    return found
-
-
-def _is_same(one: str, other: str) -> bool:
-    """Whether two words are forms of one, by their beginnings."""
-    pairs = zip(one.lower(), other.lower(), strict=False)
-    shared = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
-    shorter, longer = sorted((len(one), len(other)))
-    return shared >= max(longer - 2, shorter - 1)
+        return found[:MOST_CHOICES]
 
 
 def in_case_of(word: str, other: str) -> str:

@@ -5,6 +5,7 @@ Defaults live here only. No torch: reading a config costs milliseconds.
 
 from __future__ import annotations
 
+from tsarch.config.augmentation import AugmentationConfig
 from tsarch.config.base import (
     MODES,
     STUDENT_MODES,
@@ -63,6 +64,7 @@ __all__ = [
     "TRACKERS",
     "AlternationConfig",
     "AttentionConfig",
+    "AugmentationConfig",
     "BackboneConfig",
     "CheckpointConfig",
     "Columns",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from tsarch.config.augmentation import AugmentationConfig
 from tsarch.config.base import (
     MOST,
     NonNegativeFloat,
@@ -61,6 +62,8 @@ class DataConfig(Section):
     teacher says of it, beside the labelled rows (section `unlabelled`). Plain text (each line that
     isn't empty), or rows in any format of `tsarch predict`, also behind fsspec URLs; labels that
     they have aren't read. See [Text without labels](unlabelled.md)."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """How training rows are altered as they are read."""
     hub: str | None = None
     """Hub name of a data set with train, validation and test splits, in place of the files; of one
     without a validation split a part of train is it (`validation_share`)."""

@@ -92,6 +92,8 @@ class Config(Section):
             self._check_query()
         if self.distillation.from_run is not None:
             self._check_taught()
+        if self.data.augmentation.is_used:
+            self._check_augmentation()
         if self.task.control is not None and self.task.name not in WRITING_TASKS:
             raise ValueError(
                 f"task.control is for tasks that write texts ({', '.join(WRITING_TASKS)}), not for "
@@ -254,6 +256,26 @@ class Config(Section):
                 f"{', '.join(given)} can't be given with distillation.from_run, whose predictions "
                 "are of the words of a training split in memory"
             )
+
+    def _check_augmentation(self) -> None:
+        """What can't be altered while training."""
+        own, tasks = self.data.augmentation, ("ner", "classification")
+        first = self.teacher if self.embedding.init == "teacher" or self.student is None else None
+        table = first or self.student
+        wrong = {
+            f"data.augmentation.swap with task.name: {self.task.name}": own.swap > 0
+            and self.task.name != "ner",
+            f"data.augmentation.mask with task.name: {self.task.name}": own.mask > 0
+            and self.task.name not in tasks,
+            "data.augmentation.mask without a pretrained table (teacher.model)": own.mask > 0
+            and (table is None or table.model is None),
+            "data.augmentation with data.streamed": self.data.streamed,
+            "data.augmentation with distillation.from_run, which is of rows as they are,": (
+                self.distillation.from_run is not None
+            ),
+        }
+        if given := [key for key, is_wrong in wrong.items() if is_wrong]:
+            raise ValueError(f"{'; '.join(given)} can't be asked")
 
     def _check_shared(self) -> None:
         """What can't be asked where ranks share contexts, whose slices they read in one way."""

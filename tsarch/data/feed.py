@@ -32,6 +32,7 @@ class Feed:
         vocabulary: rows of the table, if every step touches them all.
         send_all: whether states (and predictions) travel for windows too that no fed pass reads.
         send_shown: whether more of a teacher's inside travels (`InnerStates`).
+        split_of: step → the split with other tokens in the same places; None: it stays as it is.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Feed:
         vocabulary: int | None = None,
         send_all: bool = False,
         send_shown: bool = False,
+        split_of: Callable[[int], TokenizedSplit] | None = None,
     ) -> None:
         self.split = split
         self.send_predictions = send_predictions
@@ -55,6 +57,7 @@ class Feed:
         self._num_micro_batches = num_micro_batches
         self._contexts_of = contexts_of
         self._passes_of = passes_of
+        self._split_of = split_of or (lambda step: split)
         size = 4 * num_micro_batches
         self.plan = lru_cache(maxsize=4)(self._plan)
         # Asked for when states are expected, when they are received and when they are used.
@@ -104,8 +107,8 @@ class Feed:
         own = [route for route in self.routes(step, micro_batch) if route.source == rank]
         work = plan.micro_batches[micro_batch]
         if rank in work.slices:
-            return sliced_batch(self.split, plan, own, work.slices[rank])
-        return context_batch(self.split, plan, work, own, stage, replica)
+            return sliced_batch(self._split_of(step), plan, own, work.slices[rank])
+        return context_batch(self._split_of(step), plan, work, own, stage, replica)
 
     def _window_batches(
         self, step: int, micro_batch: int, stage: Stage, replica: int
@@ -114,7 +117,7 @@ class Feed:
         plan, rank = self.plan(step), self.topology.rank(stage, replica)
         own = [route for route in self.routes(step, micro_batch) if route.target == rank]
         return window_batches(
-            self.split, plan, plan.micro_batches[micro_batch], own, stage, replica
+            self._split_of(step), plan, plan.micro_batches[micro_batch], own, stage, replica
         )
 
     def _plan(self, step: int) -> StepPlan:
@@ -122,7 +125,7 @@ class Feed:
         contexts = self._contexts_of(step)
         passes = self._passes_of(step, contexts)
         return plan_step(
-            self.split,
+            self._split_of(step),
             contexts,
             self.topology,
             self._num_micro_batches,

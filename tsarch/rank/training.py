@@ -40,6 +40,7 @@ class Training:
             wiring.topology,
             parts.vocabulary,
             parts.task.objective.per_sequence,
+            prepared.alteration,
         )
         self._num_steps = num_training_steps(blueprint, plan)
         self.executor = Executor(parts.stages, parts.link, parts.tied, self._rate, wiring.activity)

@@ -125,6 +125,8 @@ def keeps_states(blueprint: Blueprint, stage: Stage) -> bool:
     # The head reads others than those that leave, or more leaves than these.
     if own.boundary_layer is not None or blueprint.distillation.shows:
         return False
+    if blueprint.data.augmentation.is_used:  # other tokens in every epoch
+        return False
     if blueprint.topology.num_slices(stage) > 1:  # of what ranks share each has other parts
         return False
     return is_whole and blueprint.data.keep_states_gb > 0 and has_fixed_states(blueprint, stage)
