@@ -34,7 +34,7 @@ from tsarch.config import (
     TrackingConfig,
 )
 from tsarch.config_changes import altered
-from tsarch.config_specs import runner_spec, schedule_spec, unlabelled_spec
+from tsarch.config_specs import batch_spec, runner_spec, schedule_spec, unlabelled_spec
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.specs import (
     BatchSpec,
@@ -235,23 +235,13 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
     precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
     ranks = [(own.replicas, own.sequence_parallel) for own in stages.values()]
     counts, slices = zip(*((1, 1) if runner.is_one_process else own for own in ranks), strict=True)
-    unlabelled = unlabelled_spec(config)
     return Blueprint(
         config=config,
         run=config.run,
         folder=config.run_folder,
         task=config.task,
         data=config.data,
-        batches=BatchSpec(
-            config.data.batch_tokens,
-            config.data.batch_windows,
-            config.data.num_buckets,
-            config.data.shuffled_contexts,
-            config.evaluation.batch_tokens,
-            config.context_tokens,
-            config.data.unpadded,
-            unlabelled.ratio if unlabelled.is_used else 0.0,
-        ),
+        batches=batch_spec(config),
         tokenizer_name=config.tokenizer_name,
         stages=stages,
         topology=Topology(Graph.of(stages), counts, slices),
@@ -260,7 +250,7 @@ def resolve(config: Config, known: Blueprint | None = None) -> Blueprint:
         schedule=schedule_spec(config),
         learning_rate=config.learning_rate,
         distillation=DistillationSpec(**config.distillation.model_dump()),
-        unlabelled=unlabelled,
+        unlabelled=unlabelled_spec(config),
         loss=config.loss,
         precision=precision,
         products_up_to=config.attention.products_up_to or 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tsarch.config import Config
 from tsarch.schedule.plan import Alternation
-from tsarch.specs import RunnerSpec, ScheduleSpec, UnlabelledSpec
+from tsarch.specs import BatchSpec, RunnerSpec, ScheduleSpec, UnlabelledSpec
 
 
 def runner_spec(config: Config) -> RunnerSpec:
@@ -20,6 +20,21 @@ def runner_spec(config: Config) -> RunnerSpec:
         timeout_s=own.timeout_s,
         wait_for_nodes_s=own.wait_for_nodes_s,
         is_auto=own.auto,
+    )
+
+
+def batch_spec(config: Config) -> BatchSpec:
+    """What batches are made of."""
+    own, unlabelled = config.data, unlabelled_spec(config)
+    return BatchSpec(
+        own.batch_tokens,
+        own.batch_windows,
+        own.num_buckets,
+        own.shuffled_contexts,
+        config.evaluation.batch_tokens,
+        config.context_tokens,
+        own.unpadded,
+        unlabelled.ratio if unlabelled.is_used else 0.0,
     )
 
 
