@@ -15,7 +15,7 @@ import yaml
 from tests.helpers import ROOT, tiny_raw
 from tests.suites.fault_cases import CASES
 from tests.suites.faults import Outcome, markdown, write_results
-from tests.suites.observed_run import losses_of, weights_digest
+from tests.suites.observed_run import losses_of, same_weights
 from tsarch.config_loading import load_config
 from tsarch.launch.training import run_training
 
@@ -67,7 +67,7 @@ def test_a_run_comes_through_three_failures_as_if_nothing_had_been(tmp_path):
     peaceful, run = tmp_path / "run", tmp_path / "run-with-faults"
     run_training(load_config(config))
     output = train_with_faults(config, run, faults)
-    assert weights_digest(run) == weights_digest(peaceful)
+    assert same_weights(run, peaceful)
     assert losses_of(run) == losses_of(peaceful)
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     assert summary["restarts"] == len(summary["failures"]) == 3

@@ -12,12 +12,14 @@ from typing import Any
 
 import psutil
 
-from tests.suites.observed_run import FAULT_STEP, ObservedRun
+from tests.suites.observed_run import EVERY_STEPS, FAULT_STEP, ObservedRun
 
 _SILENT_LIMIT_S = 13.0
 """To notice a node that is silent: `failure.node_timeout_s`, and the time to suspect it and to
 knock."""
 _END_TIMEOUT_S = 10.0
+_PREEMPTED_AFTER_S = 20.0
+"""From a notice of preemption to the end of the node; clouds give 30 s and more."""
 _MEMORY_BYTES = 2**23
 
 Act = Callable[[ObservedRun], None]
@@ -50,6 +52,8 @@ class Case:
     """To notice it, unless it is a hang."""
     down_limit_s: float = 5.0
     """From noticing it to the end of the next step, on free cores."""
+    repeat_limit: int = EVERY_STEPS
+    """Steps that may be done twice."""
 
 
 def run_out_of_memory(run: ObservedRun) -> None:
@@ -76,6 +80,19 @@ def kill_raylet(run: ObservedRun) -> None:
     run.cluster.kill_raylet(1)
     time.sleep(8.0)
     run.cluster.end_node(1)
+    run.cluster.start_node(1)
+
+
+def preempt(run: ObservedRun) -> None:
+    """Ray is told that the second node will be taken away, when another one has come to its host;
+    after the notice's time it is gone."""
+    run.cluster.start_node(2)
+    run.mark()
+    run.cluster.announce_end(1, _PREEMPTED_AFTER_S)
+    time.sleep(_PREEMPTED_AFTER_S)
+    run.cluster.end_node(1)
+    run.wait()
+    run.cluster.end_node(2)
     run.cluster.start_node(1)
 
 
@@ -228,6 +245,14 @@ CASES = (
     ),
     # There is no other node, so the run waits until this one is started again.
     Case("kill raylet", r"is lost with its node", act=kill_raylet, down_limit_s=40.0),
+    Case(
+        "preempted",
+        r"notice: .* will be taken from the cluster: its ranks move",
+        act=preempt,
+        overrides=("schedule.epochs=12",),  # a node takes some seconds to come
+        down_limit_s=20.0,
+        repeat_limit=0,
+    ),
     Case(
         "unplug a node",
         r"is lost with its node",

@@ -21,6 +21,18 @@ _RAY = str(Path(sys.executable).with_name("ray"))
 _STORE_BYTES = 256 * 2**20
 _PORT = 26379
 _END_TIMEOUT_S = 10.0
+_ANNOUNCE = """
+import sys, time
+import ray
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+address, folder, after_s = sys.argv[1:]
+ray.init(address, log_to_driver=False, logging_level="ERROR")
+(node,) = (n for n in ray.nodes() if n["Alive"] and n["RayletSocketName"].startswith(folder))
+reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+end_ms = int((time.time() + float(after_s)) * 1e3)
+GcsClient(address=address).drain_node(node["NodeID"], reason, "spot", end_ms)
+"""
 
 
 class Namespaces:
@@ -121,26 +133,33 @@ class FaultCluster:
         self.close()
 
     def start_node(self, node: int) -> None:
-        """`ray start` of the head (0) or the second node (1)."""
+        """`ray start` of the head (0), the second node (1) or another one on its host (2)."""
         own = (
             ["--head", "--port", str(_PORT), "--include-dashboard", "false"]
             if node == 0
             else ["--address", self.address]
         )
-        command = [_RAY, "start", *own, "--node-ip-address", self.hosts.addresses[node]]
-        command += ["--num-cpus", str(self._cpus[node]), "--disable-usage-stats"]
+        host = min(node, 1)
+        command = [_RAY, "start", *own, "--node-ip-address", self.hosts.addresses[host]]
+        command += ["--num-cpus", str(self._cpus[host]), "--disable-usage-stats"]
         command += ["--object-store-memory", str(_STORE_BYTES)]
         if node == 0 or self.can_unplug:
             command += ["--temp-dir", str(self._folder / str(node))]
         before = self.processes()
         subprocess.run(
-            self.hosts.command(node, command),
+            self.hosts.command(host, command),
             env=self.environment,
             check=True,
             capture_output=True,
             timeout=60,
         )
         self._nodes[node] = self.processes() - before
+
+    def announce_end(self, node: int, after_s: float) -> None:
+        """Tell Ray that a node will be taken away, as clouds tell it of spot instances."""
+        folder = f"{self._folder / str(node)}/"
+        command = [sys.executable, "-c", _ANNOUNCE, self.address, folder, str(after_s)]
+        subprocess.run(self.hosts.command(0, command), env=self.environment, check=True, timeout=60)
 
     def run(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Start a command on the head's host."""

@@ -24,7 +24,7 @@ import typer
 from tests.helpers import tiny_raw
 from tests.suites.fault_run import Fault, FaultyProcess
 from tests.suites.forked import forked
-from tests.suites.observed_run import losses_of, weights_digest
+from tests.suites.observed_run import losses_of, same_weights
 from tsarch.config_loading import parse_config
 from tsarch.launch.training import run_training
 from tsarch.rank.members import spawn
@@ -172,7 +172,7 @@ def do(case: Case, folder: Path, reference: Path) -> Outcome:
         failure["noticed_s"] - marker.stat().st_mtime,
         failure["down_s"],
         failure["cause"],
-        weights_digest(run) == weights_digest(reference),
+        same_weights(run, reference),
         losses_of(run) == losses_of(reference),
     )
     outcome.mistakes = list(_mistakes(case, outcome, summary["restarts"]))

@@ -128,14 +128,26 @@ def losses_of(run_folder: Path) -> list[float]:
     return [row[name] for row in rows for name in ("loss_teacher", "loss_student")]
 
 
-def weights_digest(run_folder: Path, of_model: bool = False) -> str:
-    """A hash of all tensors of the newest checkpoint: weights and optimizer state as the run ended
-    with them. `of_model`: of the kept weights alone."""
+def same_weights(run_folder: Path, other: Path, of_model: bool = False) -> bool:
+    """Whether all tensors of two runs (weights and optimizer state) are bitwise the same, in the
+    newest checkpoint that both have: one that had to end early, after its last step, has another
+    one more. `of_model`: in the kept weights alone."""
+    if of_model:
+        return _digest(run_folder / "model") == _digest(other / "model")
+    found, expected = (_checkpoints(own) for own in (run_folder, other))
+    newest = max(found.keys() & expected.keys(), default=None)
+    return newest is not None and _digest(found[newest]) == _digest(expected[newest])
+
+
+def _checkpoints(run_folder: Path) -> dict[int, Path]:
+    """Step → folder of each complete checkpoint."""
     manifests = run_folder.glob("checkpoints/step-*/manifest.json")
-    folders = [run_folder / "model"] if of_model else [path.parent for path in manifests]
-    newest = max(folders, key=step_of)
+    return {step_of(path.parent): path.parent for path in manifests}
+
+
+def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(newest.glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in sorted(file.keys()):
                 digest.update(f"{path.name} {name}".encode())

@@ -27,7 +27,7 @@ import typer
 
 from tests.suites.fault_cases import kill_driver, kill_raylet, terminate, unplug
 from tests.suites.fault_cluster import FaultCluster
-from tests.suites.observed_run import ObservedRun, losses_of, weights_digest
+from tests.suites.observed_run import ObservedRun, losses_of, same_weights
 
 OUTPUT = Path("tests/suites/results/soak.json")
 _EVERY_S = (45.0, 75.0)
@@ -215,7 +215,7 @@ def soak(minutes: float, seed: int, folder: Path) -> Soak:
         int(run.summary["steps"]),
         reference.seconds,
         disturbed_s,
-        weights_digest(run.run_folder) == weights_digest(reference.folder),
+        same_weights(run.run_folder, reference.folder),
         losses_of(run.run_folder) == losses_of(reference.folder),
         left,
         storm.disturbances,
