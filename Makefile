@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 # Errors only. PEP 517: in its old way, the pip of Debian 12 can't build seqeval.
 PIP := .venv/bin/python -m pip install -qq --use-pep517
 
-.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity faults test-cluster slow-link soak fuzz bench bench-inference bench-generate study seeds parity-trainer study-alone plan-check load-test study-queries clean
+.PHONY: help install quickstart smollm2 test test-quick test-all check docs format schema equivalence parity speculators faults test-cluster slow-link soak fuzz bench bench-inference bench-generate study seeds parity-trainer study-alone plan-check load-test study-queries clean
 
 help:
 	@echo "make quickstart   train the example (installs everything first)"
@@ -25,6 +25,7 @@ help:
 	@echo "make docs         the site of docs/, into site/"
 	@echo "make equivalence  one process = any ranks, resumed on any others: all cases, with tables"
 	@echo "make parity       every text architecture against transformers' own class, with a table"
+	@echo "make speculators  that the package of that name reads an exported drafter as it is here"
 	@echo "make faults       what goes wrong with runs, done to real ones; make soak: for half an hour"
 	@echo "make test-cluster  three hosts in namespaces of this machine, used as docs/cluster.md says"
 	@echo "make slow-link     what a link of 1 Gbit/s and 1 ms between the stages costs"
@@ -115,6 +116,10 @@ equivalence: install
 parity: install
 	.venv/bin/python -m tests.suites.parity
 
+# Installs the package into a folder of its own.
+speculators: install
+	.venv/bin/python -m tests.suites.speculators_reads
+
 # Network namespaces need root; without, two Ray nodes on loopback.
 faults: install
 	.venv/bin/python -m tests.suites.mending
@@ -156,12 +161,14 @@ bench-inference: install
 
 # Three quarters of an hour on one core, and half an hour of training before. Goes on where it was interrupted:
 # what is measured is in runs/bench-generate. `python -m benchmarks.generation --short`: two minutes.
-GENERATE := .venv/bin/python -m benchmarks.generation --resume
+# `make bench-generate PRECISION=fp32` where bf16 is slow.
+PRECISION ?= bf16
+GENERATE := .venv/bin/python -m benchmarks.generation --resume --precision $(PRECISION)
 TRAINED := runs/bench-generate
 HELPER := --assistant $(TRAINED)/summarizer-exported/student_alone
 
 bench-generate: models/smollm2
-	.venv/bin/python -m benchmarks.generation_models
+	.venv/bin/python -m benchmarks.generation_models --precision $(PRECISION)
 	$(GENERATE) $(HELPER)
 	$(GENERATE) $(HELPER) --name fine-tuned --run $(TRAINED)/summarizer \
 	  --exported $(TRAINED)/summarizer-exported/teacher

@@ -36,6 +36,7 @@ def main(
     test: Annotated[int, typer.Option(help="Rows of test, of each task.")] = 60,
     tasks: Annotated[list[str] | None, typer.Option(help="summaries, dialogue: both.")] = None,
     new_tokens: int = 64,
+    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
     threads: int = 1,
 ) -> None:
     """Let the model answer, and write what it said."""
@@ -43,7 +44,7 @@ def main(
 
     torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    halves = instruct_halves(model, torch.bfloat16)
+    halves = instruct_halves(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     output.mkdir(parents=True, exist_ok=True)
     for split, count in {"test": test, "validation": others, "train": train}.items():
         rows: list[dict[str, Any]] = []

@@ -7,6 +7,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 FOLDER = Path("runs/bench-generate")
 CHATS = (FOLDER / "chats").resolve()
@@ -14,33 +17,39 @@ END = "<|im_end|>"
 MODELS = {
     "summarizer": (
         "configs/summarization.yaml",
-        *("precision=bf16", "teacher.freeze=none", "teacher.top_k=0", "schedule.max_steps=60"),
+        *("teacher.freeze=none", "teacher.top_k=0", "schedule.max_steps=60"),
         *("evaluation.before=false", "decoding.max_texts=4"),
     ),
     "translator": (
         "configs/translation-t5.yaml",
-        *("precision=bf16", "schedule.max_steps=250"),
-        *("evaluation.before=false", "decoding.max_texts=4"),
+        *("schedule.max_steps=250", "evaluation.before=false", "decoding.max_texts=4"),
     ),
     "drafter": (
         "configs/drafter.yaml",
         *("task.name=dialogue", f"task.target_prefix={END}\n<|im_start|>assistant\n"),
         *("task.max_target_tokens=64", "teacher.max_tokens=448", "student.max_tokens=128"),
         *(f"data.{split}={CHATS}/{split}.jsonl" for split in ("train", "validation")),
-        *(f"data.test={CHATS}/test-dialogue.jsonl", "precision=bf16", "schedule.epochs=4"),
+        *(f"data.test={CHATS}/test-dialogue.jsonl", "schedule.epochs=4"),
         *("evaluation.every_epochs=4", "evaluation.before=false", "decoding.max_texts=4"),
     ),
 }
 """Name → config and what is changed in it."""
 
 
-def main() -> None:
+def main(
+    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    models: Annotated[
+        list[str] | None, typer.Option(help="summarizer, translator, drafter: all.")
+    ] = None,
+) -> None:
     """Train and export what is not there yet, one thread each."""
     if not (CHATS / "train.jsonl").exists():
-        _run("benchmarks.generation_chats", str(CHATS))
-    for name, (config, *changed) in MODELS.items():
+        _run("benchmarks.generation_chats", str(CHATS), "--precision", precision)
+    for name in models or list(MODELS):
+        config, *changed = MODELS[name]
         run = FOLDER / name
-        changes = [*changed, f"run.folder={run}", "topology.runner=local", "topology.threads=1"]
+        changes = [*changed, f"precision={precision}", f"run.folder={run}"]
+        changes += ["topology.runner=local", "topology.threads=1"]
         if not (run / "summary.json").exists():
             _run("tsarch", "train", config, *(part for own in changes for part in ("--set", own)))
         if not (exported := FOLDER / f"{name}-exported").exists():
@@ -52,4 +61,4 @@ def _run(module: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
+from tests.drafter_configs import drafter_config, sections, trained_and_exported
 from tests.generative_configs import TEACHERS, generative_config, generative_raw
 from tests.helpers import local_crew
 from tests.suites.equivalence import Case, run_cases
-from tests.test_generation import SPEC, WIDE
+from tests.test_generation import SPEC
 from tests.test_resume import assert_same
 from tsarch.blueprint import resolve
-from tsarch.config import Config
 from tsarch.config_loading import parse_config
 from tsarch.errors import UserError
+from tsarch.export.drafter import write_drafter
+from tsarch.export.models import TrainedModels, read_models
 from tsarch.launch.training import run_training
 from tsarch.models.drafter_model import DrafterModel, seen_in_steps
 from tsarch.pair.drafting import Drafts
@@ -34,33 +41,7 @@ from tsarch.planning.preflight import check_run
 from tsarch.run.saved_run import evaluate_run
 from tsarch.topology import Stage
 
-LLAMA = {**TEACHERS["llama"], **WIDE["llama"], "vocab_size": 300, "eos_token_id": 0}
-ONE_LAYER = {**TEACHERS["llama"], "num_hidden_layers": 1, "vocab_size": 300}
 CPU = torch.device("cpu")
-
-
-def sections(**more: dict[str, Any]) -> dict[str, Any]:
-    """A drafter of one layer, fed from two layers and the last one."""
-    own: dict[str, Any] = {
-        "teacher": {"config": LLAMA},
-        "student": {
-            "role": "drafter",
-            "layers": None,
-            "config": ONE_LAYER,
-            "alone_weight": 0.0,
-            "max_tokens": 30,
-            "drafting": {"layers": [1, 2], "vocabulary": 280},
-        },
-        "distillation": {"weight": 1.0, "temperature": 1.0},
-        "topology": {"runner": "local", "threads": 1},
-    }
-    for name, section in more.items():
-        own[name] = {**own.get(name, {}), **section}
-    return own
-
-
-def drafter_config(folder: Path, **more: dict[str, Any]) -> Config:
-    return generative_config(folder, "dialogue", "llama", **sections(**more))
 
 
 def opened(folder: Path) -> tuple[Any, Halves]:
@@ -115,8 +96,7 @@ def test_it_proposes_what_it_learns_to(tmp_path):
         vectors = learned[0][0, read]
         choices = module.choices
         assert proposed == [int(choices[(rows[choices] @ vectors).argmax()])]
-        hidden = drafts._texts.values.lengths
-        assert hidden.tolist() == [read + 1]
+        assert drafts._texts.values.lengths.tolist() == [read]
     # Tokens in a row: chosen ones replaced by those of the text.
     drafts = Drafts(plain, prepared, [states[:5]], 30, 20)
     said = iter(tokens[6:8].tolist())
@@ -184,6 +164,105 @@ def test_it_learns_from_a_teacher_that_stays_as_it_is(tmp_path):
     assert len(set(own["choices"].tolist())) == 280
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A drafter that was trained beside its teacher for a few steps, and its export."""
+
+    models: TrainedModels
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "drafter" / "config.json").read_text())
+        return found
+
+    @cached_property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / "drafter" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Exported:
+    folder = tmp_path_factory.mktemp("drafter")
+    target = trained_and_exported(folder)
+    return Exported(read_models(folder / "run"), target)
+
+
+def eagle3(
+    own: Exported, states: torch.Tensor, tokens: torch.Tensor, table: torch.Tensor
+) -> torch.Tensor:
+    """(places, draft_vocab) logits of an EAGLE-3 drafter as the layout says it, in plain torch:
+    place i has the teacher's (3 × width) states of token i, and token i + 1."""
+    tensors, config = own.tensors, own.config
+    layer = LlamaConfig(**config["transformer_layer_config"])
+    heads, kept, width = layer.num_attention_heads, layer.num_key_value_heads, layer.head_dim
+
+    def norm(values: torch.Tensor, name: str) -> torch.Tensor:
+        weight = tensors[f"{name}.weight"]
+        return F.rms_norm(values, weight.shape, weight, layer.rms_norm_eps)
+
+    def linear(values: torch.Tensor, name: str) -> torch.Tensor:
+        return values @ tensors[f"{name}.weight"].t()
+
+    parts = [norm(part, f"fc_norm.{i}") for i, part in enumerate(states.chunk(3, dim=-1))]
+    state = norm(linear(torch.cat(parts, dim=-1), "fc"), "layers.0.hidden_norm")
+    both = torch.cat([norm(table[tokens], "layers.0.input_layernorm"), state], dim=-1)
+    projected = (linear(both, f"layers.0.self_attn.{name}_proj") for name in "qkv")
+    queries, keys, values = (own.view(1, len(both), -1, width).transpose(1, 2) for own in projected)
+    cosines, sines = LlamaRotaryEmbedding(layer)(both, torch.arange(len(both))[None])
+    queries, keys = apply_rotary_pos_emb(queries, keys, cosines, sines)
+    keys, values = (own.repeat_interleave(heads // kept, 1) for own in (keys, values))
+    seen = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    seen = seen.transpose(1, 2).reshape(len(both), heads * width)
+    hidden = state + linear(seen, "layers.0.self_attn.o_proj")
+    inner = norm(hidden, "layers.0.post_attention_layernorm")
+    gate = F.silu(linear(inner, "layers.0.mlp.gate_proj"))
+    hidden = hidden + linear(gate * linear(inner, "layers.0.mlp.up_proj"), "layers.0.mlp.down_proj")
+    return linear(norm(hidden, "norm"), "lm_head")
+
+
+@pytest.mark.slow
+def test_it_is_exported_in_the_layout_of_eagle_3(exported):
+    """With the teacher's states as its exported model has them, it says what it says here. That
+    speculators itself reads it so: `make speculators`."""
+    models = exported.models
+    assert models.teacher is not None
+    assert models.drafter is not None
+    tokens = torch.arange(20, 31)
+    embeds, mask = models.table[tokens][None], torch.ones(1, len(tokens), dtype=torch.long)
+    hidden, _ = models.teacher(embeds, mask)
+    places = torch.arange(len(tokens))[None]
+    (own,) = models.drafter([embeds], [mask], hidden[0], [places])
+    wanted = own[0, 1:] @ models.table[models.drafter.choices].t()
+
+    verifier = LlamaForCausalLM.from_pretrained(exported.folder / "teacher")
+    last = []
+    verifier.model.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0]))
+    with torch.no_grad():
+        by_layer = verifier(tokens[None], output_hidden_states=True).hidden_states
+    layers = exported.config["eagle_aux_hidden_state_layer_ids"]
+    assert layers == [1, 2, 3]
+    states = torch.cat([by_layer[1], by_layer[2], last[0]], dim=-1)[0]
+    table = verifier.model.embed_tokens.weight.detach()
+    found = eagle3(exported, states[:-1], tokens[1:], table)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    assert exported.config["draft_vocab_size"] == 280
+    moved = torch.arange(280) + exported.tensors["d2t"]
+    assert moved.tolist() == models.drafter.choices.tolist()
+    assert exported.tensors["t2d"].nonzero().flatten().tolist() == moved.tolist()
+
+
+def test_a_drafter_of_another_width_has_no_such_layout(exported, tmp_path):
+    models = copy.deepcopy(exported.models)
+    models.teacher.backbone.config.hidden_size = 64
+    with pytest.raises(UserError, match=r"as wide as teacher and table, which are 32, 64, 32"):
+        write_drafter(models, models.drafter, tmp_path / "drafter")
+    models = copy.deepcopy(exported.models)
+    models.teacher.backbone.norm = torch.nn.LayerNorm(32)
+    with pytest.raises(UserError, match=r"last norm: isn't the root mean square norm"):
+        write_drafter(models, models.drafter, tmp_path / "drafter")
+
+
 @pytest.mark.slow
 def test_a_teacher_that_learns_beside_it_writes_in_fewer_passes(tmp_path):
     """Beside a teacher that learns too, which then writes sooner by its proposals."""
@@ -244,6 +323,7 @@ def test_ranks_give_the_losses_of_one_process(tmp_path, crews):
         ({"schedule": {"name": "joint"}}, "schedule.name: joint can't be asked"),
         ({"student": {"alone_weight": 0.5}}, "student.alone_weight can't be asked"),
         ({"student": {"shortcut": True}}, "student.shortcut can't be asked"),
+        ({"student": {"layers": [0], "config": None}}, "student.layers can't be asked"),
         ({"evaluation": {"monitor": "student"}}, "evaluation.monitor can't be asked"),
         ({"student": {"drafting": {"layers": [0]}}}, "student.drafting.layers"),
     ],
@@ -259,6 +339,10 @@ def test_tasks_and_teachers_that_it_cannot_serve_are_refused(tmp_path):
     raw["task"]["name"] = "ner"
     with pytest.raises(UserError, match="proposes words of texts, and ner writes none"):
         check_run(resolve(parse_config(raw, "tiny")), own_ray=True)
+    gpt2 = {**TEACHERS["gpt2"], "vocab_size": 300}
+    config = drafter_config(tmp_path, student={"config": gpt2})
+    with pytest.raises(UserError, match=r"can't be a drafter: it isn't made as Llama is"):
+        check_run(resolve(config), own_ray=True)
     config = drafter_config(tmp_path, student={"drafting": {"layers": [3]}})
     with pytest.raises(UserError, match=r"\[3\] are not between layers of the teacher"):
         check_run(resolve(config), own_ray=True)

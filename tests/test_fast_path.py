@@ -15,6 +15,7 @@ from tests.generative_configs import TEACHERS
 from tsarch.models.backbone import backbone_config, build_backbone
 from tsarch.models.causal_stack import CausalStack
 from tsarch.models.fast_path import FastTexts, fast_stack
+from tsarch.models.few_rows import FewRows
 from tsarch.models.static_values import StaticValues, ValueSizes
 from tsarch.models.t5_stack import T5Stack
 from tsarch.seeding import torch_seed
@@ -113,3 +114,18 @@ def test_what_was_not_kept_is_written_over():
     torch.testing.assert_close(seen[:, 0], torch.stack(wanted))
     values.restart(np.array([True, False]))
     assert values.lengths.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [FP32, torch.bfloat16])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_products_of_few_rows_are_those_of_the_matrix_as_it_lies(dtype, has_bias):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(24, 16, generator=generator).to(dtype)
+    bias = torch.randn(24, generator=generator).to(dtype) if has_bias else None
+    own = None if bias is None else bias.float()
+    product = FewRows(weight, bias)
+    for shape in [(1, 1), (1, 3), (1, 4), (5, 3), (7,), (2, 40)]:
+        inputs = torch.randn(*shape, 16, generator=generator).to(dtype)
+        wanted = nn.functional.linear(inputs.float(), weight.float(), own)
+        tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype is FP32 else {"rtol": 2e-2, "atol": 2e-2}
+        torch.testing.assert_close(product(inputs).float(), wanted, **tolerance)

@@ -15,7 +15,7 @@ from tests.generative_configs import TEACHERS
 from tests.helpers import local_crew
 from tests.test_generation import SPEC, config_of
 from tsarch.config import MODES, DecodingConfig
-from tsarch.pair.generation import Prompt, prompts_of
+from tsarch.pair.generation import Prompt, TeacherGeneration, prompts_of
 from tsarch.pair.halves import Plain, TableLookup, TeacherHalf
 from tsarch.pair.proposing import Pace, Proposal, TextSoFar
 from tsarch.pair.reading import Halves
@@ -103,6 +103,27 @@ def test_proposed_tokens_change_nothing(tmp_path, monkeypatch, model, how):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["llama", "t5", "gpt2"])
+def test_modes_for_which_the_teacher_reads_once_write_what_each_writes(
+    tmp_path, monkeypatch, model
+):
+    halves, prompts = opened(tmp_path, model)
+    spec = replace(PLAIN, num_proposed=3)
+    alone = {mode: texts_of(halves, prompts, mode, spec)[0] for mode in MODES}
+    sizes = []
+    start = TeacherGeneration.start
+
+    def noted(teacher: TeacherGeneration, own: list[Prompt]) -> Any:
+        sizes.append(len(own))
+        return start(teacher, own)
+
+    monkeypatch.setattr(TeacherGeneration, "start", noted)
+    found = Writing(halves, spec, 0.4).write_modes(prompts, MODES)
+    assert {mode: [own.tokens for own in found[mode].texts] for mode in MODES} == alone
+    assert sizes == ([5, 2] if model in FAST else [5, 5, 5, 2, 2, 2])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["llama", "t5"])
 def test_exact_texts_of_bf16_do_not_depend_on_proposals(tmp_path, monkeypatch, model):
     halves, prompts = opened(tmp_path, model)
@@ -172,8 +193,15 @@ def test_what_was_not_worth_it_is_tried_again():
     assert chosen.count(0) == 98
 
 
-def test_a_plain_pass_is_measured_before_tokens_are_proposed():
-    assert Pace().choose([Proposal([1], 3)]) == 0
+def test_a_plain_pass_and_one_more_token_are_measured_before_many_are_proposed():
+    pace, proposals = Pace(), [Proposal([1] * 8, 3)] * 16
+    assert pace.choose(proposals) == 0
+    pace.took(16, 1, 1.0)
+    assert pace.choose(proposals) == 1
+    pace.took(16, 2, 1.3)
+    assert pace.choose(proposals) > 1
+    pace.took(16, 2, 2.9)  # the median is between
+    assert pace.choose(proposals) == 0
 
 
 def test_sampled_tokens_that_were_proposed_follow_the_distribution():

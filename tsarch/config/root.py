@@ -194,6 +194,8 @@ class Config(Section):
             )
         wrong = {
             "schedule.name: joint": self.schedule.name == "joint",
+            "student.model": student.model is not None,
+            "student.layers": student.layers is not None,
             "student.alone_weight": student.alone_weight > 0,
             "student.teacher_dropout": student.teacher_dropout > 0,
             "student.shortcut": student.shortcut,

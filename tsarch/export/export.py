@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tsarch.config import Mode
 from tsarch.errors import UserError
 from tsarch.export.card import Report, Told, write_card
+from tsarch.export.drafter import VERIFIER, VERSION, write_drafter
 from tsarch.export.models import TrainedModels, read_models
 from tsarch.export.onnx import check_graphs, losses_by_rounding, write_onnx
 from tsarch.export.ordinary import TOLERANCE, difference, ordinary_model
@@ -26,6 +27,7 @@ from tsarch.run.versions import current_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from tsarch.models.drafter_model import DrafterModel
     from tsarch.models.student_model import StudentModel
     from tsarch.models.teacher_model import TeacherModel
 
@@ -90,6 +92,8 @@ def _write(
             _ordinary(models, models.teacher, "teacher", new, sample, done)
         if models.student is not None:
             _ordinary(models, models.student, "student_alone", new, sample, done)
+        if models.drafter is not None:
+            _drafter(models, models.drafter, new, done)
     if wanted.onnx:
         say("making ONNX graphs")
         _onnx(models, new / "onnx", wanted.int8, sample, done, say)
@@ -151,6 +155,20 @@ def _ordinary(
     )
     done.parts[f"{mode}/"] = f"an ordinary `{type(model).__name__}` of transformers"
     done.checks.append(f"`{mode}/` as {type(model).__name__}: {checked}")
+
+
+def _drafter(models: TrainedModels, drafter: DrafterModel, new: Path, done: Exported) -> None:
+    """Write a drafter for the ordinary model of its teacher, or say why it can't be."""
+    try:
+        if f"{VERIFIER}/" in done.refused:
+            what = "isn't here, and it is what the drafter proposes to."
+            raise UserError.single(f"{VERIFIER}/", what)
+        write_drafter(models, drafter, new / "drafter")
+    except UserError as error:
+        done.refused["drafter/"] = str(error)
+        return
+    what = f"its drafter (EAGLE-3) in the layout of speculators {VERSION}"
+    done.parts["drafter/"] = what
 
 
 def _reader(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tsarch.blueprint import Blueprint
 from tsarch.errors import UserError, one_line
 from tsarch.model_folder import TaskFile, load_table, load_weights
+from tsarch.models.drafter_model import DrafterModel
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.run.saved_run import open_run
@@ -49,8 +50,13 @@ class TrainedModels:
 
     @property
     def student(self) -> StudentModel | None:
-        """What reads windows; None: there is none."""
+        """What reads windows and answers; None: there is none."""
         return next((own for own in self.modules.values() if isinstance(own, StudentModel)), None)
+
+    @property
+    def drafter(self) -> DrafterModel | None:
+        """What proposes; None: there is none."""
+        return next((own for own in self.modules.values() if isinstance(own, DrafterModel)), None)
 
 
 def read_models(folder: Path) -> TrainedModels:

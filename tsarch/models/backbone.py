@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -100,18 +100,22 @@ def build_backbone(
     layers: Sequence[int] | None = None,
     construction: Construction = WHOLE,
     with_table: bool = True,
+    change: Callable[[PreTrainedModel], None] | None = None,
 ) -> Backbone:
     """Build the encoder of `config`, or a smaller one of some of its `layers`.
 
     Weights are fp32: pretrained ones of `model` (folder or hub name), or random ones. All ranks
     of a stage call it; no more than a few parameters are whole at one time, apart from what
-    `construction` keeps whole. The table is only read `with_table`.
+    `construction` keeps whole. The table is only read `with_table`. Random ones are drawn for what
+    `change` makes of the model.
 
     Raises:
         UserError: `model` has no fitting safetensors weights, or `layers` can't be chosen.
     """
     skeleton = make_skeleton(config, layers)
     encoder = skeleton.model
+    if change is not None:
+        change(encoder)
     if model is not None:
         checkpoint = open_checkpoint(model)
         found = check_weights(skeleton, checkpoint)

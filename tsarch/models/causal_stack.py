@@ -19,6 +19,8 @@ from tsarch.models.static_values import Span, StaticValues, ValueSizes
 from tsarch.models.taps import with_taps
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_STATE_NORM = "hidden_norm"
+"""Of a drafter's first layer."""
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _MODEL = {"embed_tokens", "layers", "norm", "rotary_emb"}
@@ -29,6 +31,8 @@ _FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}
 @dataclass(frozen=True)
 class _Layer:
     before_attention: Function
+    before_state: Function | None
+    """Of a drafter's first layer, whose inputs are a token and a state side by side."""
     queries_keys_values: Function
     norms: tuple[Function, Function] | None
     """Of each head's queries and keys."""
@@ -55,9 +59,11 @@ class CausalStack:
         parts: Any = model
         config = parts.config
         layers = list(parts.layers)
-        check_alike(layers)
-        attention = layers[0].self_attn
         _check_children(layers[0])
+        self.is_fed = hasattr(layers[0], _STATE_NORM)
+        """Whether its inputs are states beside tokens (`FedLayer`)."""
+        check_alike(layers[self.is_fed :] or layers)
+        attention = layers[0].self_attn
         rope = getattr(parts.rotary_emb, "rope_type", None)
         if rope not in _FIXED_ROTARY or not isinstance(getattr(attention, "scaling", None), float):
             raise UnlikeError
@@ -81,7 +87,8 @@ class CausalStack:
         heads, kept, width = self._num_heads, self.sizes.num_heads, self.sizes.head_width
         tapped = []
         for number, layer in enumerate(self._layers):
-            found = layer.queries_keys_values(layer.before_attention(hidden))
+            hidden, normed = _entered(layer, hidden)
+            found = layer.queries_keys_values(normed)
             found = found.view(*hidden.shape[:2], heads + 2 * kept, width)
             turning, own = found[:, :, : heads + kept], found[:, :, heads + kept :]
             if layer.norms is not None:
@@ -108,13 +115,22 @@ class CausalStack:
         return cosines.unsqueeze(2), signed.unsqueeze(2)
 
 
+def _entered(layer: _Layer, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer adds to, and what its attention reads."""
+    if layer.before_state is None:
+        return hidden, layer.before_attention(hidden)
+    token, state = hidden.chunk(2, dim=-1)
+    state = layer.before_state(state)
+    return state, torch.cat([layer.before_attention(token), state], dim=-1)
+
+
 def _check_children(layer: Any) -> None:
     """Raises:
     UnlikeError: a layer has other parts.
     """
     attention = {name for name, _ in layer.self_attn.named_children()}
     if (
-        {name for name, _ in layer.named_children()} != _LAYER
+        {name for name, _ in layer.named_children()} - {_STATE_NORM} != _LAYER
         or attention not in (_ATTENTION, _ATTENTION | {"q_norm", "k_norm"})
         or {name for name, _ in layer.mlp.named_children()} != _MLP
     ):
@@ -137,8 +153,10 @@ def _functions(layer: Any, dtype: torch.dtype, share: bool) -> _Layer:
     norms = None
     if hasattr(attention, "q_norm"):
         norms = norm_of(attention.q_norm, dtype), norm_of(attention.k_norm, dtype)
+    state_norm = getattr(layer, _STATE_NORM, None)
     return _Layer(
         norm_of(layer.input_layernorm, dtype),
+        None if state_norm is None else norm_of(state_norm, dtype),
         joined([attention.q_proj, attention.k_proj, attention.v_proj], dtype, share),
         norms,
         joined([attention.o_proj], dtype, share),

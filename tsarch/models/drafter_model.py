@@ -2,30 +2,84 @@
 
 At a place it reads the token there and the teacher's states of the place before, since those of its
 own place are what it is to spare. Where they aren't known yet, after tokens that it proposed
-itself, its own states of the place before take their place; training does the same for some steps
-(Li et al. 2025, "EAGLE-3: Scaling up Inference Acceleration of Large Language Models via
-Training-Time Test").
+itself, its own states of the place before take their place; training does the same for some steps.
+Made as EAGLE-3's draft models are (Li et al. 2025, "EAGLE-3: Scaling up Inference Acceleration of
+Large Language Models via Training-Time Test"), so that what reads those can read it.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tsarch.models.backbone import Backbone
 from tsarch.models.decoding_cache import Decoding, DecodingCache, read_on
-from tsarch.models.heads import make_head, without_padding
+from tsarch.models.few_rows import FewRows
+from tsarch.models.heads import make_head, projection, without_padding
 from tsarch.models.unpadded import Unpadded
 
-_EPS = 1e-6
+_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+class FedLayer(nn.Module):
+    """A layer of Llama's kin that reads a token and a state side by side: attention sees both, and
+    what is added to is the state. (…, 2 × width) → (…, width).
+
+    Args:
+        layer: whose parts it takes, its projections twice as wide.
+
+    Raises:
+        ValueError: the layer has other parts.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        if {name for name, _ in layer.named_children()} != _PARTS:
+            raise ValueError("its layers have other parts than Llama's")
+        self.self_attn: Any = layer.self_attn
+        self.mlp = layer.mlp
+        self.input_layernorm = layer.input_layernorm
+        self.hidden_norm = copy.deepcopy(layer.input_layernorm)
+        self.post_attention_layernorm = layer.post_attention_layernorm
+        self.attention_type = getattr(layer, "attention_type", None)
+        for name in _PROJECTIONS:
+            narrow = getattr(self.self_attn, name)
+            sizes = 2 * narrow.in_features, narrow.out_features, narrow.bias is not None
+            setattr(self.self_attn, name, nn.Linear(*sizes, device=narrow.weight.device))
+
+    def forward(self, hidden_states: Tensor, **options: Any) -> Tensor:
+        """Arguments are those of the layer."""
+        token, state = hidden_states.chunk(2, dim=-1)
+        state = self.hidden_norm(state)
+        both = torch.cat([self.input_layernorm(token), state], dim=-1)
+        hidden: Tensor = state + self.self_attn(hidden_states=both, **options)[0]
+        inner: Tensor = self.mlp(self.post_attention_layernorm(hidden))
+        return hidden + inner
+
+
+def feed(model: PreTrainedModel) -> None:
+    """Have a model's first layer read states beside tokens.
+
+    Raises:
+        ValueError: it isn't made as Llama is.
+    """
+    layers = getattr(model, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ValueError("it isn't made as Llama is")
+    layers[0] = FedLayer(layers[0])
 
 
 class DrafterModel(nn.Module):
     """Reads token and earlier state side by side. Takes embeddings, never ids.
 
     Args:
+        backbone: one that is fed (`feed`).
         teacher_width: of the states that feed it, of several layers side by side.
         num_steps: tokens that it proposes after one another while it trains.
         num_choices: tokens that it chooses from.
@@ -42,22 +96,20 @@ class DrafterModel(nn.Module):
         table_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        width, hidden_width = backbone.embedding_width, backbone.hidden_width
+        width = backbone.hidden_width
         self.teacher_width = teacher_width
         self.num_steps = num_steps
         self.register_buffer("choices", torch.arange(num_choices))
         """(num_choices,) tokens that it chooses from, in their order."""
-        self.fuse = _linear(teacher_width, hidden_width)
-        self.token_norm = nn.RMSNorm(table_width, eps=_EPS)
-        self.state_norm = nn.RMSNorm(hidden_width, eps=_EPS)
-        self.from_token = _linear(table_width, width)
-        self.from_state = _linear(hidden_width, width)
+        self.projection = projection(table_width, width)
+        self.fuse = nn.Linear(teacher_width, width, bias=False)
+        nn.init.normal_(self.fuse.weight, std=0.02)
         self.backbone = backbone.model
         self.decoding = Decoding.of(backbone.model)
-        self.head = make_head(hidden_width, None, table_width, dropout, table_scale)
+        self.head = make_head(width, None, table_width, dropout, table_scale)
         self.depths: tuple[int, ...] = ()
         self.unpadded: Unpadded | None = None
-        self._known_rows: tuple[Tensor, Tensor] | None = None
+        self._known: tuple[Tensor, FewRows] | None = None
 
     choices: Tensor
 
@@ -65,7 +117,7 @@ class DrafterModel(nn.Module):
         """Choose from the tokens with the largest (vocabulary,) `counts`, of equals the first."""
         order = torch.argsort(counts, descending=True, stable=True)[: len(self.choices)]
         self.choices.copy_(order.sort().values)
-        self._known_rows = None
+        self._known = None
 
     def forward(
         self,
@@ -84,40 +136,37 @@ class DrafterModel(nn.Module):
         place was read with its own states of the step before.
 
         Arguments are those of `StudentModel.forward`; a place is fed with the state of the one
-        before it.
+        before it, so that the first one of a window says nothing.
         """
-        fused = self.fuse(boundary)
-        states = torch.cat([fused, fused.new_zeros(1, fused.shape[1])])
+        states = self.fuse(boundary)
         num_steps = self.num_steps if self.training else 1
         found = [
-            self._steps(own, mask, states[_before(place, -1)], num_steps)
+            self._steps(_moved(own, -1), _moved(mask, -1), states[place], num_steps)
             for own, mask, place in zip(embeds, masks, places, strict=True)
         ]
-        return [own[step] for step in range(num_steps) for own in found]
+        return [_moved(own[step], 1) for step in range(num_steps) for own in found]
 
-    def rows_of(self, table: Tensor) -> Tensor:
-        """(num_choices, table_width) the rows of a table that it chooses from; kept until it
-        changes its choice or is given another table."""
-        known = self._known_rows
+    def logits_by(self, table: Tensor) -> FewRows:
+        """(…, table_width) → (…, num_choices), by the rows of a table that it chooses from; kept
+        until it changes its choice or is given another table."""
+        known = self._known
         if known is None or known[0] is not table:
-            self._known_rows = known = table, table.index_select(0, self.choices)
+            self._known = known = table, FewRows(table.index_select(0, self.choices))
         return known[1]
 
-    def mixed(self, embeds: Tensor, states: Tensor) -> Tensor:
-        """(…, table_width) embeddings and (…, hidden_width) states before them → inputs of the
-        layers."""
-        tokens, before = self.token_norm(embeds), self.state_norm(states)
-        found: Tensor = self.from_token(tokens) + self.from_state(before)
-        return found
+    def beside(self, embeds: Tensor, states: Tensor) -> Tensor:
+        """(…, table_width) embeddings and (…, width) states before them → (…, 2 × width)."""
+        return torch.cat([self.projection(embeds), states], dim=-1)
 
     def _steps(self, embeds: Tensor, mask: Tensor, states: Tensor, num_steps: int) -> list[Tensor]:
+        """What each step says of tokens that stand with the states before them."""
         inputs: list[Tensor] = []
         said = []
         for _ in range(num_steps):
-            inputs.append(without_padding(self.mixed(embeds, states), mask))
-            hidden = self._read(inputs, mask)
-            said.append(self.head(hidden))
-            states = _before(hidden, 0.0)
+            inputs.append(without_padding(self.beside(embeds, states), mask))
+            states = self._read(inputs, mask)
+            said.append(self.head(states))
+            states = _moved(states, 1)
         return said
 
     def _read(self, inputs: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -156,14 +205,8 @@ def seen_in_steps(num_tokens: int, num_steps: int) -> Tensor:
     return torch.cat(rows)
 
 
-def _before(values: Tensor, first: float) -> Tensor:
-    """(windows, tokens, …) of the place before each; `first` at the first one."""
-    moved = values.roll(1, dims=1)
-    moved[:, 0] = first
+def _moved(values: Tensor, places: int) -> Tensor:
+    """(windows, tokens, …), one place on (1) or back (−1), with zeros where nothing comes from."""
+    moved = values.roll(places, dims=1)
+    moved[:, 0 if places > 0 else -1] = 0
     return moved
-
-
-def _linear(source_width: int, target_width: int) -> nn.Linear:
-    layer = nn.Linear(source_width, target_width, bias=False)
-    nn.init.normal_(layer.weight, std=0.02)
-    return layer

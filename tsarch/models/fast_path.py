@@ -57,6 +57,13 @@ class FastTexts:
         assert self._source is not None
         return self._stack.read(embeds, self.values, span, self._source)
 
+    def again(self) -> FastTexts:
+        """Others that go on from where these are. What they keep from there on is in the same
+        memory: of both, one goes on at a time, from there."""
+        own = copy.copy(self)
+        own.values = self.values.again()
+        return own
+
     def reorder(self, parents: Tensor) -> None:
         """Go on with the texts `parents`, in their order."""
         self.values.reorder(parents)
@@ -137,7 +144,8 @@ def _disturb(model: nn.Module) -> None:
 @torch.no_grad()
 def _agrees(small: Any, stack: Stack) -> bool:
     """Whether a stack reads two texts on, of unlike lengths, as the model itself reads them."""
-    width = int(small.config.hidden_size)
+    is_fed = isinstance(stack, CausalStack) and stack.is_fed
+    width = int(small.config.hidden_size) * (2 if is_fed else 1)
     device = next(small.parameters()).device
     generator = torch.Generator().manual_seed(0)
     embeds = (torch.randn(2, 7, width, generator=generator)).to(device)

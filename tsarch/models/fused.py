@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tsarch.models.few_rows import FewRows
+
 Function = Callable[[Tensor], Tensor]
 
 
@@ -40,7 +42,7 @@ def joined(parts: Sequence[nn.Module], dtype: torch.dtype, share: bool) -> Funct
     bias = None
     if biases[0] is not None:
         bias = torch.cat([own.detach() for own in biases if own is not None]).to(dtype)
-    return lambda inputs: F.linear(inputs, weight, bias)
+    return FewRows(weight, bias)
 
 
 def _plain_linear(module: nn.Module) -> nn.Linear:

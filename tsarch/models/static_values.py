@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,12 @@ class StaticValues:
         """Let the first `counts` (texts,) tokens of the last span count."""
         self.lengths = self.lengths + counts
         self._has_begun = True
+
+    def again(self) -> StaticValues:
+        """See `FastTexts.again`."""
+        own = copy.copy(self)
+        own._kept = list(self._kept)
+        return own
 
     def restart(self, texts: IntArray) -> None:
         """Let some texts (texts,) bool begin anew."""

@@ -42,13 +42,12 @@ class Drafts:
         self._module: DrafterModel = half.drafter
         self._rows = prepared.rows
         self._choices = half.drafter.choices
-        self._chosen_rows = half.drafter.rows_of(prepared.rows)
+        self._logits = half.drafter.logits_by(prepared.rows)
         self._max_tokens = max_tokens
         longest = max(len(own) for own in states)
         device = prepared.rows.device
         self._texts = FastTexts(prepared.stack, len(states), longest + room, device, whole=False)
-        # Before a window's first token there is no state.
-        self._unread = [torch.cat([own.new_zeros(1, own.shape[1]), own]) for own in states]
+        self._unread = list(states)  # the first token, before which there is none, isn't read
 
     def keep(self, states: Tensor, counts: IntArray) -> None:
         """Take the teacher's states (texts, tokens, teacher_width) of the tokens that it read, of
@@ -73,7 +72,7 @@ class Drafts:
         found = [self._chosen(hidden)]
         one = np.ones(len(tokens), dtype=np.int64)
         for _ in range(num_tokens - 1):
-            inputs = self._module.mixed(self._rows[found[-1]], hidden)
+            inputs = self._module.beside(self._rows[found[-1]], hidden)
             hidden = self._texts.read(inputs.unsqueeze(1))[:, 0]
             self._texts.values.keep(one)
             found.append(self._chosen(hidden))
@@ -85,7 +84,7 @@ class Drafts:
         """Read what wasn't → (texts, width) states of each text's newest token."""
         counts = np.array([len(own) for own in self._unread])
         values = self._texts.values
-        values.restart(values.lengths + counts > self._max_tokens)
+        values.restart(values.lengths + counts >= self._max_tokens)
         width = int(counts.max())
         read = torch.zeros(len(tokens), width, dtype=torch.long)
         states = self._unread[0].new_zeros(len(tokens), width, self._unread[0].shape[1])
@@ -95,12 +94,12 @@ class Drafts:
             self._unread[row] = unread[:0]
         module = self._module
         embeds = self._rows[read.to(self._rows.device)]
-        inputs = module.mixed(embeds, module.fuse(states.to(embeds.dtype)))
+        inputs = module.beside(embeds, module.fuse(states.to(embeds.dtype)))
         hidden = self._texts.read(inputs)
         values.keep(counts)
         return hidden[torch.arange(len(tokens)), np.maximum(counts - 1, 0)]
 
     def _chosen(self, hidden: Tensor) -> Tensor:
         """(texts, width) states → (texts,) likeliest tokens."""
-        likeliest = (self._module.head(hidden) @ self._chosen_rows.t()).argmax(dim=-1)
+        likeliest = self._logits(self._module.head(hidden)).argmax(dim=-1)
         return self._choices[likeliest]

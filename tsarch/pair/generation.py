@@ -7,6 +7,7 @@ What was read may turn out wrong: `keep` says how much of it stays.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,6 +140,18 @@ class TeacherGeneration(_Generation[TeacherHalf]):
             torch.cat([own, _at_end(logits, len(own)).to(own.dtype)], dim=-1)
             for own, logits in zip(windows, self._logits, strict=True)
         ]
+
+    @property
+    def can_begin_again(self) -> bool:
+        """Whether `again` can be asked, once it has started."""
+        return isinstance(self._texts, FastGrowingTexts)
+
+    def again(self) -> TeacherGeneration:
+        """Another one that goes on from where this one is, which then doesn't go on any more."""
+        assert isinstance(self._texts, FastGrowingTexts)
+        own = copy.copy(self)
+        own._texts = self._texts.again(own._read)
+        return own
 
     def step(self, parents: IntArray, tokens: IntArray) -> Tensor:
         """Go on with texts `parents` (texts,) and their next tokens (texts,) → (texts, width +

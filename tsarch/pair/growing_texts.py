@@ -4,6 +4,7 @@ are kept. By the fast path, with transformers' cache, or by reading whole texts 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -59,6 +60,11 @@ class FastGrowingTexts:
         self._cache = cache
         self._values = cache.fast.values
         self.lengths = self._values.lengths
+
+    def again(self, read: Read) -> FastGrowingTexts:
+        """Others that go on from where these are (`FastTexts.again`)."""
+        assert self._cache.fast is not None
+        return FastGrowingTexts(read, replace(self._cache, fast=self._cache.fast.again()))
 
     def start(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """See `GrowingTexts`."""

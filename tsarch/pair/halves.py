@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,8 @@ from tsarch.models.casting import cast
 from tsarch.models.decoding_cache import DecodingCache
 from tsarch.models.drafter_model import DrafterModel
 from tsarch.models.fast_path import Stack, fast_stack
+from tsarch.models.few_rows import FewRows
+from tsarch.models.heads import token_logits
 from tsarch.models.output_head import OutputHead
 from tsarch.models.sequence_parallel import Slice
 from tsarch.models.student_model import StudentModel
@@ -243,6 +246,16 @@ class Prepared:
     """The fast path of its layers; None: they have none."""
     rows: Tensor
     """(vocabulary, table_width) the table in the dtype of the arithmetic."""
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        """(…, table_width) → (…, vocabulary) fp32."""
+        if vectors.dtype != self.rows.dtype:  # of an engine that gives fp32 back
+            return token_logits(vectors, self.rows)
+        return self._output(vectors).float()
+
+    @cached_property
+    def _output(self) -> FewRows:
+        return FewRows(self.rows)
 
 
 class _Generating:

@@ -102,8 +102,11 @@ class Pace:
             return self.most
         sizes = Counter(own.size for own in proposals if own is not None)
         num_texts = len(proposals)
-        if not sizes or self._nearest(num_texts) is None:
+        near = self._nearest(num_texts)
+        if not sizes or near is None:
             return 0  # what a plain pass takes is measured first
+        if len(self._medians[near]) == 1:
+            return 1  # then what one more token takes, before many are tried in a large batch
         wanted = dict.fromkeys(sizes, 1.0)
         best, most = 0, _MIN_GAIN
         for num_tokens in range(1, self.most + 1):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from tsarch.config import Mode
 from tsarch.models.causal_stack import CausalStack
-from tsarch.models.heads import token_logits
 from tsarch.pair.drafting import Drafts
 from tsarch.pair.generation import Keeping, Prompt, StudentGeneration, TeacherGeneration
 from tsarch.pair.halves import Prepared, StudentHalf, TableLookup, TeacherHalf
@@ -29,6 +28,25 @@ class Halves:
     lookup: TableLookup
     window_tokens: int
     """Of the student's windows at most."""
+
+
+class ReadPrompts:
+    """Prompts that texts of several modes go on from, one mode after another: the teacher reads
+    them for the first that needs it."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = prompts
+        self._known: tuple[TeacherGeneration, list[Tensor]] | None = None
+
+    def by(self, teacher: TeacherGeneration) -> tuple[TeacherGeneration, list[Tensor]]:
+        """The teacher with the prompts read, and what `TeacherGeneration.start` gives."""
+        if self._known is not None:
+            teacher, states = self._known
+            return teacher.again(), states
+        states = teacher.start(self.prompts)
+        if teacher.can_begin_again:
+            self._known = teacher.again(), states
+        return teacher, states
 
 
 class Reader:
@@ -118,9 +136,12 @@ class ReadTexts:
             return np.full(num_texts, np.iinfo(np.int64).max)
         return self._student.room
 
-    def start(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+    def start(self, read: ReadPrompts) -> list[Tensor]:
         """Read the prompts → (texts, vocabulary) logits of those who predict, see `read`."""
-        states = None if self._teacher is None else self._teacher.start(prompts)
+        prompts = read.prompts
+        states = None
+        if self._teacher is not None:
+            self._teacher, states = read.by(self._teacher)
         hidden = None if states is None else [own[:, : self._width] for own in states]
         self.prompt_states = hidden or []
         said = None if states is None else torch.stack([own[-1] for own in states])
@@ -176,7 +197,7 @@ def _spread(
     """(…, outputs) → (…, vocabulary) fp32 logits."""
     assert half is not None
     assert prepared is not None
-    return said.float() if half.output.gives_logits else token_logits(said, prepared.rows)
+    return said.float() if half.output.gives_logits else prepared.logits(said)
 
 
 def mixed(teacher: Tensor, student: Tensor, weight: float) -> Tensor:

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from tsarch.config import Mode, ProposalSource
 from tsarch.pair.drafting import Drafts
-from tsarch.pair.generation import Keeping, Prompt
+from tsarch.pair.generation import Keeping
 from tsarch.pair.proposing import DRAFTED, MOST_PROPOSED, Pace, Proposal, TextSoFar
-from tsarch.pair.reading import Reader, ReadTexts
+from tsarch.pair.reading import Reader, ReadPrompts, ReadTexts
 from tsarch.tasks.decoding import Decoder, DecodingSpec
 from tsarch.written import Passes
 
@@ -100,7 +100,7 @@ class TextLoop:
         self.passes = Passes()
         """What it took so far."""
 
-    def write(self, prompts: Sequence[Prompt], decoders: Sequence[Decoder]) -> None:
+    def write(self, prompts: ReadPrompts, decoders: Sequence[Decoder]) -> None:
         """Let the decoders choose until all are done."""
         start = time.perf_counter()
         room = self._spec.max_tokens + (self._width or MOST_PROPOSED + 1)
@@ -108,7 +108,7 @@ class TextLoop:
         texts = self._reader.open(self._mode, keeping)
         rows = [
             _Text(decoder, TextSoFar(prompt.token_ids.tolist()), len(prompt.token_ids), fed=[0])
-            for decoder, prompt in zip(decoders, prompts, strict=True)
+            for decoder, prompt in zip(decoders, prompts.prompts, strict=True)
         ]
         self._settle(texts, rows, [own.unsqueeze(1) for own in texts.start(prompts)])
         self._drafts = None

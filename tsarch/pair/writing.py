@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from tsarch.config import Mode, ProposalSource
 from tsarch.pair.generation import Keeping, Prompt
 from tsarch.pair.proposing import MOST_PROPOSED, Pace
-from tsarch.pair.reading import Halves, Reader
+from tsarch.pair.reading import Halves, Reader, ReadPrompts
 from tsarch.pair.text_loop import TextLoop
 from tsarch.seeding import generator
 from tsarch.tasks.decoding import Decoder, DecodingSpec
@@ -53,6 +53,15 @@ class Written:
     """Log-probability, see `Decoder.best_score`."""
 
 
+@dataclass
+class WrittenTexts:
+    """Those of a mode."""
+
+    texts: list[Written] = field(default_factory=list)
+    passes: Passes = field(default_factory=Passes)
+    """What it took, of texts of one hypothesis each."""
+
+
 class Writing:
     """Writes texts.
 
@@ -79,35 +88,50 @@ class Writing:
         Args:
             numbers: of the texts, which sampling follows from; None: 0, 1, 2, …
         """
+        return self.write_modes(prompts, [mode], numbers)[mode].texts
+
+    def write_modes(
+        self, prompts: Sequence[Prompt], modes: Sequence[Mode], numbers: Sequence[int] | None = None
+    ) -> dict[Mode, WrittenTexts]:
+        """The same of several modes; the teacher reads each prompt once for all of them."""
         spec = self._spec
         numbers = range(len(prompts)) if numbers is None else numbers
-        decoders = [Decoder(spec.decoding, generator(spec.seed, "decoding", n)) for n in numbers]
         if self._reader is None:
             self._reader = Reader(self._halves, self._joint_weight)
+        found = {mode: WrittenTexts() for mode in modes}
         with torch.no_grad():  # models may keep tensors of a pass that training uses later
             for first in range(0, len(prompts), spec.batch):
                 own = slice(first, first + spec.batch)
-                self._write(self._reader, prompts[own], decoders[own], mode)
-        return [Written(own.best, own.best_score) for own in decoders]
+                read = ReadPrompts(prompts[own])
+                for mode, written in found.items():
+                    decoders = [_decoder(spec, number) for number in numbers[own]]
+                    written.passes += self._write(self._reader, read, decoders, mode)
+                    written.texts += [Written(own.best, own.best_score) for own in decoders]
+        self.passes = sum((own.passes for own in found.values()), self.passes)
+        return found
 
     def _write(
-        self, reader: Reader, prompts: Sequence[Prompt], decoders: Sequence[Decoder], mode: Mode
-    ) -> None:
-        """Let the decoders choose until all are done."""
+        self, reader: Reader, prompts: ReadPrompts, decoders: Sequence[Decoder], mode: Mode
+    ) -> Passes:
+        """Let the decoders choose until all are done; what it took."""
         spec = self._spec
         if spec.decoding.num_beams > 1:
             _write_beams(reader, prompts, decoders, mode, spec)
-            return
+            return Passes()
         pace = self._paces.setdefault(mode, spec.pace())
         given = reader, spec.decoding, mode, spec.use_cache, pace, spec.exact
         loop = TextLoop(*given, spec.sources)
         loop.write(prompts, decoders)
-        self.passes += loop.passes
+        return loop.passes
+
+
+def _decoder(spec: WritingSpec, number: int) -> Decoder:
+    return Decoder(spec.decoding, generator(spec.seed, "decoding", number))
 
 
 def _write_beams(
     reader: Reader,
-    prompts: Sequence[Prompt],
+    prompts: ReadPrompts,
     decoders: Sequence[Decoder],
     mode: Mode,
     spec: WritingSpec,
@@ -115,7 +139,7 @@ def _write_beams(
     """Several hypotheses of every text."""
     texts = reader.open(mode, Keeping(spec.use_cache, spec.decoding.max_tokens + 1))
     scores = texts.log_probabilities(texts.start(prompts))
-    live = list(range(len(prompts)))
+    live = list(range(len(decoders)))
     num_rows = 1
     while live:
         parents: list[int] = []

@@ -8,6 +8,8 @@ from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.source_target import LEAST_SOURCE_TOKENS
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.models.causality import is_causal
+from tsarch.models.drafter_model import feed
+from tsarch.models.skeleton import make_skeleton
 from tsarch.tasks.registry import is_generative
 from tsarch.topology import Stage
 
@@ -48,6 +50,12 @@ def _drafter_mistakes(blueprint: Blueprint) -> Iterator[Mistake]:
         what = "is for causal teachers."
         yield Mistake("student.role: drafter", what, "Leave it out; the source itself proposes.")
         return
+    try:
+        config = blueprint.stages[Stage.STUDENT].architecture.config
+        feed(make_skeleton(config, None).model)
+    except ValueError as error:
+        what = f"can't be a drafter: {error}."
+        yield Mistake("student.config", what, "Take model_type llama, mistral, qwen2 or qwen3.")
     num_layers = int(own.built.num_hidden_layers)
     if over := [tap for tap in blueprint.taps if tap >= num_layers]:
         what = f"{over} are not between layers of the teacher, which has {num_layers}."

@@ -7,7 +7,7 @@ every rank takes part. (No torch: the driver reads this.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,8 +68,11 @@ class RankApi(Protocol):
         """Predict a split; `windows`: in place of its own; `undecided`: scores, not what they mean
         (collective). None of ranks without a student."""
 
-    def generate(self, split: str, mode: Mode, joint_weight: float) -> Generated:
-        """Generate the texts of a split (collective); ranks with a student give theirs."""
+    def generate(
+        self, split: str, modes: Sequence[Mode], joint_weight: float
+    ) -> dict[Mode, Generated]:
+        """Generate the texts of a split, of each mode (collective); ranks with a student give
+        theirs."""
 
     def check_replicas(self, step: int) -> None:
         """Compare the replicas of the table (collective).

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -260,13 +260,14 @@ class Crew(ABC):
 
     def generate(self, split: str, mode: Mode, joint_weight: float) -> Texts:
         """Generate the texts of a split; every student rank gives those of its contexts."""
-        return self.write(split, mode, joint_weight).texts
+        return self.write(split, [mode], joint_weight)[mode].texts
 
-    def write(self, split: str, mode: Mode, joint_weight: float) -> Generated:
-        """As `generate`, and what it took."""
-        shares = self.ask(RankApi.generate, split, mode, joint_weight)
-        texts = {context: tokens for own in shares for context, tokens in own.texts.items()}
-        return Generated(texts, sum((own.passes for own in shares), Passes()))
+    def write(
+        self, split: str, modes: Sequence[Mode], joint_weight: float
+    ) -> dict[Mode, Generated]:
+        """As `generate`, of each mode, and what it took."""
+        shares = self.ask(RankApi.generate, split, modes, joint_weight)
+        return {mode: _together([own[mode] for own in shares]) for mode in modes}
 
     def stats(self) -> dict[Stage, list[RankStats]]:
         """Numbers of the ranks of each stage."""
@@ -360,3 +361,9 @@ def _fill(
         if isinstance(command, Stop):
             return
         crew.send(command)
+
+
+def _together(shares: Sequence[Generated]) -> Generated:
+    """The texts of all ranks."""
+    texts = {context: tokens for own in shares for context, tokens in own.texts.items()}
+    return Generated(texts, sum((own.passes for own in shares), Passes()))

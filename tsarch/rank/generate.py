@@ -48,7 +48,7 @@ class Generator:
     """One rank's part; all ranks call `run` with the same arguments.
 
     Args:
-        mode: who predicts.
+        modes: who predicts, one after another.
         joint_weight: weight of the teacher's probabilities in `joint`.
     """
 
@@ -60,7 +60,7 @@ class Generator:
         tied_group: ProcessGroup | None,
         topology: Topology,
         spec: GenerationSpec,
-        mode: Mode,
+        modes: Sequence[Mode],
         joint_weight: float,
     ) -> None:
         self._link = link
@@ -68,7 +68,9 @@ class Generator:
         self._group = tied_group
         self._topology = topology
         self._spec = spec
-        self._mode = mode
+        self._modes = modes
+        self._mode: Mode = "teacher"
+        """The one whose texts are written now."""
         self._joint_weight = joint_weight
         self._num_rounds = 0
         self._stages = stages
@@ -78,10 +80,18 @@ class Generator:
         self._chooser = graph.stages[-1]
 
     @torch.no_grad()
-    def run(self, split: TokenizedSplit, contexts: Sequence[int]) -> Generated:
-        """The texts of those `contexts` whose student is here."""
+    def run(self, split: TokenizedSplit, contexts: Sequence[int]) -> dict[Mode, Generated]:
+        """The texts of those `contexts` whose student is here, of each mode."""
         if self._is_alone:
             return self._written(split, contexts)
+        found = {}
+        for mode in self._modes:
+            self._mode = mode
+            found[mode] = Generated(self._written_together(split, contexts), Passes())
+        return found
+
+    def _written_together(self, split: TokenizedSplit, contexts: Sequence[int]) -> Texts:
+        """Of a mode, by all ranks in step."""
         texts: Texts = {}
         lookup = TableLookup(self._tied.table)
         teacher = _TeacherSide(self._teacher, self._stages, self._topology, lookup, self._spec)
@@ -90,7 +100,7 @@ class Generator:
             own = contexts[first : first + self._spec.writing.batch]
             texts |= self._generate(split, own, teacher, student, lookup)
         self._link.flush()
-        return Generated(texts, Passes())
+        return texts
 
     @property
     def _is_alone(self) -> bool:
@@ -100,7 +110,7 @@ class Generator:
             for stage in self._topology.stages
         )
 
-    def _written(self, split: TokenizedSplit, contexts: Sequence[int]) -> Generated:
+    def _written(self, split: TokenizedSplit, contexts: Sequence[int]) -> dict[Mode, Generated]:
         """Where nothing must be sent: as pairs write texts that answer by themselves."""
         teacher, student = (
             None if stage is None else self._stages[stage]
@@ -115,9 +125,14 @@ class Generator:
             self._spec.student_max_tokens,
         )
         writing = Writing(halves, self._spec.writing, self._joint_weight)
-        written = writing.write(prompts_of(split, contexts), self._mode, contexts)
-        texts = {context: own.tokens for context, own in zip(contexts, written, strict=True)}
-        return Generated(texts, writing.passes)
+        written = writing.write_modes(prompts_of(split, contexts), self._modes, contexts)
+        return {
+            mode: Generated(
+                {context: text.tokens for context, text in zip(contexts, own.texts, strict=True)},
+                own.passes,
+            )
+            for mode, own in written.items()
+        }
 
     def _generate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -93,9 +94,11 @@ class Rank:
         """See `Evaluation.evaluate` (all ranks call it)."""
         return self._evaluation.evaluate(split, joint_weights, windows, undecided)
 
-    def generate(self, split: str, mode: Mode, joint_weight: float) -> Generated:
-        """Generate the targets of a split (at most `decoding.max_texts`) as `mode` predicts them;
-        all ranks call it, those with a student give their texts."""
+    def generate(
+        self, split: str, modes: Sequence[Mode], joint_weight: float
+    ) -> dict[Mode, Generated]:
+        """Generate the targets of a split (at most `decoding.max_texts`) as each mode predicts
+        them; all ranks call it, those with a student give their texts."""
         parts, end_token = self.parts, self.prepared.end_token
         assert end_token is not None
         parts.train(False)
@@ -106,7 +109,7 @@ class Rank:
             self._wiring.tied_group,
             self._wiring.topology,
             GenerationSpec.of(self._blueprint, end_token, parts.predictions),
-            mode,
+            modes,
             joint_weight,
         )
         own = self.prepared.splits[split]

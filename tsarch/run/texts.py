@@ -49,15 +49,15 @@ def with_texts(
     contexts = chosen_contexts(own, blueprint.decoding.max_texts)
     samples = [Sample(own.rows[context]) for context in contexts]
     metrics = dict(evaluation.metrics)
-    passes: dict[Mode, Passes] = {}
-    for mode in blueprint.modes if modes is None else modes:
-        found = crew.write(split, mode, evaluation.joint_weight)
-        passes[mode] = found.passes
-        texts = task.spelled([found.texts[context] for context in contexts], tokenizer)
+    wanted = list(blueprint.modes if modes is None else modes)
+    found = crew.write(split, wanted, evaluation.joint_weight) if wanted else {}
+    for mode, written in found.items():
+        texts = task.spelled([written.texts[context] for context in contexts], tokenizer)
         for sample, text in zip(samples, texts, strict=True):
             sample.generated[mode] = text
         scores = task.measured(texts, [sample.row for sample in samples])
         metrics[mode] = {**metrics[mode], **scores}
+    passes = {mode: own.passes for mode, own in found.items()}
     return Evaluation(metrics, evaluation.joint_weight), samples, passes
 
 

@@ -15,7 +15,7 @@ from tsarch.models.adapters import add_adapters, checkpoint_activations
 from tsarch.models.backbone import Backbone, build_backbone, cut_out_table, freeze_backbone
 from tsarch.models.construction import SAVED, WHOLE, Construction
 from tsarch.models.depths import name_of_finish
-from tsarch.models.drafter_model import DrafterModel
+from tsarch.models.drafter_model import DrafterModel, feed
 from tsarch.models.inner_states import InnerStates, show_attention
 from tsarch.models.loading import check_weights
 from tsarch.models.measures import measure
@@ -72,6 +72,7 @@ def build_model(
             architecture.layers,
             construction,
             with_table and blueprint.table.stage is stage,
+            feed if _is_drafter(own) else None,
         )
         output = None
         if (spec := _own_output(own, num_outputs)) is not None:
@@ -175,6 +176,8 @@ def outline_model(blueprint: Blueprint, stage: Stage, num_outputs: int | None) -
     spec = _own_output(own, num_outputs)  # looks into the files, so not on the meta device
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         skeleton = make_skeleton(own.architecture.config, own.architecture.layers)
+        if _is_drafter(own):
+            feed(skeleton.model)
         output = None
         if spec is not None:
             output = outline_output(own.architecture.config, spec, blueprint.table.shape[1])
@@ -191,10 +194,14 @@ def prediction_spec(blueprint: Blueprint, stage: Stage, num_outputs: int | None)
     return PredictionSpec(num_outputs or blueprint.table.shape[1], are_logits=False)
 
 
+def _is_drafter(own: StageBlueprint) -> bool:
+    return own.bridge is not None and own.bridge.drafting is not None
+
+
 def _own_output(own: StageBlueprint, num_outputs: int | None) -> OutputSpec | None:
     """The language model's own head, where the task is over the vocabulary and vectors that are
     compared with the table won't do."""
-    if own.bridge is not None and own.bridge.drafting is not None:
+    if _is_drafter(own):
         return None  # it is compared with the table, whatever its teacher has
     if num_outputs is not None or not own.architecture.output.gives_logits:
         return None

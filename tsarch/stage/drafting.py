@@ -22,7 +22,8 @@ def drafting_loss(
     divergence: Callable[[WindowOutputs], Tensor],
 ) -> tuple[Tensor, float]:
     """The weighted mean over a drafter's steps of Σ weight · divergence from the teacher, and that
-    of the first step. The first places of further steps have no teacher's state before them.
+    of the first step. The first places, of further steps more of them, have no teacher's state
+    before them.
 
     Args:
         steps: per step each batch's predictions, all with the labels of the first.
@@ -48,9 +49,8 @@ def _sum(
     divergence: Callable[[WindowOutputs], Tensor],
 ) -> Tensor:
     labels, teacher = output.labels, output.teacher
-    if step:
-        labels = labels.clone()
-        labels[:, : step + 1] = IGNORED
+    labels = labels.clone()
+    labels[:, : step + 1] = IGNORED
     if isinstance(teacher, Logits):
         teacher = Logits(teacher.values[:, choices], teacher.chosen)
     table = output.table.index_select(0, choices)
