@@ -165,7 +165,14 @@ def altered(folder: Path, **sections: Any) -> Config:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        pytest.param("sequential", marks=pytest.mark.thorough),
+        "overlapped",
+        pytest.param("joint", marks=pytest.mark.thorough),
+    ],
+)
 def test_an_altered_run_goes_on_amid_an_epoch(tmp_path: Path, schedule: str) -> None:
     config = altered(
         tmp_path,

@@ -205,7 +205,14 @@ def test_several_teachers_give_their_mean(two_runs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        pytest.param("sequential", marks=pytest.mark.thorough),
+        "overlapped",
+        pytest.param("joint", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_run_of_several_teachers_goes_on_amid_an_epoch(two_runs, tmp_path, schedule):
     config = several(
         tmp_path,
@@ -222,7 +229,7 @@ def test_a_run_of_several_teachers_goes_on_amid_an_epoch(two_runs, tmp_path, sch
     moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
     run_training(moved, resume=True)
     assert_same(ended, tmp_path / "whole", num_steps=4)
-    if schedule == "sequential":
+    if schedule == "overlapped":
         (ended / "summary.json").unlink()
         own = config.distillation.model_copy(update={"from_run": two_runs[0]})
         with pytest.raises(UserError, match="is not what"):

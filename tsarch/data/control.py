@@ -14,6 +14,8 @@ from tsarch.errors import UserError
 
 _BETWEEN = ";"
 """Parts of a control whose words a text has to have."""
+_MOST = 10**9
+"""Larger numbers are no names."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Control:
 
 def read_control(value: Any) -> str | None:
     """A row's control, from its column; a list of words as one text. None: it has none."""
-    if isinstance(value, bool | int):
+    if isinstance(value, bool | int) and abs(value) < _MOST:
         return json.dumps(value)
     if isinstance(value, list) and value and all(isinstance(own, str) for own in value):
         value = f"{_BETWEEN} ".join(value)
