@@ -183,6 +183,14 @@ def read(
         States,
         typer.Option(help="How states are stored: fp32, bf16, or int8 with a scale a row."),
     ] = States.BF16,
+    dimensions: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Store the states' first so many principal components, found in the run's "
+            "training texts. Default: all numbers.",
+        ),
+    ] = None,
     device: _Device = Device.AUTO,
     precision: PrecisionOption = Precision.FP32,
     backend: BackendOption = Backend.TORCH,
@@ -206,6 +214,7 @@ def read(
         skip_bad,
         overrides,
         OnRay(address, workers) if ray or address or workers else None,
+        dimensions,
     )
 
 

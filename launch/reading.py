@@ -22,6 +22,7 @@ from tsarch.launch.prediction import (
 
 if TYPE_CHECKING:
     from tsarch.config import Mode
+    from tsarch.pair.projection import Projection
     from tsarch.pair.state_files import StoredAs
     from tsarch.pair.state_folder import StateWriter, StoreSize
     from tsarch.prediction.reading import ReadPiece, ReadResult
@@ -37,6 +38,7 @@ def read_to_store(
     skip_bad: bool,
     overrides: Sequence[str],
     on_ray: OnRay | None,
+    dimensions: int | None = None,
 ) -> None:
     """Have the states of all documents of some files in a store, and say what it takes.
 
@@ -55,15 +57,38 @@ def read_to_store(
     files, reading = known_files(run, inputs, overrides, computing.backend, on_ray)
     pair = without_models(run, asdict(computing))
     pair.check_reads_documents("read")
-    writer = StateWriter(store, stored_as, pair.revision)
+    if dimensions is not None:
+        _check_dimensions(run, own, dimensions)
+    writer = StateWriter(store, stored_as, pair.revision, dimensions)
     console = progress_console()
     teacher: Mode = "teacher" if "teacher" in pair.modes else "student"
     options = {**asdict(computing), "modes": [teacher]}
+    if dimensions is not None and writer.projection is None:
+        writer.projection = _fitted(run, options, dimensions, console)
     with _working(run, options, writer, stored_as, on_ray, console) as working:
         job = ReadingJob(files, reading, writer, skip_bad)
         kept = f"read and kept in {store}; the same command goes on from there"
         result = with_progress(console, "teacher", kept, partial(job.run, working))
     _tell(console, result, writer.size(), store)
+
+
+def _check_dimensions(run: str, own: Computing, dimensions: int) -> None:
+    """See `check_dimensions`."""
+    from tsarch.prediction.components import check_dimensions
+    from tsarch.prediction.loading import folder_of, opened
+
+    blueprint, _ = opened(folder_of(run, own.backend), own.backend)
+    check_dimensions(dimensions, blueprint.teacher_width)
+
+
+def _fitted(run: str, options: Mapping[str, Any], dimensions: int, console: Console) -> Projection:
+    """The projection to so many dimensions, found here; `options`: of `load`."""
+    from tsarch.prediction.components import fitted_projection
+    from tsarch.prediction.loading import folder_of, load, opened
+
+    blueprint, task_file = opened(folder_of(run, options["backend"]), options["backend"])
+    console.print(f"the teacher reads training texts, to find {dimensions} dimensions")
+    return fitted_projection(load(run, **options), blueprint, task_file.labels, dimensions)
 
 
 @contextmanager
@@ -81,11 +106,15 @@ def _working(
     from tsarch.prediction.working import working_here
 
     if on_ray is None:
-        work = partial(read_piece, known=writer.known, stored_as=stored_as)
+        work = partial(
+            read_piece, known=writer.known, stored_as=stored_as, projection=writer.projection
+        )
         yield working_here(load(run, **options), work)
         return
     known = frozenset(writer.known)
-    whole = partial(read_whole_piece, known=known, stored_as=stored_as)
+    whole = partial(
+        read_whole_piece, known=known, stored_as=stored_as, projection=writer.projection
+    )
     with working_by(run, whole, options, on_ray, console) as working:
         yield working
 

@@ -86,7 +86,7 @@ class FakeRank(Answering):
     def stats(self) -> Any:
         return os.getpid()
 
-    def survey(self, split: str) -> Any:
+    def survey(self, split: str, windows: Any = None) -> Any:
         return self.left
 
     def _happens(self, fault: str) -> None:

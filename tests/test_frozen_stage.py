@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.equal_losses import check_equal_losses
 from tests.generative_configs import generative_config
 from tests.helpers import tiny_config
+from tests.test_read_once import tiny_split
 from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.feeds import batch_plan
@@ -60,19 +61,17 @@ def test_only_the_student_trains(tmp_path, model, is_table_frozen, schedule):
     assert torch.equal(table, started[Stage.TEACHER].table) == is_table_frozen
 
 
+@pytest.mark.parametrize("made", [tiny_config, tiny_split])
 @pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
-def test_states_that_never_change_are_computed_once(tmp_path, schedule):
+def test_states_that_never_change_are_computed_once(tmp_path, schedule, made):
+    """Also those that leave between layers (`tiny_split`), beside the last ones for the head."""
+    teacher = {"freeze": "all_but_head"}
+    run = {"schedule": {"name": schedule, "micro_batches": 2}, "topology": {"runner": "local"}}
+    config = made(tmp_path, teacher=teacher, embedding={"frozen": True}, **run)
     reports = {}
     for gigabytes in (1.0, 1e-4, 0.0):
-        config = tiny_config(
-            tmp_path,
-            teacher={"freeze": "all_but_head"},
-            embedding={"frozen": True},
-            data={"keep_states_gb": gigabytes},
-            schedule={"name": schedule, "micro_batches": 2},
-            topology={"runner": "local"},
-        )
-        blueprint = resolve(config)
+        data = config.data.model_copy(update={"keep_states_gb": gigabytes})
+        blueprint = resolve(config.model_copy(update={"data": data}))
         prepared = prepare_data(blueprint)
         epoch = batch_plan(blueprint, prepared.splits["train"]).epoch_starts[1]
         ticks = LocalCrew(blueprint, prepared).train(0, 2 * epoch)

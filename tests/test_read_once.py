@@ -98,7 +98,18 @@ def tiny_split(folder: Path, **sections: dict[str, object]) -> Config:
     return tiny_read_once(folder, **own)
 
 
-TINY = {"qa": tiny_read_once, "relation": tiny_documents, "boundary": tiny_split}
+def tiny_scored(folder: Path, **sections: dict[str, object]) -> Config:
+    """`tiny_read_once` with a scorer that chooses windows."""
+    student = {"scorer": {"dimensions": 8}, **sections.pop("student", {})}
+    return tiny_read_once(folder, student=student, **sections)
+
+
+TINY = {
+    "qa": tiny_read_once,
+    "relation": tiny_documents,
+    "boundary": tiny_split,
+    "scored": tiny_scored,
+}
 
 
 @st.composite

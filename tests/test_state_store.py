@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,13 @@ from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
 from tsarch.pair import state_folder
 from tsarch.pair.pair import Pair
+from tsarch.pair.projection import Projection
 from tsarch.pair.state_files import EncodedStates, StateFile, write_states
 from tsarch.pair.state_folder import StateFolder, StateWriter
 from tsarch.pair.states import States
+from tsarch.prediction import components
+from tsarch.prepare import prepare_split
+from tsarch.run.saved_run import open_run
 from tsarch.serving.local_engine import Loading, LocalEngine
 from tsarch.serving.state_cache import StateCache
 
@@ -66,6 +71,31 @@ def test_bf16_is_rounded_as_torch_rounds():
     assert np.array_equal(EncodedStates.of(states, "bf16").states().hidden, expected)
 
 
+def test_no_projection_to_as_many_dimensions_loses_less():
+    """By the singular values that are left out (Eckart & Young 1936); none lose nothing."""
+    hidden = states_of(50).hidden
+    centred = hidden - hidden.mean(0)
+    lost = np.linalg.svd(centred, compute_uv=False)[4:] ** 2
+    own = Projection.fitted(hidden, 4)
+    error = own.up(own.down(hidden)) - hidden
+    assert np.square(error).sum() == pytest.approx(lost.sum(), rel=1e-4)
+    flat = centred @ own.basis.T @ own.basis + 3
+    again = Projection.fitted(flat, 4)
+    np.testing.assert_allclose(again.up(again.down(flat)), flat, atol=1e-4)
+
+
+def test_components_take_the_bytes_of_their_number():
+    states, own = states_of(50), Projection.fitted(states_of(50).hidden, 4)
+    sizes = [EncodedStates.of(states, kind, own).num_bytes for kind in ("fp32", "bf16", "int8")]
+    assert sizes == [50 * own for own in (16 + 12, 8 + 6, 4 + 6 + 4)]
+
+
+@pytest.mark.parametrize("shape", [(30, 16), (16, 30)])
+def test_a_projection_needs_fewer_dimensions_than_states_and_tokens(shape):
+    with pytest.raises(ValueError, match="16 dimensions of"):
+        Projection.fitted(np.zeros(shape, "f4"), 16)
+
+
 def test_a_row_of_zeros_stays_one():
     zeros = States(np.zeros((2, 4), "f4"), np.zeros((2, 1), "f4"))
     assert not EncodedStates.of(zeros, "int8").states().hidden.any()
@@ -77,17 +107,23 @@ def test_tensors_and_arrays_are_stored_alike():
     assert EncodedStates.of(states, "int8").check == EncodedStates.of(tensors, "int8").check
 
 
+@pytest.mark.parametrize("dimensions", [None, 5])
 @pytest.mark.parametrize("stored_as", ["fp32", "bf16", "int8"])
-def test_each_context_is_found_by_its_key(tmp_path, stored_as):
-    contexts = {bytes([n]) * 32: EncodedStates.of(states_of(3 + n, n), stored_as) for n in range(4)}
-    writer = StateWriter(tmp_path, stored_as, "r")
+def test_each_context_is_found_by_its_key(tmp_path, stored_as, dimensions):
+    writer = StateWriter(tmp_path, stored_as, "r", dimensions)
+    if dimensions is not None:
+        writer.projection = Projection.fitted(states_of(40).hidden, dimensions)
+    contexts = {
+        bytes([n]) * 32: EncodedStates.of(states_of(3 + n, n), stored_as, writer.projection)
+        for n in range(4)
+    }
     for key, own in contexts.items():
         writer.add(key, own)
     writer.flush()
     store = StateFolder(tmp_path, "r")
     for key, own in contexts.items():
         found = store.get(key)
-        assert np.array_equal(found.hidden, own.states().hidden)
+        assert np.array_equal(found.hidden, own.states(writer.projection).hidden)
         assert np.array_equal(found.predictions, own.states().predictions)
     assert store.get(b"?" * 32) is None
     assert (store.hits, store.misses) == (4, 1)
@@ -134,8 +170,10 @@ def test_what_is_no_store_or_another_pairs_is_refused(tmp_path):
         UserError, match=r"a.safetensors: has the states of another pair, or of oth"
     ):
         StateFolder(tmp_path, "another")
-    with pytest.raises(UserError, match=r"has int8 states. Take --states int8, or another folder"):
+    with pytest.raises(UserError, match=r"has int8 states of all .* without --dimensions, or ano"):
         StateWriter(tmp_path, "bf16", "r")
+    with pytest.raises(UserError, match="has int8 states of all dimensions"):
+        StateWriter(tmp_path, "int8", "r", 4)
 
 
 @pytest.mark.parametrize("kept", [0, 40, 300])
@@ -153,6 +191,17 @@ def test_changed_bytes_are_refused(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(UserError, match=r"a.safetensors: is damaged"):
         StateFolder(tmp_path, "r").get(b"a" * 32)
+
+
+def test_a_changed_projection_is_refused(tmp_path):
+    own = Projection.fitted(states_of(40).hidden, 4)
+    encoded = {b"a" * 32: EncodedStates.of(states_of(9), "int8", own)}
+    write_states(tmp_path / "a.safetensors", encoded, "int8", "r", projection=own)
+    whole = bytearray((tmp_path / "a.safetensors").read_bytes())
+    whole[whole.index(own.basis.tobytes())] ^= 1
+    (tmp_path / "a.safetensors").write_bytes(whole)
+    with pytest.raises(UserError, match=r"a.safetensors: is damaged"):
+        StateFolder(tmp_path, "r")
 
 
 def test_a_part_of_a_store_is_no_saved_context(ner_run, tmp_path):
@@ -211,6 +260,41 @@ def test_an_interrupted_call_goes_on_and_files_are_added(ner_run, inputs, tmp_pa
     assert ended(*given, str(more)) == 0
     assert len(read) == 8
     assert StateFolder(folder).size.contexts == 13
+
+
+def test_states_are_stored_in_fewer_dimensions(ner_run, inputs, tmp_path, capsys, monkeypatch):
+    """Found once, in the training texts; a call that goes on takes those of the store."""
+    found, fitted = [], components.fitted_projection
+
+    def find(*own: Any) -> Projection:
+        found.append(fitted(*own))
+        return found[-1]
+
+    monkeypatch.setattr(components, "fitted_projection", find)
+    options = ["--states", "int8", "--dimensions", "12"]
+    folder = stored(ner_run, inputs, tmp_path / "store", *options)
+    more = write_jsonl(tmp_path / "more.jsonl", [{"text": "Another text."}])
+    stored(ner_run, str(more), folder, *options)
+    assert len(found) == 1
+    texts = prepare_split(open_run(ner_run)[0], "train", open_run(ner_run)[1].labels)
+    states = tsarch.load(ner_run, device="cpu").states_of(texts.splits["train"], range(3))
+    for _, own in states:
+        exact = own.hidden.numpy()
+        error = found[0].up(found[0].down(exact)) - exact
+        assert np.square(error).mean() < 0.5 * np.square(exact - exact.mean(0)).mean()
+    capsys.readouterr()
+    assert ended("read", str(ner_run), "--input", inputs, "--output", str(folder)) == 2
+    told = capsys.readouterr().err.replace("\n", "")
+    assert "has int8 states of 12 dimensions. Take --states int8 --dimensions 12" in told
+    pair = tsarch.load(ner_run, device="cpu", store=folder)
+    assert len(pair.predict(TEXTS, "student")) == len(TEXTS)
+    assert pair.stored.misses == 0
+
+
+def test_dimensions_that_states_do_not_have_are_refused(ner_run, inputs, tmp_path, capsys):
+    given = ["read", str(ner_run), "--input", inputs, "--output", str(tmp_path / "store")]
+    assert ended(*given, "--dimensions", "1000") == 2
+    assert "--dimensions 1000: are not fewer than the" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_inputs_that_cannot_be_read_are_named(ner_run, tmp_path, capsys):

@@ -34,7 +34,13 @@ from tsarch.config import (
     TrackingConfig,
 )
 from tsarch.config_changes import altered
-from tsarch.config_specs import batch_spec, runner_spec, schedule_spec, unlabelled_spec
+from tsarch.config_specs import (
+    batch_spec,
+    bridge_spec,
+    runner_spec,
+    schedule_spec,
+    unlabelled_spec,
+)
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.specs import (
     BatchSpec,
@@ -46,6 +52,7 @@ from tsarch.specs import (
     OptimizerSpec,
     RunnerSpec,
     ScheduleSpec,
+    ScorerSpec,
     UnlabelledSpec,
 )
 from tsarch.topology import Graph, Stage, Topology, stage_named
@@ -176,6 +183,12 @@ class Blueprint:
         return bridges[0].drafting if bridges else None
 
     @property
+    def scorer(self) -> ScorerSpec | None:
+        """What tells the student which parts of a text to read; None: nothing."""
+        bridges = [own.bridge for own in self.stages.values() if own.bridge is not None]
+        return bridges[0].scorer if bridges else None
+
+    @property
     def taps(self) -> tuple[int, ...]:
         """Layers of the teacher whose states travel beside its last ones, see `DraftingConfig`."""
         if self.drafting is None:
@@ -288,7 +301,9 @@ def _stages(config: Config, known: Blueprint | None) -> dict[Stage, StageBluepri
         Stage.TEACHER: rates.teacher_learning_rate,
         Stage.STUDENT: rates.student_learning_rate,
     }
-    bridges = {} if student is None else {Stage.STUDENT: _bridge(student, made.get(Stage.TEACHER))}
+    bridges = (
+        {} if student is None else {Stage.STUDENT: bridge_spec(student, made.get(Stage.TEACHER))}
+    )
     return {
         stage: _stage(
             config, stage, made[stage], section, ranks[stage], peaks[stage], bridges.get(stage)
@@ -296,25 +311,6 @@ def _stages(config: Config, known: Blueprint | None) -> dict[Stage, StageBluepri
         for stage, section in sections.items()
         if section is not None
     }
-
-
-def _bridge(student: StudentConfig, source: Architecture | None) -> BridgeSpec | None:
-    """How a teacher of an architecture feeds the student."""
-    if source is None:
-        return None
-    own = student.drafting
-    return BridgeSpec(
-        stage=Stage.TEACHER,
-        source=source,
-        learned_no_teacher=student.no_teacher == "learned",
-        scale=student.bridge_scale,
-        shortcut=student.shortcut,
-        teacher_dropout=student.teacher_dropout,
-        alone_weight=student.alone_weight,
-        fed_weight=student.fed_weight,
-        fed_share=student.fed_share,
-        drafting=DraftingSpec(**own.model_dump()) if student.role == "drafter" else None,
-    )
 
 
 def _architecture(

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from tsarch.config import Config
+from tsarch.architecture import Architecture
+from tsarch.config import Config, StudentConfig
 from tsarch.schedule.plan import Alternation
-from tsarch.specs import BatchSpec, RunnerSpec, ScheduleSpec, UnlabelledSpec
+from tsarch.specs import (
+    BatchSpec,
+    BridgeSpec,
+    DraftingSpec,
+    RunnerSpec,
+    ScheduleSpec,
+    ScorerSpec,
+    UnlabelledSpec,
+)
+from tsarch.topology import Stage
 
 
 def runner_spec(config: Config) -> RunnerSpec:
@@ -35,6 +45,26 @@ def batch_spec(config: Config) -> BatchSpec:
         config.context_tokens,
         own.unpadded,
         unlabelled.ratio if unlabelled.is_used else 0.0,
+    )
+
+
+def bridge_spec(student: StudentConfig, source: Architecture | None) -> BridgeSpec | None:
+    """How a teacher of an architecture feeds the student."""
+    if source is None:
+        return None
+    own = student.drafting
+    return BridgeSpec(
+        stage=Stage.TEACHER,
+        source=source,
+        learned_no_teacher=student.no_teacher == "learned",
+        scale=student.bridge_scale,
+        shortcut=student.shortcut,
+        teacher_dropout=student.teacher_dropout,
+        alone_weight=student.alone_weight,
+        fed_weight=student.fed_weight,
+        fed_share=student.fed_share,
+        drafting=DraftingSpec(**own.model_dump()) if student.role == "drafter" else None,
+        scorer=None if student.scorer is None else ScorerSpec(**student.scorer.model_dump()),
     )
 
 

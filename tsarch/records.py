@@ -338,12 +338,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Survey:
-    """What one teacher rank predicted for some words of a split, before windows were chosen."""
+    """What one rank said of some words of a split, before windows were chosen."""
 
     words: IntArray
     """(n,) word numbers."""
     predictions: FloatArray
-    """(n, outputs) the teacher's numbers at these words."""
+    """(n, outputs) the teacher's numbers at these words, or (n, 1) scores of a `SliceScorer`."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,14 @@ class DraftingSpec:
 
 
 @dataclass(frozen=True)
+class ScorerSpec:
+    """See `ScorerConfig`."""
+
+    dimensions: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class BridgeSpec:
     """How a stage is fed with another one's hidden states; see `StudentConfig`."""
 
@@ -59,6 +67,8 @@ class BridgeSpec:
     fed_share: float | None
     drafting: DraftingSpec | None = None
     """None: it answers."""
+    scorer: ScorerSpec | None = None
+    """What tells by the states which parts of a text to read; None: nothing."""
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,16 @@ class DraftingConfig(Section):
     all."""
 
 
+class ScorerConfig(Section):
+    """What finds the parts of a text that a question is about, by the teacher's states of it
+    ([long texts](read-once.md#long-texts))."""
+
+    dimensions: PositiveInt = 64
+    """Numbers in which a question's words and states are compared."""
+    weight: PositiveFloat = 0.1
+    """Weight of its loss, whose gradient reaches nothing else."""
+
+
 class StudentConfig(BackboneConfig):
     """The smaller model; it reads windows of at most `max_tokens`, fed by the teacher."""
 
@@ -184,6 +194,11 @@ class StudentConfig(BackboneConfig):
     """Add what a head of its own, which starts as the teacher's, reads from the teacher's hidden
     states to the student's prediction: its layers and head then needn't carry what the teacher
     knows."""
+
+    scorer: ScorerConfig | None = None
+    """`qa` with `task.query: student`: have the student learn beside its answers which parts of a
+    text to read, `evaluation.windows` of them, whatever the text's length. `{}` takes the defaults.
+    Default: it reads all of it."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

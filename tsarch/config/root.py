@@ -141,6 +141,11 @@ class Config(Section):
             raise ValueError(
                 "student: give one of `model`, `config`, `layers`, which are layers of the teacher"
             )
+        if student.scorer is not None and (self.task.name, self.task.query) != ("qa", "student"):
+            raise ValueError(
+                "student.scorer is for qa with task.query: student; with task.query: both the "
+                "teacher's answers tell what to read"
+            )
         self._check_boundary(teacher, student)
         if self.data.context_tokens is not None:
             raise ValueError(

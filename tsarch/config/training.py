@@ -131,7 +131,7 @@ class EvaluationConfig(Section):
     """Also measure the test split before training."""
     windows: PositiveInt = 2
     """`qa`: windows that the student reads of a question, around the teacher's best spans; with
-    `task.query: student` it reads the whole passage."""
+    `task.query: student` those that `student.scorer` chooses, or, without it, the whole passage."""
 
 
 class CheckpointConfig(Section):

@@ -118,7 +118,7 @@ def without_projection(module: nn.Module, alone: bool) -> nn.Module:
     own.projection = nn.Identity()
     own.unpadded = None
     if isinstance(own, StudentModel):
-        own.hidden_map = None
+        own.hidden_map = own.scorer = None
         if alone:
             own.bridge = own.shortcut = None
     return own

@@ -70,6 +70,26 @@ class SpanObjective:
         return (scores - _log_total(scores)[:, None]).clamp(min=_NEVER).float()
 
 
+def region_losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """(batch, tokens) scores, each a logit of "the answer is there" against "not in this window",
+    whose logit is 0, and (batch, tokens) labels → (batch,) negative log-likelihood of the answer's
+    words together, or of its absence where it isn't here whole."""
+    starts, ends = (_words_with(labels, bit) for bit in (SPAN_START, SPAN_END))
+    begun = starts.int().cumsum(1)
+    inside = (begun > ends.int().cumsum(1)) | ends
+    is_here = starts.any(1) & ends.any(1)
+    all_words = _scores(scores.unsqueeze(-1), labels)[..., 0]
+    answer = all_words.masked_fill(~(inside & (labels >= 0)), _NEVER)
+    none = torch.zeros_like(answer[:, 0])
+    chosen = torch.where(is_here, torch.logsumexp(answer, dim=1), none)
+    return F.softplus(torch.logsumexp(all_words, dim=1)) - chosen
+
+
+def _words_with(labels: Tensor, bit: int) -> Tensor:
+    """(batch, tokens) bool, words whose labels have a bit."""
+    return (labels.clamp(min=0) & bit) > 0
+
+
 def _scores(predictions: Predicted, labels: Tensor) -> Tensor:
     """(batch, tokens, 2) fp64, hopeless where there is no word (`IGNORED` is negative)."""
     return dense(predictions).double().masked_fill((labels < 0).unsqueeze(-1), _NEVER)

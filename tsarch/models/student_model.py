@@ -20,6 +20,7 @@ from tsarch.models.heads import (
 )
 from tsarch.models.inner_states import InnerStates, Shown
 from tsarch.models.output_head import OutputHead, predictions_of
+from tsarch.models.slice_scorer import SliceScorer
 from tsarch.models.unpadded import Unpadded
 
 
@@ -44,6 +45,8 @@ class StudentModel(nn.Module):
         depths: numbers of first layers after which it answers too while it trains, each with a head
             of its own; an `output`, or vectors that are compared with the table, are shared.
         finish: see `name_of_finish`.
+        scorer: tells by the teacher's states which parts of a text are worth reading; None: nobody
+            does.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class StudentModel(nn.Module):
         finish: str = "",
         boundary_layer: int | None = None,
         output: OutputHead | None = None,
+        scorer: SliceScorer | None = None,
     ) -> None:
         super().__init__()
         width = backbone.embedding_width
@@ -81,7 +85,7 @@ class StudentModel(nn.Module):
         self.unpadded: Unpadded | None = None
         """How it reads batches without padding; None: it doesn't."""
         self._embedding_scale = backbone.embedding_scale
-        hidden_width = backbone.hidden_width
+        hidden_width = self._hidden_width = backbone.hidden_width
         own = (num_outputs, table_width, dropout, table_scale)
         self.head = output or make_head(hidden_width, *own)
         into = hidden_width if output is not None else None
@@ -90,11 +94,11 @@ class StudentModel(nn.Module):
         """What it shows of its inside while it trains; None: nothing."""
         self.depths = tuple(depths)
         self._finish = finish
-        own_heads = self.depths if output is None else ()
-        self.depth_heads = _depth_heads(own_heads, hidden_width, num_outputs, dropout)
-        self._hidden_width = hidden_width
+        heads = self.depths if output is None else ()
+        self.depth_heads = _depth_heads(heads, hidden_width, num_outputs, dropout)
         self._matched_layers = tuple(matched_layers)
         self.hidden_map = _maps(self._matched_layers, hidden_width, teacher_width)
+        self.scorer = scorer
 
     def forward(
         self,
@@ -107,11 +111,13 @@ class StudentModel(nn.Module):
         chosen: Sequence[Tensor] | None = None,
         table: Tensor | None = None,
         types: Sequence[Tensor | None] | None = None,
+        survey: bool = False,
     ) -> list[Tensor]:
         """Predictions (windows, tokens, outputs) of each group of windows; while it trains also
         those at each of the `depths`, and what is matched with the teacher's, of each group: for
         each of the `matched_layers` mapped states (windows, tokens, teacher_width), then parts of
-        the last attention (windows, tokens, widths of all), if `inner` shows any.
+        the last attention (windows, tokens, widths of all), if `inner` shows any; at the end
+        (windows, tokens) scores of each group, if it has a `scorer`.
 
         Args:
             embeds: per group (windows, tokens, table_width).
@@ -125,7 +131,10 @@ class StudentModel(nn.Module):
                 these positions. None: of all, in their shape.
             table: (vocabulary, table_width) for an `OutputHead` that reads it.
             types: per group (windows, tokens) types of tokens, where they aren't all 0.
+            survey: give the scores alone; no layer runs.
         """
+        if survey:
+            return self._scores(embeds, masks, boundary, places)
         shared = self.decoding.options(positions, cache)
         wanted = [None] * len(embeds) if chosen is None else chosen
         kinds = [None] * len(embeds) if types is None else types
@@ -133,9 +142,24 @@ class StudentModel(nn.Module):
         inputs = self._inputs(embeds, masks, bridged, places)
         options = [type_option(kind, self._num_types) for kind in kinds]
         read = self._encoded(inputs, masks, shared, options, cache, bridged, places)
-        return self._answers(
+        found = self._answers(
             read, [None if added is None else added[own] for own in places], wanted, table
         )
+        if self.training and self.scorer is not None:
+            found = found + self._scores(embeds, masks, boundary, places)
+        return found
+
+    def _scores(
+        self,
+        embeds: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        boundary: Tensor,
+        places: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """(windows, tokens) of each group, see `SliceScorer`."""
+        assert self.scorer is not None
+        given = zip(embeds, masks, places, strict=True)
+        return [self.scorer(own, mask, boundary, place) for own, mask, place in given]
 
     def _answers(
         self,

@@ -84,6 +84,7 @@ class TeacherModel(nn.Module):
         types: Tensor | None = None,
         known: bool = False,
         own: Slice | None = None,
+        whole: bool = False,
     ) -> tuple[Tensor, ...]:
         """(batch, tokens, table_width), (batch, tokens) → hidden (batch, tokens, width) and
         predictions (batch, tokens, outputs); of an `OutputHead` logits (n, vocabulary) of the n
@@ -99,11 +100,13 @@ class TeacherModel(nn.Module):
             table: (vocabulary, table_width) for an `OutputHead` that reads it.
             types: (batch, tokens) types of tokens, where they aren't all 0; a model that knows no
                 such types doesn't see them.
-            known: `embeds` are the hidden states; the head alone reads them.
+            known: `embeds` are the hidden states, as `whole` gives them; the head alone reads them.
             own: the tokens are a slice of sequences that other ranks read too, a batch of one.
+            whole: give with hidden states all that predictions are made from: the last ones beside
+                those that leave before them.
         """
         if known:
-            return embeds, predictions_of(self.head, self._last(embeds), chosen, table)
+            return self._left(embeds), predictions_of(self.head, self._last(embeds), chosen, table)
         embeds = self.projection(embeds)
         if self.is_seq2seq:
             hidden = self._decoded(embeds, mask, starts, cache)
@@ -115,7 +118,8 @@ class TeacherModel(nn.Module):
             left, last = self.exit.read(self.backbone, self.unpadded, embeds, mask, kinds)
             if last is None:  # nobody asks the teacher itself
                 return left, left.new_zeros(*left.shape[:2], 0)
-            return left, predictions_of(self.head, last, chosen, table)
+            given = torch.cat([left, last], -1) if whole else left
+            return given, predictions_of(self.head, last, chosen, table)
         hidden, *shown = self._encoded(embeds, mask, places, kinds, cache, own)
         return hidden, predictions_of(self.head, self._last(hidden), chosen, table), *shown
 
@@ -143,9 +147,13 @@ class TeacherModel(nn.Module):
         hidden, shown = hidden.tensor_split([self.hidden_width], dim=-1)
         return hidden, shown.detach()
 
+    def _left(self, hidden: Tensor) -> Tensor:
+        """What leaves of whole hidden states."""
+        return hidden if self.exit is None else hidden[..., : self._own_width]
+
     def _last(self, hidden: Tensor) -> Tensor:
         """The last layer's part of hidden states."""
-        return hidden[..., -self._own_width :] if self.taps else hidden
+        return hidden[..., -self._own_width :]
 
     def _decoded(
         self, embeds: Tensor, mask: Tensor, starts: Tensor | None, cache: DecodingCache | None

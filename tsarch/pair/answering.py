@@ -46,6 +46,7 @@ class Answering:
         batch_tokens: padded tokens of the contexts that are read at a time.
         halves: (`contexts`, `windows`) of the whole pair, where `pair` is one half of it and the
             teacher's states come from elsewhere; None: `pair` is whole.
+        is_scored: whether the student's scores of the states choose the windows.
     """
 
     def __init__(
@@ -57,8 +58,11 @@ class Answering:
         joint_weight: float = 0.5,
         batch_tokens: int = 4096,
         halves: Collection[str] | None = None,
+        is_scored: bool = False,
     ) -> None:
         self._pair = pair
+        self.is_scored = is_scored
+        """See above."""
         self._has_teacher = pair.has_teacher if halves is None else "contexts" in halves
         self._has_student = pair.has_student if halves is None else "windows" in halves
         self._task = task
@@ -83,11 +87,18 @@ class Answering:
         read when it is asked for."""
         keys = {context_key(split, context): context for context in range(split.num_contexts)}
         missing = {context: key for key, context in keys.items() if key not in known}
-        contexts = np.array(list(missing), dtype=np.int64)
-        for batch in evaluation_batches(split.context_lengths[contexts], self._batch_tokens):
-            own = contexts[batch].tolist()
-            for context, states in zip(own, self._encode(split, own), strict=True):
-                yield missing[context], states
+        for context, states in self.states_of(split, list(missing)):
+            yield missing[context], states
+
+    def states_of(
+        self, split: TokenizedSplit, contexts: Sequence[int]
+    ) -> Iterator[tuple[int, States]]:
+        """What the teacher makes of some contexts, in some order; a batch is read when it is asked
+        for."""
+        numbers = np.array(contexts, dtype=np.int64)
+        for batch in evaluation_batches(split.context_lengths[numbers], self._batch_tokens):
+            own = numbers[batch].tolist()
+            yield from zip(own, self._encode(split, own), strict=True)
 
     def answers(
         self, split: TokenizedSplit, mode: Mode, states: Sequence[States] | None = None
@@ -120,8 +131,9 @@ class Answering:
     def reads_contexts(self, mode: Mode) -> bool:
         """Whether a mode needs the teacher's states: `student_alone` too, where the teacher finds
         the windows to read."""
+        finds = self._teacher_finds or self.is_scored
         return mode != "student_alone" or (
-            self._task.window_choice is not None and self._has_student and self._teacher_finds
+            self._task.window_choice is not None and self._has_student and finds
         )
 
     @property
@@ -136,10 +148,15 @@ class Answering:
         collector = self._task.score_collector(self._joint_weight)
         if choice is None or not self._has_student:
             return self._read(split, collector, mode, kept)
+        again = _Bounded(kept, _KEPT_BYTES if mode in ("student", "joint") else 0)
         if not self._teacher_finds:
             tiles = split.with_windows(choice.tiles(split, self.window_tokens))
-            return self._read(tiles, collector, mode, kept)
-        again = _Bounded(kept, _KEPT_BYTES if mode in ("student", "joint") else 0)
+            if not self.is_scored:
+                return self._read(tiles, collector, mode, kept)
+            scores = self._scores_of(tiles, again)
+            windows = choice.likely(split, scores, self.window_tokens, self._num_windows)
+            found = self._read(split.with_windows(windows), collector, mode, again.kept)
+            return choice.inside(split.num_words, [found])
         for own, states in self._contexts(split, kept):
             self._collect_contexts(collector, split, own, states)
             again.keep(own, states)
@@ -151,6 +168,19 @@ class Answering:
         collector = self._task.score_collector(self._joint_weight)
         chosen = self._read(split.with_windows(windows), collector, mode, again.kept)
         return choice.complete(teacher, [chosen], [self._joint_weight])
+
+    def _scores_of(self, split: TokenizedSplit, states: _Bounded) -> FloatArray:
+        """(num_words, 1) how likely an answer stands at each word of all windows, by states that
+        are kept, or kept now."""
+        scores = np.zeros((split.num_words, 1), dtype=np.float32)
+        for own, read in self._contexts(split, states.kept):
+            asked = _windows_of(split, own, read)
+            said_of = self._pair.survey([window for window, _, _ in asked])
+            for (_, words, _), said in zip(asked, said_of, strict=True):
+                is_word = words >= 0
+                scores[words[is_word], 0] = said[is_word]
+            states.keep(own, read)
+        return scores
 
     def _read(
         self,
@@ -221,24 +251,11 @@ class Answering:
         states: list[States] | None,
     ) -> None:
         """Let the student read all windows of some contexts, alone and, with `states`, fed."""
-        windows, answered, predictions = [], [], []
-        for place, context in enumerate(own):
-            first = int(split.context_offsets[context])
-            for number in context_windows(split, context):
-                at, sources = split.window_places(number), split.window_sources(number)
-                answered.append(split.window_words(number))
-                fed = sources >= 0
-                hidden, said = None, None
-                if states is not None:
-                    hidden = states[place].hidden[sources[fed] - first]
-                    if split.queries is None:
-                        said = states[place].predictions[sources - first]
-                windows.append(Window(split.token_ids[at], hidden, split.types_at(at), fed))
-                predictions.append(said)
-        if not windows:
+        asked = _windows_of(split, own, states)
+        if not asked:
             return
-        found = self._pair.read(windows)
-        for words, said, teacher in zip(answered, found, predictions, strict=True):
+        found = self._pair.read([window for window, _, _ in asked])
+        for (_, words, teacher), said in zip(asked, found, strict=True):
             collector.add(self._outputs(words, said, teacher, states is not None))
 
     def _outputs(
@@ -277,6 +294,27 @@ class _Bounded:
             if context not in self.kept and read.num_bytes <= self._room:
                 self._room -= read.num_bytes
                 self.kept[context] = read.copied()
+
+
+def _windows_of(
+    split: TokenizedSplit, own: Sequence[int], states: Sequence[States] | None
+) -> list[tuple[Window, IntArray, Numbers | None]]:
+    """All windows of some contexts, alone or, with `states`, fed; the words of each, and what the
+    teacher says of them."""
+    found = []
+    for place, context in enumerate(own):
+        first = int(split.context_offsets[context])
+        for number in context_windows(split, context):
+            at, sources = split.window_places(number), split.window_sources(number)
+            fed = sources >= 0
+            hidden, said = None, None
+            if states is not None:
+                hidden = states[place].hidden[sources[fed] - first]
+                if split.queries is None:
+                    said = states[place].predictions[sources - first]
+            window = Window(split.token_ids[at], hidden, split.types_at(at), fed)
+            found.append((window, split.window_words(number), said))
+    return found
 
 
 def context_key(split: TokenizedSplit, context: int) -> bytes:

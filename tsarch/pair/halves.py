@@ -114,6 +114,7 @@ class TeacherHalf:
         starts: IntArray | None = None,
         chosen: Tensor | None = None,
         own: Slice | None = None,
+        whole: bool = False,
     ) -> States:
         """Hidden states and predictions of whole contexts.
 
@@ -122,6 +123,7 @@ class TeacherHalf:
             chosen: (batch, tokens) bool, where predictions are wanted of a model that gives logits
                 itself; None: everywhere.
             own: the tokens are a slice of contexts that other ranks read too.
+            whole: hidden states are all that `predict` needs of them.
         """
         embeds = self.embed(table, tokens.places)
         mask = torch.from_numpy(tokens.mask).to(embeds.device)
@@ -136,12 +138,15 @@ class TeacherHalf:
             given = (*given, None, None, None, None, types)
         if own is not None:
             given = (*given, *[None] * (9 - len(given)), own)
+        if whole:
+            given = (*given, *[None] * (10 - len(given)), True)
         return States(*self.runs.forward(*given))
 
     def predict(
         self, table: Lookup, hidden: Tensor, mask: IntArray, chosen: Tensor | None = None
     ) -> States:
-        """What the head says of (batch, tokens, width) hidden states; otherwise as `encode`."""
+        """What the head says of (batch, tokens, width) hidden states, whole ones, beside those of
+        them that leave; otherwise as `encode`."""
         given = [hidden, torch.from_numpy(mask).to(hidden.device), None, None, None]
         rows = self.output.rows(table) if self.output.gives_logits else None
         return States(*self.runs.forward(*given, chosen, rows, None, True))
@@ -191,6 +196,7 @@ class StudentHalf:
         boundary: Tensor,
         fed_by: Sequence[IntArray],
         chosen: Sequence[Tensor] | None = None,
+        survey: bool = False,
     ) -> list[Tensor]:
         """(windows, tokens, outputs) predictions of each batch of windows, and what else the module
         gives while it trains (`StudentModel.forward`, `DrafterModel.forward`).
@@ -201,6 +207,7 @@ class StudentHalf:
             fed_by: per batch (windows, tokens) row of `boundary`; −1: without the teacher.
             chosen: per batch (windows, tokens) bool, where predictions are wanted of a model that
                 gives logits itself; None: everywhere.
+            survey: in place of predictions (windows, tokens) scores, see `SliceScorer`.
         """
         embeds = [self.embed(table, own.places) for own in windows]
         device = self.runs.device
@@ -212,6 +219,8 @@ class StudentHalf:
         types = [_on(own.types, device) for own in windows]
         if any(own is not None for own in types):
             given = (*given, *[None] * (8 - len(given)), types)
+        if survey:
+            given = (*given, *[None] * (9 - len(given)), True)
         found: list[Tensor] = self.runs.forward(*given)
         return found
 

@@ -19,7 +19,7 @@ from tsarch.pair.halves import Plain, StudentHalf, TableLookup, TeacherHalf
 from tsarch.pair.reading import Halves
 from tsarch.pair.states import States, Tokens, Window
 from tsarch.parallel.table import Table
-from tsarch.records import IntArray
+from tsarch.records import FloatArray, IntArray
 
 
 class Pair:
@@ -131,15 +131,21 @@ class Pair:
     def read(self, windows: Sequence[Window]) -> list[Tensor]:
         """The student's (tokens, outputs) predictions of each window; those of like lengths are
         padded together."""
+        return self._by_length(windows, survey=False)
+
+    def survey(self, windows: Sequence[Window]) -> list[FloatArray]:
+        """(tokens,) scores of each fed window, see `SliceScorer`."""
+        return [own.cpu().numpy() for own in self._by_length(windows, survey=True)]
+
+    def _by_length(self, windows: Sequence[Window], survey: bool) -> list[Tensor]:
         found: dict[int, Tensor] = {}
         lengths = np.array([len(own.token_ids) for own in windows], dtype=np.int64)
         for places in parts_by_length(lengths) if len(windows) else ():
-            found |= dict(
-                zip(places, self._read([windows[place] for place in places]), strict=True)
-            )
+            own = self._read([windows[place] for place in places], survey)
+            found |= dict(zip(places, own, strict=True))
         return [found[place] for place in range(len(windows))]
 
-    def _read(self, windows: Sequence[Window]) -> list[Tensor]:
+    def _read(self, windows: Sequence[Window], survey: bool) -> list[Tensor]:
         student = self.student
         tokens = Tokens.padded([own.token_ids for own in windows], [own.types for own in windows])
         fed_by = np.full(tokens.places.shape, -1, dtype=np.int64)
@@ -151,5 +157,6 @@ class Pair:
                 fed_by[row, own.fed_places] = num_states + np.arange(len(own.hidden))
                 num_states += len(own.hidden)
                 states.append(own.hidden.to(states[0]))
-        (found,) = student.read(self.lookup, [tokens], torch.cat(states), [fed_by])
+        given = [tokens], torch.cat(states), [fed_by]
+        (found,) = student.read(self.lookup, *given, survey=survey)
         return [found[row, : len(own.token_ids)] for row, own in enumerate(windows)]

@@ -6,9 +6,11 @@ contexts lie one after another:
     keys (contexts, 32)             what states follow from beside the weights: `context_key`
     offsets (contexts + 1)          first token of each
     checks (contexts)               CRC-32 of each context's bytes
-    hidden (tokens, width)          fp32, bits of bf16, or int8
+    hidden (tokens, width)          fp32, bits of bf16, or int8; or as many components, see below
     predictions (tokens, outputs)   fp32; bits of bf16 where `hidden` isn't fp32
     scales (tokens)                 of int8 alone: what one step is worth in each row
+    projection_mean (width)         of states in fewer dimensions alone: `Projection`
+    projection_basis (dimensions, width)
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from tsarch.errors import UserError, one_line
+from tsarch.pair.projection import Projection
 from tsarch.pair.states import Numbers, States
 from tsarch.records import Array, FloatArray
 
@@ -40,17 +43,25 @@ class EncodedStates:
     """States of a context as a file has them."""
 
     hidden: Array
-    """(tokens, width)."""
+    """(tokens, width), or (tokens, dimensions) of a projection."""
     predictions: Array
     """(tokens, outputs)."""
     scales: FloatArray | None = None
     """(tokens,); of int8 alone."""
 
     @classmethod
-    def of(cls, states: States, stored_as: StoredAs) -> EncodedStates:
+    def of(
+        cls, states: States, stored_as: StoredAs, projection: Projection | None = None
+    ) -> EncodedStates:
         """States, to be stored. bf16 rounds to the nearest even; int8 has a scale a row, its
-        largest magnitude / 127."""
+        largest magnitude / 127.
+
+        Args:
+            projection: what is stored in place of the states are their components.
+        """
         hidden, predictions = _array(states.hidden), _array(states.predictions)
+        if projection is not None:
+            hidden = projection.down(hidden)
         if stored_as == "fp32":
             return cls(hidden, predictions)
         if stored_as == "bf16":
@@ -59,11 +70,13 @@ class EncodedStates:
         steps = np.rint(hidden / np.where(scales == 0, 1, scales)[:, None])
         return cls(steps.astype(np.int8), _bf16_bits(predictions), scales)
 
-    def states(self) -> States:
-        """In fp32."""
+    def states(self, projection: Projection | None = None) -> States:
+        """In fp32; `projection`: the one that they were stored with."""
         hidden = _from_bits(self.hidden)
         if self.scales is not None:
             hidden = hidden * self.scales[:, None]
+        if projection is not None:
+            hidden = projection.up(hidden)
         return States(hidden, _from_bits(self.predictions))
 
     def parts(self) -> dict[str, Array]:
@@ -107,6 +120,12 @@ class StateFile:
         self.stored_as: StoredAs = about["states"]
         self.document: str | None = about.get("document")
         """JSON of the document, where it is one that was read by itself."""
+        self.projection: Projection | None = None
+        """Of states that are stored in fewer dimensions."""
+        if "projection" in about:
+            self.projection = Projection.of_parts(self._file.get_tensor)
+            if self.projection.check != int(about["projection"]):
+                raise UserError.single(str(path), "is damaged.", _READ_AGAIN)
         self.keys: list[bytes] = [own.tobytes() for own in self._file.get_tensor("keys")]
         self._offsets: list[int] = self._file.get_tensor("offsets").tolist()
         self._checks: list[int] = self._file.get_tensor("checks").tolist()
@@ -121,6 +140,11 @@ class StateFile:
         """Of the file."""
         return self.path.stat().st_size
 
+    @property
+    def dimensions(self) -> int | None:
+        """That states are stored in; None: all."""
+        return None if self.projection is None else self.projection.dimensions
+
     def states(self, number: int) -> States:
         """Of a context.
 
@@ -132,7 +156,7 @@ class StateFile:
         own = EncodedStates(**{name: self._file.get_slice(name)[start:stop] for name in names})
         if own.check != self._checks[number]:
             raise UserError.single(str(self.path), "is damaged.", _READ_AGAIN)
-        return own.states()
+        return own.states(self.projection)
 
     def check_revision(self, revision: str) -> None:
         """Check whose states these are.
@@ -152,6 +176,7 @@ def write_states(
     stored_as: StoredAs,
     revision: str,
     further: Mapping[str, str] | None = None,
+    projection: Projection | None = None,
 ) -> None:
     """Write a file of states beside its place, then put it there: whoever looks finds it whole.
 
@@ -159,6 +184,7 @@ def write_states(
         contexts: key → states, at least one.
         revision: of the pair that made them.
         further: what else the file says of itself.
+        projection: that the states are stored with.
 
     Raises:
         UserError: it can't be written.
@@ -173,6 +199,9 @@ def write_states(
     for part in own[0].parts():
         tensors[part] = np.concatenate([states.parts()[part] for states in own])
     about = {"format": _FORMAT, "revision": revision, "states": stored_as, **(further or {})}
+    if projection is not None:
+        tensors |= projection.parts()
+        about["projection"] = str(projection.check)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:

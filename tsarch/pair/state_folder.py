@@ -72,12 +72,15 @@ class StateWriter:
     Args:
         stored_as: how; all of a folder are alike.
         revision: of the pair that makes them.
+        dimensions: that states have in the folder; None: all.
 
     Raises:
         UserError: the folder can't be made, has damaged files, or is another pair's.
     """
 
-    def __init__(self, folder: Path, stored_as: StoredAs, revision: str) -> None:
+    def __init__(
+        self, folder: Path, stored_as: StoredAs, revision: str, dimensions: int | None = None
+    ) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -86,10 +89,11 @@ class StateWriter:
         files = _files(folder)
         for own in files:
             own.check_revision(revision)
-            if own.stored_as != stored_as:
-                hint = f"Take --states {own.stored_as}, or another folder."
-                raise UserError.single(f"store {folder}", f"has {own.stored_as} states.", hint)
+            if (own.stored_as, own.dimensions) != (stored_as, dimensions):
+                raise UserError.single(f"store {folder}", *_stored_otherwise(own))
         self._folder, self._stored_as, self._revision = folder, stored_as, revision
+        self.projection = files[0].projection if files else None
+        """To the `dimensions`; None: there are no states yet that it was found for."""
         self.known = {key for own in files for key in own.keys}
         """Contexts that needn't be read any more."""
         self._pending: dict[bytes, EncodedStates] = {}
@@ -115,7 +119,8 @@ class StateWriter:
         if self._pending:
             name = hashlib.sha256(b"".join(self._pending)).hexdigest()[:32]
             path = self._folder / (name + _ENDING)
-            write_states(path, self._pending, self._stored_as, self._revision)
+            own = self._pending, self._stored_as, self._revision
+            write_states(path, *own, projection=self.projection)
         self._pending, self._num_bytes, self._written_s = {}, 0, now_s()
 
     def size(self) -> StoreSize:
@@ -144,6 +149,19 @@ class StoreSize:
     def bytes_a_token(self) -> float:
         """On the disk."""
         return self.num_bytes / max(self.tokens, 1)
+
+
+def _stored_otherwise(file: StateFile) -> tuple[str, str]:
+    """What a file has, and how to go on with it."""
+    if file.dimensions is None:
+        options = f"--states {file.stored_as} without --dimensions"
+        return (
+            f"has {file.stored_as} states of all dimensions.",
+            f"Take {options}, or another folder.",
+        )
+    what = f"has {file.stored_as} states of {file.dimensions} dimensions."
+    options = f"--states {file.stored_as} --dimensions {file.dimensions}"
+    return what, f"Take {options}, or another folder."
 
 
 def _files(folder: Path) -> list[StateFile]:

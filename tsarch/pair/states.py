@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tsarch.records import IntArray
+from tsarch.records import FloatArray, IntArray
 
 BoolArray = NDArray[np.bool_]
 Numbers = Any
@@ -111,6 +111,9 @@ class Reads(Protocol):
 
     def read(self, windows: Sequence[Window]) -> list[Numbers]:
         """The student's (tokens, outputs) predictions of each window."""
+
+    def survey(self, windows: Sequence[Window]) -> list[FloatArray]:
+        """(tokens,) scores of each fed window, see `SliceScorer`, by a student that has one."""
 
 
 def _padded_types(types: Sequence[IntArray | None], shape: tuple[int, int]) -> IntArray | None:

@@ -168,9 +168,8 @@ def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, ste
             is_joint = blueprint.schedule.name == "joint"
             running = TeacherStage(stage, engine, tied, 0, objective, None, is_joint)
         else:
-            running = StudentStage(
-                stage, engine, tied, 0, predictions, objective, blueprint.distillation, matched
-            )
+            own = predictions, objective, blueprint.distillation, matched
+            running = StudentStage(stage, engine, tied, 0, *own, scorer=blueprint.scorer)
         engine.train(True)
         executor = Executor({stage: running}, link, tied, lambda _: 1.0, _Phases(recorder))
         _leave_out_gradients(recorder, module)

@@ -274,4 +274,13 @@ def _answering(
     assert is_answering(task)
     num_windows = blueprint.evaluation.windows
     halves = [stage.reads for stage in blueprint.stages]
-    return Answering(pair, task, window_tokens, num_windows, weight, batch_tokens, halves)
+    return Answering(
+        pair,
+        task,
+        window_tokens,
+        num_windows,
+        weight,
+        batch_tokens,
+        halves,
+        is_scored=blueprint.scorer is not None,
+    )

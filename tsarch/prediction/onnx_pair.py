@@ -13,7 +13,7 @@ import numpy as np
 from tsarch.data.replica_arrays import parts_by_length
 from tsarch.errors import UserError, one_line
 from tsarch.pair.states import States, Tokens, Window
-from tsarch.records import Array, IntArray
+from tsarch.records import Array, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession  # type: ignore[import-untyped]
@@ -90,6 +90,10 @@ class OnnxPair:
                 said = self._read([windows[place] for place in places], fed)
                 found |= dict(zip(places, said, strict=True))
         return [found[place] for place in range(len(windows))]
+
+    def survey(self, windows: Sequence[Window]) -> list[FloatArray]:
+        """Nothing: there is no graph that scores, and whole texts are read."""
+        raise AssertionError("there is no graph that scores")
 
     def _read(self, windows: Sequence[Window], fed: bool) -> list[Array]:
         tokens = Tokens.padded([own.token_ids for own in windows], [own.types for own in windows])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from tsarch.data.sources import STDIN
 from tsarch.errors import Mistake, UserError
 from tsarch.inputs.files import InputFile, Reading
+from tsarch.pair.projection import Projection
 from tsarch.pair.state_files import EncodedStates, StoredAs
 from tsarch.pair.state_folder import StateWriter
 from tsarch.prediction.batch import BatchProgress
@@ -43,7 +44,11 @@ class ReadResult:
 
 
 def read_piece(
-    pair: TrainedPair, piece: Piece, known: Container[bytes], stored_as: StoredAs
+    pair: TrainedPair,
+    piece: Piece,
+    known: Container[bytes],
+    stored_as: StoredAs,
+    projection: Projection | None = None,
 ) -> ReadPiece:
     """The states of a piece's documents, but for contexts that are known."""
     bad = [own for own in piece.inputs if own.value is None]
@@ -53,7 +58,7 @@ def read_piece(
     problems += [Mistake(sound[n][0], what) for n, what in prepared.inputs.problems.items()]
     read = pair.read_missing(prepared, known)
     return ReadPiece(
-        ((key, EncodedStates.of(states, stored_as)) for key, states in read),
+        ((key, EncodedStates.of(states, stored_as, projection)) for key, states in read),
         len(piece.inputs),
         problems,
         piece.begun_bytes,
@@ -63,10 +68,14 @@ def read_piece(
 
 
 def read_whole_piece(
-    pair: TrainedPair, piece: Piece, known: Container[bytes], stored_as: StoredAs
+    pair: TrainedPair,
+    piece: Piece,
+    known: Container[bytes],
+    stored_as: StoredAs,
+    projection: Projection | None = None,
 ) -> ReadPiece:
     """As `read_piece`, all of it now: to be sent from where it was read."""
-    own = read_piece(pair, piece, known, stored_as)
+    own = read_piece(pair, piece, known, stored_as, projection)
     return replace(own, contexts=list(own.contexts))
 
 

@@ -268,6 +268,13 @@ class TrainedPair:
         if prepared.split is not None:
             yield from self._answering.read_missing(prepared.split, known)
 
+    def states_of(
+        self, split: TokenizedSplit, contexts: Sequence[int]
+    ) -> Iterator[tuple[int, States]]:
+        """See `Answering.states_of`."""
+        assert isinstance(self._answering, Answering)
+        yield from self._answering.states_of(split, contexts)
+
     def read(
         self, document: str | Sequence[Sequence[str] | Mapping[str, Any]]
     ) -> Context | AskedDocument:

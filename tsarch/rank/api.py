@@ -54,9 +54,9 @@ class RankApi(Protocol):
     def checkpoint_so_far(self) -> Written | None:
         """`checkpoint_written` without waiting, while the rank trains; None: not all yet."""
 
-    def survey(self, split: str) -> Survey | None:
-        """The teacher's predictions of a split, before windows are chosen (collective); None of
-        ranks without a teacher."""
+    def survey(self, split: str, windows: Windows | None = None) -> Survey | None:
+        """The teacher's predictions of a split, before windows are chosen, or the student's scores
+        of the words of `windows` (collective); None of ranks without that model."""
 
     def evaluate(
         self,

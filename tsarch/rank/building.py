@@ -258,6 +258,7 @@ def _stages(
             matched,
             blueprint.unlabelled if blueprint.unlabelled.is_used else None,
             targets,
+            blueprint.scorer,
         )
 
     return {stage: running(stage, replica) for stage, replica in wiring.stages}

@@ -243,9 +243,10 @@ class Crew(ABC):
 
     # Questions whose answers are put together.
 
-    def survey(self, split: str) -> list[Survey]:
-        """The teachers' predictions; every teacher rank gives the words of its contexts."""
-        return [own for own in self.ask(RankApi.survey, split) if own is not None]
+    def survey(self, split: str, windows: Windows | None = None) -> list[Survey]:
+        """The teachers' predictions; every teacher rank gives the words of its contexts. Or the
+        students' scores; every student rank gives the words of its `windows`."""
+        return [own for own in self.ask(RankApi.survey, split, windows) if own is not None]
 
     def evaluate(
         self,

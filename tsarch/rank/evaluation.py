@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from tsarch.blueprint import Blueprint
+from tsarch.data.replica_arrays import WindowBatch
 from tsarch.feeds import evaluation_feed
 from tsarch.host_memory import give_back_freed_memory
 from tsarch.losses.predictions import dense
@@ -38,9 +42,16 @@ class Evaluation:
         self._parts = parts
         self._executor = executor
 
-    def survey(self, split: str) -> Survey | None:
+    def survey(self, split: str, windows: Windows | None = None) -> Survey | None:
         """Let the teacher read a whole split, before there are windows; the ranks with a teacher
-        give its predictions of their words."""
+        give its predictions of their words.
+
+        Args:
+            windows: let the student score the words of these, by the teacher's states; the ranks
+                with a student give the scores.
+        """
+        if windows is not None:
+            return self._scored(self._splits[split].with_windows(windows))
         whole = self._splits[split]
         nothing = np.zeros((0, 2), dtype=np.int64)
         none = Windows(nothing, np.zeros(whole.num_contexts + 1, dtype=np.int64))
@@ -63,6 +74,26 @@ class Evaluation:
             return None
         teacher.on_output = None
         return Survey(np.concatenate(words), torch.cat(predictions).numpy())
+
+    def _scored(self, split: TokenizedSplit) -> Survey | None:
+        """See `survey`."""
+        last = self._parts.stages.get(self._topology.stages[-1])
+        words = [np.zeros(0, dtype=np.int64)]
+        scores = [np.zeros(0, dtype=np.float32)]
+
+        def keep(batches: Sequence[WindowBatch], found: Sequence[Tensor]) -> None:
+            for batch, own in zip(batches, found, strict=True):
+                is_word = (batch.words >= 0) & (batch.boundary >= 0)
+                words.append(batch.words[is_word])
+                scores.append(own.cpu().numpy()[is_word])
+
+        if isinstance(last, StudentStage):
+            last.on_survey = keep
+        self._run_forward(split)
+        if not isinstance(last, StudentStage):
+            return None
+        last.on_survey = None
+        return Survey(np.concatenate(words), np.concatenate(scores)[:, None])
 
     def evaluate(
         self,

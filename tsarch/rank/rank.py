@@ -80,9 +80,9 @@ class Rank:
         """See `Training.checkpoint_so_far`."""
         return self.training.checkpoint_so_far()
 
-    def survey(self, split: str) -> Survey | None:
+    def survey(self, split: str, windows: Windows | None = None) -> Survey | None:
         """See `Evaluation.survey` (all ranks call it)."""
-        return self._evaluation.survey(split)
+        return self._evaluation.survey(split, windows)
 
     def evaluate(
         self,

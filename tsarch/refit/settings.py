@@ -20,7 +20,7 @@ _CLOSED = (
     *("student.layers", "student.num_layers", "student.depths", "student.lora", "student.shortcut"),
     *("student.no_teacher", "data.tokenizer"),
     *("distillation.hidden_weight", "distillation.hidden_layers"),
-    *("student.role", "student.drafting"),
+    *("student.role", "student.drafting", "student.scorer"),
 )
 """Beginnings of keys that a trained model has settled, or a refit sets."""
 _PLACES = ("train", "validation", "test", "hub", "hub_config", "validation_share")

@@ -31,8 +31,9 @@ class Evaluation:
 class Predictor(Protocol):
     """The part of a `Crew` that evaluation needs."""
 
-    def survey(self, split: str) -> list[Survey]:
-        """The teachers' predictions of a split, before windows are chosen."""
+    def survey(self, split: str, windows: Windows | None = None) -> list[Survey]:
+        """The teachers' predictions of a split, before windows are chosen, or the students' scores
+        of the words of `windows`."""
 
     def evaluate(
         self,
@@ -57,7 +58,8 @@ def predict(
     """Predictions of the split called `name`; `undecided`: see `scores_and_metrics`.
 
     Where the task chooses windows by what the teacher says, the teacher reads the split twice:
-    first alone, and then, with the windows known, with the student.
+    first alone, and then, with the windows known, with the student; so it does where the student's
+    scores of its states choose.
     """
     choice = task.window_choice
     if blueprint.drafting is not None:  # it answers nothing
@@ -66,15 +68,23 @@ def predict(
     if choice is None:
         return _of_words(crew.evaluate(name, joint_weights, None, undecided))
     graph = blueprint.topology.graph
+    limits = blueprint.window_tokens, blueprint.evaluation.windows
     if not graph.reading("contexts") or task.query == "student":
-        return _of_words(crew.evaluate(name, [], choice.tiles(split, blueprint.window_tokens)))
-    surveys = crew.survey(name)
-    teacher = in_order(split, [s.words for s in surveys], [s.predictions for s in surveys])
+        tiles = choice.tiles(split, blueprint.window_tokens)
+        if blueprint.scorer is None:
+            return _of_words(crew.evaluate(name, [], tiles))
+        windows = choice.likely(split, _surveyed(split, crew.survey(name, tiles)), *limits)
+        return [choice.inside(split.num_words, crew.evaluate(name, [], windows))]
+    teacher = _surveyed(split, crew.survey(name))
     if not graph.reading("windows"):
         return [Predictions(np.arange(split.num_words), teacher=teacher)]
-    count = blueprint.evaluation.windows
-    windows = choice.windows(split, teacher, blueprint.window_tokens, count)
+    windows = choice.windows(split, teacher, *limits)
     return [choice.complete(teacher, crew.evaluate(name, [], windows), joint_weights)]
+
+
+def _surveyed(split: TokenizedSplit, surveys: Sequence[Survey]) -> Array:
+    """(num_words, …) from the ranks' shares."""
+    return in_order(split, [own.words for own in surveys], [own.predictions for own in surveys])
 
 
 def _of_words(predictions: list[Predictions]) -> list[Predictions]:

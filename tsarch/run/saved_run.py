@@ -306,7 +306,7 @@ def _open_split(
         raise UserError.single(
             f"--mode {mode}", f"{run} has no such mode.", f"It has {', '.join(blueprint.modes)}."
         )
-    _check_there(blueprint, split)
+    check_there(blueprint, split)
     return blueprint, task_file
 
 
@@ -331,8 +331,8 @@ def _check(
         check_parity(blueprint)
 
 
-def _check_there(blueprint: Blueprint, split: str) -> None:
-    """Whether the files of a split are still where the run had them.
+def check_there(blueprint: Blueprint, split: str) -> None:
+    """Check that the files of a split are still where the run had them.
 
     Raises:
         UserError: they aren't.

@@ -27,6 +27,7 @@ from tsarch.models.output_head import (
     outline_output,
 )
 from tsarch.models.skeleton import make_skeleton
+from tsarch.models.slice_scorer import SliceScorer
 from tsarch.models.student_model import StudentModel
 from tsarch.models.teacher_model import TeacherModel
 from tsarch.models.unpadded import Unpadded, is_exact
@@ -34,7 +35,7 @@ from tsarch.models.weight_files import check_safetensors, open_checkpoint
 from tsarch.pair.pair import Pair
 from tsarch.parallel.groups import choose_device
 from tsarch.seeding import torch_seed
-from tsarch.specs import DraftingSpec, PredictionSpec
+from tsarch.specs import BridgeSpec, DraftingSpec, PredictionSpec
 from tsarch.stage.matching import layer_pairs, shown_of
 from tsarch.topology import Reads, Stage
 
@@ -123,8 +124,7 @@ def keeps_states(blueprint: Blueprint, stage: Stage) -> bool:
     parameters from one another (ZeRO 3), which all must do alike, whatever each has kept."""
     own = blueprint.stages[stage]
     is_whole = own.engine.zero_stage < 3 or blueprint.runner.is_one_process
-    # The head reads others than those that leave, or more leaves than these.
-    if own.boundary_layer is not None or blueprint.distillation.shows:
+    if blueprint.distillation.shows:  # more leaves than states
         return False
     if blueprint.data.augmentation.is_used:  # other tokens in every epoch
         return False
@@ -253,7 +253,17 @@ def _complete(
         finish=name_of_finish(own.architecture.built) if own.depths else "",
         boundary_layer=own.boundary_layer,
         output=output,
+        scorer=_scorer(blueprint, own.bridge),
     )
+
+
+def _scorer(blueprint: Blueprint, bridge: BridgeSpec) -> SliceScorer | None:
+    """What tells which parts of a text a student reads."""
+    if bridge.scorer is None:
+        return None
+    widths = blueprint.table.shape[1], bridge.source.hidden_width
+    seed = torch_seed(blueprint.seed, "slice scorer")
+    return SliceScorer(*widths, bridge.scorer.dimensions, seed)
 
 
 def _teacher(

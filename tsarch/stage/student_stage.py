@@ -3,8 +3,8 @@ between instructions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -22,27 +22,17 @@ from tsarch.pair.halves import StudentHalf
 from tsarch.pair.states import Tokens
 from tsarch.parallel.link import Link
 from tsarch.parallel.tied_embedding import TiedEmbedding
-from tsarch.records import IGNORED, FloatArray, IntArray, LossParts, Message
-from tsarch.specs import DistillationSpec, PredictionSpec, UnlabelledSpec
+from tsarch.records import IGNORED, FloatArray, LossParts, Message
+from tsarch.specs import DistillationSpec, PredictionSpec, ScorerSpec, UnlabelledSpec
 from tsarch.stage.drafting import drafting_loss
 from tsarch.stage.engine import Engine
+from tsarch.stage.fed_states import Boundary, fed_states
 from tsarch.stage.matched import Matched
 from tsarch.stage.positions import PositionCount
+from tsarch.stage.slice_scores import parted_scores, scorer_loss
 from tsarch.stage.step_rows import StepRows
 from tsarch.tasks.collect import WindowOutputs
 from tsarch.topology import Stage
-
-
-@dataclass(frozen=True)
-class _Boundary:
-    """What came from the teachers for a micro-batch, and a spare state."""
-
-    hidden: Tensor
-    """(states + 1, teacher_width); a leaf whose gradient goes back, in `joint`."""
-    predictions: Tensor | None
-    """(states + 1, outputs), where they came along."""
-    shown: Tensor
-    """(states + 1, width) what else came of the teachers' inside; of no width, if nothing did."""
 
 
 class StudentStage:
@@ -60,6 +50,7 @@ class StudentStage:
         matched: Matched | None = None,
         unlabelled: UnlabelledSpec | None = None,
         targets: FloatArray | None = None,
+        scorer: ScorerSpec | None = None,
     ) -> None:
         self.stage = stage
         self.engine = engine
@@ -70,6 +61,8 @@ class StudentStage:
         self._depths = engine.module.depths
         self.on_output: Callable[[WindowOutputs], None] | None = None
         """Called with every batch's predictions while evaluating."""
+        self.on_survey: Callable[[Sequence[WindowBatch], Sequence[Tensor]], None] | None = None
+        """Called with batches and their scores, which are all that is made then; None: nobody."""
         self.rows = StepRows(tied)
         self.positions = PositionCount(engine.module.unpadded is not None)
         self._arriving = arriving
@@ -81,10 +74,12 @@ class StudentStage:
         self._targets = targets
         """(num_words, outputs) of the training split, what is distilled in place of what teachers
         say; None: it is what they say."""
+        self._scorer = scorer
+        """Of the module's scores of slices; None: it makes none."""
         self._matched = matched
         """Compares the models' inside; None: nobody does."""
         self._losses: dict[tuple[int, int], Tensor] = {}
-        self._boundaries: dict[tuple[int, int], _Boundary] = {}
+        self._boundaries: dict[tuple[int, int], Boundary] = {}
         self._outgoing: dict[tuple[int, int], Tensor] = {}
 
     def expected(self, feed: Feed, step: int, micro_batch: int, peer: Stage) -> list[Message]:
@@ -127,31 +122,23 @@ class StudentStage:
         device = self.engine.device
         labels = [torch.from_numpy(feed.labels(own.words)).to(device) for own in batches]
         with torch.set_grad_enabled(update):
-            fed, fed_by = _fed_states(boundary.hidden, [own.boundary for own in batches])
+            fed, fed_by = fed_states(boundary.hidden, [own.boundary for own in batches])
             found = self.half.read(
                 touched,
                 [Tokens(own.rows, own.mask, own.types) for own in batches],
                 fed,
                 fed_by,
                 [own != IGNORED for own in labels],
+                survey=self.on_survey is not None,
             )
-            heard = [
-                self._teachers(batch, own, boundary.predictions)
-                for batch, own in zip(batches, labels, strict=True)
-            ]
-            outputs, *shallow = [
-                [
-                    WindowOutputs(batch, own, self._said(said, own), teacher, touched.leaf)
-                    for batch, own, said, teacher in zip(batches, labels, part, heard, strict=True)
-                ]
-                for part in self._by_depth(found, len(batches))
-            ]
-            inside = found[len(batches) * (1 + len(shallow)) :]
+            if self.on_survey is not None:
+                self._boundaries.pop((step, micro_batch), None)
+                self.on_survey(batches, found)
+                return LossParts({})
             num_terms = feed.plan(step).num_terms(self.stage, self._objective.per_sequence)
-            loss, parts = self._of_all(num_terms, outputs, shallow)
-            if inside:
-                term, part = self._match(num_terms, outputs, inside, boundary)
-                loss, parts = loss + term, parts + part
+            outputs, loss, parts = self._learned(
+                num_terms, batches, labels, boundary, found, touched.leaf
+            )
         if update:
             self._losses[step, micro_batch] = loss
         if not boundary.hidden.requires_grad:
@@ -160,6 +147,39 @@ class StudentStage:
             for output in outputs:
                 self.on_output(output)
         return parts
+
+    def _learned(
+        self,
+        num_terms: int,
+        batches: Sequence[WindowBatch],
+        labels: Sequence[Tensor],
+        boundary: Boundary,
+        found: list[Tensor],
+        table: Tensor,
+    ) -> tuple[list[WindowOutputs], Tensor, LossParts]:
+        """Predictions at the end, loss and its parts, of what the module `found`."""
+        has_scores = self._scorer is not None and self._module.training
+        found, scores = parted_scores(found, len(batches) if has_scores else 0)
+        heard = [
+            self._teachers(batch, own, boundary.predictions)
+            for batch, own in zip(batches, labels, strict=True)
+        ]
+        outputs, *shallow = [
+            [
+                WindowOutputs(batch, own, self._said(said, own), teacher, table)
+                for batch, own, said, teacher in zip(batches, labels, part, heard, strict=True)
+            ]
+            for part in self._by_depth(found, len(batches))
+        ]
+        loss, parts = self._of_all(num_terms, outputs, shallow)
+        if inside := found[len(batches) * (1 + len(shallow)) :]:
+            term, part = self._match(num_terms, outputs, inside, boundary)
+            loss, parts = loss + term, parts + part
+        if self._scorer is not None and scores:
+            mean = scorer_loss(num_terms, batches, labels, scores)
+            loss = loss + self._scorer.weight * mean.float()
+            parts += LossParts({self._part("scorer"): float(mean.detach())})
+        return outputs, loss, parts
 
     def backward(self, step: int, micro_batch: int, last: bool) -> None:
         """Back-propagate a micro-batch's loss."""
@@ -190,11 +210,11 @@ class StudentStage:
     def _shown_width(self, feed: Feed) -> int:
         return self._matched.width if feed.send_shown and self._matched is not None else 0
 
-    def _parted(self, feed: Feed, states: Tensor) -> _Boundary:
+    def _parted(self, feed: Feed, states: Tensor) -> Boundary:
         """What came, told apart: hidden states, what is shown beside them, predictions."""
         widths = [self.half.teacher_width, self._shown_width(feed)]
         hidden, shown, predictions = states.tensor_split([widths[0], sum(widths)], dim=1)
-        return _Boundary(hidden, predictions if feed.send_predictions else None, shown)
+        return Boundary(hidden, predictions if feed.send_predictions else None, shown)
 
     def _room(self, feed: Feed, num_states: int) -> Tensor:
         """Zeros for so many states, and one more, so that an idle replica's indices point
@@ -331,7 +351,7 @@ class StudentStage:
         num_terms: int,
         outputs: list[WindowOutputs],
         inside: list[Tensor],
-        boundary: _Boundary,
+        boundary: Boundary,
     ) -> tuple[Tensor, LossParts]:
         """Σ weight · what the models' inside differs by / terms of the global batch, and its parts.
 
@@ -372,20 +392,3 @@ class StudentStage:
     def _part(self, name: str) -> str:
         """Name of a part of the loss that other stages have too."""
         return name + self.stage.name.removeprefix("student")
-
-
-def _fed_states(hidden: Tensor, fed_by: list[IntArray]) -> tuple[Tensor, list[IntArray]]:
-    """The states that fed passes read, and per batch (windows, tokens) their rows among them: what
-    came for other passes needs no bridge.
-
-    Args:
-        hidden: (states + 1, teacher_width); the last row is spare.
-        fed_by: per batch (windows, tokens) rows of `hidden`; −1: not fed.
-    """
-    read = np.concatenate([own[own >= 0] for own in fed_by])
-    rows, spare = np.unique(read), len(hidden) - 1
-    if len(rows) == spare:
-        return hidden, fed_by
-    kept = torch.from_numpy(np.append(rows, spare)).to(hidden.device)
-    among = [np.where(own >= 0, np.searchsorted(rows, own), -1) for own in fed_by]
-    return hidden.index_select(0, kept), among

@@ -207,15 +207,20 @@ class TeacherStage:
         self.engine.backward(loss, last)
 
     def _encode(
-        self, touched: TouchedRows, batch: ContextBatch, rows: IntArray | slice, chosen: Tensor
+        self,
+        touched: TouchedRows,
+        batch: ContextBatch,
+        rows: IntArray | slice,
+        chosen: Tensor,
+        whole: bool = False,
     ) -> States:
-        """States and predictions of some `rows` of a batch."""
+        """States and predictions of some `rows` of a batch; `whole`: see `TeacherHalf.encode`."""
         self.positions.add([batch.mask[rows]])
         types = None if batch.types is None else batch.types[rows]
         tokens = Tokens(batch.rows[rows], batch.mask[rows], types)
         starts = self._starts(batch)
         own = None if starts is None else starts[rows]
-        return self.half.encode(touched, tokens, own, chosen, self._slice(batch))
+        return self.half.encode(touched, tokens, own, chosen, self._slice(batch), whole)
 
     def _judged(
         self, feed: Feed, batch: ContextBatch, predictions: Predicted, labels: Tensor
@@ -269,7 +274,7 @@ class TeacherStage:
         def compute(rows: IntArray) -> Tensor:
             nowhere = torch.zeros_like(chosen[rows])
             with torch.no_grad():
-                hidden: Tensor = self._encode(touched, batch, rows, nowhere).hidden
+                hidden: Tensor = self._encode(touched, batch, rows, nowhere, whole=True).hidden
             return hidden
 
         if not contexts:  # this replica is idle

@@ -38,6 +38,15 @@ class WindowChoice(Protocol):
     def tiles(self, split: TokenizedSplit, max_tokens: int) -> Windows:
         """Windows of at most `max_tokens` that have every word once, where no teacher chooses."""
 
+    def likely(
+        self, split: TokenizedSplit, scores: FloatArray, max_tokens: int, count: int
+    ) -> Windows:
+        """Windows of at most `max_tokens` where (num_words, 1) scores of a `SliceScorer` are
+        highest; `count`: `evaluation.windows`."""
+
+    def inside(self, num_words: int, predictions: Sequence[Predictions]) -> Predictions:
+        """The student's predictions for all words from those for words in windows."""
+
     def complete(
         self,
         teacher: FloatArray,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tsarch.data.passages import strides, window_of
-from tsarch.records import Array, FloatArray, Piece, Predictions, TokenizedSplit, Windows
+from tsarch.records import Array, FloatArray, IntArray, Piece, Predictions, TokenizedSplit, Windows
 
 MAX_ANSWER_WORDS = 30
 """Longest answer that is predicted, as in the script of Devlin et al. 2019, where a word is a token
@@ -93,6 +93,30 @@ class SpanWindows:
             slices += [(int(piece.places[a]), int(piece.places[b])) for a, b in found]
         return _windows(split, slices)
 
+    def likely(
+        self, split: TokenizedSplit, scores: FloatArray, max_tokens: int, count: int
+    ) -> Windows:
+        """At most `count` windows a question, of at most `max_tokens`, that have most of what
+        (num_words, 1) scores, log-odds of the words against no answer, say together."""
+        slices: list[tuple[int, int]] = []
+        for pieces, own in zip(split.pieces, question_logits(split, scores), strict=True):
+            rooms = [_room(split, piece, max_tokens) for piece in pieces]
+            for number, start, stop in _likeliest(pieces, own[:, 0], rooms, count):
+                places = pieces[number].places
+                slices.append((int(places[start]), int(places[stop])))
+        return _windows(split, slices)
+
+    def inside(self, num_words: int, predictions: Sequence[Predictions]) -> Predictions:
+        """The student's (num_words, 2) logits from those for words in windows; −∞ elsewhere."""
+        found: dict[str, FloatArray] = {}
+        for mode in ("student", "student_alone"):
+            said = [(own.words, getattr(own, mode)) for own in predictions]
+            if any(own is not None for _, own in said):
+                found[mode] = np.full((num_words, 2), -np.inf, dtype=np.float32)
+                for words, own in said:
+                    found[mode][words] = own
+        return Predictions(np.arange(num_words), **found)
+
     def complete(
         self,
         teacher: FloatArray,
@@ -108,17 +132,46 @@ class SpanWindows:
             joint_weights: of the teacher, in `joint`.
         """
         nowhere = np.full_like(teacher, -np.inf)
-        student, alone = nowhere.copy(), nowhere
-        for own in predictions:
-            if own.student is not None:
-                student[own.words] = own.student
-            if own.student_alone is not None:
-                alone[own.words] = own.student_alone
+        own = self.inside(len(teacher), predictions)
+        student = nowhere if own.student is None else own.student
+        alone = nowhere if own.student_alone is None else own.student_alone
         weights: FloatArray = np.array(joint_weights, dtype=np.float32).reshape(-1, 1, 1)
         inside = np.isfinite(student).all(-1)
         joint = np.full((len(weights), *teacher.shape), -np.inf, dtype=np.float32)
         joint[:, inside] = weights * teacher[inside] + (1 - weights) * student[inside]
         return Predictions(np.arange(len(teacher)), teacher, student, alone, joint)
+
+
+def _likeliest(
+    pieces: Sequence[Piece], scores: FloatArray, rooms: Sequence[int], count: int
+) -> list[tuple[int, int, int]]:
+    """(piece, start, stop) in words of the windows with the largest sums of exp(`scores`), one
+    after another, each beside those before."""
+    starts = np.cumsum([0, *(piece.num_words for piece in pieces)])
+    odds = np.exp(scores.astype(np.float64) - scores.max(initial=-np.inf))
+    sums = [np.cumsum([0.0, *odds[a:b]]) for a, b in itertools.pairwise(starts)]
+    stops = [_filled_stops(piece, room) for piece, room in zip(pieces, rooms, strict=True)]
+    chosen: list[tuple[int, int, int]] = []
+    while len(chosen) < count:
+        held = [own[stop] - own[:-1] for own, stop in zip(sums, stops, strict=True)]
+        best = [float(own.max(initial=0.0)) for own in held]
+        number = int(np.argmax(best)) if best else 0
+        if not best or best[number] <= 0:
+            break
+        start = int(np.argmax(held[number]))
+        own = stops[number]
+        stop = int(own[start])
+        chosen.append((number, start, stop))
+        own[:start] = np.minimum(own[:start], start)
+        own[start:stop] = np.arange(start, stop)  # nothing is left of them
+    return chosen
+
+
+def _filled_stops(piece: Piece, room: int) -> IntArray:
+    """(words,) where a window stops that starts at each word and has `room` for tokens."""
+    places = piece.places
+    stops: IntArray = np.searchsorted(places, places[:-1] + room, side="right") - 1
+    return stops
 
 
 def _room(split: TokenizedSplit, piece: Piece, max_tokens: int) -> int:
