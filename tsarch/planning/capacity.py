@@ -287,8 +287,9 @@ class Feeding:
                 who = f"{needed // micro_batches} {self._who(stage)}"
                 yield Mistake(
                     "data.batch_tokens",
-                    f"{self._step} holds at most {most} {what} of this data, but {who} × "
-                    f"{micro_batches} micro-batches need {needed}.",
+                    f"a step of {self.blueprint.batches.step_tokens} tokens holds at most {most} "
+                    f"{what} of this data, but {who} × {micro_batches} micro-batches need "
+                    f"{needed}.",
                     f"Raise {self._limits}, or lower topology.{stage}.replicas or "
                     "schedule.micro_batches.",
                 )
@@ -303,13 +304,6 @@ class Feeding:
                     f"so some {self._who(stage)} idle in a micro-batch of them; a larger "
                     f"{self._limits} or fewer schedule.micro_batches would feed them"
                 )
-
-    @property
-    def _step(self) -> str:
-        """What a step is, in words."""
-        batches = self.blueprint.batches
-        windows = "" if batches.windows is None else f" and {batches.windows} windows"
-        return f"a step of {batches.step_tokens} tokens{windows}"
 
     @property
     def _limits(self) -> str:
