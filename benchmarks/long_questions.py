@@ -4,6 +4,7 @@ scorer chooses two windows of it (`student.scorer`).
 Texts are passages of a run's test split put together, so many a text, each from another place of
 the split; every question of these is asked of the text that its passage is in. One thread, one
 question a call; the teacher has read the text. Milliseconds are CPU time, means over questions.
+"Answer read" is the share of questions with a word of the first right answer in what is read.
 
     python -m benchmarks.long_questions runs/qa-scored --passages 1,4,16
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 
@@ -26,6 +28,7 @@ from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prepare import prepare_split
 from tsarch.run.saved_run import open_run
 from tsarch.run.versions import current_folder
+from tsarch.serving.state_cache import StateCache
 from tsarch.tasks.answers import SpanAnswer
 from tsarch.tasks.scripts import writing
 from tsarch.tasks.squad import score_answer
@@ -38,6 +41,8 @@ class Measured:
     num_passages: int
     tokens: float
     """Of a text, mean."""
+    read_share: float
+    """Of questions, with the answer in what is read."""
     f1: float
     ask_ms: float
 
@@ -54,12 +59,12 @@ def main(
         raise typer.BadParameter(f"{run} has no scorer")
     rows = prepare_split(blueprint, "test", task_file.labels).splits["test"].rows
     pair = tsarch.load(run, device="cpu")
-    print("| passages a text | tokens | what is read | F1 | CPU ms a question |")
-    print("|---|---|---|---|---|")
+    print("| passages a text | tokens | what is read | answer read | F1 | CPU ms a question |")
+    print("|---|---|---|---|---|---|")
     for number in map(int, passages.split(",")):
         for name, is_scored in (("all of it", False), ("chosen windows", True)):
             found = measured(pair, rows, number, is_scored, most)
-            figures = f"{found.f1:.4f} | {found.ask_ms:.0f}"
+            figures = f"{found.read_share:.3f} | {found.f1:.4f} | {found.ask_ms:.0f}"
             print(f"| {number} | {found.tokens:,.0f} | {name} | {figures} |", flush=True)
 
 
@@ -84,6 +89,8 @@ def measured(
     tokens: list[float] = []
     scores: list[float] = []
     costs: list[float] = []
+    read: list[bool] = []
+    pair.keep_states(StateCache(1 << 30).part("", pair.revision))
     for text, asked in texts_of(rows, number):
         context = pair.read(text)
         split = pair.prepare([{"context": text, "question": "?"}]).split
@@ -95,10 +102,22 @@ def measured(
             started = time.process_time()
             answer = context.predict(row.question, "student")
             costs.append(time.process_time() - started)
+            read.append(is_read(pair, text, row))
             said = answer.text if isinstance(answer, SpanAnswer) else ""
             scores.append(score_answer(said, row.answers or (), writing(row.passage)).f1)
-    means = statistics.mean(scores), 1000 * statistics.mean(costs)
+    means = statistics.mean(read), statistics.mean(scores), 1000 * statistics.mean(costs)
     return Measured(number, statistics.mean(tokens), *means)
+
+
+def is_read(pair: TrainedPair, text: str, row: Any) -> bool:
+    """Whether the student reads a word of a row's first answer, where it stands in its passage."""
+    found = pair.scores(pair.prepare([{"context": text, "question": row.question}]), "student")
+    assert found is not None
+    split, scores = found
+    bounds = np.concatenate([piece.bounds for piece in split.pieces[0]])
+    start, stop = (text.index(row.passage) + own for own in row.spans[0])
+    inside = (bounds[:, 1] > start) & (bounds[:, 0] < stop)
+    return bool(np.isfinite(scores[inside]).any())
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_a_place_scores_by_what_near_it_is_most_like_each_word_of_the_question()
             )
             for word in range(3)
         ]
-        assert float(found[0, place]) == pytest.approx(sum(most) / 3 / 2 - 5, abs=1e-5)
+        assert float(found[0, place]) == pytest.approx(8 * sum(most) / 3 / 2 - 20, abs=1e-4)
     shorter = scorer(embeds[:1, :48], mask[:1, :48], states, places[:1, :48])
     torch.testing.assert_close(shorter[0, 3:], found[0, 3:48])
     assert found[1].isfinite().all()

@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 _REACH = 16
 """Tokens to both sides of a place that are near: about a sentence."""
-_LEVEL = -5.0
-"""What scores start around: some hundred places together are about as likely as none."""
+_SCALE = 8.0
+"""Of the mean of how like they are, which differs little from place to place at first."""
+_LEVEL = -20.0
+"""What is added at first: some hundred places together are about as likely as none."""
 _NOWHERE = -1e4
 
 
@@ -55,7 +57,8 @@ class SliceScorer(nn.Module):
         alike = alike.masked_fill(~fed.unsqueeze(1), _NOWHERE)
         near = F.max_pool1d(alike, 2 * _REACH + 1, stride=1, padding=_REACH)
         counts = asked.sum(1, keepdim=True).clamp(min=1)
-        return (near * asked.unsqueeze(2)).sum(1) / counts + self.level.float()
+        mean = (near * asked.unsqueeze(2)).sum(1) / counts
+        return _SCALE * mean + self.level.float()
 
 
 def _orthogonal(source_width: int, target_width: int, seed: int) -> nn.Linear:
