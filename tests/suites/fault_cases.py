@@ -250,6 +250,7 @@ CASES = (
         r"notice: .* will be taken from the cluster: its ranks move",
         act=preempt,
         overrides=("schedule.epochs=12",),  # a node takes some seconds to come
+        detect_limit_s=6.0,  # Ray is asked for notices every three seconds
         down_limit_s=20.0,
         repeat_limit=0,
     ),
