@@ -13,6 +13,9 @@ from tsarch.checkpoint.cut import Cut
 
 _MOST_FOR_CUTS = 0.02
 """Share of the time that cuts in memory may take."""
+_MOST_FOR_COPIES = 0.15
+"""Share of the time in which their copies may be on the way to other hosts, on the network that the
+training needs too."""
 
 
 def keeps_cuts(blueprint: Blueprint) -> bool:
@@ -104,6 +107,8 @@ class Pacer:
         self._last_cut = self._last_kept = -1
         self._last_cut_s = self._last_kept_s = now_s
         self._cost_s = 0.0
+        self._copy_s = 0.0
+        """How long the last cut in memory has been on its way, as far as was seen."""
         self._cut_soon = False
 
     def resumed_at(self, step: int, in_memory: bool = False) -> None:
@@ -123,6 +128,8 @@ class Pacer:
 
     def next(self, now: Situation) -> Command:
         """What comes next in this epoch."""
+        if now.is_copying:
+            self._copy_s = now.now_s - self._last_kept_s
         if self.is_stopping or self.tick >= self._end:
             return Stop()
         if self.tick < self._last:
@@ -186,6 +193,7 @@ class Pacer:
         every = self._rules.in_memory_every_steps
         waited_s = now.now_s - self._last_kept_s
         has_time = self._cost_s <= _MOST_FOR_CUTS * waited_s
+        has_time &= self._copy_s <= _MOST_FOR_COPIES * waited_s
         return self.tick % every == 0 and has_time and not now.is_copying
 
     @property
@@ -199,7 +207,7 @@ class Pacer:
         self, now: Situation, epoch_done: bool = False, in_memory: bool = False
     ) -> TakeCut:
         assert self._rules is not None, "nobody said where checkpoints go"
-        self._last_kept, self._last_kept_s = self.tick, now.now_s
+        self._last_kept, self._last_kept_s, self._copy_s = self.tick, now.now_s, 0.0
         if in_memory:
             return TakeCut(Cut(None, self.tick), self.epoch, epoch_done)
         self._last_cut, self._last_cut_s = self.tick, now.now_s
