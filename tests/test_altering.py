@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.equal_losses import check_equal_losses
 from tests.helpers import QUICKSTART_MODEL, tiny_config, tiny_raw
-from tests.test_resume import assert_same
+from tests.test_resume import amid_an_epoch, check_resumption
 from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
@@ -20,7 +19,6 @@ from tsarch.data.near_words import NearWords, is_same
 from tsarch.data.tokenizer import load_tokenizer
 from tsarch.errors import UserError
 from tsarch.feeds import batch_plan, training_feed
-from tsarch.launch.training import run_training
 from tsarch.prepare import Prepared, prepare_data
 from tsarch.records import TokenizedSplit
 
@@ -174,20 +172,7 @@ def altered(folder: Path, **sections: Any) -> Config:
     ],
 )
 def test_an_altered_run_goes_on_amid_an_epoch(tmp_path: Path, schedule: str) -> None:
-    config = altered(
-        tmp_path,
-        run={"folder": str(tmp_path / "whole")},
-        checkpoint={"every_steps": 2, "at_epochs": False},
-        schedule={"name": schedule, "micro_batches": 2, "max_steps": 4},
-        **HERE,
-    )
-    run_training(config)
-    ended = shutil.copytree(tmp_path / "whole", tmp_path / "ended")
-    (ended / "summary.json").unlink()
-    shutil.rmtree(ended / "checkpoints" / "step-4")
-    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
-    run_training(moved, resume=True)
-    assert_same(ended, tmp_path / "whole", num_steps=4)
+    check_resumption(altered(tmp_path, **amid_an_epoch(schedule, tmp_path)), tmp_path)
 
 
 @pytest.mark.ranks

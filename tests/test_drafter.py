@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,7 @@ from tests.generative_configs import TEACHERS, generative_config, generative_raw
 from tests.helpers import local_crew
 from tests.suites.equivalence import Case, run_cases
 from tests.test_generation import SPEC
-from tests.test_resume import assert_same
+from tests.test_resume import amid_an_epoch, check_resumption
 from tsarch.blueprint import resolve
 from tsarch.config_loading import parse_config
 from tsarch.errors import UserError
@@ -285,22 +284,8 @@ def test_a_teacher_that_learns_beside_it_writes_in_fewer_passes(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["sequential", "overlapped"])
 def test_a_run_goes_on_amid_an_epoch(tmp_path, schedule):
-    config = drafter_config(
-        tmp_path,
-        run={"folder": str(tmp_path / "whole")},
-        evaluation={"before": False},
-        decoding={"max_texts": 1},
-        checkpoint={"every_steps": 2, "at_epochs": False},
-        schedule={"name": schedule, "micro_batches": 2, "max_steps": 4},
-    )
-    run_training(config)
-    folder, ended = tmp_path / "whole", tmp_path / "ended"
-    shutil.copytree(folder, ended)
-    (ended / "summary.json").unlink()
-    shutil.rmtree(ended / "checkpoints" / "step-4")
-    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
-    assert run_training(moved, resume=True)["resumes"] == 1
-    assert_same(ended, folder, num_steps=4)
+    sections = amid_an_epoch(schedule, tmp_path)
+    check_resumption(drafter_config(tmp_path, decoding={"max_texts": 1}, **sections), tmp_path)
 
 
 @pytest.mark.ranks

@@ -75,6 +75,33 @@ def assert_same(one: Path, other: Path, num_steps: int = STEPS) -> None:
         assert (one / file).read_bytes() == (other / file).read_bytes()
 
 
+AMID_AN_EPOCH: dict[str, Any] = {
+    "topology": {"runner": "local", "threads": 1},
+    "evaluation": {"before": False},
+    "checkpoint": {"every_steps": 2, "at_epochs": False},
+}
+
+
+def amid_an_epoch(schedule: str, folder: Path) -> dict[str, Any]:
+    """Sections of a run of four steps in `folder` that `check_resumption` can end after two."""
+    own = {"name": schedule, "micro_batches": 2, "max_steps": 4}
+    return {**AMID_AN_EPOCH, "schedule": own, "run": {"folder": str(folder / "whole")}}
+
+
+def check_resumption(config: Config, folder: Path) -> Config:
+    """A run of `amid_an_epoch` that is ended after two steps and goes on is the same as one that
+    isn't; returns its config."""
+    run_training(config)
+    ended = shutil.copytree(folder / "whole", folder / "ended")
+    (ended / "summary.json").unlink()
+    shutil.rmtree(ended / "checkpoints" / "step-4")  # of its end
+    assert [path.name for path in (ended / "checkpoints").iterdir()] == ["step-2"]
+    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
+    assert run_training(moved, resume=True)["resumes"] == 1
+    assert_same(ended, folder / "whole", num_steps=4)
+    return moved
+
+
 @pytest.mark.parametrize(
     ("schedule", "optimizer", "step"),
     [

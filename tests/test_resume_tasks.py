@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from tests.helpers import tiny_config
 from tests.test_classification_and_relation import tiny_task
 from tests.test_qa import tiny_qa
 from tests.test_read_once import tiny_documents, tiny_read_once, tiny_split
-from tests.test_resume import assert_same
+from tests.test_resume import amid_an_epoch, check_resumption
 from tsarch.config import Config
-from tsarch.launch.training import run_training
 
 SCHEDULES = (
     pytest.param("sequential", marks=pytest.mark.slow),
@@ -25,14 +23,10 @@ SCHEDULES = (
 
 
 def config_of(folder: Path, task: str, schedule: str) -> Config:
-    """A few steps of a task, saved after the second, dropout on."""
+    """A few steps of a task, dropout on."""
     sections: dict[str, Any] = {
-        "run": {"folder": str(folder / "whole")},
-        "topology": {"runner": "local", "threads": 1},
-        "evaluation": {"before": False},
+        **amid_an_epoch(schedule, folder),
         "decoding": {"max_texts": 1},
-        "checkpoint": {"every_steps": 2, "at_epochs": False},
-        "schedule": {"name": schedule, "micro_batches": 2, "max_steps": 4},
         "teacher": {"dropout": 0.1},
         "student": {"dropout": 0.1},
     }
@@ -63,15 +57,4 @@ def config_of(folder: Path, task: str, schedule: str) -> Config:
     ],
 )
 def test_a_task_goes_on_amid_an_epoch(tmp_path, task, schedule):
-    config = config_of(tmp_path, task, schedule)
-    run_training(config)
-    folder = tmp_path / "whole"
-    ended = tmp_path / "ended"
-    shutil.copytree(folder, ended)
-    (ended / "summary.json").unlink()
-    shutil.rmtree(ended / "checkpoints" / "step-4")  # of its end
-    assert [path.name for path in (ended / "checkpoints").iterdir()] == ["step-2"]
-    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
-    summary = run_training(moved, resume=True)
-    assert summary["resumes"] == 1
-    assert_same(ended, folder, num_steps=4)
+    check_resumption(config_of(tmp_path, task, schedule), tmp_path)

@@ -16,7 +16,7 @@ from tests.helpers import local_crew, tiny_config
 from tests.test_classification_and_relation import tiny_task
 from tests.test_qa import tiny_qa
 from tests.test_read_once import tiny_documents, tiny_split
-from tests.test_resume import assert_same
+from tests.test_resume import amid_an_epoch, check_resumption
 from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.errors import UserError
@@ -123,21 +123,9 @@ def test_relations_are_taught_by_label(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
 def test_a_taught_run_goes_on_amid_an_epoch(teacher_run, tmp_path, schedule):
-    config = taught(
-        tmp_path,
-        teacher_run,
-        run={"folder": str(tmp_path / "whole")},
-        checkpoint={"every_steps": 2, "at_epochs": False},
-        schedule={"name": schedule, "micro_batches": 2, "max_steps": 4},
-        **HERE,
-    )
-    run_training(config)
-    ended = shutil.copytree(tmp_path / "whole", tmp_path / "ended")
-    (ended / "summary.json").unlink()
-    shutil.rmtree(ended / "checkpoints" / "step-4")
-    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
-    run_training(moved, resume=True)
-    assert_same(ended, tmp_path / "whole", num_steps=4)
+    config = taught(tmp_path, teacher_run, **amid_an_epoch(schedule, tmp_path))
+    moved = check_resumption(config, tmp_path)
+    ended = tmp_path / "ended"
     (ended / "summary.json").unlink()
     other = shutil.copytree(teacher_run, tmp_path / "other")
     (other / "model" / "task.json").open("a").write(" ")
@@ -214,21 +202,9 @@ def test_several_teachers_give_their_mean(two_runs, tmp_path):
     ],
 )
 def test_a_run_of_several_teachers_goes_on_amid_an_epoch(two_runs, tmp_path, schedule):
-    config = several(
-        tmp_path,
-        two_runs,
-        run={"folder": str(tmp_path / "whole")},
-        checkpoint={"every_steps": 2, "at_epochs": False},
-        schedule={"name": schedule, "micro_batches": 2, "max_steps": 4},
-        **HERE,
-    )
-    run_training(config)
-    ended = shutil.copytree(tmp_path / "whole", tmp_path / "ended")
-    (ended / "summary.json").unlink()
-    shutil.rmtree(ended / "checkpoints" / "step-4")
-    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
-    run_training(moved, resume=True)
-    assert_same(ended, tmp_path / "whole", num_steps=4)
+    config = several(tmp_path, two_runs, **amid_an_epoch(schedule, tmp_path))
+    moved = check_resumption(config, tmp_path)
+    ended = tmp_path / "ended"
     if schedule == "overlapped":
         (ended / "summary.json").unlink()
         own = config.distillation.model_copy(update={"from_run": two_runs[0]})

@@ -15,7 +15,7 @@ from tests.equal_losses import check_equal_losses
 from tests.helpers import WIKIGOLD, local_crew, tiny_config, tiny_raw, write_jsonl
 from tests.test_classification_and_relation import tiny_task
 from tests.test_qa import tiny_qa
-from tests.test_resume import assert_same
+from tests.test_resume import amid_an_epoch, check_resumption
 from tsarch.blueprint import resolve
 from tsarch.config import Config
 from tsarch.config_loading import parse_config
@@ -247,25 +247,15 @@ def test_more_students_have_them_too(tmp_path, crews):
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
 def test_a_run_goes_on_amid_an_epoch_as_if_it_had_never_been_ended(tmp_path, schedule):
-    folder, ended = tmp_path / "whole", tmp_path / "ended"
     config = tiny(
         tmp_path,
-        run={"folder": str(folder)},
-        topology={"runner": "local", "threads": 1},
-        evaluation={"before": False},
-        checkpoint={"every_steps": 2, "at_epochs": False},
-        schedule={"name": schedule, "micro_batches": 2, "max_steps": 4},
         teacher={"dropout": 0.1},
         student={"dropout": 0.1},
+        **amid_an_epoch(schedule, tmp_path),
     )
-    summary = run_training(config)
+    moved, ended = check_resumption(config, tmp_path), tmp_path / "ended"
+    summary = json.loads((ended / "summary.json").read_text(encoding="utf-8"))
     assert summary["data"]["unlabelled"]["rows"] == 35
-    shutil.copytree(folder, ended)
-    (ended / "summary.json").unlink()
-    shutil.rmtree(ended / "checkpoints" / "step-4")
-    moved = config.model_copy(update={"run": config.run.model_copy(update={"folder": str(ended)})})
-    assert run_training(moved, resume=True)["resumes"] == 1
-    assert_same(ended, folder, num_steps=4)
     shutil.rmtree(ended / "checkpoints" / "step-4")
     (ended / "summary.json").unlink()
     (tmp_path / "more.txt").write_text(TEXTS.replace("Ada", "Eve"), encoding="utf-8")
