@@ -41,28 +41,21 @@ def show_evaluation(
         UserError: the folder is not a complete run, or the data holds mistakes.
     """
     TIMINGS.begin()
+    for option, file in (("--output", output), ("--errors", errors)):
+        if file is not None:
+            _check_output(option, file)
     with TIMINGS.during("importing"):
         from tsarch.launch.training import quieten
 
         quieten()
         from tsarch.run.depths import at_depth
         from tsarch.run.saved_run import evaluate_run
-        from tsarch.run.texts import pass_lines
-        from tsarch.tasks.registry import table_metrics
         from tsarch.telling.terminal import Reporter
     run = at_depth(run, depth)
-    for option, file in (("--output", output), ("--errors", errors)):
-        if file is not None:
-            _check_output(option, file)
     reporter = Reporter()
     found = evaluate_run(run, split, mode, overrides, data, reporter.say, errors is not None)
-    chosen = {m: v for m, v in found.evaluation.metrics.items() if mode in (None, m)}
     title = f"{split} split of {run}" if found.is_own else f"{found.source} · model of {run}"
-    reporter.table(title, {"": dict(chosen)}, table_metrics(found.blueprint.task.name))
-    for line in pass_lines(found.passes):
-        reporter.say(line)
-    for note in found.notes:
-        reporter.say(f"note: {note}")
+    _show(found, title, mode, reporter)
     if output is not None:
         text = json.dumps({"run": str(run), **found.as_json(split, mode)}, indent=2)
         output.write_text(text + "\n", encoding="utf-8")
@@ -70,6 +63,19 @@ def show_evaluation(
         _write_errors(found, mode, split, errors, reporter)
     if timings:
         reporter.seconds(TIMINGS.phases())
+
+
+def _show(found: SavedEvaluation, title: str, mode: Mode | None, reporter: Reporter) -> None:
+    """The table, what the texts took, and the remarks."""
+    from tsarch.run.texts import pass_lines
+    from tsarch.tasks.registry import table_metrics
+
+    chosen = {m: v for m, v in found.evaluation.metrics.items() if mode in (None, m)}
+    reporter.table(title, {"": dict(chosen)}, table_metrics(found.blueprint.task.name))
+    for line in pass_lines(found.passes):
+        reporter.say(line)
+    for note in found.notes:
+        reporter.say(f"note: {note}")
 
 
 def _write_errors(
