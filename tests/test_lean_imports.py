@@ -45,3 +45,23 @@ def test_stand_ins_become_what_they_stand_for(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+RANK = """
+import sys
+import torch
+from tsarch.stage.deepspeed_engine import import_deepspeed
+import_deepspeed(torch.device("cpu"))
+assert "deepspeed.autotuning" in sys.modules
+print("mlflow" in sys.modules)
+import mlflow
+assert mlflow.log_metric
+"""
+
+
+@pytest.mark.slow
+def test_ranks_import_deepspeed_without_a_tracker_that_it_would_bring_along():
+    pytest.importorskip("mlflow")
+    done = subprocess.run([sys.executable, "-c", RANK], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"

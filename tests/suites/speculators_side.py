@@ -20,7 +20,9 @@ def main(tokens_file: str, said_file: str) -> None:
     from transformers import AutoModelForCausalLM
 
     tokens = load_file(tokens_file)["tokens"][None]
-    teacher = AutoModelForCausalLM.from_pretrained("teacher", dtype=torch.float32).eval()
+    teacher = AutoModelForCausalLM.from_pretrained(
+        "teacher", dtype=torch.float32, trust_remote_code=False
+    ).eval()
     drafter = SpeculatorModel.from_pretrained("drafter", dtype=torch.float32).eval()
     states: list[torch.Tensor] = []
     last: list[torch.Tensor] = []

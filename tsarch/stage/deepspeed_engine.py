@@ -40,7 +40,7 @@ def import_deepspeed(device: torch.device) -> None:
     """Import it for a device, which takes seconds."""
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed  # noqa: F401
+    import tsarch.stage.deepspeed_import  # noqa: F401
 
 
 def start_stage_world(device: torch.device, timeout_s: float) -> None:
