@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tests.helpers import local_crew, tiny_blueprint, tiny_config
 from tsarch.blueprint import resolve
 from tsarch.launch.training import run_training
+from tsarch.planning import arithmetic
 from tsarch.rank.api import RankApi
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.run.evaluate import selection_score
@@ -223,7 +224,8 @@ def test_the_weights_that_are_kept_can_be_the_best_with_the_teacher_and_without(
 
 
 @pytest.mark.slow
-def test_bf16_trains_beside_fp32(tmp_path):
+def test_bf16_trains_beside_fp32(tmp_path, monkeypatch):
+    monkeypatch.setattr(arithmetic, "multiplies_bf16", lambda: True)  # torch can, if slowly
     for precision in ("fp32", "bf16"):
         config = local(tmp_path, precision, schedule={"max_steps": 4})
         run_training(config.model_copy(update={"precision": precision}))
