@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel
 from tests.helpers import local_crew, tiny_config
 from tsarch.models import unpadded
 from tsarch.models.unpadded import Unpadded, is_exact
-from tsarch.stage.student_stage import _fed_states
+from tsarch.stage.fed_states import fed_states
 
 SIZES = {"vocab_size": 320, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 1}
@@ -78,13 +78,13 @@ def test_hidden_states_and_gradients_are_those_of_a_padded_batch(kind, lose_mark
 def test_only_states_that_are_read_pass_the_bridge():
     hidden = torch.arange(18.0).view(6, 3)
     batches = [np.array([[4, 3], [-1, -1]]), np.array([[1, -1]])]
-    read, rows = _fed_states(hidden, batches)
+    read, rows = fed_states(hidden, batches)
     assert torch.equal(read[:-1], hidden[[1, 3, 4]])
     assert [own.tolist() for own in rows] == [[[2, 1], [-1, -1]], [[0, -1]]]
     nobody = [np.full((1, 2), -1)]
-    assert len(_fed_states(hidden, nobody)[0]) == 1
+    assert len(fed_states(hidden, nobody)[0]) == 1
     everyone = [np.arange(5)[None]]
-    assert _fed_states(hidden, everyone)[0] is hidden
+    assert fed_states(hidden, everyone)[0] is hidden
 
 
 def test_losses_are_the_same_and_no_padding_is_computed(tmp_path):
