@@ -115,12 +115,12 @@ def test_a_cut_in_memory_waits_until_the_one_before_has_its_copies():
 
 def test_copies_to_other_hosts_take_a_small_share_of_the_time():
     pacer = Pacer(SLOW, CutRules(URL, in_memory_every_steps=1))
-    pacer.begin(0, 0, 20, 20)
-    # Seen on their way for one second after each cut, so not more often than every 6.7 s.
+    pacer.begin(0, 0, 50, 50)
+    # Seen on their way for one second after each cut, so not more often than every 20 s.
     told = list(
-        commands(pacer, lambda p: Situation(now_s=float(p.tick), is_copying=p.tick in (1, 8, 15)))
+        commands(pacer, lambda p: Situation(now_s=float(p.tick), is_copying=p.tick in (1, 21, 41)))
     )
-    assert [c.cut.step for c in told if isinstance(c, TakeCut)] == [0, 7, 14]
+    assert [c.cut.step for c in told if isinstance(c, TakeCut)] == [0, 20, 40]
 
 
 def test_an_interrupted_run_saves_what_is_only_in_memory():

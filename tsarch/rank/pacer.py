@@ -13,7 +13,7 @@ from tsarch.checkpoint.cut import Cut
 
 _MOST_FOR_CUTS = 0.02
 """Share of the time that cuts in memory may take."""
-_MOST_FOR_COPIES = 0.15
+_MOST_FOR_COPIES = 0.05
 """Share of the time in which their copies may be on the way to other hosts, on the network that the
 training needs too."""
 
