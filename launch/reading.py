@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tsarch.pair.projection import Projection
     from tsarch.pair.state_files import StoredAs
     from tsarch.pair.state_folder import StateWriter, StoreSize
+    from tsarch.prediction.loading import Backend
     from tsarch.prediction.reading import ReadPiece, ReadResult
     from tsarch.prediction.working import Working
 
@@ -57,14 +58,14 @@ def read_to_store(
     files, reading = known_files(run, inputs, overrides, computing.backend, on_ray)
     pair = without_models(run, asdict(computing))
     pair.check_reads_documents("read")
-    if dimensions is not None:
-        _check_dimensions(run, own, dimensions)
+    fit = None if dimensions is None else _fit(run, own.backend, dimensions)
     writer = StateWriter(store, stored_as, pair.revision, dimensions)
     console = progress_console()
     teacher: Mode = "teacher" if "teacher" in pair.modes else "student"
     options = {**asdict(computing), "modes": [teacher]}
-    if dimensions is not None and writer.projection is None:
-        writer.projection = _fitted(run, options, dimensions, console)
+    if fit is not None and writer.projection is None:
+        console.print(f"the teacher reads training texts, to find {dimensions} dimensions")
+        writer.projection = fit(options)
     with _working(run, options, writer, stored_as, on_ray, console) as working:
         job = ReadingJob(files, reading, writer, skip_bad)
         kept = f"read and kept in {store}; the same command goes on from there"
@@ -72,23 +73,20 @@ def read_to_store(
     _tell(console, result, writer.size(), store)
 
 
-def _check_dimensions(run: str, own: Computing, dimensions: int) -> None:
-    """See `check_dimensions`."""
-    from tsarch.prediction.components import check_dimensions
-    from tsarch.prediction.loading import folder_of, opened
+def _fit(run: str, backend: Backend, dimensions: int) -> Callable[[Mapping[str, Any]], Projection]:
+    """What finds the projection to so many dimensions, here; it is given options of `load`.
 
-    blueprint, _ = opened(folder_of(run, own.backend), own.backend)
-    check_dimensions(dimensions, blueprint.teacher_width)
-
-
-def _fitted(run: str, options: Mapping[str, Any], dimensions: int, console: Console) -> Projection:
-    """The projection to so many dimensions, found here; `options`: of `load`."""
-    from tsarch.prediction.components import fitted_projection
+    Raises:
+        UserError: see `check_dimensions`.
+    """
+    from tsarch.prediction.components import check_dimensions, fitted_projection
     from tsarch.prediction.loading import folder_of, load, opened
 
-    blueprint, task_file = opened(folder_of(run, options["backend"]), options["backend"])
-    console.print(f"the teacher reads training texts, to find {dimensions} dimensions")
-    return fitted_projection(load(run, **options), blueprint, task_file.labels, dimensions)
+    blueprint, task_file = opened(folder_of(run, backend), backend)
+    check_dimensions(dimensions, blueprint.teacher_width)
+    return lambda options: fitted_projection(
+        load(run, **options), blueprint, task_file.labels, dimensions
+    )
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from tests.helpers import (
     tiny_config,
     write_jsonl,
 )
+from tests.suites.crews import Crews
 from tests.suites.equivalence import Case, comparable
 from tests.tokenizer_kinds import KINDS, fast
 from tsarch.blueprint import resolve
@@ -604,6 +605,15 @@ def measured(config: Config, crew: Crew):
     return choose_and_evaluate(task, split, predictions), predictions
 
 
+def check_equal_evaluation(config: Config, crews: Crews):
+    """3 + 2 ranks measure what one process does; the predictions of both."""
+    local, predictions = measured(config, local_crew(config))
+    wanted = comparable(config, Case("overlapped", "sgd", (3, 2), (0, 3)), 1)
+    found, of_ranks = measured(wanted, crews.get(wanted))
+    assert found == local
+    return predictions, of_ranks
+
+
 def test_training_improves_the_loss_and_all_modes_are_measured(tmp_path):
     config = tiny_qa(tmp_path, schedule={"epochs": 4})
     crew = local_crew(config)
@@ -641,12 +651,7 @@ def test_ranks_give_the_losses_of_one_process(tmp_path, crews):
 @pytest.mark.slow
 @pytest.mark.replicas(3, 2)
 def test_evaluation_is_the_same_at_any_replica_count(tmp_path, crews):
-    config = tiny_qa(tmp_path)
-    local = measured(config, local_crew(config))
-    wanted = comparable(config, Case("overlapped", "sgd", (3, 2), (0, 3)), 1)
-    found, predictions = measured(wanted, crews.get(wanted))
-    assert found == local[0]
-    (one,), (other,) = local[1], predictions
+    (one,), (other,) = check_equal_evaluation(tiny_qa(tmp_path), crews)
     for name in ("teacher", "student", "student_alone", "joint"):
         a, b = getattr(one, name), getattr(other, name)
         assert np.array_equal(np.isfinite(a), np.isfinite(b))

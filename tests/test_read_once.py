@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 import tsarch
 from tests.equal_losses import check_equal_losses
 from tests.helpers import ROOT, local_crew, tiny_config, tiny_raw, write_jsonl
-from tests.suites.equivalence import Case, comparable
 from tests.test_export import export
-from tests.test_qa import measured, passage_tokens, tiny_qa
+from tests.test_qa import check_equal_evaluation, measured, passage_tokens, tiny_qa
 from tests.test_state_store import ended, stored
 from tsarch.blueprint import resolve
 from tsarch.config import Config
@@ -504,8 +503,4 @@ def test_ranks_give_the_losses_of_one_process(tmp_path, crews, task):
 @pytest.mark.slow
 @pytest.mark.replicas(3, 2)
 def test_evaluation_is_the_same_at_any_replica_count(tmp_path, crews):
-    config = tiny_read_once(tmp_path)
-    local, _ = measured(config, local_crew(config))
-    wanted = comparable(config, Case("overlapped", "sgd", (3, 2), (0, 3)), 1)
-    found, _ = measured(wanted, crews.get(wanted))
-    assert found == local
+    check_equal_evaluation(tiny_read_once(tmp_path), crews)

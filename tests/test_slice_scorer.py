@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 import tsarch
 from tests.helpers import local_crew, tiny_raw
-from tests.suites.equivalence import Case, comparable
-from tests.test_qa import measured
+from tests.test_qa import check_equal_evaluation
 from tests.test_read_once import asked, questions_of, tiny_read_once, tiny_scored
 from tsarch.blueprint import resolve
 from tsarch.config_loading import parse_config
@@ -218,8 +217,4 @@ def test_a_question_costs_the_same_of_a_longer_text(run, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.replicas(3, 2)
 def test_windows_are_the_same_at_any_replica_count(tmp_path, crews):
-    config = tiny_scored(tmp_path)
-    local, _ = measured(config, local_crew(config))
-    wanted = comparable(config, Case("overlapped", "sgd", (3, 2), (0, 3)), 1)
-    found, _ = measured(wanted, crews.get(wanted))
-    assert found == local
+    check_equal_evaluation(tiny_scored(tmp_path), crews)

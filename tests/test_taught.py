@@ -120,6 +120,13 @@ def test_relations_are_taught_by_label(tmp_path):
     assert all(own["distillation"] > 0 for own in found)
 
 
+def check_refused(config: Config, from_run: str) -> None:
+    """A run doesn't go on with another teacher."""
+    own = config.distillation.model_copy(update={"from_run": from_run})
+    with pytest.raises(UserError, match="is not what"):
+        run_training(config.model_copy(update={"distillation": own}), resume=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["sequential", "overlapped", "joint"])
 def test_a_taught_run_goes_on_amid_an_epoch(teacher_run, tmp_path, schedule):
@@ -129,9 +136,7 @@ def test_a_taught_run_goes_on_amid_an_epoch(teacher_run, tmp_path, schedule):
     (ended / "summary.json").unlink()
     other = shutil.copytree(teacher_run, tmp_path / "other")
     (other / "model" / "task.json").open("a").write(" ")
-    own = config.distillation.model_copy(update={"from_run": str(other)})
-    with pytest.raises(UserError, match="is not what"):
-        run_training(moved.model_copy(update={"distillation": own}), resume=True)
+    check_refused(moved, str(other))
 
 
 @pytest.mark.ranks
@@ -207,9 +212,7 @@ def test_a_run_of_several_teachers_goes_on_amid_an_epoch(two_runs, tmp_path, sch
     ended = tmp_path / "ended"
     if schedule == "overlapped":
         (ended / "summary.json").unlink()
-        own = config.distillation.model_copy(update={"from_run": two_runs[0]})
-        with pytest.raises(UserError, match="is not what"):
-            run_training(moved.model_copy(update={"distillation": own}), resume=True)
+        check_refused(moved, two_runs[0])
 
 
 @pytest.mark.ranks

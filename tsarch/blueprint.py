@@ -179,14 +179,17 @@ class Blueprint:
     @property
     def drafting(self) -> DraftingSpec | None:
         """How the student proposes; None: it doesn't."""
-        bridges = [own.bridge for own in self.stages.values() if own.bridge is not None]
-        return bridges[0].drafting if bridges else None
+        return None if self._bridge is None else self._bridge.drafting
 
     @property
     def scorer(self) -> ScorerSpec | None:
         """What tells the student which parts of a text to read; None: nothing."""
-        bridges = [own.bridge for own in self.stages.values() if own.bridge is not None]
-        return bridges[0].scorer if bridges else None
+        return None if self._bridge is None else self._bridge.scorer
+
+    @property
+    def _bridge(self) -> BridgeSpec | None:
+        bridges = (own.bridge for own in self.stages.values())
+        return next((own for own in bridges if own is not None), None)
 
     @property
     def taps(self) -> tuple[int, ...]:

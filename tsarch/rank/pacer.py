@@ -192,8 +192,8 @@ class Pacer:
             return True
         every = self._rules.in_memory_every_steps
         waited_s = now.now_s - self._last_kept_s
-        has_time = self._cost_s <= _MOST_FOR_CUTS * waited_s
-        has_time &= self._copy_s <= _MOST_FOR_COPIES * waited_s
+        is_cheap = self._cost_s <= _MOST_FOR_CUTS * waited_s
+        has_time = is_cheap and self._copy_s <= _MOST_FOR_COPIES * waited_s
         return self.tick % every == 0 and has_time and not now.is_copying
 
     @property
