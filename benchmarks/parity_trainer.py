@@ -33,6 +33,8 @@ OUTPUT = Path("benchmarks/results/parity-trainer.json")
 TIMEOUT_S = 7200.0
 """For one run."""
 SPLITS = ("train", "validation", "test")
+REST = "rest.jsonl"
+"""The training rows that weren't drawn."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,16 @@ def data_sets(data: Path | None) -> list[DataSet]:
 
 def part(own: DataSet, num_rows: int | None) -> tuple[Path, int]:
     """A folder with the set's files, of train about `num_rows` rows: whole documents, drawn at
-    random once, in their order in the file. A row without a document is one."""
+    random once, in their order in the file. A row without a document is one. `REST` has the
+    others."""
     lines = (own.folder / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     if num_rows is None or num_rows >= len(lines):
         return own.folder, len(lines)
-    kept = _drawn(_documents(lines), num_rows)
+    kept, rest = _drawn(_documents(lines), num_rows)
     folder = RUNS / "data" / f"{own.task}-{own.name}-{num_rows}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.jsonl").write_text("".join(kept), encoding="utf-8")
+    (folder / REST).write_text("".join(rest), encoding="utf-8")
     for split in SPLITS[1:]:
         text = (own.folder / f"{split}.jsonl").read_text(encoding="utf-8")
         (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
@@ -95,12 +99,16 @@ def _documents(lines: Sequence[str]) -> list[list[str]]:
     return [[line for _, line in group] for _, group in groups]
 
 
-def _drawn(documents: Sequence[Sequence[str]], num_rows: int) -> list[str]:
-    """Rows of documents that have `num_rows` together, or a little more."""
+def _drawn(documents: Sequence[Sequence[str]], num_rows: int) -> tuple[list[str], list[str]]:
+    """Rows of documents that have `num_rows` together, or a little more, and all others."""
     order = np.random.default_rng(0).permutation(len(documents)).tolist()
     sizes = accumulate(len(documents[place]) for place in order)
     number = next(n for n, rows in enumerate(sizes, 1) if rows >= num_rows)
-    return [line for place in sorted(order[:number]) for line in documents[place]]
+    kept, rest = (
+        [line for place in sorted(own) for line in documents[place]]
+        for own in (order[:number], order[number:])
+    )
+    return kept, rest
 
 
 def trainer_score(own: DataSet, data: Path, seed: int, file: Path) -> float:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import parity_trainer, study_alone
 from benchmarks.parity_trainer import DataSet, Score, data_sets, part
 from benchmarks.processes import SideError
-from benchmarks.study_alone import TASKS, VARIANTS, Outcome
+from benchmarks.study_alone import TASKS, VARIANTS, Conditions, Outcome
 from tests.helpers import ROOT, write_jsonl
 from tsarch.config_loading import load_config
 
@@ -29,6 +29,8 @@ def test_a_part_of_the_rows_is_of_whole_documents_from_everywhere(tmp_path, monk
     assert [row["place"] for row in kept] == sorted(row["place"] for row in kept)
     assert Counter(row["doc_id"] for row in kept).most_common()[-1][1] == 3
     assert kept[-1]["place"] > 40  # labels may be in order
+    rest = [json.loads(line) for line in (folder / parity_trainer.REST).read_text().splitlines()]
+    assert sorted(row["place"] for row in kept + rest) == list(range(60))
     assert len((folder / "test.jsonl").read_text().splitlines()) == 60
     assert part(own, None) == part(own, 60) == (tmp_path, 60)
     write_jsonl(tmp_path / "train.jsonl", [{"text": "a"}] * 5)  # rows of no document
@@ -89,13 +91,43 @@ def test_the_table_has_a_column_for_each_variant():
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_variant_is_a_config(task, variant):
-    load_config(ROOT / "configs" / f"{TASKS[task][0]}.yaml", list(VARIANTS[variant]))
+    own = TASKS[task]
+    load_config(ROOT / "configs" / f"{own.config}.yaml", [*own.settings, *VARIANTS[variant]])
+
+
+def test_a_variant_without_its_data_is_left_out(tmp_path):
+    def names(**given: Any) -> list[tuple[str, str]]:
+        found = study_alone.wanted(["ner", "intents"], ["today", "text"], 1, Conditions(**given))
+        return [(task, variant) for _, task, variant in found]
+
+    assert names() == [("ner", "today")]
+    assert names(num_rows=100) == [("ner", "today"), ("ner", "text")]
+    assert names(data=tmp_path) == [("ner", "today"), ("intents", "today")]
+
+
+def test_text_without_labels_is_of_the_rows_that_were_not_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(study_alone, "RUNS", tmp_path)
+    monkeypatch.setattr(parity_trainer, "RUNS", tmp_path)
+    calls: list[list[str]] = []
+
+    def run(_: str, arguments: list[str], *__: Any, **___: Any) -> None:
+        calls.append(arguments)
+        raise SideError("not run")
+
+    monkeypatch.setattr(study_alone, "run_module", run)
+    with pytest.raises(SideError):
+        study_alone.measure("ner", "text twice", 0, Conditions(num_rows=100, precision="bf16"))
+    (key,) = [word for word in calls[0] if word.startswith("data.unlabelled=")]
+    file = Path(key.partition("=")[2])
+    assert len(file.read_text().splitlines()) > 1000
+    assert "precision=bf16" in calls[0]
 
 
 def test_a_study_goes_on_and_keeps_what_its_table_has(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(study_alone, "RUNS", tmp_path)
-    done = tmp_path / "ner-1278-today-seed0"
+    done = tmp_path / "ner-1278-today-fp32-seed0"
     done.mkdir()
     summary = {
         "after": {"teacher": {"f1": 0.8}, "student_alone": {"f1": 0.6}},
@@ -108,13 +140,13 @@ def test_a_study_goes_on_and_keeps_what_its_table_has(tmp_path, monkeypatch):
         raise SideError("no memory")
 
     monkeypatch.setattr(study_alone, "run_module", fail)
-    found = study_alone.measure("ner", "today", 0, None)
+    found = study_alone.measure("ner", "today", 0, Conditions())
     assert found.scores == {"teacher": 0.8, "student_alone": 0.6, "student_alone, depth 2": 0.5}
     with pytest.raises(SideError):
-        study_alone.measure("ner", "values", 0, None)
+        study_alone.measure("ner", "values", 0, Conditions())
     old = Outcome("ner", "today", 1278, 0, {"teacher": 0.1, "student_alone": 0.1}, 1.0)
     other = Outcome("ner", "values", 1278, 1, {"teacher": 0.8, "student_alone": 0.7}, 1.0)
     rows = study_alone.markdown(study_alone.merged([other, old], [found])).splitlines()[-3:]
-    assert rows[0] == "| ner | 1278 | today | 1 | 0.8000 | 0.6000 | 75.0% |"
-    assert rows[1] == "| ner | 1278 | today, depth 2 | 1 | 0.8000 | 0.5000 | 62.5% |"
-    assert rows[2] == "| ner | 1278 | values | 1 | 0.8000 | 0.7000 | 87.5% |"
+    assert rows[0] == "| ner | 1278 | fp32 | today | 1 | 0.8000 | 0.6000 | 75.0% |"
+    assert rows[1] == "| ner | 1278 | fp32 | today, depth 2 | 1 | 0.8000 | 0.5000 | 62.5% |"
+    assert rows[2] == "| ner | 1278 | fp32 | values | 1 | 0.8000 | 0.7000 | 87.5% |"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ from tsarch.planning.capacity import (
 )
 from tsarch.planning.memory import StageSize, States, activation_bytes, num_moments, table_states
 from tsarch.planning.memory import zero_states as states_of
+from tsarch.planning.step_size import few_steps_notes
 from tsarch.prepare import Prepared, prepare_data
 from tsarch.rank.local_crew import LocalCrew
 from tsarch.rank.rank import Rank
@@ -209,6 +212,33 @@ def test_a_batch_of_few_windows_says_so(tmp_path, prepared):
     assert feeding.windows.max() < by_tokens.windows.max()
     with pytest.raises(UserError, match=r"Raise data.batch_tokens and batch_windows, or lower"):
         check_capacity(resolve(config), prepared, own_ray=False)
+
+
+def notes_on_steps(tmp_path, prepared, **sections):
+    own = resolve(tiny_config(tmp_path, **sections))
+    notes = check_capacity(own, prepared, own_ray=False)
+    return [note for note in notes if "batch_windows" in note]
+
+
+def test_few_steps_of_many_windows_are_told_with_how_many_there_could_be(tmp_path, prepared):
+    large = {"batch_tokens": 4096}
+    (note,) = notes_on_steps(tmp_path, prepared, data=large)
+    own, smaller = (
+        Feeding.of(tiny_blueprint(tmp_path, data=data), prepared.splits["train"])
+        for data in (large, {**large, "batch_windows": 16})
+    )
+    assert f"the run has {2 * len(own.windows)} steps" in note
+    assert f"of {own.windows.mean():.0f} windows" in note
+    assert note.endswith(f"data.batch_windows=16 there are {2 * len(smaller.windows)}")
+    assert not notes_on_steps(tmp_path, prepared, data={**large, "batch_windows": 16})
+    assert not notes_on_steps(tmp_path, prepared, data=large, schedule={"epochs": 400})
+    assert not notes_on_steps(tmp_path, prepared, data=large, schedule={"max_steps": 9})
+
+
+def test_contexts_of_many_windows_are_no_reason_for_smaller_steps(tmp_path, prepared):
+    train = prepared.splits["train"]
+    one = replace(train, window_offsets=train.window_offsets * 30)
+    assert few_steps_notes(tiny_blueprint(tmp_path), one, train.num_contexts) == []
 
 
 def test_too_few_windows_name_the_student(tmp_path, prepared):

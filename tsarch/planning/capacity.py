@@ -26,6 +26,7 @@ from tsarch.planning.memory import (
     table_states,
     zero_states,
 )
+from tsarch.planning.step_size import few_steps_notes
 from tsarch.prepare import Prepared
 from tsarch.rank.pacer import keeps_cuts
 from tsarch.records import IntArray, TokenizedSplit
@@ -54,7 +55,8 @@ def check_capacity(blueprint: Blueprint, prepared: Prepared, own_ray: bool) -> l
         mistakes += exceeded(blueprint.runner, needs, device_memory(blueprint.runner.device))
     if mistakes:
         raise UserError(mistakes)
-    return [describe(needs), *feeding.notes()]
+    few = few_steps_notes(blueprint, prepared.training, len(feeding.windows))
+    return [describe(needs), *feeding.notes(), *few]
 
 
 @dataclass(frozen=True)
