@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tsarch.config_loading import parse_config
 from tsarch.errors import InterruptedRunError, UserError
 from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
+from tsarch.model_folder import load_weights, replace_folder, save_weights
 from tsarch.models.depths import name_of_finish
 from tsarch.planning.preflight import check_run
 from tsarch.run.depths import at_depth
@@ -136,6 +138,28 @@ def test_a_run_is_read_at_each_depth(tmp_path, capsys):
     with pytest.raises(UserError, match="It works at 1, 3"):
         tsarch.load(run, depth=2)
     capsys.readouterr()
+
+
+def test_a_depth_is_that_of_the_weights_that_the_run_has_now(tmp_path):
+    """Asked for while a run is trained further, or before it is refitted in its place."""
+    run_training(local(tmp_path, "run", student=THREE, schedule={"max_steps": 1}))
+    run = tmp_path / "run"
+    shallow = at_depth(run, 1) / "model"
+    before, made = load_weights(shallow, Stage.STUDENT), shallow.stat().st_mtime_ns
+    old = {name: before[name] for name in before}
+    assert at_depth(run, 1) / "model" == shallow
+    assert shallow.stat().st_mtime_ns == made, "it is made once"
+    own = load_weights(run / "model", Stage.STUDENT)
+    aside = shutil.copytree(run / "model", tmp_path / "model")
+    save_weights(aside, Stage.STUDENT, {name: own[name] + 1 for name in own})
+    replace_folder(aside, run / "model")
+    at_depth(run, 1)
+    new = load_weights(shallow, Stage.STUDENT)
+    assert set(new) == set(old)
+    assert all(torch.equal(new[name], old[name] + 1) for name in old)
+    (run / "model" / "task.json").unlink()
+    with pytest.raises(UserError, match=r"not a finished run \(model/task.json is missing"):
+        at_depth(run, 1)
 
 
 @pytest.mark.slow
