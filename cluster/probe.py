@@ -70,7 +70,7 @@ def check_ranks(
     Raises:
         UserError: names all disagreements, and the nodes and ranks that have them.
     """
-    names = tuple(name for name in _names(blueprint) if _size(name) is not None)
+    names = tuple(name for name in named_files(blueprint) if _size(name) is not None)
     with marks_in(_shared_folders(blueprint, log_folder)) as marks:
         facts = crew.ask(ActorApi.probe, Request(blueprint.runner.device, marks, names))
     clocks = _clocks(crew)
@@ -166,13 +166,16 @@ def hash_of_package(package: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _names(blueprint: Blueprint) -> Iterator[str]:
-    """Data files, tokenizer and models, in so far as they are files."""
-    data = blueprint.data
+def named_files(blueprint: Blueprint) -> Iterator[str]:
+    """Data files, tokenizer, models and runs that teach, in so far as they are files."""
+    data, taught = blueprint.data, blueprint.distillation.from_run
     given = [data.tokenizer]
     for own in (data.train, data.validation, data.test, data.unlabelled):
         given += own if isinstance(own, list) else [own]
     models = [own.architecture.model for own in blueprint.stages.values()]
+    models.append(blueprint.run.start_from)
+    runs = [taught] if isinstance(taught, str) else taught or ()
+    models += [str(Path(run, "model")) for run in runs]
     for name in dict.fromkeys((*given, *models)):
         if name is not None:
             yield name

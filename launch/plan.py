@@ -60,6 +60,8 @@ def make_plan(config: Config, request: PlanRequest) -> Planned:
     from tsarch.planning.plan_search import fitting, has_both, search
 
     blueprint = resolve(config)
+    if request.devices is not None and not request.search:
+        raise UserError.single(f"--devices {request.devices}", "is for --search.", "Give both.")
     if request.search and not has_both(blueprint):
         what = "there is nothing to share out: one process, or one stage alone."
         raise UserError.single("--search", what)
@@ -115,7 +117,7 @@ def _planner(
         blueprint = blueprint.altered(data={"cache_folder": str(folder / "cache")})
     blueprint = computing_on(blueprint, given is not None and not given.is_cpu, notes.append)
     check_run(blueprint, own_ray=False, planned=True)
-    prepared = full_contexts(blueprint) if request.full else prepare_data(blueprint)
+    prepared = full_contexts(blueprint) if request.full else prepare_data(blueprint, asks=False)
     threads = max(threads_of(own, blueprint) for own in blueprint.stages.values())
     hardware = given or with_options(cpu_hardware(threads), request.price, request.network)
     share_s = _BUDGET_S / len(blueprint.stages)

@@ -27,6 +27,8 @@ _SCRIPT = Path("launch", "train.py")
 _MAKES_CHECKPOINTS = "tsarch"
 """Metadata of jobs that are waited for when they are stopped."""
 _INTERRUPTED = 130
+_DATA = ("train", "validation", "test", "unlabelled")
+"""Keys of `data` that name files."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def show_jobs(target: Target) -> None:
         for job in jobs.all():
             started, lasted = _times(job.start_time, job.end_time)
             table.add_row(str(job.submission_id), str(job.status), started, lasted, job.entrypoint)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def _times(start_ms: int | None, end_ms: int | None) -> tuple[str, str]:
@@ -226,12 +228,16 @@ def _needed(config: Config, folder: WorkingFolder) -> Iterator[tuple[str, Path]]
 
 
 def _named(config: Config) -> Iterator[tuple[str, str]]:
-    """(key, path) of all that the config names, here or elsewhere; names of the hub are none."""
-    for key in ("train", "validation", "test", "unlabelled", "tokenizer"):
-        value = getattr(config.data, key)
+    """(key, path) of all that the config names, here or elsewhere; names of the hub and URLs are
+    none."""
+    named = {f"data.{key}": getattr(config.data, key) for key in _DATA}
+    named["distillation.from_run"] = config.distillation.from_run
+    for key, value in named.items():
         for own in value if isinstance(value, list) else [value]:
-            if own is not None and (key != "tokenizer" or Path(own).exists()):
-                yield f"data.{key}", own
+            if own is not None and "://" not in own:
+                yield key, own
+    if config.data.tokenizer is not None and Path(config.data.tokenizer).exists():
+        yield "data.tokenizer", config.data.tokenizer
     for section in ("teacher", "student"):
         model = getattr(getattr(config, section), "model", None)
         if model is not None and Path(model).exists():

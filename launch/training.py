@@ -107,11 +107,13 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
     from tsarch.data.cache import cache_note
     from tsarch.planning.passed import PassedChecks
     from tsarch.planning.preflight import check_run, run_notes
+    from tsarch.taught import teaching_runs
 
     reporter.say("checking the config and the models")
     with TIMINGS.during("checking the config and the models"):
         passed = PassedChecks(blueprint)
         check_run(blueprint, is_here, passed=passed)
+        teaching_runs(blueprint)
         for note in run_notes(blueprint):
             reporter.say(f"note: {note}")
     reporter.say(f"reading and tokenising the data ({cache_note(blueprint.data)})")

@@ -359,3 +359,13 @@ def test_ranks_that_agree_are_asked_once_and_for_the_time(tmp_path, crews, monke
     monkeypatch.setattr(crew, "ask", ask)
     check_ranks(crew, resolve(config), tmp_path / "logs", LITTLE)
     assert asked == {"probe": 1, "wall_clock": 1}
+
+
+def test_runs_that_teach_and_start_must_be_on_every_host(tmp_path):
+    blueprint = tiny_blueprint(
+        tmp_path,
+        run={"start_from": "first/model"},
+        distillation={"weight": 0.5, "from_run": ["runs/a", "runs/b"]},
+    )
+    named = set(probe.named_files(blueprint))
+    assert {"first/model", "runs/a/model", "runs/b/model"} < named

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
-from tests.helpers import ROOT, tiny_blueprint, tiny_raw
+from tests.helpers import ROOT, tiny_blueprint, tiny_config, tiny_raw
 from tsarch.errors import UserError
 from tsarch.planning.hardware import GPUS, hardware_named, network_rate, read_hardware
 from tsarch.planning.plan_search import Planner, fitting, search
@@ -259,6 +260,35 @@ def test_a_search_shares_out_all_devices_and_finds_nothing_slower_than_one_each(
     for option in options:
         assert option.plan.num_ranks == 2
     assert options[0].plan.step_s <= planner.plan().step_s * 1.0001
+
+
+@pytest.mark.slow
+def test_a_search_proposes_no_schedule_that_the_config_can_not_have(planner):
+    alternating = planner.blueprint.altered(
+        schedule={"alternation": {"teacher_steps": 2, "student_steps": 2}}
+    )
+    options = search(replace(planner, blueprint=alternating), 2)
+    assert {o.changes[0] for o in options} == {
+        "schedule.name=overlapped",
+        "schedule.name=sequential",
+    }
+
+
+def test_changes_that_the_config_would_refuse_are_none(tmp_path):
+    from tests.drafter_configs import drafter_config
+    from tsarch.blueprint import resolve
+
+    own = Planner(resolve(drafter_config(tmp_path)), {}, cast(Any, None), H100)
+    assert not own.allows({"schedule.name": "joint"})
+    assert not own.allows({"student.activation_checkpointing": True})
+    assert own.allows({"schedule.name": "sequential", "topology.teacher.replicas": 2})
+
+
+def test_devices_are_of_a_search(tmp_path):
+    from tsarch.launch.plan import PlanRequest, make_plan
+
+    with pytest.raises(UserError, match="--devices 4: is for --search"):
+        make_plan(tiny_config(tmp_path), PlanRequest(devices=4))
 
 
 def test_hardware_from_a_file(tmp_path):

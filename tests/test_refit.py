@@ -146,6 +146,70 @@ def rows_in(lineage: Lineage, name: str, file: str) -> set[str]:
     return {str(row["tokens"]) for row in rows_of(lineage.refit_folder(name) / file)}
 
 
+@pytest.mark.slow
+def test_a_run_that_alters_words_goes_on_and_alters_them(trained, tmp_path):
+    own = resolve(load_config(trained / "run" / "config.yaml")).altered(
+        run={"folder": str(tmp_path / "run"), "start_from": str(trained / "run" / "model")},
+        data={"augmentation": {"mask": 0.3, "swap": 0.3}},
+        schedule={"epochs": 1, "max_steps": 1},
+    )
+    run_training(own.config)
+    lineage = Lineage(tmp_path / "run")
+    for file, name in (("new.jsonl", "v2"), ("more.jsonl", "v3")):
+        assert refit(lineage, trained / file).version == name
+        assert load_config(lineage.folder(name) / "config.yaml").data.augmentation.mask == 0.3
+        assert load(lineage.folder(name)).predict(["Ada met Babbage."])
+
+
+def renamed(rows: Path, target: Path) -> Path:
+    """A file of rows whose words have another column."""
+    named = [{"words": own.pop("tokens"), **own} for own in rows_of(rows)]
+    return write_jsonl(target, named)
+
+
+def with_text(lineage: Lineage, trained: Path, folder: Path) -> Path:
+    """Let a run have learned of text without labels, in a file with columns of another name."""
+    rows = rows_of(trained / "more.jsonl")
+    text = write_jsonl(folder / "text.jsonl", [{"words": own["tokens"]} for own in rows])
+    files = {
+        split: str(renamed(trained / f"{split}.jsonl", folder / f"{split}.jsonl"))
+        for split in ("train", "validation", "test")
+    }
+    config = load_config(lineage.run / "config.yaml")
+    columns = {**config.data.columns, "tokens": "words"}
+    own = resolve(config).altered(
+        data={"unlabelled": str(text), "columns": columns, **files}, distillation={"weight": 0.5}
+    )
+    (lineage.run / "config.yaml").write_text(dump_config(own.config))
+    return text
+
+
+@pytest.mark.slow
+def test_text_without_labels_is_learned_of_further_however_its_columns_are_called(
+    lineage, trained, tmp_path
+):
+    text = with_text(lineage, trained, tmp_path)
+    assert refit(lineage, renamed(trained / "new.jsonl", tmp_path / "new.jsonl")).version == "v2"
+    kept = lineage.refit_folder("v2") / "unlabelled.jsonl"
+    assert [own["tokens"] for own in rows_of(kept)] == [own["words"] for own in rows_of(text)]
+    summary = json.loads((lineage.folder("v2") / "summary.json").read_text())
+    assert summary["data"]["unlabelled"]["rows"] == len(rows_of(text))
+
+
+@pytest.mark.slow
+def test_text_without_labels_that_is_gone_is_told_and_can_be_done_without(
+    lineage, trained, tmp_path
+):
+    with_text(lineage, trained, tmp_path).unlink()
+    new = renamed(trained / "new.jsonl", tmp_path / "new.jsonl")
+    told = refused(lineage, new)
+    assert "text.jsonl: names no file." in told
+    assert "--set data.unlabelled=null" in told
+    without = Request(epochs=1, margin=100.0, overrides=("data.unlabelled=null",))
+    assert refit(lineage, new, without, train=copied).version == "v2"
+    assert not (lineage.refit_folder("v2") / "unlabelled.jsonl").exists()
+
+
 class CutOffError(RuntimeError):
     """The process ends here."""
 
@@ -241,7 +305,11 @@ def test_old_data_that_is_gone_is_told_and_can_be_done_without(lineage, trained,
 
 
 @pytest.mark.parametrize(
-    "override", ["teacher.model=x", "student.layers=[0]", "task.name=qa", "run.folder=x"]
+    "override",
+    [
+        *("teacher.model=x", "student.layers=[0]", "task.name=qa", "run.folder=x"),
+        "teacher.boundary_layer=1",
+    ],
 )
 def test_keys_of_trained_models_cannot_be_changed(lineage, trained, override):
     request = Request(overrides=(override,))

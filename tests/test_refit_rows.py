@@ -62,6 +62,19 @@ def test_rows_of_every_task_are_read_again_as_they_are(tmp_path, task):
     assert plain.keys(again) == plain.keys(rows)
 
 
+def test_a_source_is_all_that_is_read_of_it():
+    row = {"description": "The sum.", "start": "def f():", "code": "return 1"}
+    other = {**row, "description": "The product."}
+    none = {"start": row["start"], "code": row["code"]}
+    assert len(PlainRows("code").keys(read("code", [row, other, none]))) == 3
+    assert len(PlainRows("code").keys(read("code", [row, {**row, "code": "x"}]))) == 1
+    asks = {"source": "a", "target": "b", "control": "short"}
+    rows = read("translation", [asks, {**asks, "control": "long"}])
+    assert len(PlainRows("translation").keys(rows)) == 2
+    found = {"query": "a", "passage": "b", "relevance": 1, "query_id": "1"}
+    assert len(PlainRows("ranking").keys(read("ranking", [found, {**found, "query_id": "2"}]))) == 1
+
+
 def test_a_whole_file_of_several_documents_keeps_them_apart(tmp_path):
     rows = read(
         "ner", [*sentences(range(3), "b"), *sentences(range(3, 5), "a"), *sentences(range(1))]

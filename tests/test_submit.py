@@ -100,6 +100,21 @@ def test_data_that_is_hidden_is_named_and_what_hides_it(project, file, place, pa
     assert f"hidden by {where}." in text
 
 
+def test_a_run_that_teaches_must_come_along(project, monkeypatch):
+    monkeypatch.chdir(project)
+    taught = ("distillation.weight=0.5", "distillation.from_run=[runs/old, runs/none]")
+    text = refused(submission(project, *taught))
+    assert f"distillation.from_run: {project}/runs/old: is not sent with the job" in text
+    assert f"distillation.from_run: {project}/runs/none: is not there" in text
+
+
+def test_text_behind_a_url_need_not_be_in_the_folder(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    beside = ("distillation.weight=0.5", "data.unlabelled=[s3://bucket/own.txt, data/test.jsonl]")
+    assert "no Ray's job server answers there" in refused(submission(project, *beside))
+    assert "unlabelled" not in capsys.readouterr().err
+
+
 def test_a_folder_that_ray_never_sends_is_told(project):
     (project / "venv").mkdir()
     (project / "venv" / "train.jsonl").write_text("{}")

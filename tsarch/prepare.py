@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 from tsarch.blueprint import Blueprint
 from tsarch.data.altering import Alteration, mentions_of, replaceable_words
@@ -21,12 +22,12 @@ from tsarch.data.streaming import Streaming
 from tsarch.data.tokenizer import end_token, unknown_token
 from tsarch.errors import UserError
 from tsarch.inputs.unlabelled import read_unlabelled
-from tsarch.model_folder import start_labels
-from tsarch.records import TokenizedSplit
+from tsarch.model_folder import load_table, start_labels
+from tsarch.records import FloatArray, TokenizedSplit
 from tsarch.tasks.base import LabelTask
 from tsarch.tasks.label_weights import check_loss, label_weights, told
 from tsarch.tasks.registry import is_generative, make_task, row_reader
-from tsarch.taught import Taught, taught_by
+from tsarch.taught import Taught, taught_by, teaching_runs
 from tsarch.timings import TIMINGS
 
 
@@ -80,8 +81,11 @@ class Prepared:
 
 
 @TIMINGS.during("reading and tokenising the data")
-def prepare_data(blueprint: Blueprint) -> Prepared:
+def prepare_data(blueprint: Blueprint, asks: bool = True) -> Prepared:
     """Read and tokenise the data sets; cached, so that other ranks and runs read the result.
+
+    Args:
+        asks: ask the runs that teach this one (`distillation.from_run`), which takes a while.
 
     Raises:
         UserError: the data holds mistakes; all of them are named.
@@ -107,7 +111,9 @@ def prepare_data(blueprint: Blueprint) -> Prepared:
     weights = label_weights(blueprint.loss, corpus.labels, counts)
     notes = notes if weights is None else (*notes, told(weights, corpus.labels))
     spec_of = partial(packing_spec, keep_tokens=False)
-    taught = taught_by(blueprint, splits["train"], corpus.labels, spec_of)
+    runs = teaching_runs(blueprint, corpus.labels)
+    asked = runs if asks else ()
+    taught = taught_by(asked, blueprint.data, splits["train"], corpus.labels, spec_of)
     alteration = _alteration(blueprint, splits["train"], corpus.labels, spec)
     notes = notes if alteration is None else (*notes, alteration.note)
     return Prepared(splits, corpus.labels, notes, end, weights, unlabelled, taught, alteration)
@@ -131,18 +137,26 @@ def _alteration(
             what = "finds no entity of train that another one of its type and length could be."
             raise UserError.single("data.augmentation.swap", what)
     if own.mask > 0:
-        from tsarch.models.pretrained_table import pretrained_table
-
-        source = blueprint.stages[blueprint.table.stage].architecture
-        assert source.path is not None
         outside = labels.index("O") if blueprint.task.name == "ner" else None
-        table = pretrained_table(source.config, source.path)
-        replaceable = replaceable_words(train, tokenizer, table, outside)
+        replaceable = replaceable_words(train, tokenizer, _first_table(blueprint), outside)
         if len(replaceable.places) == 0:
             what = "finds no word of train that the table has others near to."
             raise UserError.single("data.augmentation.mask", what)
     seed, token_ids = blueprint.seed, train.token_ids
     return Alteration(seed, token_ids, own.swap, mentions, own.mask, replaceable)
+
+
+def _first_table(blueprint: Blueprint) -> FloatArray:
+    """(vocabulary, width) the table that training starts from: a pretrained one, or that of
+    `run.start_from`."""
+    if blueprint.run.start_from is not None:
+        found: FloatArray = load_table(Path(blueprint.run.start_from)).float().numpy()
+        return found
+    from tsarch.models.pretrained_table import pretrained_table
+
+    source = blueprint.stages[blueprint.table.stage].architecture
+    assert source.path is not None, "the config is checked for it"
+    return pretrained_table(source.config, source.path)
 
 
 def _unlabelled(

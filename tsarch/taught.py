@@ -18,7 +18,7 @@ from tsarch.config import DataConfig
 from tsarch.config_loading import load_config
 from tsarch.data.cache import cache_root, code_digest, store_arrays, stored_arrays
 from tsarch.data.layouts import PackingSpec
-from tsarch.errors import UserError, one_line
+from tsarch.errors import Mistake, UserError, one_line
 from tsarch.model_folder import (
     TaskFile,
     files_digest,
@@ -29,12 +29,16 @@ from tsarch.model_folder import (
 )
 from tsarch.records import FloatArray, TokenizedSplit
 from tsarch.tasks.registry import make_task, row_reader
+from tsarch.tasks.votes import row_means
 from tsarch.timings import TIMINGS
 
 _NEVER = -1e4
 """Log-probability of a word that the run has not read."""
 _LEAST = 1e-9
 """Least probability of a label."""
+_WEIGHTS = ("teacher.safetensors", "embedding.safetensors")
+"""Files of a run's `model/` that targets come from."""
+_WHOLE = "Name the folder of a finished run, copied whole."
 Spec = Callable[[Blueprint], PackingSpec]
 """Gives what a run's contexts depend on (`prepare.packing_spec`)."""
 
@@ -52,30 +56,64 @@ class Taught:
 
 @TIMINGS.during("reading what another run says")
 def taught_by(
-    blueprint: Blueprint, train: TokenizedSplit, labels: Sequence[str], spec_of: Spec
+    runs: Sequence[TeachingRun],
+    data: DataConfig,
+    train: TokenizedSplit,
+    labels: Sequence[str],
+    spec_of: Spec,
 ) -> Taught | None:
-    """The targets of a run for its training split, of several runs the mean of their
-    probabilities; None: it wants none.
+    """The targets that runs give for a training split, of several the mean of their probabilities,
+    in whatever order they are named; None: there are none.
 
     Raises:
-        UserError: a run that gives them isn't there, or isn't one that can.
+        UserError: the weights of one can't be read.
     """
-    named = blueprint.distillation.from_run
-    if named is None:
+    if not runs:
         return None
-    folders = [Path(own) for own in ([named] if isinstance(named, str) else named)]
-    opened = [_opened(folder, blueprint, labels) for folder in folders]
-    revisions, targets = [], []
-    for folder, own in zip(folders, opened, strict=True):
-        revisions.append(_revision(folder))
-        kept = _place(blueprint.data, revisions[-1], train)
+    by_revision = sorted(((_revision(run.folder), run) for run in runs), key=lambda own: own[0])
+    targets = []
+    for revision, run in by_revision:
+        kept = _place(data, revision, train, labels)
         found = None if kept is None else stored_arrays(kept)
         if found is None or set(found) != {"targets"}:
-            found = {"targets": _targets(folder, *own, train, labels, spec_of)}
+            found = {"targets": _targets(run, train, labels, spec_of)}
             if kept is not None:
                 store_arrays(kept, found)
         targets.append(found["targets"])
-    return Taught("+".join(revisions), mean_of(targets))
+    return Taught("+".join(revision for revision, _ in by_revision), mean_of(targets))
+
+
+@dataclass(frozen=True)
+class TeachingRun:
+    """A run that teaches, as its own folder says."""
+
+    folder: Path
+    source: Blueprint
+    task_file: TaskFile
+
+
+def teaching_runs(blueprint: Blueprint, labels: Sequence[str] | None = None) -> list[TeachingRun]:
+    """The runs of `distillation.from_run`; none are read but for what they say of themselves.
+
+    Args:
+        labels: of the run that learns; None: they aren't known yet.
+
+    Raises:
+        UserError: names all that can't teach this run, and why.
+    """
+    named = blueprint.distillation.from_run
+    if named is None:
+        return []
+    runs: list[TeachingRun] = []
+    mistakes: list[Mistake] = []
+    for name in [named] if isinstance(named, str) else named:
+        try:
+            runs.append(_opened(Path(name), blueprint, labels))
+        except UserError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise UserError(mistakes)
+    return runs
 
 
 def mean_of(targets: Sequence[FloatArray]) -> FloatArray:
@@ -89,15 +127,13 @@ def mean_of(targets: Sequence[FloatArray]) -> FloatArray:
     return mean
 
 
-def _opened(
-    folder: Path, blueprint: Blueprint, labels: Sequence[str]
-) -> tuple[Blueprint, TaskFile]:
+def _opened(folder: Path, blueprint: Blueprint, labels: Sequence[str] | None) -> TeachingRun:
     """The run that teaches, built from its own folder.
 
     Raises:
         UserError: it can't teach this one.
     """
-    where = f"distillation.from_run: {folder}"
+    where = _where(folder)
     if (folder / "current.json").exists():
         what = "was refitted, so it has several weights."
         raise UserError.single(where, what, "Name one of its versions: RUN/versions/NAME.")
@@ -106,31 +142,41 @@ def _opened(
         config = load_config(folder / "config.yaml", base=Path.cwd())
         source = resolve(saved_config(config, folder / "model"))
     except (OSError, ValueError, KeyError) as error:
-        hint = "Name the folder of a finished run."
-        raise UserError.single(where, f"can't be read: {one_line(error)}.", hint) from None
+        raise UserError.single(where, f"can't be read: {one_line(error)}.", _WHOLE) from None
     if task_file.task != blueprint.task.name:
         what = f"was trained for {task_file.task}, this run is for {blueprint.task.name}."
         raise UserError.single(where, what)
     if "teacher" not in source.modes:
         what = "has no teacher that reads what is asked."
         raise UserError.single(where, what, "Take a run with a teacher and task.query: both.")
-    if blueprint.task.name != "qa" and set(task_file.labels) != set(labels):
-        unlike = ", ".join(sorted(set(task_file.labels) ^ set(labels))[:3])
+    for name in _WEIGHTS:
+        if not (folder / "model" / name).is_file():
+            raise UserError.single(where, f"has no weights (model/{name} is missing).", _WHOLE)
+    own = set(task_file.labels)
+    if labels is not None and blueprint.task.name != "qa" and own != set(labels):
+        unlike = ", ".join(sorted(own ^ set(labels))[:3])
         raise UserError.single(where, f"has other labels than this run's data ({unlike}).")
-    return source, task_file
+    return TeachingRun(folder, source, task_file)
 
 
 def _revision(folder: Path) -> str:
     """Hexadecimal digest of the teacher's weights and the table."""
-    names = ("teacher.safetensors", "embedding.safetensors", "task.json")
-    return files_digest(folder / "model" / name for name in names)
+    return files_digest(folder / "model" / name for name in (*_WEIGHTS, "task.json"))
 
 
-def _place(data: DataConfig, revision: str, train: TokenizedSplit) -> Path | None:
+def _where(folder: Path) -> str:
+    """For messages."""
+    return f"distillation.from_run: {folder}"
+
+
+def _place(
+    data: DataConfig, revision: str, train: TokenizedSplit, labels: Sequence[str]
+) -> Path | None:
     """File in the cache; None: nothing is kept."""
     if not data.cache:
         return None
-    digest = hashlib.sha256(f"{revision} {code_digest('data', 'tasks', 'models')}".encode())
+    code = code_digest("data", "tasks", "models")
+    digest = hashlib.sha256(f"{revision} {code} {list(labels)}".encode())
     for own in (train.token_ids, train.words, train.labels):
         digest.update(own.tobytes())
     folder = cache_root(data.cache_folder) / "targets"
@@ -139,40 +185,53 @@ def _place(data: DataConfig, revision: str, train: TokenizedSplit) -> Path | Non
 
 
 def _targets(
-    folder: Path,
-    source: Blueprint,
-    task_file: TaskFile,
-    train: TokenizedSplit,
-    labels: Sequence[str],
-    spec_of: Spec,
+    run: TeachingRun, train: TokenizedSplit, labels: Sequence[str], spec_of: Spec
 ) -> FloatArray:
-    """(num_words, outputs) what the run in `folder` says of the rows of `train`."""
+    """(num_words, outputs) what a run says of the rows of `train`."""
     from tsarch.pair.answering import Answering
     from tsarch.stage.build import build_pair
     from tsarch.tasks.base import is_answering, num_outputs
 
+    folder, source, task_file = run.folder, run.source, run.task_file
     task = make_task(task_file.task, task_file.labels, source.task)
     assert is_answering(task)
     teachers = [stage for stage in source.stages if stage.reads == "contexts"]
-    pair = build_pair(
-        source,
-        num_outputs(task, len(task_file.labels)),
-        {stage: load_weights(folder / "model", stage) for stage in teachers},
-        load_table(folder / "model").clone(),
-        stages=teachers,
-    )
+    try:
+        pair = build_pair(
+            source,
+            num_outputs(task, len(task_file.labels)),
+            {stage: load_weights(folder / "model", stage) for stage in teachers},
+            load_table(folder / "model").clone(),
+            stages=teachers,
+        )
+    except Exception as error:  # libraries raise what they like for damaged files
+        what = f"its weights can't be read: {one_line(error)}."
+        raise UserError.single(_where(folder), what, _WHOLE) from None
     layout = row_reader(source.task.name, source.data).layout(spec_of(source), task_file.labels)
     read = layout.pack(train.rows)
     scores = Answering(pair, task, source.window_tokens).scores(read, "teacher")
     if source.task.name == "qa":
         return span_targets(read, scores, train)
-    if not np.array_equal(read.sentence_offsets, train.sentence_offsets):
-        what = "reads its rows at other places."
-        hint = "Give both runs the same teacher.max_tokens and student.max_tokens."
-        raise UserError.single(f"distillation.from_run: {folder}", what, hint)
     order = [task_file.labels.index(label) for label in labels]
-    logs: FloatArray = np.log(np.maximum(scores[:, order], _LEAST))
+    said = label_targets(read, scores[:, order], train)
+    logs: FloatArray = np.log(np.maximum(said, _LEAST)).astype(np.float32)
     return logs
+
+
+def label_targets(read: TokenizedSplit, scores: FloatArray, train: TokenizedSplit) -> FloatArray:
+    """(num_words of `train`, labels) probabilities from those of (num_words of `read`) the same
+    rows, place by place. Of a row with one label that has other places in `read` (another
+    tokenizer, other contexts, a model that has its label elsewhere) each has the mean over these.
+    """
+    own, wanted = np.diff(read.sentence_offsets), np.diff(train.sentence_offsets)
+    if np.array_equal(own, wanted):
+        return scores
+    assert all(hasattr(row, "label") for row in train.rows), "words are the same everywhere"
+    means = row_means(read, scores).astype(np.float32)
+    found: FloatArray = np.repeat(means, wanted, axis=0)
+    alike = own == wanted
+    found[np.repeat(alike, wanted)] = scores[np.repeat(alike, own)]
+    return found
 
 
 def span_targets(read: TokenizedSplit, logits: FloatArray, train: TokenizedSplit) -> FloatArray:

@@ -275,7 +275,8 @@ class Config(Section):
             f"data.augmentation.mask with task.name: {self.task.name}": own.mask > 0
             and self.task.name not in tasks,
             "data.augmentation.mask without a pretrained table (teacher.model)": own.mask > 0
-            and (table is None or table.model is None),
+            and (table is None or table.model is None)
+            and self.run.start_from is None,
             "data.augmentation with data.streamed": self.data.streamed,
             "data.augmentation with distillation.from_run, which is of rows as they are,": (
                 self.distillation.from_run is not None

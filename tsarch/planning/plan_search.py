@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from pydantic import ValidationError
+
 from tsarch.blueprint import Blueprint
+from tsarch.config import Config
 from tsarch.planning.hardware import Hardware
 from tsarch.planning.run_plan import RunPlan, plan_run
 from tsarch.planning.stage_profile import StageProfile, Workload
@@ -40,16 +43,29 @@ class Planner:
 
     def plan(self, changes: Mapping[str, Any] | None = None) -> RunPlan:
         """With other values of some keys (`topology.teacher.replicas`)."""
-        changed = self.blueprint
-        if changes:
-            changed = self.blueprint.altered(**_sections(changes))
-        return plan_run(changed, self.profiles, self.work, self.hardware)
+        return plan_run(self._changed(changes), self.profiles, self.work, self.hardware)
+
+    def allows(self, changes: Mapping[str, Any]) -> bool:
+        """Whether the config would be taken with other values of some keys."""
+        return _mistakes(self._changed(changes).config) <= _mistakes(self.blueprint.config)
+
+    def _changed(self, changes: Mapping[str, Any] | None) -> Blueprint:
+        return self.blueprint.altered(**_sections(changes)) if changes else self.blueprint
+
+
+def _mistakes(config: Config) -> set[str]:
+    """What keys of a config ask of one another that others don't give."""
+    try:
+        Config.model_validate(config.model_dump())
+    except ValidationError as error:
+        return {str(own["msg"]) for own in error.errors()}
+    return set()
 
 
 def fitting(planner: Planner) -> Option | None:
     """The change, or the fewest changes, that make a run fit; of those the fastest. None: none of
     those that are known does."""
-    single = list(_changes(planner))
+    single = [own for own in _changes(planner) if planner.allows(own)]
     for number in range(1, _MOST_CHANGES + 1):
         found = []
         for chosen in combinations(single, number):
@@ -100,7 +116,7 @@ def search(planner: Planner, num_devices: int) -> list[Option]:
 
 def _options(planner: Planner, schedule: ScheduleName, num_devices: int) -> Iterator[Option]:
     blueprint = planner.blueprint
-    if schedule == "joint" and len(set(vars(blueprint.schedule.alternation).values())) > 1:
+    if not planner.allows({"schedule.name": schedule}):
         return
     contexts = max(int(planner.work.batch_tokens) // blueprint.batches.context_tokens, 1)
     slices = blueprint.topology.num_slices(Stage.TEACHER)

@@ -12,11 +12,13 @@ from tsarch.blueprint import Blueprint
 from tsarch.data.corpus import read_split, source_of
 from tsarch.data.row_digest import rows_digest
 from tsarch.data.rows import Row
-from tsarch.errors import UserError
+from tsarch.errors import Mistake, UserError
+from tsarch.inputs.unlabelled import KEY, read_unlabelled
 from tsarch.model_folder import load_task
 from tsarch.refit.lineage import Lineage
 from tsarch.refit.mixing import OldRows
 from tsarch.refit.rows import Document, PlainRows, documents_of
+from tsarch.refit.settings import Sources
 from tsarch.tasks.registry import row_reader
 
 NEW_TRAIN, NEW_VALIDATION, HELD_OUT = "new-train.jsonl", "new-validation.jsonl", "held-out.jsonl"
@@ -92,6 +94,32 @@ def read_old(
         frozenset(held),
         frozenset(trained),
     ), notes
+
+
+def read_beside(found: Sources, is_given: bool) -> list[Document]:
+    """The text without labels that the run learns of besides; none: it learns of none.
+
+    Args:
+        is_given: whether it is named anew, and is read as the new rows are; else as the run read
+            it.
+
+    Raises:
+        UserError: it isn't there any more, or holds mistakes.
+    """
+    named, task = found.new.data.unlabelled, found.new.task.name
+    if named is None:
+        return []
+    data = (found.new if is_given else found.old).data
+    reader: Any = row_reader(task, data, labelled=False)
+    try:
+        rows = read_unlabelled(named, task, reader, data).rows
+    except UserError as error:
+        hint = f"Give its place now: --set {KEY}=FILE; or go on without it: --set {KEY}=null."
+        told = [
+            Mistake(own.where, own.what, f"{own.hint} {hint}".strip()) for own in error.mistakes
+        ]
+        raise UserError(told) from None
+    return documents_of(rows, "unlabelled-")
 
 
 def _rows(

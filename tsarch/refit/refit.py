@@ -26,12 +26,13 @@ from tsarch.refit.reading import (
     NEW_VALIDATION,
     NewDataError,
     NewRows,
+    read_beside,
     read_new,
     read_old,
     run_labels,
 )
 from tsarch.refit.records import Record, utc_now
-from tsarch.refit.rows import PlainRows, plain_data
+from tsarch.refit.rows import UNLABELLED, PlainRows, plain_data
 from tsarch.refit.settings import Request, Sources, refit_blueprint, sources
 from tsarch.run.evaluate import Evaluation
 from tsarch.run.saved_run import evaluate_run
@@ -116,12 +117,15 @@ class Refit:
             raise NewDataError(error.mistakes) from None
         for note in (*notes, *own.notes):
             self._say(f"note: {note}")
+        beside = read_beside(found, request.sets("data.unlabelled"))
         folder = lineage.refit_folder(name)
         lineage.discard(name)
         if lineage.current == FIRST:
             lineage.adopt()
         folder.mkdir(parents=True)
         rows = self._write_rows(folder, plain, own, old)
+        if beside:
+            plain.write(folder / UNLABELLED, beside)
         self._say(", ".join(f"{kind.replace('_', ' ')}: {n:,} rows" for kind, n in rows.items()))
         record = Record(
             name,

@@ -16,9 +16,11 @@ from tsarch.data.corpus import read_file
 from tsarch.data.row_reader import RowReader
 from tsarch.data.rows import DocumentColumns, Row
 from tsarch.run.versions import write_durably
-from tsarch.tasks.registry import row_reader
+from tsarch.tasks.registry import is_generative, row_reader
 
 _DOCUMENT, _SENTENCE = "doc_id", "sent_id"
+UNLABELLED = "unlabelled.jsonl"
+"""File of a refit's folder with the text without labels that is learned of besides."""
 
 
 def plain_data(task: str, **files: str | None) -> dict[str, Any]:
@@ -52,7 +54,9 @@ class PlainRows:
     def __init__(self, task: str) -> None:
         self._data = DataConfig(train="rows").model_copy(update=plain_data(task))
         self._reader: RowReader[Any] = row_reader(task, self._data)
-        self._inputs = set(row_reader(task, self._data, labelled=False).needed)
+        asked: RowReader[Any] = row_reader(task, self._data, labelled=False)
+        further = asked.optional if is_generative(task) else ()  # else names of rows and queries
+        self._inputs = {*asked.needed, *further}
         self._has_documents = isinstance(self._reader.columns, DocumentColumns)
 
     def key(self, row: Row) -> str:

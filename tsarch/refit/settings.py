@@ -11,7 +11,7 @@ from tsarch.blueprint import Blueprint, resolve
 from tsarch.config_loading import load_config
 from tsarch.errors import Mistake, UserError
 from tsarch.model_folder import saved_config
-from tsarch.refit.rows import plain_data
+from tsarch.refit.rows import UNLABELLED, plain_data
 from tsarch.topology import Stage
 
 _CLOSED = (
@@ -21,6 +21,7 @@ _CLOSED = (
     *("student.no_teacher", "data.tokenizer"),
     *("distillation.hidden_weight", "distillation.hidden_layers"),
     *("student.role", "student.drafting", "student.scorer"),
+    *("teacher.boundary_layer", "student.boundary_layer"),
 )
 """Beginnings of keys that a trained model has settled, or a refit sets."""
 _PLACES = ("train", "validation", "test", "hub", "hub_config", "validation_share")
@@ -100,6 +101,8 @@ def refit_blueprint(
     """
     model = parent / "model"
     files = {split: str(rows / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    if new.data.unlabelled is not None:
+        files["unlabelled"] = str(rows / UNLABELLED)
     data = plain_data(new.task.name, **files)
     built = resolve(saved_config(new.config, model, data))
     return built.altered(

@@ -214,8 +214,8 @@ def check_same_data(prepared: Prepared, point: ResumePoint) -> None:
     if data_fingerprint(prepared) != point.progress.data:
         raise UserError.single(
             "--resume: data",
-            f"is not what {point.store.place(point.step)} was trained on: texts, labels or the "
-            "tokenizer have changed.",
+            f"is not what {point.store.place(point.step)} was trained on: texts, labels, the "
+            "tokenizer or the weights of distillation.from_run have changed.",
             "Give the same data, or start anew without --resume.",
         )
     _check_place(prepared, point)
