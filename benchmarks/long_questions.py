@@ -111,7 +111,8 @@ def measured(
 
 def is_read(pair: TrainedPair, text: str, row: Any) -> bool:
     """Whether the student reads a word of a row's first answer, where it stands in its passage."""
-    found = pair.scores(pair.prepare([{"context": text, "question": row.question}]), "student")
+    asked = pair.prepare([{"context": text, "question": row.question}])
+    _, found = pair.scores(asked, "student")
     assert found is not None
     split, scores = found
     bounds = np.concatenate([piece.bounds for piece in split.pieces[0]])

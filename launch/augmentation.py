@@ -56,11 +56,13 @@ def augment_to_file(
     console = progress_console()
     pair = load(run, computing.device, computing.precision, computing.batch_tokens)
     known = pair.known_mode(mode or ("teacher" if "teacher" in pair.modes else None))
-    alter = alteration(settings, run, pair, files, reading)
-    method, bound, copies = settings.method, settings.keep_above, settings.copies
+    altering = alteration(settings, run, pair, files, reading)
+    alter, method = altering.alter, settings.method
+    bound, copies = settings.keep_above, settings.copies
     work = partial(made_of, mode=known, method=method, keep_above=bound, alter=alter, copies=copies)
     started = now_s()
-    identity = f"augment {known} {pair.revision} {computing.precision} {settings.identity}"
+    by = f"{pair.revision} {altering.revision} {computing.precision}"
+    identity = f"augment {known} {by} {settings.identity}"
     job = BatchJob(files, reading, output, identity, skip_bad, restart)
     kept = "done"
     if job.is_resumable:

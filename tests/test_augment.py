@@ -81,6 +81,33 @@ def test_texts_get_the_labels_that_predictions_have(run, tmp_path):
     assert all(0 < row["score"] <= 1 for row in rows)
 
 
+def test_texts_that_stand_on_one_line_become_documents_of_their_own(run, tmp_path):
+    source = tmp_path / "list.json"
+    source.write_text(json.dumps([{"text": "Ada sleeps."}, {"text": "Bonn is old. It is."}]))
+    output = tmp_path / "out.jsonl"
+    assert augment(run, "--input", source, "--output", output) == 0
+    assert [row["doc_id"] for row in rows_of(output)] == [f"{source}:1", *[f"{source}:1/2"] * 2]
+    assert len(as_training_rows(output, "ner")) == 3
+
+
+def test_a_row_that_cannot_be_read_whole_gets_no_labels(run, tmp_path, capsys):
+    long = "-".join("abcdefghijklmnopqrstuvwxyz" * 3)
+    source = write_jsonl(tmp_path / "in.jsonl", [{"tokens": ["Ada", long]}, {"tokens": ["Ada"]}])
+    output = tmp_path / "out.jsonl"
+    assert augment(run, "--input", source, "--output", output) == 2
+    told = capsys.readouterr().err
+    assert f"{source}:1: can't be read whole" in told
+    assert "--skip-bad" in told
+    assert augment(run, "--input", source, "--output", output, "--skip-bad") == 0
+    assert [row["made_from"] for row in rows_of(output)] == [f"{source}:2"]
+    # Its own labels are known, so it may be altered.
+    rows = [{"tokens": ["Ada", "met", long], "tags": ["B-PER", "O", "O"]}]
+    rows += [{"tokens": ["Eve", "slept"], "tags": ["B-PER", "O"]}]
+    tagged = write_jsonl(tmp_path / "tagged.jsonl", rows)
+    assert augment(run, "--input", tagged, "--output", output, "--method", "swap") == 0
+    assert len(rows_of(output)) == 2
+
+
 def test_rows_that_the_teacher_is_not_sure_of_are_left_out(run, tagged, tmp_path):
     every, some = tmp_path / "every.jsonl", tmp_path / "some.jsonl"
     assert augment(run, "--input", tagged, "--output", every) == 0
@@ -278,12 +305,30 @@ def test_what_makes_no_sense_is_said_first(settings, task, message):
         check_settings(settings, task)
 
 
+def test_runs_that_do_not_translate_are_refused_before_they_are_loaded(run):
+    settings = Settings("translate", there=str(run), back=str(run))
+    with pytest.raises(UserError, match=r"--there .*: is a run of ner, not of translation"):
+        check_settings(settings, "classification")
+
+
 def test_rows_without_labels_can_not_be_altered(run, tmp_path):
     pair = tsarch.load(run, device="cpu")
     inputs = next(iter(pieces.pieces([_file(tmp_path, pair)], pieces.Limits(9)))).inputs
     rows, problems = RowFile(pair).read(inputs)
     assert [own.row.words for own in rows] == [["Ada", "sleeps"]]
     assert "no column `tags`" in problems[1]
+
+
+def test_what_is_wrong_with_all_rows_is_told_of_each(classifying, tmp_path):
+    pair = tsarch.load(classifying, device="cpu")
+    marks = [{"text": f"text {n}", "label": f"{n}.5"} for n in range(30)]
+    from tsarch.inputs.files import InputFile
+
+    file = InputFile(str(write_jsonl(tmp_path / "marks.jsonl", marks)), pair.reading)
+    rows, problems = RowFile(pair).read(next(iter(pieces.pieces([file], pieces.Limits(40)))).inputs)
+    assert not rows
+    assert sorted(problems) == list(range(30))
+    assert "30 different numbers as labels" in problems[29]
 
 
 def _file(folder: Path, pair: Any) -> Any:

@@ -76,6 +76,28 @@ def test_plain_text_and_rows_are_read_as_for_predictions(tmp_path):
     )
 
 
+@pytest.mark.parametrize("key", ["tokens", "text"])
+def test_items_that_stand_on_one_line_are_documents_of_their_own(tmp_path, key):
+    items = [["Ada", "sings"], ["Bonn", "is", "old"], ["They", "met"]]
+    rows = [{key: own if key == "tokens" else " ".join(own)} for own in items]
+    (tmp_path / "list.json").write_text(json.dumps(rows), encoding="utf-8")
+    config = tiny_config(tmp_path, data={"unlabelled": str(tmp_path / "list.json")})
+    own = prepare_data(resolve(config)).unlabelled
+    assert [row.words for row in own.rows] == items
+    assert len({row.origin.doc_id for row in own.rows}) == 3
+    assert own.num_contexts == 3
+
+
+def test_questions_need_no_ids(tmp_path):
+    config = task_config(tmp_path, "qa")
+    rows = [json.loads(line) for line in (tmp_path / "unlabelled.jsonl").open(encoding="utf-8")]
+    named = len(prepare_data(resolve(config)).unlabelled.rows)
+    for row in rows:
+        del row["id"]
+    write_jsonl(tmp_path / "unlabelled.jsonl", rows)
+    assert len(prepare_data(resolve(config)).unlabelled.rows) == named > 1
+
+
 def test_files_are_beside_the_config_or_behind_a_url(tmp_path):
     texts(tmp_path)
     own = ["more.txt", f"file://{tmp_path}/rows-1.jsonl"]

@@ -9,6 +9,7 @@ from typing import Any, cast
 from tsarch.config import Mode
 from tsarch.inputs.rows import Input
 from tsarch.prediction.trained_pair import TrainedPair
+from tsarch.prediction.unread import gaps, told_gaps
 from tsarch.records import FloatArray, TokenizedSplit
 from tsarch.tasks.answers import Answer, NoAnswer, SpanAnswer
 from tsarch.tasks.base import AnsweringTask
@@ -28,20 +29,28 @@ class Judge:
         self._task = cast(AnsweringTask, make_task(pair.task, pair.labels))
         self._numbers = {name: number for number, name in enumerate(pair.labels)}
 
-    def read(self, inputs: Sequence[Input]) -> tuple[list[Said], dict[int, str]]:
-        """What it says of the rows of inputs, in order, and number of an input → what is wrong."""
-        prepared = self._pair.prepare(inputs)
-        own = prepared.inputs
-        found = self._pair.scores(prepared, self._mode)
+    def read(
+        self, inputs: Sequence[Input], whole: bool = False
+    ) -> tuple[list[Said], dict[int, str]]:
+        """What it says of the rows of inputs, in order, and number of an input → what is wrong.
+
+        Args:
+            whole: it is wrong, too, that a part of an input can't be read.
+        """
+        own, found = self._pair.scores(self._pair.prepare(inputs), self._mode)
         if found is None:
             return [], own.problems
         split, scores = found
+        unread = gaps(own, [split], self._mode) if whole else {}
+        told = {n: told_gaps(parts, "leave it out: --skip-bad") for n, parts in unread.items()}
+        problems = own.problems | told
         answers = self._task.answers(split, scores)
         said = [
             Said(self, split, scores, place, own.owner(row), row.origin.place.number, answer)
             for place, (row, answer) in enumerate(zip(split.rows, answers, strict=True))
+            if own.owner(row) not in problems
         ]
-        return sorted(said, key=lambda each: each.order), own.problems
+        return sorted(said, key=lambda each: each.order), problems
 
     def agreement(self, said: Said, row: Any) -> float:
         """Probability of the least likely of a row's labels: of `ner` over its words; of a label or

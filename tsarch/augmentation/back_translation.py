@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tsarch.augmentation.labelled_rows import Labelled
 from tsarch.errors import UserError
+from tsarch.prediction.loading import folder_of, opened
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.tasks.answers import GeneratedText
 
@@ -15,18 +16,22 @@ TASKS = ("classification",)
 """Those whose rows can be altered so: labels of words, or of spans, have no place in new words."""
 
 
-class BackTranslation:
-    """Two translation runs, one there and one back.
+def check_translates(option: str, run: str) -> None:
+    """Check that the run of an option translates, before it is loaded.
 
     Raises:
-        UserError: one of them is none.
+        UserError: it does something else, or can't be read.
     """
+    _, task_file = opened(folder_of(run), "torch")
+    if task_file.task != "translation":
+        what = f"is a run of {task_file.task}, not of translation."
+        raise UserError.single(f"{option} {run}", what)
+
+
+class BackTranslation:
+    """Two translation runs, one there and one back."""
 
     def __init__(self, there: TrainedPair, back: TrainedPair) -> None:
-        for option, own in (("--there", there), ("--back", back)):
-            if own.task != "translation":
-                what = f"is a run of {own.task}, not of translation."
-                raise UserError.single(option, what)
         self._there, self._back = there, back
 
     def rows(self, rows: Sequence[Labelled]) -> list[Labelled | None]:

@@ -45,7 +45,7 @@ class RowFile:
         self._task = pair.task
         self._columns = pair.columns
         self._ends_inclusive = pair.span_ends == "inclusive"
-        self._data = DataConfig(columns=pair.columns, span_ends=pair.span_ends)
+        self._data = DataConfig(columns=pair.columns, span_ends=pair.span_ends, odd_words="keep")
 
     @cached_property
     def reader(self) -> RowReader[Any]:
@@ -74,9 +74,10 @@ class RowFile:
         findings = Findings()
         rows = self.reader.complete(found, "input", findings)
         for mistake in findings.mistakes:
-            own = mistake.where.rpartition(":")[2]
-            number = int(own) if own.isdecimal() else found[0].origin.place.number
-            problems.setdefault(number, f"{mistake.what} {mistake.hint}".strip())
+            own = mistake.where.rpartition(":")[2]  # else it is one of all of them together
+            every = [int(own)] if own.isdecimal() else [row.origin.place.number for row in found]
+            for number in every:
+                problems.setdefault(number, f"{mistake.what} {mistake.hint}".strip())
         made = [self._placed(row, inputs) for row in rows]
         return [own for own in made if own.number not in problems], problems
 

@@ -57,7 +57,7 @@ def labels_of(
                 own = _labelled(*sound[place], with_answer(rows[place], [answer]))
                 found.append(Scored(own, min(math.exp(answer.score), 1.0)))
     else:
-        said, wrong = Judge(pair, mode).read(values)
+        said, wrong = Judge(pair, mode).read(values, whole=True)
         for each in said:
             row = with_answer(each.row, each.answers)
             own = _labelled(*sound[each.owner], row)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tsarch.augmentation.back_translation import TASKS as TEXT_TASKS
-from tsarch.augmentation.back_translation import BackTranslation
+from tsarch.augmentation.back_translation import BackTranslation, check_translates
 from tsarch.augmentation.labelled_rows import Labelled, RowFile
 from tsarch.augmentation.making import Alter
 from tsarch.augmentation.masking import TASKS as MASK_TASKS
@@ -52,7 +52,7 @@ def check_settings(settings: Settings, task: str) -> None:
     """Check what is asked of a run of a task, before its models are loaded.
 
     Raises:
-        UserError: it makes no sense.
+        UserError: it makes no sense, or a run that it needs is another one.
     """
     method = settings.method
     if task not in _TASKS.get(method, (task,)):
@@ -67,12 +67,24 @@ def check_settings(settings: Settings, task: str) -> None:
         if not is_given and option in needs.get(method, ()):
             what = f"is missing: --method {method} needs a translation run for each direction."
             raise UserError.single(f"--{option}", what)
+    for option in needs.get(method, ()):
+        check_translates(f"--{option}", str(getattr(settings, option)))
+
+
+@dataclass(frozen=True)
+class Alteration:
+    """How rows are altered."""
+
+    alter: Alter | None
+    """None: they aren't, but get labels."""
+    revision: str = ""
+    """Of the weights that it takes, beside those of the run that judges."""
 
 
 def alteration(
     settings: Settings, run: str, pair: TrainedPair, files: Sequence[str], reading: Reading
-) -> Alter | None:
-    """How rows are altered; None: they aren't, but get labels.
+) -> Alteration:
+    """How rows are altered.
 
     Raises:
         UserError: a model can't be loaded, or the files have no entities to be swapped.
@@ -80,17 +92,18 @@ def alteration(
     match settings.method:
         case "swap":
             pool = entity_pool(_all_rows(pair, files, reading))
-            return lambda rows, copy: _swapped(rows, pool, settings.seed, copy)
+            return Alteration(lambda rows, copy: _swapped(rows, pool, settings.seed, copy))
         case "mask":
             choice = Neighbours(folder_of(run)) if settings.model is None else None
             chosen = choice or MaskedModel(str(settings.model))
-            return lambda rows, copy: replaced(rows, chosen, settings.share, settings.seed, copy)
+            own = settings.share, settings.seed
+            return Alteration(lambda rows, copy: replaced(rows, chosen, *own, copy))
         case "translate":
             assert settings.there is not None
             assert settings.back is not None
             translation = BackTranslation(load(settings.there), load(settings.back))
-            return lambda rows, copy: translation.rows(rows)
-    return None
+            return Alteration(lambda rows, copy: translation.rows(rows), translation.revision)
+    return Alteration(None)
 
 
 def _swapped(rows: Sequence[Labelled], pool: Pool, seed: int, copy: int) -> list[Labelled | None]:

@@ -50,6 +50,7 @@ class FileInput(NamedTuple):
     value: Input | None
     """What is predicted; None: it can't be read, as `problem` says."""
     place: str
+    """Where it stands; no other input of the file has the same."""
     problem: str = ""
     document: str | None = None
     """Inputs of one document that follow one another are read together."""
@@ -295,16 +296,18 @@ class InputFile:
     def _inputs(self, found: Found) -> Iterator[FileInput]:
         """The rows, and in their places what is wrong with others."""
         stopped: list[Exception] = []
-        doc_id = self._reading.names.get("doc_id", "")
+        doc_id, last = self._reading.names.get("doc_id", ""), ""
         for place, row, value in self._values(_until_error(found, stopped)):
             if self.findings.mistakes:
                 yield from self._mistakes(place.number)
+            where = place.name if str(place) == last else str(place)  # several on a line
+            last = str(place)
             if self._is_broken(place, row):
-                yield _bad(str(place), "is not UTF-8 text.", row)
+                yield _bad(where, "is not UTF-8 text.", row)
             else:
                 document = row.get(doc_id)
                 shown = None if document in (None, "") else str(document)
-                yield FileInput(row, value, str(place), document=shown)
+                yield FileInput(row, value, where, document=shown)
         yield from self._mistakes(sys.maxsize)
         if stopped:
             raise stopped[0]

@@ -17,7 +17,9 @@ from tsarch.inputs.files import InputFile, Reading, input_files
 from tsarch.inputs.rows import as_rows
 
 KEY = "data.unlabelled"
-_PLACE = re.compile(r"^(?P<source>.*):(?P<unit>row |item )?(?P<number>\d+)$", re.DOTALL)
+_PLACE = re.compile(
+    r"^(?P<source>.*):(?P<unit>row |item )?(?P<number>\d+)(?P<part>(?:/\d+)*)$", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def _rows(
     """Raw rows of a file; what is wrong with its inputs goes to the mistakes."""
     file = InputFile(path, reading)
     doc_id = reading.names.get("doc_id", "")
+    own_id = reading.names["id"] if task == "qa" else None  # which nobody asks for
     for given in file:
         if given.value is None:
             findings.mistake(given.place, given.problem)
@@ -78,6 +81,8 @@ def _rows(
         for problem in inputs.problems.values():
             findings.mistake(given.place, problem)
         for part, row in enumerate(inputs.rows):
+            if own_id is not None:
+                row[own_id] = given.place
             place = _place(given.place, (part,) if len(inputs.rows) > 1 else ())
             if inputs.texts:
                 row[doc_id] = given.place
@@ -92,4 +97,5 @@ def _place(text: str, part: tuple[int, ...]) -> Place:
     match = _PLACE.match(text)
     if match is None:
         return Place(text, 1, part=part)
-    return Place(match["source"], int(match["number"]), match["unit"] or "", part=part)
+    whole = tuple(map(int, match["part"].split("/")[1:]))
+    return Place(match["source"], int(match["number"]), match["unit"] or "", part=whole + part)

@@ -192,15 +192,16 @@ class TrainedPair:
             for own, read in zip(prepared, packed, strict=True)
         ]
 
-    def scores(self, prepared: Prepared, mode: Mode) -> tuple[TokenizedSplit, FloatArray] | None:
-        """Contexts and windows of inputs, and what a mode says of each word (`Answering.scores`);
-        None: there is no input that can be read. Of tasks whose answers aren't texts."""
+    def scores(
+        self, prepared: Prepared, mode: Mode
+    ) -> tuple[Inputs, tuple[TokenizedSplit, FloatArray] | None]:
+        """Inputs, with what is wrong with some as a mode reads; of the others contexts and windows,
+        and what it says of each word (`Answering.scores`). Of tasks whose answers aren't texts."""
         assert isinstance(self._answering, Answering)
-        splits = self._layouts.as_read(prepared.split, mode).splits
-        if not splits:
-            return None
-        split = merged(splits)
-        return split, self._answering.scores(split, mode)
+        packed = self._layouts.as_read(prepared.split, mode)
+        split = merged(packed.splits) if packed.splits else None
+        found = None if split is None else (split, self._answering.scores(split, mode))
+        return prepared.inputs.with_problems(packed.problems), found
 
     def states(self, prepared: Sequence[Prepared]) -> list[list[States]]:
         """What the teacher makes of the contexts of each; all are read together. Of tasks whose

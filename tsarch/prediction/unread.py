@@ -52,10 +52,10 @@ def with_unread(
     return {n: own for n, own in answers.items() if n not in problems}, problems
 
 
-def told_gaps(gaps: Sequence[Gap]) -> str:
-    """As the reason why an input isn't answered."""
+def told_gaps(gaps: Sequence[Gap], other: str = "see on_unread") -> str:
+    """As the reason why an input isn't answered; `other`: what can be done but to split it."""
     reasons = ", ".join(dict.fromkeys(gap.what for gap in gaps))
-    return f"can't be read whole: {reasons}. Split it into several, or see on_unread."
+    return f"can't be read whole: {reasons}. Split it into several, or {other}."
 
 
 def _as_given(
