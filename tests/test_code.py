@@ -50,6 +50,16 @@ def test_lines_stay_lines(tmp_path: Path) -> None:
     assert task.spelled([ids], tokenizer) == ["for x in y:\n    print(x)"]
 
 
+def test_an_indented_body_is_what_it_is_without_its_indentation() -> None:
+    task = make_task("code", ())
+    assert is_writing(task)
+    body = "\n    if x:\n        return y\n\n    return z\n"
+    plain = textwrap.dedent(body).strip()
+    assert task.as_written(body) == plain
+    found = task.text_metrics([body, plain], [[plain], [body]])
+    assert found == {"exact_match": 1.0, "edit_similarity": 1.0, "valid_syntax": 1.0}
+
+
 def test_metrics_are_counted_by_hand() -> None:
     task = make_task("code", ())
     assert is_writing(task)

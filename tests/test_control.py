@@ -56,14 +56,35 @@ def test_rules_look_at_the_text_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "text", "obeys"),
+    [
+        ("art", "A fresh start", False),
+        ("art", "State-of-the-art.", True),
+        ("20", "In 2020", False),
+        ("C++", "C++17", True),  # what isn't a letter may stand before one
+        ("AI", "使用AI技术", True),
+        ("技", "使用技术", True),  # scripts without spaces have no ends of words
+        ("e\u0301cole", "L'École est grande", True),  # an accent by itself, and within the letter
+        ("Straße", "die STRASSE", True),
+        ("; ship ;", "a ship", True),
+    ],
+)
+def test_words_are_had_as_words(asked: str, text: str, obeys: bool) -> None:
+    assert control(contains=True).is_obeyed(asked, text) is obeys
+
+
+@pytest.mark.parametrize(
     ("value", "found"),
     [
         ("short", "short"),
         (["a b", "c"], "a b; c"),
         (3, "3"),
+        (3.0, "3"),  # a column of whole numbers with empty cells, as pandas writes it
+        (True, "true"),
         (" ", None),
         (None, None),
-        (1.5, None),
+        (float("nan"), None),
+        ([], None),
     ],
 )
 def test_a_control_is_read_from_its_column(value: Any, found: str | None) -> None:
@@ -71,6 +92,12 @@ def test_a_control_is_read_from_its_column(value: Any, found: str | None) -> Non
     assert row.control == found
     raw = row_reader("translation", DataConfig()).raw(row)
     assert raw == {"source": "a", "target": "b"} | ({} if found is None else {"control": found})
+
+
+@pytest.mark.parametrize("value", [1.5, 10**12, {"length": 3}, [3, 4], float("inf")])
+def test_what_is_no_control_is_not_passed_over(value: Any) -> None:
+    with pytest.raises(UserError, match=r"`control` is .*, not a text, a list of"):
+        read({"source": "a", "target": "b", "control": value})
 
 
 def packed(folder: Path, own: list[dict[str, Any]], rule: Control, labelled: bool = True) -> Any:

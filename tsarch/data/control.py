@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import regex
+
 from tsarch.config import ControlConfig
-from tsarch.data.words import num_words
-from tsarch.errors import UserError
+from tsarch.data.rows import Place, is_absent
+from tsarch.data.words import SPACELESS, num_words
+from tsarch.errors import Mistake, UserError
 
 _BETWEEN = ";"
 """Parts of a control whose words a text has to have."""
 _MOST = 10**9
 """Larger numbers are no names."""
+_OF_WORDS = rf"(?![{SPACELESS}])[\p{{L}}\p{{M}}\p{{N}}]"
+"""A letter of scripts whose words are longer than one, for a regular expression."""
+_LETTER = regex.compile(_OF_WORDS)
+_NOT_BEHIND, _NOT_BEFORE = rf"(?<!{_OF_WORDS})", rf"(?!{_OF_WORDS})"
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,8 @@ class Control:
     def is_obeyed(self, control: str, text: str) -> bool:
         """Whether a text is as its control asks."""
         if self.config.contains:
-            parts = (" ".join(part.split()).casefold() for part in control.split(_BETWEEN))
-            written = " ".join(text.split()).casefold()
-            return all(part in written for part in parts)
+            written = _compared(text)
+            return all(_has(written, _compared(part)) for part in control.split(_BETWEEN))
         if control in self.config.patterns:
             return re.search(self.config.patterns[control], text) is not None
         least, most = self.config.num_words[control]
@@ -55,13 +63,36 @@ class Control:
         return f"has the control `{control}`; task.control has {', '.join(self.names)}."
 
 
-def read_control(value: Any) -> str | None:
-    """A row's control, from its column; a list of words as one text. None: it has none."""
+def _compared(text: str) -> str:
+    """A text whatever its case, its spaces and how its accents are encoded."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def _has(text: str, part: str) -> bool:
+    """Whether a text has some words as words, not inside longer ones."""
+    before = _NOT_BEHIND if _LETTER.match(part) else ""
+    behind = _NOT_BEFORE if _LETTER.match(part[-1:]) else ""
+    return regex.search(before + regex.escape(part) + behind, text) is not None
+
+
+def read_control(
+    place: Place, raw: Mapping[str, Any], column: str
+) -> tuple[str | None, list[Mistake]]:
+    """A row's control, from its column, and what is wrong with it; a list of words as one text, a
+    whole number as its name. None: it has none."""
+    value = raw.get(column)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # of tables that have cells without any
     if isinstance(value, bool | int) and abs(value) < _MOST:
-        return json.dumps(value)
-    if isinstance(value, list) and value and all(isinstance(own, str) for own in value):
+        return json.dumps(value), []
+    if isinstance(value, list) and all(isinstance(own, str) for own in value):
         value = f"{_BETWEEN} ".join(value)
-    return value if isinstance(value, str) and value.strip() else None
+    if is_absent(value):
+        return None, []
+    if isinstance(value, str):
+        return value, []
+    what = f"`{column}` is {reprlib.repr(value)}, not a text, a list of words or a whole number."
+    return None, [Mistake(str(place), what)]
 
 
 def check_controls(control: ControlConfig | None, splits: Mapping[str, Sequence[Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -92,8 +93,9 @@ class CodeTask(TargetTask):
         self.text_marks: Mapping[str, float] = dict.fromkeys(measured, 1.0)
 
     def as_written(self, text: str) -> str:
-        """Lines without spaces at their ends, from the first that isn't empty to the last."""
-        return "\n".join(line.rstrip() for line in text.strip().splitlines())
+        """Lines without the indentation that all have and without spaces at their ends, from the
+        first that isn't empty to the last."""
+        return "\n".join(line.rstrip() for line in _without_indentation(text).strip().splitlines())
 
     def text_metrics(self, hypotheses: Sequence[str], references: References) -> Metrics:
         """Means over the texts, 0 to 1: exact match and edit similarity, the better of several
@@ -117,6 +119,14 @@ class CodeTask(TargetTask):
         if self._is_python:
             own["valid_syntax"] = f"ast.parse of Python {sys.version_info[0]}.{sys.version_info[1]}"
         return own
+
+
+def _without_indentation(text: str) -> str:
+    """A text without what all of its lines begin with; a single space before the first line is a
+    tokenizer's, which begins a text as it begins a word."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    is_tokenizers = first[:1] == " " and first[1:2].strip() != ""
+    return text if is_tokenizers else textwrap.dedent(text)
 
 
 def edit_similarity(one: str, other: str) -> float:

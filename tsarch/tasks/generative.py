@@ -99,8 +99,8 @@ class SourceTargetReader(PlainSplits, ABC):
                 references = tuple(text for text in texts if text not in (target, ""))
         if mistakes := found(check_unicode(place, *parts, target or "", *references)):
             return None, mistakes
-        control = read_control(raw.get(self.columns.control))
-        if mistakes := found(check_unicode(place, control or "")):
+        control, mistakes = read_control(place, raw, self.columns.control)
+        if mistakes := mistakes or found(check_unicode(place, control or "")):
             return None, mistakes
         origin = Origin(place, place.name)
         return SourceTarget(origin, parts, target, references, reads_last, control), []
