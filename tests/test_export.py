@@ -18,15 +18,18 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 
 import tsarch
 from tests.generative_configs import generative_raw
-from tests.helpers import QUICKSTART_MODEL
+from tests.helpers import QUICKSTART_MODEL, tiny_config
 from tests.test_pair import run_of
 from tsarch.config import LossConfig
-from tsarch.config_loading import parse_config
+from tsarch.config_changes import altered
+from tsarch.config_loading import dump_config, parse_config
 from tsarch.errors import UserError
 from tsarch.export import writing
 from tsarch.export.card import Told
 from tsarch.export.export import Exported, Wanted, export_run
 from tsarch.export.models import read_models
+from tsarch.export.origins import first_config
+from tsarch.export.pair_folder import portable
 from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
 from tsarch.prediction.trained_pair import TrainedPair
@@ -130,6 +133,43 @@ def test_the_pair_answers_from_its_new_folder(ner_run, exported):
     text = (exported / "config.yaml").read_text() + (exported / "export.json").read_text()
     assert str(ner_run.parent) not in text + (exported / "README.md").read_text()
     assert str(ner_run.parent) not in (exported / "teacher" / "config.json").read_text()
+
+
+def test_the_first_run_of_several_tells_what_they_started_from(tmp_path):
+    def written(name: str, start: str | None) -> Path:
+        folder = tmp_path / "run" / "versions" / name
+        folder.mkdir(parents=True)
+        model = "org/large" if start is None else None
+        raw = {"run": {"start_from": start}, "teacher": {"model": model}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(raw))
+        return folder
+
+    first = written("v1", None)
+    written("v2", str(tmp_path / "where it was" / "versions" / "v1" / "model"))
+    last = written("v3", str(tmp_path / "run" / "versions" / "v2" / "model"))
+    for folder in (first, last):
+        found = first_config(folder)
+        assert found is not None
+        assert found["teacher"]["model"] == "org/large"
+    exported = written("exported", "model")
+    assert first_config(exported) is None
+    (first / "config.yaml").unlink()
+    assert first_config(last) is None
+
+
+def test_what_a_run_came_from_is_named_without_its_place(tmp_path):
+    config = tiny_config(
+        tmp_path,
+        run={"start_from": str(tmp_path / "versions" / "v1" / "model")},
+        data={"unlabelled": [str(tmp_path / "texts" / "*.txt"), "s3://bucket/x.txt"]},
+    )
+    taught = {"from_run": [str(tmp_path / "runs" / "a"), "runs/b"]}
+    raw = yaml.safe_load(dump_config(altered(config, {"distillation": taught})))
+    own = portable(raw)
+    assert own["run"]["start_from"] == "model"
+    assert own["distillation"]["from_run"] == ["a", "runs/b"]
+    assert own["data"]["unlabelled"] == ["*.txt", "s3://bucket/x.txt"]
+    assert str(tmp_path) not in yaml.safe_dump(own)
 
 
 @pytest.mark.slow

@@ -349,6 +349,7 @@ def test_changes_of_the_metrics():
         (model_name("bert-base-cased"), "bert-base-cased"),
         (model_name({"layers_of_teacher": [0, 5]}), "layers 0, 5 of the teacher"),
         (model_name({"model_type": "t5"}), "random t5"),
+        (model_name({"model_type": "t5"}, is_started=True), "another run's t5"),
     ],
 )
 def test_numbers_and_names_for_people(shown, expected):

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import UserError
+from tsarch.export.origins import first_config
 from tsarch.export.usage import usage
+from tsarch.run.versions import VERSIONS
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -71,8 +71,8 @@ class Report:
 
 def write_card(models: TrainedModels, folder: Path, told: Told, report: Report) -> None:
     """Write README.md."""
-    summary = _summary(models.folder)
-    backbones = [own for own in map(read_backbone, _names(models)) if own is not None]
+    summary, names = _summary(models.folder), _names(models)
+    backbones = [own for own in map(read_backbone, names or ()) if own is not None]
     data = _metadata(models, summary, backbones, told)
     name = data.model_name or models.blueprint.run.name
     parts = (
@@ -89,7 +89,7 @@ def write_card(models: TrainedModels, folder: Path, told: Told, report: Report) 
         _table(summary.get("after", {}), "test"),
         *(("## Checked against the run", _list(report.checks)) if report.checks else ()),
         "## Licence",
-        _licences(backbones, data.license or _UNKNOWN_LICENCE),
+        _licences(backbones, data.license or _UNKNOWN_LICENCE, is_known=names is not None),
         "## Limits",
         _limits(models),
     )
@@ -104,9 +104,11 @@ def _summary(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _names(models: TrainedModels) -> list[str]:
-    """Pretrained models that the stages started from."""
-    raw = yaml.safe_load((models.folder / "config.yaml").read_text(encoding="utf-8"))
+def _names(models: TrainedModels) -> list[str] | None:
+    """Pretrained models that the stages started from; None: nobody knows any more."""
+    raw = first_config(models.folder)
+    if raw is None:
+        return None
     sections = (raw.get("teacher") or {}, raw.get("student") or {})
     return list(dict.fromkeys(own["model"] for own in sections if own.get("model")))
 
@@ -182,11 +184,15 @@ def _results(models: TrainedModels, summary: dict[str, Any]) -> list[EvalResult]
 
 
 def dataset_name(models: TrainedModels) -> str:
-    """What the data is called: on the hub, or its folder's name."""
-    data = models.blueprint.data
-    if data.hub is not None:
-        return data.hub
-    files = data.test if isinstance(data.test, list) else [data.test]
+    """What the data is called: on the hub, or its folder's name; of a version of a run what the
+    run's own is called."""
+    data = models.blueprint.data.model_dump()
+    if models.folder.parent.name == VERSIONS:
+        data = (first_config(models.folder) or {}).get("data", {})
+    if data.get("hub") is not None:
+        return str(data["hub"])
+    test = data.get("test")
+    files = test if isinstance(test, list) else [test]
     first = next((own for own in files if own), "")
     return os.path.basename(os.path.dirname(str(first))) or os.path.basename(str(first)) or "data"
 
@@ -240,12 +246,13 @@ def _list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _licences(backbones: Sequence[Backbone], licence: str) -> str:
+def _licences(backbones: Sequence[Backbone], licence: str, is_known: bool) -> str:
     lines = [f"This model: {licence}."]
     for own in backbones:
         lines.append(f"- started from `{own.name}`: {own.licence or 'its folder names no licence'}")
     if not backbones:
-        lines.append("- started from random weights")
+        gone = "weights of a run that isn't there any more"
+        lines.append(f"- started from {'random weights' if is_known else gone}")
     return "\n".join(lines)
 
 

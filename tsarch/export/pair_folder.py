@@ -31,7 +31,10 @@ def write_pair(models: TrainedModels, folder: Path) -> None:
 
 def portable(raw: dict[str, Any]) -> dict[str, Any]:
     """A config with names in place of paths: files are named, not where they lie."""
-    raw["run"] = {**raw["run"], "folder": None}
+    start = _named(raw["run"].get("start_from"))
+    raw["run"] = {**raw["run"], "folder": None, "start_from": start}
+    if raw.get("distillation"):
+        raw["distillation"]["from_run"] = _named(raw["distillation"].get("from_run"))
     for key in ("train", "validation", "test", "unlabelled"):
         raw["data"][key] = _named(raw["data"].get(key))
     raw["data"]["cache_folder"] = None

@@ -80,7 +80,10 @@ def write_report(folder: Path) -> Path:
         samples=summary["samples"],
         metric_names=metric_names,
         mode_rows=mode_rows(summary, metric_names),
-        models={s.name: model_name(summary[s.name]["model"]) for s in blueprint.stages},
+        models={
+            s.name: model_name(summary[s.name]["model"], config.run.start_from is not None)
+            for s in blueprint.stages
+        },
         curves=_curves(folder, summary),
         changes={key: tuple(map(shown, own)) for key, own in changed_keys(config).items()},
         profiles=[rank_table(own) for own in read_profiles(folder)],
@@ -127,8 +130,9 @@ def mode_rows(summary: Summary, metric_names: Sequence[str]) -> list[ModeRow]:
     return rows
 
 
-def model_name(model: Any) -> str:
-    """A model as the summary has it: a name, a config with random weights, or layers."""
+def model_name(model: Any, is_started: bool = False) -> str:
+    """A model as the summary has it: a name, a config with random weights, or layers; `is_started`:
+    it has the weights of another run (`run.start_from`)."""
     if isinstance(model, str):
         return model
     if "layers_of_teacher" in model:
@@ -138,7 +142,8 @@ def model_name(model: Any) -> str:
         for key, word in (("num_hidden_layers", "layers"), ("hidden_size", "wide"))
         if key in model
     ]
-    return f"random {model.get('model_type', 'model')}" + (
+    origin = "another run's" if is_started else "random"
+    return f"{origin} {model.get('model_type', 'model')}" + (
         f" ({', '.join(sizes)})" if sizes else ""
     )
 
