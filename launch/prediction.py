@@ -104,8 +104,8 @@ def predict_to_file(
 
 
 def progress_console() -> Console:
-    """Where it is told how far a call is: standard error."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    """Where it is told how far a call is: standard error. Names of files are shown as they are."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def known_files(

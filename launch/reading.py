@@ -79,14 +79,17 @@ def _fit(run: str, backend: Backend, dimensions: int) -> Callable[[Mapping[str, 
     Raises:
         UserError: see `check_dimensions`.
     """
-    from tsarch.prediction.components import check_dimensions, fitted_projection
+    from tsarch.prediction.components import check_dimensions, check_texts, fitted_projection
     from tsarch.prediction.loading import folder_of, load, opened
 
     blueprint, task_file = opened(folder_of(run, backend), backend)
     check_dimensions(dimensions, blueprint.teacher_width)
-    return lambda options: fitted_projection(
-        load(run, **options), blueprint, task_file.labels, dimensions
-    )
+
+    def fit(options: Mapping[str, Any]) -> Projection:
+        check_texts(blueprint)  # before the teacher is loaded
+        return fitted_projection(load(run, **options), blueprint, task_file.labels, dimensions)
+
+    return fit
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def show_history(run: Path, as_json: bool) -> None:
             *scores,
             row["outcome"],
         )
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
     for row in rows:
         if row["reason"]:

@@ -168,7 +168,7 @@ def _ray_engine(
         if address is not None and _is_elsewhere(run):
             hint = "Copy it to one path on every node, and name that."
             raise UserError.single(run, "can't be read by all nodes of a cluster.", hint)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     return RayEngine(
         {name: home_of(run) for name, run in runs.items()},
         Replicas(own.teachers, own.students, limits.cache_mb << 20),
@@ -211,7 +211,7 @@ def _serve(
     followed = (lambda: follow(engine, options.follow_s)) if options.follow_s else None
     app = make_app(engine, accepted, limits, metrics, hosts, followed)
     server = Server(app, limits.request_s)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     for run in engine.runs():
         console.print(f"{run.name}: {run.task}, version {run.version}", markup=False)
     console.print(f"serving at {address_of(place)}", markup=False)

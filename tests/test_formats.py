@@ -17,6 +17,7 @@ from tsarch.config import DataConfig
 from tsarch.config_loading import columns_of
 from tsarch.data.corpus import Corpus, read_splits
 from tsarch.errors import UserError
+from tsarch.inputs.files import InputFile, Reading
 from tsarch.tasks.registry import row_reader
 
 
@@ -211,6 +212,19 @@ def test_a_table_whose_columns_are_not_found(tmp_path):
     assert "has 2 columns, but data.columns names column 5" in text
     twice = written(tmp_path / "c.csv", "label,text,text\nyes,Good,Bad\n")
     assert "has 2 columns `text`" in refused("classification", twice)
+
+
+def test_columns_that_are_there_twice_are_told_of_files_to_be_answered(tmp_path):
+    columns = {"text": "text", "label": "label", "doc_id": "doc_id", "sent_id": "sent_id"}
+    reading = Reading("classification", columns)
+    twice = written(tmp_path / "twice.csv", "text,text\nGood,Bad\n")
+    (own,) = InputFile(str(twice), reading)
+    assert own.value is None
+    assert "has 2 columns `text`" in own.problem
+    path = written(tmp_path / "other.csv", "note,text,note,,\na,Good,b,,\n")
+    other = InputFile(str(path), reading)
+    assert [own.row for own in other] == [{"note": "b", "text": "Good", "": ""}]
+    assert any("several columns `note`" in note for note in other.findings.notes)
 
 
 def test_an_empty_cell_of_an_optional_column_says_nothing(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from tests.helpers import tiny_blueprint, tiny_config
+from tests.helpers import tiny_blueprint, tiny_config, write_jsonl
 from tests.test_resume import end_at, local
 from tsarch.errors import InterruptedRunError, UserError
 from tsarch.launch.training import run_training
@@ -68,6 +68,15 @@ def test_the_choice_is_the_same_each_time_and_heeds_what_layers_compute(tmp_path
     assert not first.is_open.layers
     assert with_layers(first, prepared, said.append) is first
     assert "loss of a readout" in said[1]
+
+
+def test_layers_are_not_chosen_by_a_window_that_judges_nothing(tmp_path):
+    blueprint = tiny_blueprint(tmp_path, student=AUTO)
+    row = {"tokens": ["Ada", "sings"], "tags": ["B-PER", "O"]}
+    for split in ("train", "validation", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [row])
+    with pytest.raises(UserError, match=r"student\.layers: auto: needs two windows"):
+        with_layers(blueprint, prepare_data(blueprint), print)
 
 
 def test_a_run_says_what_it_chose_and_keeps_it(tmp_path, capsys):

@@ -19,6 +19,7 @@ from tests.test_pair import run_of
 from tsarch.config import LossConfig
 from tsarch.errors import UserError
 from tsarch.launch.cli import main
+from tsarch.launch.prediction import progress_console
 from tsarch.launch.training import run_training
 from tsarch.prediction import pieces
 from tsarch.prediction.batch import as_json, predict_files
@@ -220,3 +221,9 @@ def test_what_was_not_read_stands_in_the_rows(run, pair, tmp_path, capsys):
     assert found == expected
     assert found[2]["kind"] == "partly_read"
     assert (found[2]["unread"][0]["start"], found[2]["unread"][0]["of"]) == (1, "words")
+
+
+def test_names_of_files_are_shown_as_they_are(capsys):
+    name = "rows[red]:100:[/b].jsonl"
+    progress_console().print(f"2 inputs answered: {name}")
+    assert capsys.readouterr().err == f"2 inputs answered: {name}\n"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import tsarch
 from tests.helpers import write_jsonl
@@ -295,6 +297,20 @@ def test_dimensions_that_states_do_not_have_are_refused(ner_run, inputs, tmp_pat
     given = ["read", str(ner_run), "--input", inputs, "--output", str(tmp_path / "store")]
     assert ended(*given, "--dimensions", "1000") == 2
     assert "--dimensions 1000: are not fewer than the" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_components_without_training_texts_are_refused_before_models_are_loaded(
+    ner_run, inputs, tmp_path, capsys, monkeypatch
+):
+    run = shutil.copytree(ner_run, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["train"] = str(tmp_path / "gone.jsonl")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(Pair, "__init__", lambda *own, **k: pytest.fail("models are loaded"))
+    given = ["read", str(run), "--input", inputs, "--output", str(tmp_path / "store")]
+    assert ended(*given, "--dimensions", "8") == 2
+    told = capsys.readouterr().err.replace("\n", "")
+    assert "gone.jsonl: is not there. Components are found in it" in told
 
 
 def test_inputs_that_cannot_be_read_are_named(ner_run, tmp_path, capsys):

@@ -157,10 +157,15 @@ class _Trial:
 
 
 def _first_windows(blueprint: Blueprint, prepared: Prepared) -> _Windows:
+    """Windows to fit a readout on, and to judge it by.
+
+    Raises:
+        UserError: there is one alone.
+    """
     split = prepared.splits["train"]
     plan = batch_plan(blueprint, split)
     slices, words, num_tokens, step = [], [], 0, 0
-    while num_tokens < _NUM_TOKENS and step < plan.num_steps:
+    while num_tokens < _NUM_TOKENS and step < plan.epoch_starts[1]:  # each window once
         for context in plan.contexts(step).tolist():
             for window in context_windows(split, context):
                 slices.append(split.token_ids[split.window_places(window)])
@@ -168,6 +173,9 @@ def _first_windows(blueprint: Blueprint, prepared: Prepared) -> _Windows:
                 num_tokens += len(slices[-1])
         step += 1
     split.release()
+    if len(slices) < 2:
+        what = "needs two windows of the training split at least: one to fit, one to judge."
+        raise UserError.single("student.layers: auto", what, "Name the layers.")
     longest = max(map(len, slices))
     shape = len(slices), longest
     ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)

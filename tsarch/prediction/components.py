@@ -33,11 +33,25 @@ def check_dimensions(dimensions: int, width: int) -> None:
         raise UserError.single(f"--dimensions {dimensions}", what, hint)
 
 
+def check_texts(blueprint: Blueprint) -> None:
+    """Check that the texts of a run are there that components are found in.
+
+    Raises:
+        UserError: they aren't.
+    """
+    hint = "Components are found in it: put it there again, or leave out --dimensions."
+    check_there(blueprint, _split(blueprint), hint)
+
+
+def _split(blueprint: Blueprint) -> str:
+    """The training texts, or the validation texts where those are streamed."""
+    return "validation" if blueprint.data.streamed else "train"
+
+
 def fitted_projection(
     pair: TrainedPair, blueprint: Blueprint, labels: tuple[str, ...], dimensions: int
 ) -> Projection:
-    """The components of states of the run's training texts, or of its validation texts where those
-    are streamed.
+    """The components of states of the run's training texts, or of those in their place.
 
     Args:
         pair: whose teacher reads them.
@@ -45,10 +59,9 @@ def fitted_projection(
         labels: of its run.
 
     Raises:
-        UserError: the texts aren't there any more, hold mistakes, or are too few.
+        UserError: the texts (see `check_texts`) hold mistakes, or are too few.
     """
-    name = "validation" if blueprint.data.streamed else "train"
-    check_there(blueprint, name)
+    name = _split(blueprint)
     split = prepare_split(blueprint, name, labels).splits[name]
     width = blueprint.teacher_width
     contexts = _spread(split, _TOKENS_A_DIMENSION * width)

@@ -331,8 +331,11 @@ def _check(
         check_parity(blueprint)
 
 
-def check_there(blueprint: Blueprint, split: str) -> None:
+def check_there(blueprint: Blueprint, split: str, hint: str | None = None) -> None:
     """Check that the files of a split are still where the run had them.
+
+    Args:
+        hint: what to do otherwise; None: give their place, as `tsarch evaluate` takes it.
 
     Raises:
         UserError: they aren't.
@@ -341,5 +344,7 @@ def check_there(blueprint: Blueprint, split: str) -> None:
     files = named if isinstance(named, list) else [named]
     there = [file is not None and (os.path.exists(file) or bool(glob(file))) for file in files]
     if blueprint.data.hub is None and not all(there):
-        hint = f"Give its place now, or another file: --data FILE (or --set data.{split}=FILE)."
+        hint = hint or (
+            f"Give its place now, or another file: --data FILE (or --set data.{split}=FILE)."
+        )
         raise UserError.single(source_of(split, blueprint.data), "is not there.", hint)

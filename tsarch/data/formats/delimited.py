@@ -96,6 +96,10 @@ def delimited_rows(
             yield from ((Place(path, number), _parsed(cells, header)) for number, cells in lines)
             return
     if only_predicted and any(own <= set(header) for own in enough):
+        _check_once(path, header, [*reader.needed, *reader.optional, "text"])
+        if twice := {name for name in header if name and header.count(name) > 1}:
+            told = ", ".join(f"`{name}`" for name in sorted(twice))
+            findings.note(f"{path} has several columns {told}: rows keep the last of each")
         yield from _whole_cells(path, lines, header, findings)
         return
     names = _wanted(path, header, reader, form)
@@ -256,10 +260,20 @@ def _wanted(
     if missing:
         raise UserError([_no_column(path, missing, header, form)])
     wanted = [name for name in (*reader.needed, *reader.optional) if name in names]
-    for name in wanted:
-        if header.count(name) > 1:
-            raise UserError.single(path, f"has {header.count(name)} columns `{name}`.")
+    _check_once(path, header, wanted)
     return {name: names[name] for name in dict.fromkeys(wanted)}
+
+
+def _check_once(path: str, header: Sequence[str], names: Sequence[str]) -> None:
+    """Check that no column that is read is there twice.
+
+    Raises:
+        UserError: one is.
+    """
+    for name in names:
+        if header.count(name) > 1:
+            what = f"has {header.count(name)} columns `{name}`."
+            raise UserError.single(path, what, "Give all but one of them another name.")
 
 
 def _no_column(path: str, missing: Sequence[str], header: Sequence[str], form: _Form) -> Mistake:
