@@ -175,16 +175,31 @@ def _host_memory(ranks: Sequence[RankFacts], needs: Mapping[Stage, RankNeed]) ->
     nodes: dict[str, list[RankFacts]] = defaultdict(list)
     for own in ranks if needs else ():
         nodes[own.facts.node].append(own)
-    for here in nodes.values():
+    for node, here in nodes.items():
         needed = sum(needs[own.stage].on_host(own.facts.device) for own in here)
+        needed += _for_other_nodes(node, nodes, needs)
         free = min(own.facts.free_host_bytes for own in here)
         if needed > free:
             yield Mistake(
                 "memory",
                 f"{_who(here)} need {needed / _GB:,.1f} GB of host memory for states and the "
                 f"copies that checkpoints are written from, {free / _GB:,.1f} GB are free there.",
-                "Use fewer ranks a node, nodes with more memory, or zero_stage 3.",
+                "Use fewer ranks a node, nodes with more memory, zero_stage 3, or no cuts in "
+                "memory (`checkpoint.in_memory_every_steps: null`).",
             )
+
+
+def _for_other_nodes(
+    node: str, nodes: Mapping[str, Sequence[RankFacts]], needs: Mapping[Stage, RankNeed]
+) -> int:
+    """Bytes that make up for the loss of a node, if ranks keep cuts in memory: one more of each
+    rank here, and two of each rank of another node."""
+    cuts = {
+        name: sum(needs[own.stage].one_copy for own in ranks if needs[own.stage].in_turn > 1)
+        for name, ranks in nodes.items()
+    }
+    own = cuts.pop(node)
+    return own + 2 * max(cuts.values()) if cuts else 0
 
 
 def _device_memory(

@@ -1,12 +1,16 @@
 """One process a node that holds what its ranks keep in memory, so that it outlives them. With
 several nodes each holds a copy of another's too, so that a node that is lost takes nothing with it.
 
-Copies travel through Ray's object store, beside the training; hidden states never do.
+Copies travel through Ray's object store, beside the training; hidden states never do. They go part
+by part, with pauses, since a network that is slow is the training's first of all.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,17 +19,35 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tsarch.checkpoint.slots import HeldSlots, newest_common
+from tsarch.checkpoint.slots import HeldSlots, IncomingCut, newest_common
 from tsarch.cluster.watch import Node
 
 _TIMEOUT_S = 5.0
 _FETCH_TIMEOUT_S = 60.0
+_RETRY_S = 10.0
 _NUM_AT_ONCE = 4
 """Calls of a keeper at a time: none waits for one whose data doesn't come."""
+_NUM_COPIES = 2
+"""Of each rank of another node: the last, and one on its way."""
 
 Raw = npt.NDArray[np.uint8]
 Cuts = dict[int, dict[int, str]]
 """Rank → step → path."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How a copy travels."""
+
+    part_bytes: int
+    share: float
+    """Of the time, at most, in which parts are on their way."""
+
+
+BESIDE = Flow(2**22, 0.05)
+"""Beside the training."""
+_AT_ONCE = Flow(2**26, 1.0)
+"""While nobody trains."""
 
 
 class Keeper:
@@ -34,6 +56,9 @@ class Keeper:
     def __init__(self) -> None:
         self._own: dict[int, HeldSlots] = {}
         self._copies: dict[int, HeldSlots] = {}
+        self._lock = threading.Lock()
+        self._given_up = threading.Event()
+        """Of the copies that are on their way here now."""
 
     def make(self, ranks: Sequence[int]) -> dict[int, tuple[str, ...]]:
         """Slots for ranks of this node, those that there are or new ones."""
@@ -43,7 +68,9 @@ class Keeper:
         return {rank: self._own[rank].paths for rank in ranks}
 
     def cuts(self) -> Cuts:
-        """All whole cuts here, of the ranks of this node and of others."""
+        """All whole cuts here, of the ranks of this node and of others. What is on its way here is
+        given up: whoever asks wants to go back to one of these."""
+        self._give_up()
         found: Cuts = {}
         for held in (self._copies, self._own):
             for rank, own in held.items():
@@ -52,20 +79,62 @@ class Keeper:
 
     def clear(self) -> None:
         """Cuts that are there are of another run."""
+        self._give_up()
         for held in (*self._own.values(), *self._copies.values()):
             held.clear()
 
-    def read(self, rank: int, step: int) -> Raw:
-        """A cut as it is."""
-        held = self._own if rank in self._own else self._copies
-        return np.frombuffer(held[rank].read(step), dtype=np.uint8)
+    def forget_after(self, step: int) -> None:
+        """The run has gone back to the cut of `step`: those after it will come again."""
+        for held in (*self._own.values(), *self._copies.values()):
+            held.forget_after(step)
 
-    def copy(self, step: int, ranks: Sequence[int], *raw: Raw) -> None:
-        """Hold a cut of ranks of another node."""
-        for rank, own in zip(ranks, raw, strict=True):
-            if rank not in self._copies:
-                self._copies[rank] = HeldSlots.make()
-            self._copies[rank].put(step, own.data)
+    def read(self, rank: int, step: int, start: int, most_bytes: int) -> Raw:
+        """A part of a cut as it is, a smaller one at its end.
+
+        Raises:
+            LookupError: it isn't here any more.
+        """
+        held = self._own if rank in self._own else self._copies
+        return np.frombuffer(held[rank].read(step, start, most_bytes), dtype=np.uint8)
+
+    def copy(self, step: int, sources: Mapping[int, Any], flow: Flow) -> float:
+        """Hold a cut of ranks of another node; `sources`: the keeper that has it, by rank. Returns
+        the seconds in which parts were on their way.
+
+        Raises:
+            RayError: a keeper is gone, or doesn't have it any more.
+        """
+        given_up, busy_s = self._given_up, 0.0
+        for rank, source in sources.items():
+            with self._lock:
+                if given_up.is_set():
+                    return busy_s
+                incoming = self._place(rank, step)
+            while True:
+                started_s = time.monotonic()
+                raw = ray.get(source.read.remote(rank, step, incoming.end, flow.part_bytes))
+                with self._lock:
+                    if given_up.is_set():
+                        return busy_s
+                    incoming.put(raw.data)
+                part_s = time.monotonic() - started_s
+                busy_s += part_s
+                if incoming.is_whole:
+                    break
+                given_up.wait(part_s / flow.share - part_s)
+        return busy_s
+
+    def _place(self, rank: int, step: int) -> IncomingCut:
+        """Where a cut of a rank of another node goes."""
+        if rank not in self._copies:
+            self._copies[rank] = HeldSlots.make(_NUM_COPIES)
+        return self._copies[rank].incoming(step)
+
+    def _give_up(self) -> None:
+        """Take nothing in any more of what is on its way here."""
+        with self._lock:
+            self._given_up.set()
+            self._given_up = threading.Event()
 
 
 class Keepers:
@@ -76,6 +145,9 @@ class Keepers:
         self._actors: dict[Node, Any] = {}
         self._nodes: list[Node] = []
         self._copying: list[Any] = []
+        self._on_way: int | None = None
+        self._arrived: int | None = None
+        self._started_s = self._due_s = time.monotonic()
         self.settle(nodes)
 
     def settle(self, nodes: Sequence[Node]) -> None:
@@ -103,33 +175,47 @@ class Keepers:
 
     def clear(self) -> None:
         """See `Keeper`."""
+        self._copying, self._on_way, self._arrived = [], None, None
         for actor in self._actors.values():
             actor.clear.remote()
 
     @property
-    def is_copying(self) -> bool:
-        """Whether a cut is on its way to other nodes: until it is there, no other is to be taken,
-        so that it stays where it comes from."""
-        if self._copying:
-            _, left = ray.wait(self._copying, num_returns=len(self._copying), timeout=0)
-            self._copying = left
-        return bool(self._copying)
+    def kept(self) -> tuple[int, ...]:
+        """Steps of the cuts that ranks must leave where they are: the last whose copies have
+        arrived, with which the loss of a node is made good, and the one that is on its way."""
+        self._look()
+        steps = (self._arrived, self._on_way) if len(self._there()) > 1 else ()
+        return tuple(step for step in steps if step is not None)
 
     def copy(self, step: int) -> None:
-        """All ranks have taken a cut: bring each node's part to the next node."""
+        """All ranks have taken a cut: bring each node's part to the next node, unless another is on
+        its way, or was until a moment ago."""
+        self._look()
         there = self._there()
         nodes = sorted(there, key=lambda node: node.node_id)
-        if len(nodes) < 2:
+        if len(nodes) < 2 or self._copying or time.monotonic() < self._due_s:
             return
+        self._on_way, self._started_s = step, time.monotonic()
         for node, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
-            ranks = self._ranks_of(node)
-            raw = [there[node].read.remote(rank, step) for rank in ranks]
-            self._copying.append(there[other].copy.remote(step, ranks, *raw))
+            sources = dict.fromkeys(self._ranks_of(node), there[node])
+            self._copying.append(there[other].copy.remote(step, sources, BESIDE))
+
+    def _look(self) -> None:
+        """See whether the cut that is on its way has arrived."""
+        copying = self._copying
+        if not copying or ray.wait(copying, num_returns=len(copying), timeout=0)[1]:
+            return
+        try:
+            busy_s = max(ray.get(copying))
+            self._arrived, self._due_s = self._on_way, self._started_s + busy_s / BESIDE.share
+        except RayError:  # a node is lost, or has no memory left: another cut may arrive
+            self._due_s = time.monotonic() + _RETRY_S
+        self._copying, self._on_way = [], None
 
     def last_cut(self) -> tuple[int, dict[str, tuple[str, ...]]] | None:
         """The last cut that all ranks' keepers have, brought to every host that has ranks: its
         step, and host → its paths by rank; None: there is none."""
-        self._copying = []
+        self._copying, self._on_way, self._arrived = [], None, None
         cuts = self._cuts()
         merged = [
             {step: "" for own in cuts.values() for step in own.get(rank, {})}
@@ -151,25 +237,29 @@ class Keepers:
         needed = {node.address for node in self._nodes}
         if any(set(hosts.get(host, {})) < set(ranks) for host in needed):
             return None
+        self._arrived = step
         return step, {host: tuple(hosts[host][rank] for rank in ranks) for host in needed}
 
     def _spread(self, step: int, cuts: Mapping[Node, Cuts]) -> None:
-        """Bring what a node lacks there.
+        """Bring what a node lacks there; what is newer is forgotten.
 
         Raises:
             RayError: it can't be.
         """
+        there = self._there().values()
+        ray.get([own.forget_after.remote(step) for own in there], timeout=_FETCH_TIMEOUT_S)
         tasks = []
         for node, actor in self._there().items():
             own = cuts.get(node, {})
             lacking = [r for r in range(len(self._nodes)) if step not in own.get(r, {})]
-            sources = [
-                next(self._actors[other] for other, c in cuts.items() if step in c.get(rank, {}))
+            sources = {
+                rank: next(
+                    self._actors[other] for other, c in cuts.items() if step in c.get(rank, {})
+                )
                 for rank in lacking
-            ]
-            raw = [s.read.remote(rank, step) for s, rank in zip(sources, lacking, strict=True)]
+            }
             if lacking:
-                tasks.append(actor.copy.remote(step, lacking, *raw))
+                tasks.append(actor.copy.remote(step, sources, _AT_ONCE))
         ray.get(tasks, timeout=_FETCH_TIMEOUT_S)
 
     def _cuts(self) -> dict[Node, Cuts]:

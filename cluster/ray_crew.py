@@ -166,9 +166,9 @@ class RayCrew(MendedCrew):
         return f"the head of the Ray cluster ({self._head.address}) doesn't answer"
 
     @property
-    def is_copying(self) -> bool:
+    def kept_cuts(self) -> tuple[int, ...]:
         """See `Crew`."""
-        return self._keepers is not None and self._keepers.is_copying
+        return () if self._keepers is None else self._keepers.kept
 
     def copy_cut(self, step: int) -> None:
         """See `Crew`."""

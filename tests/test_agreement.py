@@ -169,6 +169,18 @@ def test_the_memory_of_a_node_is_for_all_of_its_ranks():
     assert disagreements(ranks(little, little), SAME, {}) == []
 
 
+def test_what_makes_up_for_a_lost_node_takes_memory_on_several():
+    kept = {stage: replace(own, copy=2 * GB, in_turn=2) for stage, own in NEEDS.items()}
+    for other, needed in (("10.0.0.1", 28), ("10.0.0.2", 14 + 2 + 2 * 2)):
+        here, there = (replace(SAME, node=node) for node in ("10.0.0.1", other))
+        enough = [replace(own, free_host_bytes=needed * GB) for own in (here, here, there, there)]
+        assert not disagreements(ranks(*enough), SAME, kept)
+        little = [replace(own, free_host_bytes=needed * GB - 1) for own in enough]
+        text = str(disagreements(ranks(*little), SAME, kept)[0])
+        assert f"need {needed}.0 GB of host memory" in text
+        assert "`checkpoint.in_memory_every_steps: null`" in text
+
+
 def test_the_memory_of_a_gpu_is_for_one_rank():
     full = replace(GPU, free_device_bytes=4 * GB, free_host_bytes=6 * GB)
     text = only(disagreements(ranks(GPU, full), SAME, NEEDS))

@@ -106,23 +106,6 @@ def test_cuts_in_memory_take_a_small_share_of_the_time():
     assert [c.cut.step for c in told if isinstance(c, TakeCut)] == [0, 3, 6]
 
 
-def test_a_cut_in_memory_waits_until_the_one_before_has_its_copies():
-    pacer = Pacer(SLOW, CutRules(URL, in_memory_every_steps=1))
-    pacer.begin(0, 0, 4, 4)
-    told = list(commands(pacer, lambda p: Situation(is_copying=p.tick in (1, 2))))
-    assert [c.cut.step for c in told if isinstance(c, TakeCut)] == [0, 3]
-
-
-def test_copies_to_other_hosts_take_a_small_share_of_the_time():
-    pacer = Pacer(SLOW, CutRules(URL, in_memory_every_steps=1))
-    pacer.begin(0, 0, 50, 50)
-    # Seen on their way for one second after each cut, so not more often than every 20 s.
-    told = list(
-        commands(pacer, lambda p: Situation(now_s=float(p.tick), is_copying=p.tick in (1, 21, 41)))
-    )
-    assert [c.cut.step for c in told if isinstance(c, TakeCut)] == [0, 20, 40]
-
-
 def test_an_interrupted_run_saves_what_is_only_in_memory():
     pacer = Pacer(SLOW, CutRules(URL, in_memory_every_steps=2))
     pacer.resumed_at(2, in_memory=True)
@@ -212,10 +195,16 @@ class Ranks(Crew):
     def __init__(self, num_queued: int = 2) -> None:
         super().__init__(SimpleNamespace(topology=Topology.pair(1, 1)), Pace(num_queued, 1, 0.0))
         self.done: list[str] = []
+        self.cuts: list[Cut] = []
         self.most_queued = 0
         self.notices = [Draining("soon")]
 
+    @property
+    def kept_cuts(self) -> tuple[int, ...]:
+        return (1,)
+
     def submit(self, method: Any, *arguments: Any) -> Pending[Any]:
+        self.cuts += [own for own in arguments if isinstance(own, Cut)]
         return Pending([name_of(method)] * 2)
 
     def collect(self, pending: Pending[Any]) -> list[Any]:
@@ -245,6 +234,7 @@ def test_events_come_in_the_order_of_the_commands_and_two_ticks_are_under_way():
         Draining("soon"),
         Reports(1, []), Reports(1, []), CutTaken(cut(2), [[], []]), Reports(1, []), Reports(1, []),
     ]  # fmt: skip
+    assert ranks.cuts == [Cut(URL, 2, kept=(1,))], "they are told what must stay meanwhile"
     # One is being waited for, and while ranks take a cut their next tick is commanded too.
     assert ranks.most_queued == 2
     assert ranks.num_queued == 0

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from tsarch.errors import (
     has_lost_peer,
 )
 from tsarch.rank.activity import IDLE, Activity, read_note
+from tsarch.rank.crew import Mended
 from tsarch.rank.diagnosis import (
     End,
     Kind,
@@ -48,8 +50,9 @@ from tsarch.rank.status import (
     started_line,
 )
 from tsarch.run.advice import how_to_go_on
+from tsarch.run.kept_states import KeptStates
 from tsarch.run.restarts import History
-from tsarch.run.supervision import Job, train
+from tsarch.run.supervision import Job, _next_point, train
 from tsarch.schedule.instruction import Backward, FinishTiedExchange
 from tsarch.telling.terminal import Reporter
 from tsarch.topology import Topology
@@ -293,6 +296,59 @@ def test_other_faults_are_restarted_as_often_as_allowed(failing_job):
         train(job, None)
     assert not causes
     assert "--resume" not in str(caught.value)
+
+
+class StateTold:
+    """What the driver knows at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def model_dump_json(self) -> str:
+        return str(self.step)
+
+
+def test_what_goes_with_a_cut_that_ranks_keep_for_long_is_remembered(monkeypatch):
+    monkeypatch.setattr("tsarch.run.kept_states.parse_progress", int)
+    kept = KeptStates()
+    for step in range(20):
+        kept.taken(step, StateTold(step), kept=(3, 11))  # type: ignore[arg-type]
+    assert [step for step in range(20) if kept.at(step) is not None] == [3, 11, *range(14, 20)]
+    kept.taken(20, StateTold(20))  # type: ignore[arg-type]
+    assert kept.at(3) is kept.at(11) is None
+
+
+@pytest.mark.parametrize(
+    ("cut", "saved", "whole", "expected"),
+    [
+        (20, [], [], "memory 20"),
+        (20, [8, 16], [8, 16], "memory 20"),
+        (20, [16, 20], [16, 20], "memory 20"),
+        # After the loss of a node memory may have older cuts alone.
+        (20, [16, 24], [16, 24], "store 24"),
+        (20, [16, 24], [16], "memory 20"),
+        (20, [24], [], "memory 20"),
+        (None, [16], [16], "store 16"),
+        (None, [], [], None),
+    ],
+)
+def test_a_run_goes_on_from_the_last_that_there_is(monkeypatch, cut, saved, whole, expected):
+    def find(*_: Any) -> Any:
+        if not whole:
+            raise UserError.single("--resume", "all are damaged.", "Start anew.")
+        return SimpleNamespace(place=f"store {whole[-1]}", step=whole[-1])
+
+    def in_memory(_: Any, step: int, *more: Any) -> Any:
+        return SimpleNamespace(place=f"memory {step}", step=step)
+
+    monkeypatch.setattr("tsarch.run.resume.find_resume_point", find)
+    monkeypatch.setattr("tsarch.run.resume.ResumePoint", in_memory)
+    store = SimpleNamespace(sweep=lambda: None, steps=lambda: saved)
+    job: Any = SimpleNamespace(store=store, reporter=Reporter(), blueprint=None)
+    kept: Any = SimpleNamespace(at=lambda step: "a state")
+    mended = Mended(None if cut is None else (cut, {}), 1, ())
+    point = _next_point(job, mended, kept)
+    assert (None if point is None else point.place) == expected
 
 
 def test_the_way_on_that_is_advised_works_where_it_is_said(tmp_path):

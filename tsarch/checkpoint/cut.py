@@ -25,6 +25,9 @@ class Cut:
     ranks."""
     slots: tuple[str, ...] = ()
     """Those of this host."""
+    kept: tuple[int, ...] = ()
+    """Steps of cuts in memory, two at most, that must stay while this one is taken: with them the
+    loss of a host is made good."""
 
     def on(self, host: str) -> Cut:
         """The cut as ranks of a host read it."""

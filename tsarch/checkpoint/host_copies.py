@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +34,7 @@ class HostCopies:
         Args:
             paths: of the slots, which somebody else holds too; none: own ones.
             num_in_turn: slots that are used in turn; with two of them the cut before is whole while
-                one is taken.
+                one is taken. One more while others need older cuts (see `begin`).
         """
         self._num_in_turn = num_in_turn
         self._held = _opened(paths)
@@ -42,10 +42,15 @@ class HostCopies:
         self._current = self._slots[0]
         self._written: _Slot | None = None
 
-    def begin(self, step: int) -> None:
-        """Start a cut, in place of the oldest that isn't being written."""
+    def begin(self, step: int, kept: Collection[int] = ()) -> None:
+        """Start a cut, in place of the oldest that isn't being written and isn't one of `kept`, two
+        steps at most."""
         free = [slot for slot in self._slots if slot is not self._written]
-        self._current = min(free[: self._num_in_turn], key=lambda slot: slot.step)
+        in_turn = free[: self._num_in_turn + bool(kept)]
+        left_alone = {slot.step: slot for slot in in_turn if slot.step in kept}.values()
+        self._current = min(
+            (slot for slot in in_turn if slot not in left_alone), key=lambda slot: slot.step
+        )
         self._current.begin(step)
 
     def into(self, file: str) -> Keep:

@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-NUM_SLOTS = 3
-"""Two in turn, and one more while files are being written from an older one."""
+NUM_SLOTS = 4
+"""Three in turn, and one more while files are being written from an older one. A slot takes memory
+from its first cut on."""
 DATA = 4096
 """Where the tensors begin: a page on."""
 _HEADER = struct.Struct("<8sqqqq")
-_BLOCK_BYTES = 2**26
 _MAGIC = b"tsarch-1"
 
 
@@ -42,9 +42,9 @@ class HeldSlots:
         self._files = list(files)
 
     @classmethod
-    def make(cls) -> HeldSlots:
+    def make(cls, number: int = NUM_SLOTS) -> HeldSlots:
         """New ones, empty."""
-        return cls([memory_file() for _ in range(NUM_SLOTS)])
+        return cls([memory_file() for _ in range(number)])
 
     @classmethod
     def opened(cls, paths: Sequence[str]) -> HeldSlots:
@@ -81,8 +81,8 @@ class HeldSlots:
                 found[header.step] = path
         return found
 
-    def read(self, step: int) -> bytes:
-        """A whole cut as it is.
+    def read(self, step: int, start: int, most_bytes: int) -> bytes:
+        """A part of a whole cut as it is: so many bytes from `start` on, fewer where it ends.
 
         Raises:
             LookupError: it isn't here any more.
@@ -90,29 +90,58 @@ class HeldSlots:
         for file in self._files:
             header = read_header(file)
             if header is not None and header.is_whole and header.step == step:
-                return _read_all(file, header.index_start + header.index_bytes)
+                end = header.index_start + header.index_bytes
+                return _read(file, start, min(start + most_bytes, end))
         raise LookupError(f"the cut of step {step} is not here")
 
-    def put(self, step: int, raw: memoryview) -> None:
-        """Take in what `read` gave elsewhere, in place of the oldest."""
-        file = min(self._files, key=_age)
-        write_header(file, Header(step, False, 0, 0))
-        view = raw.cast("B")
-        os.ftruncate(file, len(view))
-        start = _HEADER.size
-        while start < len(view):
-            start += os.pwrite(file, view[start : start + _BLOCK_BYTES], start)
-        os.pwrite(file, view[: _HEADER.size], 0)
+    def incoming(self, step: int) -> IncomingCut:
+        """The place of a cut that comes from elsewhere: that of the oldest here."""
+        return IncomingCut(min(self._files, key=_age), step)
+
+    def forget_after(self, step: int) -> None:
+        """The run has gone back to the cut of `step`: those after it will be taken again."""
+        for file in self._files:
+            if _age(file) > step:
+                write_header(file, Header(-1, False, 0, 0))
 
     def clear(self) -> None:
         """Cuts that are there are of another run."""
-        for file in self._files:
-            write_header(file, Header(-1, False, 0, 0))
+        self.forget_after(-1)
 
     def close(self) -> None:
         """Hold them no longer."""
         while self._files:
             os.close(self._files.pop())
+
+
+class IncomingCut:
+    """A cut that comes in parts, as `HeldSlots.read` gives them elsewhere."""
+
+    def __init__(self, file: int, step: int) -> None:
+        self._file = file
+        self._header: Header | None = None
+        self.end = 0
+        """Bytes that are here."""
+        write_header(file, Header(step, False, 0, 0))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all parts are here."""
+        header = self._header
+        return header is not None and self.end == header.index_start + header.index_bytes
+
+    def put(self, raw: memoryview) -> None:
+        """Take in the next part. The header, which is in the first, is written last."""
+        start = 0
+        if self._header is None:
+            start = _HEADER.size
+            self._header = _parse_header(raw[:start])
+        while start < len(raw):
+            start += os.pwrite(self._file, raw[start:], self.end + start)
+        self.end += len(raw)
+        if self.is_whole:
+            assert self._header is not None
+            write_header(self._file, self._header)
 
 
 def _age(file: int) -> int:
@@ -121,10 +150,10 @@ def _age(file: int) -> int:
     return header.step if header is not None and header.is_whole else -1
 
 
-def _read_all(file: int, size: int) -> bytes:
-    blocks, start = [], 0
-    while start < size:
-        blocks.append(os.pread(file, min(_BLOCK_BYTES, size - start), start))
+def _read(file: int, start: int, stop: int) -> bytes:
+    blocks = []
+    while start < stop:
+        blocks.append(os.pread(file, stop - start, start))
         start += len(blocks[-1])
     return b"".join(blocks)
 
@@ -140,8 +169,10 @@ def memory_file() -> int:
 def read_header(file: int) -> Header | None:
     """The header of an open slot; None: nothing was ever written there."""
     raw = os.pread(file, _HEADER.size, 0)
-    if len(raw) < _HEADER.size:
-        return None
+    return _parse_header(raw) if len(raw) == _HEADER.size else None
+
+
+def _parse_header(raw: bytes | memoryview) -> Header | None:
     magic, step, is_whole, start, nbytes = _HEADER.unpack(raw)
     return Header(step, bool(is_whole), start, nbytes) if magic == _MAGIC else None
 

@@ -74,6 +74,13 @@ class RankNeed:
     failure: two in turn; see `copy_bytes`."""
     offloaded: int
     """What of the states is in host memory although the device is a GPU."""
+    in_turn: int = 1
+    """Copies that `copy` counts."""
+
+    @property
+    def one_copy(self) -> int:
+        """Bytes of one of them."""
+        return self.copy // self.in_turn
 
     @property
     def parts(self) -> dict[str, int]:
@@ -144,13 +151,14 @@ def need_of(blueprint: Blueprint, stage: Stage, counts: Counts) -> RankNeed:
     states = zero_states(size)
     ranks = blueprint.topology.num_ranks
     own_rows = -(-counts.trained_rows // (ranks if blueprint.table.shard_optimizer else 1))
+    in_turn = 2 if keeps_cuts(blueprint) else 1
     return RankNeed(
         stage,
         replicas,
         states,
         table_states(vocabulary, width, own_rows, moments),
         _activations(blueprint, own, replicas),
-        (2 if keeps_cuts(blueprint) else 1)
+        in_turn
         * copy_bytes(
             counts.trainable,
             replicas,
@@ -161,6 +169,7 @@ def need_of(blueprint: Blueprint, stage: Stage, counts: Counts) -> RankNeed:
             ranks,
         ),
         0 if local else _offloaded(own.engine, states),
+        in_turn,
     )
 
 

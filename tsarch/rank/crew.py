@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from tsarch.blueprint import Blueprint
@@ -147,12 +147,13 @@ class Crew(ABC):
         return None
 
     @property
-    def is_copying(self) -> bool:
-        """Whether a cut is on its way to other hosts."""
-        return False
+    def kept_cuts(self) -> tuple[int, ...]:
+        """Steps of older cuts in memory that ranks must leave where they are (see `Cut.kept`)."""
+        return ()
 
     def copy_cut(self, step: int) -> None:  # noqa: B027 - on one host there is nothing to do
-        """All ranks have taken a cut: bring copies to other hosts, beside the training."""
+        """All ranks have taken a cut: bring copies to other hosts beside the training, if those of
+        an older one have arrived."""
 
     def notice(self) -> Draining | None:
         """What the ranks' hosts say that can't wait; each thing once."""
@@ -181,6 +182,7 @@ class Crew(ABC):
             case Advance(num_ticks):
                 pending = self.submit(RankApi.advance, num_ticks)
             case TakeCut(cut):
+                cut = replace(cut, kept=self.kept_cuts)
                 pending = self.submit(RankApi.take_checkpoint, cut)
         self._queue.append((command, pending))
 

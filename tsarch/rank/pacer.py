@@ -13,9 +13,6 @@ from tsarch.checkpoint.cut import Cut
 
 _MOST_FOR_CUTS = 0.02
 """Share of the time that cuts in memory may take."""
-_MOST_FOR_COPIES = 0.05
-"""Share of the time in which their copies may be on the way to other hosts, on the network that the
-training needs too."""
 
 
 def keeps_cuts(blueprint: Blueprint) -> bool:
@@ -73,9 +70,6 @@ class Situation:
     is_writing: bool = False
     """Whether a checkpoint is under way: the clock then starts no other, to give a slow disk
     time."""
-    is_copying: bool = False
-    """Whether the last cut in memory is still on its way to other hosts: it must stay where it is
-    until then."""
 
 
 @dataclass
@@ -107,8 +101,6 @@ class Pacer:
         self._last_cut = self._last_kept = -1
         self._last_cut_s = self._last_kept_s = now_s
         self._cost_s = 0.0
-        self._copy_s = 0.0
-        """How long the last cut in memory has been on its way, as far as was seen."""
         self._cut_soon = False
 
     def resumed_at(self, step: int, in_memory: bool = False) -> None:
@@ -128,8 +120,6 @@ class Pacer:
 
     def next(self, now: Situation) -> Command:
         """What comes next in this epoch."""
-        if now.is_copying:
-            self._copy_s = now.now_s - self._last_kept_s
         if self.is_stopping or self.tick >= self._end:
             return Stop()
         if self.tick < self._last:
@@ -192,9 +182,7 @@ class Pacer:
             return True
         every = self._rules.in_memory_every_steps
         waited_s = now.now_s - self._last_kept_s
-        is_cheap = self._cost_s <= _MOST_FOR_CUTS * waited_s
-        has_time = is_cheap and self._copy_s <= _MOST_FOR_COPIES * waited_s
-        return self.tick % every == 0 and has_time and not now.is_copying
+        return self.tick % every == 0 and self._cost_s <= _MOST_FOR_CUTS * waited_s
 
     @property
     def _intervals(self) -> list[int]:
@@ -207,7 +195,7 @@ class Pacer:
         self, now: Situation, epoch_done: bool = False, in_memory: bool = False
     ) -> TakeCut:
         assert self._rules is not None, "nobody said where checkpoints go"
-        self._last_kept, self._last_kept_s, self._copy_s = self.tick, now.now_s, 0.0
+        self._last_kept, self._last_kept_s = self.tick, now.now_s
         if in_memory:
             return TakeCut(Cut(None, self.tick), self.epoch, epoch_done)
         self._last_cut, self._last_cut_s = self.tick, now.now_s

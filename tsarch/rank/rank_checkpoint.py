@@ -61,7 +61,7 @@ class RankCheckpoint:
         it. All ranks call it between the same two ticks; what was to be written before must have
         been."""
         started_s = time.perf_counter()
-        self._copies.begin(cut.step)
+        self._copies.begin(cut.step, cut.kept)
         for stage, own in self._stages.items():
             own.engine.keep_state(self._copies.into(f"{stage}-{own.replica}.safetensors"))
         rank = self._rank

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tsarch.checkpoint.driver_state import DriverState, parse_progress
 
 _NUM_KEPT = 6
@@ -14,11 +16,12 @@ class KeptStates:
     def __init__(self) -> None:
         self._texts: dict[int, str] = {}
 
-    def taken(self, step: int, state: DriverState) -> None:
-        """All ranks have taken the cut of `step`. (As text, so that nobody changes it later.)"""
+    def taken(self, step: int, state: DriverState, kept: Collection[int] = ()) -> None:
+        """All ranks have taken the cut of `step`; they still have those of the steps `kept`. (As
+        text, so that nobody changes it later.)"""
         self._texts.pop(step, None)
         self._texts[step] = state.model_dump_json()
-        for old in list(self._texts)[:-_NUM_KEPT]:
+        for old in set(list(self._texts)[:-_NUM_KEPT]).difference(kept):
             del self._texts[old]
 
     def at(self, step: int) -> DriverState | None:

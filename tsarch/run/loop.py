@@ -201,8 +201,7 @@ class Trainer:
     def _look(self) -> Situation:
         """What the pacer is to know."""
         interrupted = self._interrupt.signal is not None or self._crew.ending is not None
-        writing, copying = self._keeper.is_writing, self._crew.is_copying
-        return Situation(time.monotonic(), interrupted, writing, copying)
+        return Situation(time.monotonic(), interrupted, self._keeper.is_writing)
 
     def _handle(self, event: Event, score: float | None = None) -> None:
         """What the ranks have done; `score`: of the validation before it."""
@@ -212,8 +211,10 @@ class Trainer:
                 self._keeper.tend()
             case CutTaken(taken, stalls):
                 state = self._ledger.state(taken)
-                self._kept.taken(taken.cut.step, state)
-                self._crew.copy_cut(taken.cut.step)
+                self._kept.taken(taken.cut.step, state, self._crew.kept_cuts)
+                first = 0 if self._point is None else self._point.step
+                if taken.cut.step > first:  # that one every rank can make anew
+                    self._crew.copy_cut(taken.cut.step)
                 self._pacer.cut_cost(max(own.stall_s for own in stalls))
                 if taken.cut.url is not None:
                     self._keeper.taken(taken.cut, stalls, state, score)

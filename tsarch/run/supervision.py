@@ -207,23 +207,36 @@ def _mended(
 
 
 def _next_point(job: Job, mended: Mended | None, kept: KeptStates) -> ResumePoint | None:
-    """Where to go on after a failure; None: at the beginning.
+    """Where to go on after a failure: the last cut in memory, or a checkpoint that is newer than
+    what a lost node has left of those; None: at the beginning.
 
     Raises:
         RunFailedError: nowhere.
     """
-    from tsarch.run.resume import ResumePoint, find_resume_point
+    from tsarch.run.resume import find_resume_point
 
     job.store.sweep()
-    if mended is not None and mended.cut is not None:
-        step, places = mended.cut
-        state = kept.at(step)
-        if state is not None:
-            return ResumePoint(job.store, step, state, job.blueprint, places)
+    in_memory = _point_in_memory(job, mended, kept)
+    newest = max(job.store.steps(), default=-1)
+    if newest < 0 or (in_memory is not None and newest <= in_memory.step):
+        return in_memory
     try:
-        return find_resume_point(job.store, job.reporter.say) if job.store.steps() else None
+        saved = find_resume_point(job.store, job.reporter.say)
     except UserError as error:  # all checkpoints are damaged
+        if in_memory is not None:
+            return in_memory
         raise RunFailedError(f"can't start again: {error}") from None
+    return saved if in_memory is None or saved.step > in_memory.step else in_memory
+
+
+def _point_in_memory(job: Job, mended: Mended | None, kept: KeptStates) -> ResumePoint | None:
+    from tsarch.run.resume import ResumePoint
+
+    if mended is None or mended.cut is None:
+        return None
+    step, places = mended.cut
+    state = kept.at(step)
+    return None if state is None else ResumePoint(job.store, step, state, job.blueprint, places)
 
 
 def _say_restart(job: Job, history: History, mended: Mended | None, place: str) -> None:
