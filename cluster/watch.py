@@ -1,9 +1,11 @@
 """A thread of the driver's that asks every rank how it is, and finds those that are lost or hang.
 
-A rank answers in a thread of its own, so one that computes or waits for others still answers. If
-all ranks of a node are silent, its raylet is knocked at: refusals, or a silence of
-`failure.node_timeout_s`, mean that the node is lost (see `knocking`). A rank that is silent on a
-node that answers is frozen, which takes `failure.hang_timeout_s` to be sure of.
+Every raylet is knocked at: refusals mean that it has ended, and the node is lost with it (see
+`knocking`), though its ranks may live on for some seconds, until Ray ends them. A rank answers in a
+thread of its own, so one that computes or waits for others still answers. If all ranks of a node
+are silent, a silence of its raylet too of `failure.node_timeout_s` means that the node is lost. A
+rank that is silent on a node that answers is frozen, which takes `failure.hang_timeout_s` to be
+sure of.
 """
 
 from __future__ import annotations
@@ -145,11 +147,10 @@ class Watch:
         silent = {rank for rank in self._heard_s if self.silent_s(rank) > suspicious_s}
         for node, door in self._doors.items():
             ranks = tuple(rank for rank, own in enumerate(self._nodes) if own == node)
-            if not silent.issuperset(ranks):
-                door.heard()
-                continue
-            knocked_s = time.monotonic()
-            door.note(knock(node.address, node.port), knocked_s)
+            knocked_s, answer = time.monotonic(), knock(node.address, node.port)
+            if answer is Answer.SILENCE and not silent.issuperset(ranks):
+                answer = Answer.TAKEN  # its ranks are heard: it is only late
+            door.note(answer, knocked_s)
             if door.is_lost(time.monotonic()):
                 return Finding("node lost", ranks, min(map(self.silent_s, ranks)))
         there = [rank for rank in sorted(silent) if self._doors[self._nodes[rank]].answers]

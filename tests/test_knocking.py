@@ -94,6 +94,39 @@ def test_a_silent_node_is_not_lost_before_its_time_and_a_refusing_one_is(monkeyp
         watch.stop()
 
 
+class HeardWatch(DeafWatch):
+    """Of ranks that always answer."""
+
+    def _ask(self, patience_s: float) -> None:
+        self._heard_s = dict.fromkeys(self._heard_s, time.monotonic())
+
+
+def test_a_raylet_that_has_ended_is_found_while_its_ranks_still_answer(monkeypatch):
+    monkeypatch.setattr(watching, "_POLL_S", 0.005)
+    monkeypatch.setattr(watching, "_POLL_PER_RANK_S", 0.0)
+    knocked, answers = Event(), {"h1": Answer.TAKEN, "h2": Answer.SILENCE}
+    count = iter(range(10**6))
+
+    def knock_once(address: str, port: int) -> Answer:
+        if next(count) > 40:
+            knocked.set()
+        return answers[address]
+
+    monkeypatch.setattr(watching, "knock", knock_once)
+    watch = HeardWatch([None] * 2, [Node("a", "h1", 1), Node("b", "h2", 2)], 3600.0, 0.01)
+    try:
+        assert knocked.wait(timeout=60)
+        assert watch.finding is None, "one that is late, beside ranks that are heard, is no loss"
+        answers["h2"] = Answer.REFUSED
+        given_up_s = time.monotonic() + 60
+        while watch.finding is None and time.monotonic() < given_up_s:
+            time.sleep(0.005)
+        assert watch.finding is not None
+        assert (watch.finding.kind, watch.finding.ranks) == ("node lost", (1,))
+    finally:
+        watch.stop()
+
+
 def test_a_node_that_ray_has_given_up_is_lost_though_its_raylet_answers(monkeypatch):
     nodes = [Node("a", "h1", 1), Node("b", "h2", 2), Node("a", "h1", 1)]
     monkeypatch.setattr(watching, "knock", lambda address, port: Answer.TAKEN)

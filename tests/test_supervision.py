@@ -156,6 +156,10 @@ def test_what_is_said_of_a_dead_rank():
     assert "process 12 is frozen (state: stopped)" in frozen
     two = Finding("node lost", (0, 1), 6.0)
     assert describe_finding(two, STATUS, None, "h").startswith("are lost with their node h, which")
+    heard = Finding("node lost", (1,), 0.2)
+    assert (
+        describe_finding(heard, None, None, "h") == "is lost with its node h, whose Ray has ended"
+    )
 
 
 @pytest.mark.parametrize("facts", [None, ProcessFacts("stopped", 2, None)])

@@ -14,6 +14,8 @@ from tsarch.rank.status import ProcessFacts, Status, read_log
 from tsarch.topology import Topology
 
 _LOG_LINES = 12
+_HEARD_S = 0.5
+"""A rank that was silent for less is there."""
 
 
 class Kind(IntEnum):
@@ -108,7 +110,9 @@ def describe_finding(
     match finding.kind:
         case "node lost":
             lost = "is lost with its" if one else "are lost with their"
-            return f"{lost} node {node}, which doesn't answer since {seconds}"
+            is_heard = finding.seconds < _HEARD_S
+            why = "whose Ray has ended" if is_heard else f"which doesn't answer since {seconds}"
+            return f"{lost} node {node}, {why}"
         case "frozen":
             state = "" if facts is None or facts.state is None else f" (state: {facts.state})"
             frozen = f"its process{_pid(status)} is" if one else "their processes are"
