@@ -3,14 +3,15 @@
 A rank must fit on one node, which has the labels that its stage asks for. Replicas of a stage that
 nobody feeds go on as few nodes as possible: they exchange gradients of a whole model. A stage that
 is fed goes where most of the ranks are that feed it (each of them sends to all of its replicas),
-and on as few nodes as possible.
+and on as few nodes as possible. Ranks that share contexts trade tokens in every layer, and go on
+one node, if all ranks have room so.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tsarch.errors import Mistake
 
@@ -32,6 +33,8 @@ class Demand:
     """What their nodes must be labelled with."""
     fed_by: tuple[str, ...] = ()
     """Stages that send hidden states to them."""
+    group: int = 1
+    """Neighbours that share contexts."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,15 @@ def assign(demands: Sequence[Demand], nodes: Sequence[NodeSupply], ever: bool) -
     by_size = sorted(wanted, key=lambda own: _size(demands[own].each), reverse=True)
     # The first order is the one that is wanted; others find room where it finds none.
     orders = (wanted, by_size, wanted[::-1])
+    ways = [demands]
+    if any(demand.group > 1 for demand in demands):
+        ways.append([replace(demand, group=1) for demand in demands])
     found = []
-    for order in orders:
-        found.append(_assign(demands, order, nodes, ever))
-        if _count(found[-1]) == sum(demand.num_ranks for demand in demands):
-            return found[-1]
+    for own in ways:
+        for order in orders:
+            found.append(_assign(own, order, nodes, ever))
+            if _count(found[-1]) == sum(demand.num_ranks for demand in demands):
+                return found[-1]
     return max(found, key=_count)
 
 
@@ -120,7 +127,9 @@ def _assign(
     for index, following in zip(order, [*order[1:], None]):
         demand = demands[index]
         rooms = [
-            _num_fitting(demand.each, own) if _is_labelled(node, demand) else 0
+            _num_fitting(demand.each, own) // demand.group * demand.group
+            if _is_labelled(node, demand)
+            else 0
             for own, node in zip(left, nodes, strict=True)
         ]
         feeding = Counter(

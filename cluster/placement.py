@@ -111,11 +111,12 @@ def has_room(blueprint: Blueprint, ranks: Sequence[int], avoid: frozenset[str]) 
 
 def _demands_of(blueprint: Blueprint, ranks: Sequence[int]) -> list[Demand]:
     stages = [blueprint.topology.place(rank)[0] for rank in ranks]
-    return [
-        replace(demand, num_ranks=stages.count(stage), fed_by=())
-        for stage, demand in zip(blueprint.stages, rank_demands(blueprint), strict=True)
-        if stage in stages
-    ]
+    found = []
+    for stage, demand in zip(blueprint.stages, rank_demands(blueprint), strict=True):
+        if number := stages.count(stage):
+            group = 1 if number % demand.group else demand.group
+            found.append(replace(demand, num_ranks=number, fed_by=(), group=group))
+    return found
 
 
 def place_some(blueprint: Blueprint, ranks: Sequence[int], avoid: frozenset[str]) -> PlacementGroup:
@@ -148,6 +149,7 @@ def rank_demands(blueprint: Blueprint) -> list[Demand]:
             rank_resources(blueprint, stage),
             own.nodes,
             tuple(source.value for source in graph.sources(stage)),
+            blueprint.topology.num_slices(stage),
         )
         for stage, own in blueprint.stages.items()
     ]

@@ -27,7 +27,7 @@ from tsarch.rank.api import ProcessApi
 from tsarch.rank.status import note_file, says_nothing
 from tsarch.telling.seats import Seat
 from tsarch.timings import TIMINGS
-from tsarch.topology import Stage
+from tsarch.topology import Stage, Topology
 
 if TYPE_CHECKING:
     from tsarch.cluster.ray_crew import RayCrew
@@ -83,10 +83,13 @@ def check_ranks(
     if mistakes:
         _tidy(log_folder)
         raise UserError(mistakes)
-    return [
-        Seat(own.rank, own.stage.name, own.facts.node, own.facts.gpu_ids, own.facts.niceness)
-        for own in ranks
-    ]
+    return [_seat(topology, own) for own in ranks]
+
+
+def _seat(topology: Topology, own: RankFacts) -> Seat:
+    facts, slices = own.facts, topology.num_slices(own.stage)
+    group = topology.place(own.rank)[1] // slices if slices > 1 else None
+    return Seat(own.rank, own.stage.name, facts.node, facts.gpu_ids, facts.niceness, group)
 
 
 def gather_facts(request: Request) -> Facts:

@@ -33,7 +33,7 @@ from tsarch.rank.pacer import Pace, keeps_cuts
 from tsarch.rank.status import log_file, note_file
 from tsarch.rank.supply import Supply
 from tsarch.specs import RunnerSpec
-from tsarch.telling.seats import Seat, picture, write_seats
+from tsarch.telling.seats import Seat, picture, spans, split_groups, write_seats
 from tsarch.topology import Stage
 
 if TYPE_CHECKING:
@@ -302,6 +302,12 @@ def _tell(seats: Sequence[Seat], log_folder: Path, say: Callable[[str], None]) -
     if len({seat.node for seat in seats}) > 1 or any(seat.gpu_ids for seat in seats):
         for line in picture(seats):
             say(line)
+    if split := split_groups(seats):
+        say(
+            f"note: ranks {spans(split)} share contexts with ranks on other hosts, and trade "
+            "tokens with them in every layer; no host has room for a whole group of "
+            "topology.teacher.sequence_parallel"
+        )
     if (most := max(seat.niceness for seat in seats)) > os.getpriority(os.PRIO_PROCESS, 0):
         say(
             f"note: ranks give way to whatever else runs on their hosts (niceness {most}); where "

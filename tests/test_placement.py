@@ -106,6 +106,22 @@ def test_teachers_are_packed_and_students_are_near_them(teachers, students, gpus
     assert assign([teacher, fed], gpu_nodes(*gpus), ever=True) == places
 
 
+@pytest.mark.parametrize(
+    ("teachers", "group", "gpus", "places"),
+    [
+        (4, 2, (3, 3), (0, 0, 1, 1)),
+        (4, 1, (3, 3), (0, 0, 0, 1)),
+        (8, 4, (6, 4, 4), (0, 0, 0, 0, 1, 1, 1, 1)),
+        (4, 4, (4, 8), (1, 1, 1, 1)),  # where its student has room too
+        (4, 4, (2, 2, 1), (0, 0, 1, 1)),  # no node has room for all: a run is better than none
+    ],
+)
+def test_ranks_that_share_contexts_are_on_one_node(teachers, group, gpus, places):
+    teacher, student = demands((teachers, 1, 1), (1, 1, 1))
+    wanted = [replace(teacher, group=group), replace(student, fed_by=("teacher",))]
+    assert assign(wanted, gpu_nodes(*gpus), ever=True)[0] == places
+
+
 def test_stages_keep_to_the_nodes_that_they_are_given():
     teacher, student = demands((2, 1, 1), (1, 1, 1))
     nodes = [replace(own, labels={"for": who}) for own, who in zip(gpu_nodes(4, 4), "st")]

@@ -13,7 +13,7 @@ import torch
 from tests.helpers import ROOT, tiny_blueprint, tiny_config, tiny_raw
 from tsarch.errors import UserError
 from tsarch.planning.hardware import GPUS, hardware_named, network_rate, read_hardware
-from tsarch.planning.plan_search import Planner, fitting, search
+from tsarch.planning.plan_search import Planner, _changes, fitting, search
 from tsarch.planning.stage_profile import profile, workload
 from tsarch.prepare import prepare_data
 from tsarch.topology import STAGES, Stage
@@ -289,6 +289,37 @@ def test_devices_are_of_a_search(tmp_path):
 
     with pytest.raises(UserError, match="--devices 4: is for --search"):
         make_plan(tiny_config(tmp_path), PlanRequest(devices=4))
+
+
+@pytest.mark.slow
+def test_ranks_share_contexts_where_one_has_no_room_otherwise(planner):
+    """Steps of one context, which no replica can share otherwise; the teacher has two heads."""
+    tokens = planner.profiles[Stage.TEACHER].least_tokens
+    student = planner.profiles[Stage.STUDENT]
+    little = {way: number // 8 for way, number in student.activations.items()}
+    long = replace(
+        planner,
+        blueprint=planner.blueprint.altered(data={"batch_tokens": tokens}),
+        profiles={**planner.profiles, Stage.STUDENT: replace(student, activations=little)},
+        work=replace(planner.work, batch_tokens=float(tokens)),
+    )
+
+    def least(teachers: int, slices: int) -> int:
+        own = {"topology.teacher.replicas": teachers, "topology.teacher.sequence_parallel": slices}
+        plans = [long.plan({**own, "topology.teacher.zero_stage": zero}) for zero in range(4)]
+        return min(plan.ranks[Stage.TEACHER].on_device for plan in plans)
+
+    apart, shared = min(least(1, 1), least(2, 1)), least(2, 2)
+    assert shared < apart
+    assert "sequence_parallel" not in str([own.changes for own in search(long, 3)])
+    small = replace(long, hardware=replace(H100, memory_bytes=(apart + shared) // 2))
+    options = search(small, 3)
+    assert options
+    for option in options:
+        assert "topology.teacher.sequence_parallel=2" in option.changes
+        assert option.plan.ranks[Stage.TEACHER].need.replicas == 2
+    shares = {"topology.teacher.sequence_parallel": 2, "topology.teacher.replicas": 2}
+    assert shares in list(_changes(small)), "what may make a run fit"
 
 
 def test_hardware_from_a_file(tmp_path):

@@ -40,6 +40,7 @@ from tsarch.launch.training import run_training
 from tsarch.models.sequence_parallel import Local, SequenceParallel, Slice, can_share
 from tsarch.planning.preflight import check_run
 from tsarch.stage.whole_contexts import WholeContexts
+from tsarch.telling.seats import read_seats
 
 SIZES = {"vocab_size": 320, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 1}
@@ -295,6 +296,21 @@ def test_slices_give_the_losses_of_one_process(tmp_path, crews, replicas, slices
     wanted = replicas, slices
     cases = [c for c in sequence_parallel_cases() if (c.replicas, c.sequence_parallel) == wanted]
     check(config, cases, crews)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.replicas(2, 1, runner="ray")
+def test_slices_on_ray_give_the_losses_of_one_process(tmp_path, crews):
+    config = tiny_config(
+        tmp_path, teacher={"config": BERT}, schedule={"epochs": 3, "micro_batches": 3}
+    )
+    case = Case("overlapped", "sgd", (2, 1), (1, 0), 2)
+    (outcome,) = run_cases(config, [case], 10, crews, "ray")
+    assert outcome.num_steps == 10
+    assert outcome.is_equal, outcome
+    assert [seat.group for seat in read_seats(crews.logs)] == [0, 0, None]
 
 
 @pytest.mark.ranks

@@ -20,7 +20,8 @@ class Crews:
     Ranks are started anew only for another runner or pair of replica counts, or after a failure."""
 
     def __init__(self, logs: Path) -> None:
-        self._logs = logs
+        self.logs = logs
+        """Folder of what ranks print."""
         self._crew: RayCrew | ProcessCrew | None = None
 
     def get(self, config: Config, make: Make = RankProcess) -> RayCrew | ProcessCrew:
@@ -40,9 +41,9 @@ class Crews:
 
     def _start(self, blueprint: Blueprint, make: Make) -> RayCrew | ProcessCrew:
         if blueprint.runner.name == "ray":
-            return RayCrew.start(blueprint, None, self._logs, lambda _: None)
+            return RayCrew.start(blueprint, None, self.logs, lambda _: None)
         launch = partial(spawn, context=forked())
-        return ProcessCrew.start(blueprint, self._logs, lambda _: None, launch, make=make)
+        return ProcessCrew.start(blueprint, self.logs, lambda _: None, launch, make=make)
 
     def close(self) -> None:
         """End the ranks, and their Ray if they have one; `get` starts others."""

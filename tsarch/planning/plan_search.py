@@ -13,12 +13,14 @@ from tsarch.blueprint import Blueprint
 from tsarch.config import Config
 from tsarch.planning.hardware import Hardware
 from tsarch.planning.run_plan import RunPlan, plan_run
+from tsarch.planning.sequence_checks import sequence_mistakes
 from tsarch.planning.stage_profile import StageProfile, Workload
 from tsarch.schedule.plan import ScheduleName
 from tsarch.topology import STAGES, Stage
 
 _MOST_CHANGES = 3
 _MICRO_BATCHES = (1, 2, 4, 8)
+_SLICES = (2, 4, 8, 16)
 _SCHEDULES: tuple[ScheduleName, ...] = ("overlapped", "joint", "sequential")
 Sections = Mapping[str, Mapping[str, Any]]
 
@@ -70,7 +72,7 @@ def fitting(planner: Planner) -> Option | None:
         found = []
         for chosen in combinations(single, number):
             changes = {key: value for own in chosen for key, value in own.items()}
-            if len(changes) < number:
+            if len(changes) < sum(map(len, chosen)):
                 continue  # two values of one key
             plan = planner.plan(changes)
             if plan.fits:
@@ -95,6 +97,9 @@ def _changes(planner: Planner) -> Iterator[dict[str, Any]]:
             yield {f"topology.{stage}.offload_optimizer": True}
         for factor in () if alone else (2, 4, 8):
             yield {f"topology.{stage}.replicas": own.replicas * factor}
+    for slices in _more_slices(planner):
+        groups = -(-blueprint.topology.replicas(Stage.TEACHER) // slices)
+        yield _slices(slices) | {"topology.teacher.replicas": groups * slices}
     for micro_batches in _MICRO_BATCHES:
         if micro_batches > blueprint.schedule.micro_batches:
             yield {"schedule.micro_batches": micro_batches}
@@ -105,33 +110,58 @@ def _changes(planner: Planner) -> Iterator[dict[str, Any]]:
 def search(planner: Planner, num_devices: int) -> list[Option]:
     """The fastest way to share the run out on so many devices, of each schedule; the fastest first.
     Schedules don't learn alike (`joint` trains the teacher for the student's sake too), so the
-    choice among them is the user's."""
+    choice among them is the user's. More ranks share contexts where a context has no room
+    otherwise."""
     found = []
     for schedule in _SCHEDULES:
-        options = list(_options(planner, schedule, num_devices))
-        if options:
-            found.append(min(options, key=lambda option: option.plan.step_s))
+        for slices in (_num_slices(planner), *_more_slices(planner)):
+            options = list(_options(planner, schedule, num_devices, slices))
+            if options:
+                found.append(min(options, key=lambda option: option.plan.step_s))
+                break
     return sorted(found, key=lambda option: option.plan.step_s)
 
 
-def _options(planner: Planner, schedule: ScheduleName, num_devices: int) -> Iterator[Option]:
+def _num_slices(planner: Planner) -> int:
+    return planner.blueprint.topology.num_slices(Stage.TEACHER)
+
+
+def _slices(number: int) -> dict[str, Any]:
+    return {"topology.teacher.sequence_parallel": number}
+
+
+def _more_slices(planner: Planner) -> Iterator[int]:
+    """Numbers of ranks, more than now, that can share contexts."""
+    blueprint = planner.blueprint
+    if blueprint.runner.is_one_process or Stage.TEACHER not in blueprint.stages:
+        return
+    for number in _SLICES:
+        changes = _slices(number) | {"topology.teacher.replicas": number}
+        if number > _num_slices(planner) and planner.allows(changes):
+            shared = blueprint.altered(**_sections(changes))
+            if not any(sequence_mistakes(shared)):
+                yield number
+
+
+def _options(
+    planner: Planner, schedule: ScheduleName, num_devices: int, slices: int
+) -> Iterator[Option]:
     blueprint = planner.blueprint
     if not planner.allows({"schedule.name": schedule}):
         return
     contexts = max(int(planner.work.batch_tokens) // blueprint.batches.context_tokens, 1)
-    slices = blueprint.topology.num_slices(Stage.TEACHER)
-    for teachers in _counts(num_devices - 1):
-        if teachers % slices:
-            continue
+    shared = _slices(slices) if slices != _num_slices(planner) else {}
+    for teachers in _counts(num_devices - 1, slices):
         for micro_batches in _MICRO_BATCHES:
             students = num_devices - teachers
-            if micro_batches > 1 and max(teachers, students) * micro_batches > contexts:
+            if micro_batches > 1 and max(teachers // slices, students) * micro_batches > contexts:
                 break
             base: dict[str, Any] = {
                 "schedule.name": schedule,
                 "schedule.micro_batches": micro_batches,
                 "topology.teacher.replicas": teachers,
                 "topology.student.replicas": students,
+                **shared,
             }
             yield from _sharded(planner, base)
 
@@ -160,11 +190,12 @@ def _zero_stages(teacher: int, student: int) -> dict[str, Any]:
     return {"topology.teacher.zero_stage": teacher, "topology.student.zero_stage": student}
 
 
-def _counts(most: int) -> list[int]:
-    """Numbers of teachers to look at: all of a few, of many about sixteen."""
-    if most <= 16:
-        return list(range(1, most + 1))
-    return sorted({max(round(most * part / 16), 1) for part in range(1, 17)})
+def _counts(most: int, slices: int) -> list[int]:
+    """Numbers of teachers to look at, in whole groups: all of a few, of many about sixteen."""
+    groups = most // slices
+    if groups <= 16:
+        return [slices * number for number in range(1, groups + 1)]
+    return sorted({slices * max(round(groups * part / 16), 1) for part in range(1, 17)})
 
 
 def _sections(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ class Seat:
     """Numbers of its GPUs there; none: it computes on CPUs."""
     niceness: int = 0
     """By which its host ranks it behind other processes."""
+    group: int | None = None
+    """Number of the ranks that share contexts with it; None: it has its own."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,23 @@ def picture(seats: Sequence[Seat]) -> list[str]:
 
 
 def cell(seats: Sequence[Seat]) -> str:
-    """Such as `ranks 0–3 on GPUs 0–3`; a dash for none."""
+    """Such as `ranks 0–3 on GPUs 0–3`, or `ranks 0–1 · 2–3 on …` of two groups that share contexts;
+    a dash for none."""
     if not seats:
         return "–"
-    ranks = spans(seat.rank for seat in seats)
+    groups = groupby(seats, key=lambda seat: seat.group)
+    ranks = " · ".join(spans(seat.rank for seat in own) for _, own in groups)
     text = f"{'rank' if len(seats) == 1 else 'ranks'} {ranks}"
     gpus = [int(gpu) for seat in seats for gpu in seat.gpu_ids if gpu.isdigit()]
     return f"{text} on GPU{'s' * (len(gpus) > 1)} {spans(gpus)}" if gpus else text
+
+
+def split_groups(seats: Sequence[Seat]) -> list[int]:
+    """Ranks that share contexts with ranks on other hosts."""
+    hosts: dict[int | None, set[str]] = {}
+    for seat in seats:
+        hosts.setdefault(seat.group, set()).add(seat.node)
+    return [own.rank for own in seats if own.group is not None and len(hosts[own.group]) > 1]
 
 
 def spans(numbers: Iterable[int]) -> str:
