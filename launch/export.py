@@ -31,10 +31,13 @@ def export_to(
     from tsarch.launch.training import quieten
 
     quieten()
+    from transformers.utils.logging import disable_progress_bar
+
     from tsarch.export.card import Told
     from tsarch.export.export import Wanted, export_run
     from tsarch.telling.terminal import Reporter
 
+    disable_progress_bar()  # of each file that is written
     started = now_s()
     reporter = Reporter()
     wanted = Wanted(onnx=onnx, int8=int8, rows=rows)

@@ -93,6 +93,12 @@ def test_other_data_is_said(runs):
     assert note == "the runs have other test splits: their scores there can't be compared"
 
 
+def test_other_tasks_are_said(runs):
+    first, *others = runs
+    notes = compare_runs([replace(first, task="qa"), *others]).notes
+    assert "the runs have other tasks (qa, ner): their scores can't be compared" in notes
+
+
 def test_curves_are_over_steps_and_over_seconds(runs):
     curves = step_curves(runs)
     assert set(curves) == {"loss_teacher", "loss_student", "tokens_per_s"}

@@ -125,7 +125,9 @@ def test_a_run_is_read_at_each_depth(tmp_path, capsys):
     run_command("evaluate", str(run), "--depth", "1", "--output", str(tmp_path / "1.json"))
     found = json.loads((tmp_path / "1.json").read_text())["metrics"]
     assert found == summary["depths"]["1"]
+    capsys.readouterr()
     run_command("export", str(run), str(tmp_path / "out"), "--depth", "1", "--no-onnx")
+    assert capsys.readouterr().err == "", "no bars of transformers"
     texts = ["Ada Lovelace met Charles Babbage in London."]
     modes = ["student_alone"]
     answers = [

@@ -59,6 +59,9 @@ def compare_runs(runs: Sequence[ComparedRun]) -> Comparison:
 
 
 def _notes(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    if len(tasks) > 1:
+        yield f"the runs have other tasks ({', '.join(tasks)}): their scores can't be compared"
     for run in runs:
         if run.summary is None:
             yield f"{run.label} has not finished: its scores are those of its last validation"
