@@ -242,7 +242,7 @@ def test_texts_come_back_from_another_language():
     assert made[0].row.label == "x"
 
 
-def test_a_writing_run_writes_targets(tmp_path):
+def test_a_writing_run_writes_targets(tmp_path, capsys):
     config = generative_config(
         tmp_path,
         "summarization",
@@ -259,6 +259,9 @@ def test_a_writing_run_writes_targets(tmp_path):
     assert augment(tmp_path / "run", "--input", source, "--output", output) == 0
     pair = tsarch.load(tmp_path / "run", device="cpu")
     (said,) = pair.predict(["A new way to see far."], "teacher")
+    long = write_jsonl(tmp_path / "long.jsonl", [{"document": "A way " * 90}])
+    assert augment(tmp_path / "run", "--input", long, "--output", tmp_path / "no.jsonl") == 2
+    assert "or leave it out: --skip-bad." in capsys.readouterr().err.replace("\n", " ")
     for row in rows_of(output):
         assert row["summary"] == said.text
         assert row["document"] == "A new way to see far."

@@ -113,6 +113,10 @@ def test_all_that_is_wrong_with_files_is_said_at_once(tmp_path):
     with pytest.raises(UserError) as caught:
         prepare_data(resolve(config))
     assert [mistake.where.rpartition(":")[2] for mistake in caught.value.mistakes] == ["1", "2"]
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    latin = tiny_config(tmp_path, data={"unlabelled": str(tmp_path / "latin.txt")})
+    with pytest.raises(UserError, match=r"latin.txt:1: is not UTF-8 text. Write it as UTF-8, or n"):
+        prepare_data(resolve(latin))
     nothing = tiny_config(tmp_path, data={"unlabelled": [str(tmp_path / "none*.txt")]})
     with pytest.raises(UserError, match=r"data\.unlabelled: .*none\*\.txt: names no file"):
         prepare_data(resolve(nothing))

@@ -15,6 +15,9 @@ from tsarch.tasks.answers import Answer, NoAnswer, SpanAnswer
 from tsarch.tasks.base import AnsweringTask
 from tsarch.tasks.registry import make_task
 
+LEFT_OUT = "leave it out: --skip-bad"
+"""What can be done about a row that can't be read whole, but to split it."""
+
 
 class Judge:
     """A pair that reads rows and says how likely their labels are.
@@ -42,7 +45,7 @@ class Judge:
             return [], own.problems
         split, scores = found
         unread = gaps(own, [split], self._mode) if whole else {}
-        told = {n: told_gaps(parts, "leave it out: --skip-bad") for n, parts in unread.items()}
+        told = {n: told_gaps(parts, LEFT_OUT) for n, parts in unread.items()}
         problems = own.problems | told
         answers = self._task.answers(split, scores)
         said = [

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tsarch.augmentation.agreement import Judge
+from tsarch.augmentation.agreement import LEFT_OUT, Judge
 from tsarch.augmentation.labelled_rows import Labelled, RowFile, with_answer
 from tsarch.config import Mode
 from tsarch.errors import Mistake
 from tsarch.inputs.files import FileInput
+from tsarch.inputs.rows import PartlyRead
 from tsarch.prediction.batch import Answered, as_line
 from tsarch.prediction.pieces import Piece
 from tsarch.prediction.trained_pair import TrainedPair
+from tsarch.prediction.unread import told_gaps
 from tsarch.tasks.answers import GeneratedText
 
 MADE_BY, MADE_FROM, SCORE = "made_by", "made_from", "score"
@@ -45,13 +47,16 @@ def labels_of(
     found: list[Scored] = []
     if pair.writes:
         prepared = pair.prepare(values)
-        ((answers, wrong),) = pair.answer([prepared], mode)
+        ((answers, wrong),) = pair.answer([prepared], mode, on_unread="mark")
         rows = (
             {}
             if prepared.split is None
             else {prepared.inputs.owner(row): row for row in prepared.split.rows}
         )
         for place, answer in sorted(answers.items()):
+            if isinstance(answer, PartlyRead):
+                wrong[place] = told_gaps(answer.unread, LEFT_OUT)
+                continue
             assert isinstance(answer, GeneratedText)
             if answer.text.strip():
                 own = _labelled(*sound[place], with_answer(rows[place], [answer]))

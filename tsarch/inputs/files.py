@@ -36,6 +36,8 @@ from tsarch.tasks.registry import row_reader
 if TYPE_CHECKING:
     from tsarch.data.row_reader import RowReader
 
+NOT_UTF8 = "is not UTF-8 text."
+"""What is wrong with a line."""
 _LOOKED_AT = 100
 _PARQUET = b"PAR1"
 _BUFFER_BYTES = 2**16
@@ -288,7 +290,7 @@ class InputFile:
         for number, line in enumerate(text.lines(), 1):
             place = f"{self.path}:{number}"
             if number in text.broken:
-                yield _bad(place, "is not UTF-8 text.", {"text": line})
+                yield _bad(place, NOT_UTF8, {"text": line})
             elif line.strip():
                 line = line.removesuffix("\r")
                 yield FileInput({"text": line}, line, place)
@@ -303,7 +305,7 @@ class InputFile:
             where = place.name if str(place) == last else str(place)  # several on a line
             last = str(place)
             if self._is_broken(place, row):
-                yield _bad(where, "is not UTF-8 text.", row)
+                yield _bad(where, NOT_UTF8, row)
             else:
                 document = row.get(doc_id)
                 shown = None if document in (None, "") else str(document)
@@ -342,7 +344,7 @@ class InputFile:
             if number >= before:
                 kept.append(mistake)
             elif number in broken:
-                yield _bad(mistake.where, "is not UTF-8 text.")
+                yield _bad(mistake.where, NOT_UTF8)
             else:
                 yield _bad(mistake.where, f"{mistake.what} {mistake.hint}")
         self.findings.mistakes = kept

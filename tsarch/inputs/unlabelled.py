@@ -13,10 +13,11 @@ from tsarch.data.formats.findings import Findings, Found
 from tsarch.data.row_reader import RowReader
 from tsarch.data.rows import Place, Row
 from tsarch.errors import UserError
-from tsarch.inputs.files import InputFile, Reading, input_files
+from tsarch.inputs.files import NOT_UTF8, InputFile, Reading, input_files
 from tsarch.inputs.rows import as_rows
 
 KEY = "data.unlabelled"
+_ENCODED = "Write it as UTF-8, or name the encoding of all data files: data.encoding."
 _PLACE = re.compile(
     r"^(?P<source>.*):(?P<unit>row |item )?(?P<number>\d+)(?P<part>(?:/\d+)*)$", re.DOTALL
 )
@@ -75,7 +76,8 @@ def _rows(
     own_id = reading.names["id"] if task == "qa" else None  # which nobody asks for
     for given in file:
         if given.value is None:
-            findings.mistake(given.place, given.problem)
+            hint = _ENCODED if given.problem == NOT_UTF8 else ""
+            findings.mistake(given.place, given.problem, hint)
             continue
         inputs = as_rows([given.value], task, reader)
         for problem in inputs.problems.values():
