@@ -105,12 +105,15 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
         UserError: mistakes in them.
     """
     from tsarch.data.cache import cache_note
+    from tsarch.models.lean_imports import import_models
     from tsarch.planning.passed import PassedChecks
     from tsarch.planning.preflight import check_run, run_notes
     from tsarch.taught import teaching_runs
 
     reporter.say("checking the config and the models")
     with TIMINGS.during("checking the config and the models"):
+        if not blueprint.runner.is_one_process:
+            import_models()
         passed = PassedChecks(blueprint)
         check_run(blueprint, is_here, passed=passed)
         teaching_runs(blueprint)

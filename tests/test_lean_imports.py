@@ -47,6 +47,25 @@ def test_stand_ins_become_what_they_stand_for(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+DRIVER = """
+import sys
+from tsarch.models.lean_imports import import_models
+import_models()
+import tsarch.planning.capacity, tsarch.planning.parity, tsarch.run.loop
+from transformers.models.bert.modeling_bert import BertModel
+print([own for own in ("accelerate", "scipy.optimize") if own in sys.modules])
+import accelerate, scipy.optimize
+assert accelerate.Accelerator and scipy.optimize.brentq
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_imports_models_without_what_training_them_needs():
+    done = subprocess.run([sys.executable, "-c", DRIVER], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 RANK = """
 import sys
 import torch

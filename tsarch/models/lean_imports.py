@@ -35,6 +35,14 @@ def lean_imports() -> Iterator[None]:
             _forget()
 
 
+def import_models() -> None:
+    """Import what model classes of transformers need, so: for a process that computes nothing with
+    them itself."""
+    with lean_imports():
+        import transformers.generation.utils
+        import transformers.modeling_utils  # noqa: F401
+
+
 class _Finder(MetaPathFinder, Loader):
     """Finds stand-ins."""
 
