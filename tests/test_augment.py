@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import tsarch
 from tests.generative_configs import generative_config
@@ -18,7 +19,7 @@ from tsarch.augmentation.back_translation import BackTranslation
 from tsarch.augmentation.labelled_rows import Labelled, RowFile
 from tsarch.augmentation.methods import Settings, check_settings
 from tsarch.augmentation.swapping import entity_pool, swapped
-from tsarch.augmentation.word_choice import drawn, in_case_of
+from tsarch.augmentation.word_choice import MaskedModel, drawn, in_case_of
 from tsarch.config import DataConfig
 from tsarch.data.corpus import read_file
 from tsarch.data.near_words import is_same
@@ -212,6 +213,26 @@ def test_a_masked_language_model_chooses_words(classifying, tmp_path):
     assert row["text"] != rows[0]["text"]
     assert ", " in row["text"]
     assert row["text"].endswith("!")
+
+
+def test_models_that_fill_no_masks_are_refused(classifying, tmp_path):
+    """What a file lacks transformers makes up: words would be drawn at random."""
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(classifying / "model" / "tokenizer")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=64,
+    )  # fmt: skip
+    for folder in (tmp_path / "encoder", tmp_path / "pickled"):
+        tokenizer.save_pretrained(folder)
+    BertModel(config).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(UserError, match="was not trained to fill masks: it has no weights for cls"):
+        MaskedModel(str(tmp_path / "encoder"))
+    config.save_pretrained(tmp_path / "pickled")
+    torch.save(BertForMaskedLM(config).state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(UserError, match="can't be loaded as a masked language model"):
+        MaskedModel(str(tmp_path / "pickled"))
 
 
 class Translator:

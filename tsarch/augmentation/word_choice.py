@@ -66,7 +66,7 @@ class MaskedModel:
     """What a masked language model expects in a word's place.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or its head isn't in its files.
     """
 
     def __init__(self, name: str) -> None:
@@ -75,12 +75,16 @@ class MaskedModel:
         folder = resolve_model_path(name)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            self._model = AutoModelForMaskedLM.from_pretrained(
-                folder, trust_remote_code=False
-            ).eval()
+            model, found = AutoModelForMaskedLM.from_pretrained(
+                folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            )
         except (OSError, ValueError) as error:
             what = f"can't be loaded as a masked language model: {one_line(error)}"
             raise UserError.single(f"--model {name}", what) from None
+        if missing := sorted(found["missing_keys"]):  # transformers makes up what isn't there
+            what = f"was not trained to fill masks: it has no weights for {missing[0]}."
+            raise UserError.single(f"--model {name}", what, "Name a masked language model.")
+        self._model = model.eval()
         if self._tokenizer.mask_token_id is None:
             raise UserError.single(f"--model {name}", "has a tokenizer without a mask token.")
         self._whole = whole_words(self._tokenizer)
