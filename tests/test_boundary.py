@@ -33,11 +33,15 @@ ASKED: dict[str, Any] = {
 }
 
 
-def models(kind: str, boundary: int, unpadded: bool) -> tuple[Any, TeacherModel, StudentModel]:
+def models(
+    kind: str, boundary: int, unpadded: bool, first_position: int = 0
+) -> tuple[Any, TeacherModel, StudentModel]:
     """A backbone, and a teacher and a student that are copies of it."""
     backbones = [build_backbone(config_of(kind), None, SEED_OF) for _ in range(3)]
     width = backbones[0].embedding_width
-    teacher = TeacherModel(backbones[1], width, 2, 0.0, boundary_layer=boundary)
+    teacher = TeacherModel(
+        backbones[1], width, 2, 0.0, boundary_layer=boundary, first_position=first_position
+    )
     hidden = backbones[2].hidden_width
     student = StudentModel(backbones[2], width, hidden, 2, 0.0, boundary_layer=boundary)
     if unpadded:
@@ -87,6 +91,20 @@ def test_upper_layers_read_together_what_lower_ones_have_read_apart(boundary, un
         hidden = layers_from(model, boundary, torch.cat([own, left[:, fed]], 1))
         wanted = student.head(hidden)[0]
         torch.testing.assert_close(found[row, : len(wanted)], wanted)
+
+
+@pytest.mark.parametrize("unpadded", [False, True])
+@pytest.mark.parametrize(("kind", "first"), [("bert", 5), ("roberta", 7)])
+@torch.no_grad()
+def test_a_text_may_have_positions_behind_what_is_asked(kind, first, unpadded):
+    """RoBERTa counts positions from behind the padding's."""
+    torch.manual_seed(0)
+    model, teacher, _ = models(kind, 1, unpadded, first_position=5)
+    embeds, mask = torch.randn(2, 6, 16), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    places = torch.arange(first, first + 6)[None].expand(2, 6)
+    wanted = states_before(model, 1, embeds, attention_mask=mask, position_ids=places)
+    left, _ = teacher(embeds, mask)
+    torch.testing.assert_close(left[mask.bool()], wanted[mask.bool()])
 
 
 @pytest.mark.parametrize("unpadded", [False, True])
@@ -172,6 +190,7 @@ def test_a_saved_run_knows_its_boundary(tmp_path):
         ({"student": {"bridge_scale": 0.0}}, "bridge_scale: 0 can't be asked"),
         ({"student": {"layers": None, "model": "x"}}, r"needs student.layers, or student.bound"),
         ({"teacher": {"boundary_layer": None}, "student": {"boundary_layer": 1}}, "needs teacher."),
+        ({"teacher": {"boundary_layer": None, "first_position": 4}}, "needs teacher.boundary"),
     ],
 )
 def test_boundaries_that_make_no_sense_are_refused(tmp_path, sections, what):
@@ -188,6 +207,7 @@ def test_boundaries_that_make_no_sense_are_refused(tmp_path, sections, what):
     [
         ({"teacher": {"boundary_layer": 3}, "student": {"boundary_layer": 1}}, r"layers 0 … 2"),
         ({"student": {"boundary_layer": 2}}, r"layers 0 … 1"),
+        ({"teacher": {"first_position": 999}}, r"behind teacher.first_position \(999\)"),
     ],
 )
 def test_layers_that_are_not_there_are_refused(tmp_path, sections, what):

@@ -259,6 +259,15 @@ def test_the_hard_negative_shares_the_questions_rare_words():
     assert words[45][0] in second
 
 
+@pytest.mark.parametrize(("tokens", "number"), [(48, 1), (47, 2)])
+def test_of_a_passage_that_a_window_holds_whole_no_part_is_learned(tokens, number):
+    row = passage_tokens([5], [[token] for token in range(10, 55)])
+    answered = pack_passages([row], [[(0, 0)]], Specials([1], [2], [3]), Limits(100, tokens, 0), 0)
+    assert len(answered.windows) == number
+    unanswered = pack_passages([row], [[]], Specials([1], [2], [3]), Limits(100, 48, 0), 0)
+    assert unanswered.windows.tolist() == [[3, 48]]
+
+
 def test_what_is_cut_is_counted():
     row = passage_tokens(list(range(30)), [[5] * 40, [6]])
     split = pack_passages([row], [[]], Specials([1], [2], [3]), Limits(23, 40, 0), 0)

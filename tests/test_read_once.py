@@ -143,6 +143,7 @@ def test_a_passage_is_read_once_and_alone_and_asked_about_behind_it(made):
         assert split.token_ids[own[[0, -1]]].tolist() == [1, 3]
         assert (split.words[own] == -1).all()
         assert np.array_equal(sources[own], own)
+        assert split.types_at(own).tolist() == [0] + [1] * (len(own) - 1)
         for window in context_windows(split, context):
             places, fed = split.window_places(window), split.window_sources(window)
             assert len(places) == split.window_length(window) <= limits.window

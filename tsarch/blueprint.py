@@ -31,6 +31,7 @@ from tsarch.config import (
     StageTopology,
     StudentConfig,
     TaskConfig,
+    TeacherConfig,
     TrackingConfig,
 )
 from tsarch.config_changes import altered
@@ -81,6 +82,8 @@ class StageBlueprint:
     boundary_layer: int | None
     """Layer before which its states leave, or another stage's enter; None: the last ones leave, and
     are added to embeddings."""
+    first_position: int
+    """Of a context's first token, where states leave between layers."""
     optimizer: OptimizerSpec
     engine: EngineSpec
     replicas: int
@@ -345,6 +348,7 @@ def _stage(
         offload_activations=section.offload_activations,
         bridge=bridge,
         boundary_layer=config.boundaries[stage.reads],
+        first_position=section.first_position if isinstance(section, TeacherConfig) else 0,
         optimizer=_optimizer(config, learning_rate, o.weight_decay, o.head_learning_rate_factor),
         engine=EngineSpec(
             ranks.zero_stage, ranks.offload_optimizer, ranks.offload_parameters, section.deepspeed

@@ -110,6 +110,11 @@ class TeacherConfig(BackboneConfig):
     pretrained to; its layers below read what is asked, by themselves (Cao et al. 2020, "DeFormer").
     The teacher's own loss stays at its top. Default: the last states leave, and are added to the
     student's embeddings."""
+    first_position: NonNegativeInt = 0
+    """With `boundary_layer`: the position of a context's first token, where the model has learned
+    positions. Where the student reads what is asked, and the context behind it, as many tokens as
+    the former mostly has: else both have the same positions, and the layers from the boundary on,
+    which were pretrained on texts behind one another, take them for one."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -159,6 +159,8 @@ class Config(Section):
         if below is None:
             if own is not None:
                 raise ValueError("student.boundary_layer needs teacher.boundary_layer")
+            if teacher.first_position:
+                raise ValueError("teacher.first_position needs teacher.boundary_layer")
             return
         if self.task.query != "student":
             raise ValueError(

@@ -162,7 +162,8 @@ class _Packer:
         own.token_ids += tokens
         own.words += [-1] * len(tokens)
         if own.types is not None:
-            own.token_types += [0] * len(tokens)
+            num_behind = len(tokens) - len(before)
+            own.token_types += [*[0] * len(before), *[own.types.passage] * num_behind]
         self.context_labels += labels
         self.sources += range(start, start + len(tokens))
         self.context_stops.append(start + len(tokens))

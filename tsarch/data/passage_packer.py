@@ -51,7 +51,8 @@ def pack_passages(
     answers of each. Labels of rows whose answers aren't known are `IGNORED`.
 
     Labels are bits of `losses.spans`. The windows are those of training: one around the answer, at
-    a random place of it, and one hard negative without any (`_negative`). A question longer than
+    a random place of it, and, of a passage longer than a window, one hard negative without any
+    (`_negative`). A question longer than
     half of a window or context is cut, and so is a word longer than what a question leaves of
     them; both are counted.
 
@@ -265,9 +266,13 @@ class PassagePacker:
         self, piece: Piece, question: set[int], answers: list[tuple[int, int]], room: int
     ) -> tuple[int, int] | None:
         """The window without a part of an answer that has most of the question's tokens, weighed by
-        rarity; of a piece that is no longer than a window only the whole is good enough."""
+        rarity. A piece that is no longer than a window is never read but whole, so of one with an
+        answer there is none."""
         places, best = piece.places, None
-        least = min(room, int(places[-1] - places[0]) if not answers else room) // 2
+        size = int(places[-1] - places[0])
+        if answers and size <= room:
+            return None
+        least = min(room, size) // 2
         highest = -1.0
         for first, last in _gaps(answers, piece.num_words):
             for place in range(int(places[first]), int(places[last]), max(room // 4, 1)):

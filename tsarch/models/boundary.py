@@ -23,6 +23,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from tsarch.models.causality import is_causal
+from tsarch.models.decoding_cache import Decoding
 from tsarch.models.skeleton import layer_stacks
 from tsarch.models.small_copy import computes_the_same, small_model
 from tsarch.models.unpadded import Batch, Unpadded, is_exact
@@ -37,11 +38,17 @@ class _LeftError(Exception):
 class Exit:
     """Where states leave a backbone: before `layer`, counted from 0.
 
+    Args:
+        first_position: of a sequence's first token, in models that have learned positions.
+
     Raises:
         UserError: the architecture has no list of layers.
     """
 
-    def __init__(self, backbone: PreTrainedModel, layer: int) -> None:
+    def __init__(self, backbone: PreTrainedModel, layer: int, first_position: int = 0) -> None:
+        self.first_position = first_position
+        """See above."""
+        self._decoding = Decoding.of(backbone)
         self.is_end = False
         """Whether the layers from there on needn't run."""
         self._left: list[Tensor] = []
@@ -62,10 +69,13 @@ class Exit:
         if unpadded is not None:
             batch = Batch.of([mask])
             with suppress(_LeftError):
-                places = batch.positions([mask])
+                places = batch.positions([mask]) + self.first_position
                 found = unpadded.run(backbone, batch, [embeds], [options], places)
                 last = batch.padded(found)[0]
             return batch.padded(self._left.pop())[0], last
+        if self.first_position:
+            places = torch.arange(embeds.shape[1], device=embeds.device) + self.first_position
+            options = {**options, **self._decoding.options(places[None], None)}
         with suppress(_LeftError):
             found = backbone(inputs_embeds=embeds, attention_mask=mask, **options)
             last = found.last_hidden_state

@@ -26,6 +26,7 @@ class TeacherModel(nn.Module):
         output: a language model's own head, in place of one that is made here.
         taps: after so many layers each, states go with the last ones: side by side, each of root
             mean square 1, the last ones at the end.
+        first_position: of a context's first token, with `boundary_layer`.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class TeacherModel(nn.Module):
         output: OutputHead | None = None,
         boundary_layer: int | None = None,
         taps: tuple[int, ...] = (),
+        first_position: int = 0,
     ) -> None:
         super().__init__()
         # First, so that the student's shortcut can draw the same numbers.
@@ -46,7 +48,9 @@ class TeacherModel(nn.Module):
         )
         self.projection = projection(table_width, backbone.embedding_width)
         self.backbone = backbone.model
-        self.exit = None if boundary_layer is None else Exit(backbone.model, boundary_layer)
+        self.exit = None
+        if boundary_layer is not None:
+            self.exit = Exit(backbone.model, boundary_layer, first_position)
         self.head = head
         self._embedding_scale = backbone.embedding_scale
         self._source_scale = backbone.source_scale

@@ -43,6 +43,8 @@ class OwnPath:
             module.head = nn.Identity()
         if isinstance(module, StudentModel):
             module.shortcut = None
+        elif module.exit is not None:
+            module.exit.first_position = 0  # as in what it is compared with
         self._table = Table(made.table)
         self._lookup = TableLookup(self._table)
         self._max_tokens = blueprint.stages[stage].max_tokens

@@ -227,10 +227,12 @@ def _has_tokenizer(model: str) -> bool:
 
 def _lengths(blueprint: Blueprint) -> Iterator[Mistake]:
     for stage, own in blueprint.stages.items():
-        limit = _num_positions(own.architecture.config)
-        if limit is not None and own.max_tokens > limit:
+        limit, first = _num_positions(own.architecture.config), own.first_position
+        if limit is not None and first + own.max_tokens > limit:
+            behind = f" behind {stage}.first_position ({first})" * bool(first)
             yield Mistake(
-                f"{stage}.max_tokens", f"is {own.max_tokens}, the model has {limit} positions."
+                f"{stage}.max_tokens",
+                f"is {own.max_tokens}{behind}, the model has {limit} positions.",
             )
 
 

@@ -275,7 +275,7 @@ def _teacher(
     output: OutputHead | None,
 ) -> TeacherModel:
     width, dropout = blueprint.table.shape[1], own.architecture.dropout
-    layers = own.boundary_layer, blueprint.taps
+    layers = own.boundary_layer, blueprint.taps, own.first_position
     teacher = TeacherModel(backbone, width, num_outputs, dropout, scale, output, *layers)
     teacher.is_fixed = has_fixed_states(blueprint, own.stage)
     return teacher
