@@ -153,7 +153,7 @@ TASKS = (
             _CONFIGS / "qa.yaml",
             _CONFIGS / "qa-read-once.yaml",
             ("distillation.weight=0.0",),
-            (),
+            ("teacher.boundary_layer=3",),
         ),
     ),
     QueryTask(
