@@ -159,7 +159,7 @@ load-test: install
 bench-inference: install
 	.venv/bin/python -m benchmarks.inference
 
-# Three quarters of an hour on one core, and half an hour of training before. Goes on where it was interrupted:
+# Three quarters of an hour on one core, and an hour of training before. Goes on where it was interrupted:
 # what is measured is in runs/bench-generate. `python -m benchmarks.generation --short`: two minutes.
 # `make bench-generate PRECISION=fp32` where bf16 is slow.
 PRECISION ?= bf16

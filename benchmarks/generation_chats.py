@@ -31,7 +31,7 @@ _BATCH = 32
 def main(
     output: Path,
     model: Path = Path("models/smollm2"),
-    train: Annotated[int, typer.Option(help="Rows of each task.")] = 250,
+    train: Annotated[int, typer.Option(help="Rows of each task.")] = 500,
     others: Annotated[int, typer.Option(help="Rows of validation, of each task.")] = 16,
     test: Annotated[int, typer.Option(help="Rows of test, of each task.")] = 60,
     tasks: Annotated[list[str] | None, typer.Option(help="summaries, dialogue: both.")] = None,

@@ -29,8 +29,8 @@ MODELS = {
         *("task.name=dialogue", f"task.target_prefix={END}\n<|im_start|>assistant\n"),
         *("task.max_target_tokens=64", "teacher.max_tokens=448", "student.max_tokens=128"),
         *(f"data.{split}={CHATS}/{split}.jsonl" for split in ("train", "validation")),
-        *(f"data.test={CHATS}/test-dialogue.jsonl", "schedule.epochs=4"),
-        *("evaluation.every_epochs=4", "evaluation.before=false", "decoding.max_texts=4"),
+        *(f"data.test={CHATS}/test-dialogue.jsonl", "schedule.epochs=5"),
+        *("evaluation.every_epochs=5", "evaluation.before=false", "decoding.max_texts=4"),
     ),
 }
 """Name → config and what is changed in it."""
