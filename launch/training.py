@@ -317,6 +317,8 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A call of a thread that outlives its Ray would start another one, which nobody ends.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # we say what is wrong
     # Its import sets its level anew; here it is only imported by accelerate, not used.
