@@ -81,7 +81,7 @@ def write_report(folder: Path) -> Path:
         metric_names=metric_names,
         mode_rows=mode_rows(summary, metric_names),
         models={
-            s.name: model_name(summary[s.name]["model"], config.run.start_from is not None)
+            s.name: model_name(summary[s.name]["model"], blueprint.run.start_from is not None)
             for s in blueprint.stages
         },
         curves=_curves(folder, summary),
