@@ -255,7 +255,7 @@ def test_an_installed_package_is_found_where_the_wheel_put_it(environment, tmp_p
     "runner",
     [
         "local",
-        pytest.param("processes", marks=pytest.mark.ranks),
+        pytest.param("processes", marks=[pytest.mark.ranks, pytest.mark.thorough]),
         pytest.param("ray", marks=pytest.mark.ray),
     ],
 )

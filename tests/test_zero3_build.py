@@ -166,7 +166,7 @@ def large_model(tmp_path: Path):
 
 @pytest.mark.ranks
 @pytest.mark.slow
-@pytest.mark.parametrize("replicas", [2, 3])
+@pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.thorough), 3])
 def test_the_engine_has_the_weights_of_one_process_and_no_rank_ever_holds_them_all(
     tmp_path, replicas
 ):
