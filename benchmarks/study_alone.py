@@ -216,12 +216,12 @@ def main(
     variant: Annotated[list[str] | None, typer.Option(help="Variant. Default: all.")] = None,
     rows: Annotated[int | None, typer.Option(help="Training rows, to whole documents.")] = None,
     seeds: Annotated[int, typer.Option(help="How many.")] = 3,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Precision = "fp32",
 ) -> None:
     """Do what is left, and write the table."""
     tasks, any_failed = [task for task in TASKS if only is None or task in only], False
     names = [name for name in VARIANTS if variant is None or name in variant]
-    given = Conditions(data, rows, "bf16" if precision == "bf16" else "fp32")
+    given = Conditions(data, rows, precision)
     found: list[Outcome] = []
     for seed, task, name in wanted(tasks, names, seeds, given):
         try:

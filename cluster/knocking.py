@@ -55,16 +55,12 @@ class Door:
     def note(self, answer: Answer, knocked_s: float) -> None:
         """`knocked_s`: when (of `time.monotonic`) that knock began."""
         if answer is Answer.TAKEN:
-            self.heard()
+            self._refusals, self._in_vain, self._since_s = 0, 0, None
             return
         self._refusals = self._refusals + 1 if answer is Answer.REFUSED else 0
         self._in_vain += 1
         if self._since_s is None:
             self._since_s = knocked_s
-
-    def heard(self) -> None:
-        """Somebody is there: what was in vain before counts no more."""
-        self._refusals, self._in_vain, self._since_s = 0, 0, None
 
     @property
     def answers(self) -> bool:

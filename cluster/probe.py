@@ -171,14 +171,13 @@ def hash_of_package(package: Path) -> str:
 
 def named_files(blueprint: Blueprint) -> Iterator[str]:
     """Data files, tokenizer, models and runs that teach, in so far as they are files."""
-    data, taught = blueprint.data, blueprint.distillation.from_run
+    data = blueprint.data
     given = [data.tokenizer]
     for own in (data.train, data.validation, data.test, data.unlabelled):
         given += own if isinstance(own, list) else [own]
     models = [own.architecture.model for own in blueprint.stages.values()]
     models.append(blueprint.run.start_from)
-    runs = [taught] if isinstance(taught, str) else taught or ()
-    models += [str(Path(run, "model")) for run in runs]
+    models += [str(Path(run, "model")) for run in blueprint.distillation.teaching_runs]
     for name in dict.fromkeys((*given, *models)):
         if name is not None:
             yield name

@@ -14,10 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from tsarch.clock import now_s
 from tsarch.errors import RunFailedError, UserError
+from tsarch.launch.prediction import progress_console
 from tsarch.prediction.hub import is_hub_name
 from tsarch.prediction.loading import check_options, home_of
 from tsarch.prediction.remote import is_url
@@ -168,14 +167,13 @@ def _ray_engine(
         if address is not None and _is_elsewhere(run):
             hint = "Copy it to one path on every node, and name that."
             raise UserError.single(run, "can't be read by all nodes of a cluster.", hint)
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     return RayEngine(
         {name: home_of(run) for name, run in runs.items()},
         Replicas(own.teachers, own.students, limits.cache_mb << 20),
         address,
         *_computing(options, limits),
         metrics,
-        lambda text: console.print(text, markup=False),
+        progress_console().print,
     )
 
 
@@ -211,10 +209,10 @@ def _serve(
     followed = (lambda: follow(engine, options.follow_s)) if options.follow_s else None
     app = make_app(engine, accepted, limits, metrics, hosts, followed)
     server = Server(app, limits.request_s)
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    console = progress_console()
     for run in engine.runs():
-        console.print(f"{run.name}: {run.task}, version {run.version}", markup=False)
-    console.print(f"serving at {address_of(place)}", markup=False)
+        console.print(f"{run.name}: {run.task}, version {run.version}")
+    console.print(f"serving at {address_of(place)}")
     if not options.once:
         server.run(sockets=[place])
         return

@@ -164,6 +164,12 @@ class DistillationSpec:
         return self.relation_weight > 0 or self.pairs_layers
 
     @property
+    def teaching_runs(self) -> tuple[str, ...]:
+        """Folders of the runs that teach."""
+        named = self.from_run or ()
+        return (named,) if isinstance(named, str) else tuple(named)
+
+    @property
     def sends_predictions(self) -> bool:
         """Whether it takes what the teacher of the run says."""
         return self.weight > 0 and self.from_run is None

@@ -101,12 +101,9 @@ def teaching_runs(blueprint: Blueprint, labels: Sequence[str] | None = None) -> 
     Raises:
         UserError: names all that can't teach this run, and why.
     """
-    named = blueprint.distillation.from_run
-    if named is None:
-        return []
     runs: list[TeachingRun] = []
     mistakes: list[Mistake] = []
-    for name in [named] if isinstance(named, str) else named:
+    for name in blueprint.distillation.teaching_runs:
         try:
             runs.append(_opened(Path(name), blueprint, labels))
         except UserError as error:

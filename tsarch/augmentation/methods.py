@@ -72,7 +72,7 @@ def check_settings(settings: Settings, task: str) -> None:
 
 
 @dataclass(frozen=True)
-class Alteration:
+class Altering:
     """How rows are altered."""
 
     alter: Alter | None
@@ -83,7 +83,7 @@ class Alteration:
 
 def alteration(
     settings: Settings, run: str, pair: TrainedPair, files: Sequence[str], reading: Reading
-) -> Alteration:
+) -> Altering:
     """How rows are altered.
 
     Raises:
@@ -92,18 +92,18 @@ def alteration(
     match settings.method:
         case "swap":
             pool = entity_pool(_all_rows(pair, files, reading))
-            return Alteration(lambda rows, copy: _swapped(rows, pool, settings.seed, copy))
+            return Altering(lambda rows, copy: _swapped(rows, pool, settings.seed, copy))
         case "mask":
             choice = Neighbours(folder_of(run)) if settings.model is None else None
             chosen = choice or MaskedModel(str(settings.model))
             own = settings.share, settings.seed
-            return Alteration(lambda rows, copy: replaced(rows, chosen, *own, copy))
+            return Altering(lambda rows, copy: replaced(rows, chosen, *own, copy))
         case "translate":
             assert settings.there is not None
             assert settings.back is not None
             translation = BackTranslation(load(settings.there), load(settings.back))
-            return Alteration(lambda rows, copy: translation.rows(rows), translation.revision)
-    return Alteration(None)
+            return Altering(lambda rows, copy: translation.rows(rows), translation.revision)
+    return Altering(None)
 
 
 def _swapped(rows: Sequence[Labelled], pool: Pool, seed: int, copy: int) -> list[Labelled | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -45,13 +46,18 @@ class Planner:
 
     def plan(self, changes: Mapping[str, Any] | None = None) -> RunPlan:
         """With other values of some keys (`topology.teacher.replicas`)."""
-        return plan_run(self._changed(changes), self.profiles, self.work, self.hardware)
+        return plan_run(self.changed(changes or {}), self.profiles, self.work, self.hardware)
 
     def allows(self, changes: Mapping[str, Any]) -> bool:
         """Whether the config would be taken with other values of some keys."""
-        return _mistakes(self._changed(changes).config) <= _mistakes(self.blueprint.config)
+        return _mistakes(self.changed(changes).config) <= self._own_mistakes
 
-    def _changed(self, changes: Mapping[str, Any] | None) -> Blueprint:
+    @cached_property
+    def _own_mistakes(self) -> set[str]:
+        return _mistakes(self.blueprint.config)
+
+    def changed(self, changes: Mapping[str, Any]) -> Blueprint:
+        """The run with other values of some keys."""
         return self.blueprint.altered(**_sections(changes)) if changes else self.blueprint
 
 
@@ -137,10 +143,9 @@ def _more_slices(planner: Planner) -> Iterator[int]:
         return
     for number in _SLICES:
         changes = _slices(number) | {"topology.teacher.replicas": number}
-        if number > _num_slices(planner) and planner.allows(changes):
-            shared = blueprint.altered(**_sections(changes))
-            if not any(sequence_mistakes(shared)):
-                yield number
+        is_more = number > _num_slices(planner) and planner.allows(changes)
+        if is_more and not any(sequence_mistakes(planner.changed(changes))):
+            yield number
 
 
 def _options(

@@ -26,10 +26,12 @@ def few_steps_notes(blueprint: Blueprint, train: TokenizedSplit, epoch_steps: in
         epoch_steps: steps of an epoch.
     """
     schedule = blueprint.schedule
+    steps = epoch_steps * schedule.epochs
+    if schedule.max_steps is not None or steps >= _FEW_STEPS:
+        return []
     labelled = train.labelled(np.arange(train.num_contexts))
-    windows = int(np.diff(train.window_offsets)[labelled].sum())
-    steps, mean = epoch_steps * schedule.epochs, windows / epoch_steps
-    if schedule.max_steps is not None or steps >= _FEW_STEPS or mean < _MANY_WINDOWS:
+    mean = int(np.diff(train.window_offsets)[labelled].sum()) / epoch_steps
+    if mean < _MANY_WINDOWS:
         return []
     smaller = blueprint.altered(data={"batch_windows": USUAL_WINDOWS})
     more = len(batch_plan(smaller, train).block(0, 0)) * schedule.epochs
