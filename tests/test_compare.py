@@ -103,8 +103,15 @@ def test_curves_are_over_steps_and_over_seconds(runs):
     curves = step_curves(runs)
     assert set(curves) == {"loss_teacher", "loss_student", "tokens_per_s"}
     assert curves["loss_student"][0].places == (0.0, 2.0)  # where it is finite
-    assert validation_curves(runs)["joint"][0].places == (3.0,)
-    assert validation_curves(runs, over_time=True)["joint"][0].places == (1.5,)
+    assert validation_curves(runs)["joint", "f1"][0].places == (3.0,)
+    assert validation_curves(runs, over_time=True)["joint", "f1"][0].places == (1.5,)
+
+
+def test_metrics_of_other_kinds_are_not_drawn_on_one_scale(runs):
+    first, other = runs
+    curves = validation_curves([first, replace(other, main_metric="recall")])
+    assert [own.run for own in curves["joint", "f1"]] == [first.label]
+    assert [own.run for own in curves["joint", "recall"]] == [other.label]
 
 
 def test_tables_and_a_page_that_needs_nothing_else(tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -295,7 +296,13 @@ def test_models_that_no_mode_needs_are_not_loaded(ner_run):
             own.predict(text, "joint")
     fed = tsarch.load(ner_run, device="cpu", modes=["student"])
     assert fed.read(text[0]).predict() == whole.read(text[0]).predict(mode="student")
-    with pytest.raises(UserError, match="mode both: is none"):
-        tsarch.load(ner_run, device="cpu", modes=["both"])
     with pytest.raises(UserError, match="modes: names none"):
         tsarch.load(ner_run, device="cpu", modes=[])
+
+
+def test_a_mode_that_is_none_is_refused_before_a_model_is_loaded(ner_run, monkeypatch):
+    loaded = Mock()
+    monkeypatch.setattr("tsarch.run.saved_run.saved_pair", loaded)
+    with pytest.raises(UserError, match="mode both: is none of this pair's"):
+        tsarch.load(ner_run, device="cpu", modes=["both"])
+    loaded.assert_not_called()

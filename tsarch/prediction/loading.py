@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from tsarch.config import MODES, Mode
+from tsarch.config import Mode
 from tsarch.errors import UserError
 from tsarch.prediction.hub import run_folder
 from tsarch.prediction.remote import local_run
@@ -105,13 +105,13 @@ def _pair(
 
 def _needed(folder: Path, modes: Collection[Mode]) -> Collection[Reads]:
     """The halves that modes need, where the student alone finds its windows by itself."""
-    from tsarch.model_folder import load_task
+    from tsarch.prediction.trained_pair import known_mode
+    from tsarch.run.saved_run import open_run
     from tsarch.tasks.registry import make_task
 
+    blueprint, task_file = open_run(folder)
     for mode in modes:
-        if mode not in MODES:
-            raise UserError.single(f"mode {mode}", "is none.", f"There are {', '.join(MODES)}.")
-    task_file = load_task(folder / "model")
+        known_mode(mode, blueprint.modes)
     if make_task(task_file.task, task_file.labels).window_choice is not None:
         return READS
     wanted = {half for mode in modes for half in _HALVES_OF.get(mode, READS)}

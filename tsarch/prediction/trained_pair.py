@@ -390,9 +390,16 @@ class TrainedPair:
         Raises:
             UserError: there is no such mode.
         """
-        if mode is None:
-            return self.default_mode
-        if mode not in self.modes:
-            hint = f"It has {', '.join(self.modes)}."
-            raise UserError.single(f"mode {mode}", "is none of this pair's.", hint)
-        return mode
+        return self.default_mode if mode is None else known_mode(mode, self.modes)
+
+
+def known_mode(mode: Mode, modes: Sequence[Mode]) -> Mode:
+    """The mode, if it is one of a pair's.
+
+    Raises:
+        UserError: it isn't.
+    """
+    if mode not in modes:
+        hint = f"It has {', '.join(modes)}."
+        raise UserError.single(f"mode {mode}", "is none of this pair's.", hint)
+    return mode

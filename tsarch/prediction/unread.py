@@ -52,7 +52,7 @@ def with_unread(
     return {n: own for n, own in answers.items() if n not in problems}, problems
 
 
-def told_gaps(gaps: Sequence[Gap], other: str = "see on_unread") -> str:
+def told_gaps(gaps: Sequence[Gap], other: str = "see on_unread (--on-unread)") -> str:
     """As the reason why an input isn't answered; `other`: what can be done but to split it."""
     reasons = ", ".join(dict.fromkeys(gap.what for gap in gaps))
     return f"can't be read whole: {reasons}. Split it into several, or {other}."

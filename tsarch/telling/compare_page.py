@@ -45,11 +45,12 @@ def write_comparison(path: Path, found: Comparison, runs: Sequence[ComparedRun])
 
 def _figures(runs: Sequence[ComparedRun]) -> dict[str, Markup]:
     """Title → figure."""
-    metric = " or ".join(dict.fromkeys(run.main_metric for run in runs))
     figures = {}
     for over_time, over in ((False, "step"), (True, "seconds of training")):
-        for mode, curves in validation_curves(runs, over_time).items():
-            figures[f"Validation of {mode} by {over}"] = _figure(runs, curves, metric, over)
+        for (mode, metric), curves in validation_curves(runs, over_time).items():
+            figures[f"Validation of {mode}, {metric}, by {over}"] = _figure(
+                runs, curves, metric, over
+            )
     for name, curves in step_curves(runs).items():
         label = name.removeprefix("loss_")
         title = "Tokens a second" if name == "tokens_per_s" else f"Loss: {label}"

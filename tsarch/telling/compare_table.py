@@ -50,7 +50,7 @@ def _table(title: str, runs: Sequence[str], lines: Sequence[Line]) -> Table:
 
 def _sparklines(runs: Sequence[ComparedRun]) -> tuple[Line, ...]:
     lines = []
-    for mode, curves in validation_curves(runs).items():
+    for names, curves in validation_curves(runs).items():
         values = [value for curve in curves for value in curve.values]
         low, span = min(values), max(values) - min(values) or 1.0
         bars = {
@@ -59,5 +59,5 @@ def _sparklines(runs: Sequence[ComparedRun]) -> tuple[Line, ...]:
             )
             for curve in curves
         }
-        lines.append(Line((mode,), tuple(bars.get(run.label, "") for run in runs)))
+        lines.append(Line(names, tuple(bars.get(run.label, "") for run in runs)))
     return tuple(lines)

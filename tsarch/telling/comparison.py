@@ -167,9 +167,9 @@ class Curve:
 
 def validation_curves(
     runs: Sequence[ComparedRun], over_time: bool = False
-) -> dict[Mode, list[Curve]]:
-    """Mode → the main metric of each run that has it, at every validation."""
-    curves: dict[Mode, list[Curve]] = {}
+) -> dict[tuple[Mode, str], list[Curve]]:
+    """Mode and main metric → curve of each run that has both, at every validation."""
+    curves: dict[tuple[Mode, str], list[Curve]] = {}
     for run in runs:
         seconds = list(accumulate((float(row["wall_s"]) for row in run.steps), initial=0.0))
         for mode in dict.fromkeys(mode for row in run.evaluations for mode in row["metrics"]):
@@ -177,7 +177,7 @@ def validation_curves(
             steps = [min(int(row["step"]), len(run.steps)) for row in own]
             places = tuple(seconds[step] if over_time else float(step) for step in steps)
             values = tuple(float(row["metrics"][mode][run.main_metric]) for row in own)
-            curves.setdefault(mode, []).append(Curve(run.label, places, values))
+            curves.setdefault((mode, run.main_metric), []).append(Curve(run.label, places, values))
     return curves
 
 
