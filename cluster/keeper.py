@@ -137,6 +137,16 @@ class Keeper:
             self._given_up = threading.Event()
 
 
+@dataclass(frozen=True)
+class _OnWay:
+    """A cut whose parts are being brought to the next nodes."""
+
+    step: int
+    started_s: float
+    tasks: Sequence[Any]
+    """Of the keepers that take it in."""
+
+
 class Keepers:
     """Those of all nodes that have ranks."""
 
@@ -144,10 +154,11 @@ class Keepers:
         """`nodes`: that of each rank."""
         self._actors: dict[Node, Any] = {}
         self._nodes: list[Node] = []
-        self._copying: list[Any] = []
-        self._on_way: int | None = None
+        self._on_way: _OnWay | None = None
         self._arrived: int | None = None
-        self._started_s = self._due_s = time.monotonic()
+        """Step of the last cut that is at the next nodes too."""
+        self._due_s = time.monotonic()
+        """When the next one may leave."""
         self.settle(nodes)
 
     def settle(self, nodes: Sequence[Node]) -> None:
@@ -175,7 +186,7 @@ class Keepers:
 
     def clear(self) -> None:
         """See `Keeper`."""
-        self._copying, self._on_way, self._arrived = [], None, None
+        self._on_way = self._arrived = None
         for actor in self._actors.values():
             actor.clear.remote()
 
@@ -184,7 +195,8 @@ class Keepers:
         """Steps of the cuts that ranks must leave where they are: the last whose copies have
         arrived, with which the loss of a node is made good, and the one that is on its way."""
         self._look()
-        steps = (self._arrived, self._on_way) if len(self._there()) > 1 else ()
+        on_way = None if self._on_way is None else self._on_way.step
+        steps = (self._arrived, on_way) if len(self._there()) > 1 else ()
         return tuple(step for step in steps if step is not None)
 
     def copy(self, step: int) -> None:
@@ -193,29 +205,31 @@ class Keepers:
         self._look()
         there = self._there()
         nodes = sorted(there, key=lambda node: node.node_id)
-        if len(nodes) < 2 or self._copying or time.monotonic() < self._due_s:
+        started_s = time.monotonic()
+        if len(nodes) < 2 or self._on_way is not None or started_s < self._due_s:
             return
-        self._on_way, self._started_s = step, time.monotonic()
+        tasks = []
         for node, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
             sources = dict.fromkeys(self._ranks_of(node), there[node])
-            self._copying.append(there[other].copy.remote(step, sources, BESIDE))
+            tasks.append(there[other].copy.remote(step, sources, BESIDE))
+        self._on_way = _OnWay(step, started_s, tasks)
 
     def _look(self) -> None:
         """See whether the cut that is on its way has arrived."""
-        copying = self._copying
-        if not copying or ray.wait(copying, num_returns=len(copying), timeout=0)[1]:
+        own = self._on_way
+        if own is None or ray.wait(own.tasks, num_returns=len(own.tasks), timeout=0)[1]:
             return
         try:
-            busy_s = max(ray.get(copying))
-            self._arrived, self._due_s = self._on_way, self._started_s + busy_s / BESIDE.share
+            busy_s = max(ray.get(own.tasks))
+            self._arrived, self._due_s = own.step, own.started_s + busy_s / BESIDE.share
         except RayError:  # a node is lost, or has no memory left: another cut may arrive
             self._due_s = time.monotonic() + _RETRY_S
-        self._copying, self._on_way = [], None
+        self._on_way = None
 
     def last_cut(self) -> tuple[int, dict[str, tuple[str, ...]]] | None:
         """The last cut that all ranks' keepers have, brought to every host that has ranks: its
         step, and host → its paths by rank; None: there is none."""
-        self._copying, self._on_way, self._arrived = [], None, None
+        self._on_way = self._arrived = None
         cuts = self._cuts()
         merged = [
             {step: "" for own in cuts.values() for step in own.get(rank, {})}
