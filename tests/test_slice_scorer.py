@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,6 +213,45 @@ def test_a_question_costs_the_same_of_a_longer_text(run, monkeypatch):
     read.clear()
     context.predict(questions[0])
     assert len(list(itertools.chain(*read))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shorter_by", "grows"), [(8, False), (18, True)])
+def test_windows_may_be_shorter_than_those_that_were_learned(
+    run, monkeypatch, tmp_path, shorter_by, grows
+):
+    """By `evaluation.window_tokens`; for a question that they have no room for they grow."""
+    whole = tsarch.load(run, device="cpu")
+    passage, (question, *_) = questions_of(run)
+    limit = whole.window_tokens - shorter_by
+    shutil.copytree(run, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["evaluation"]["window_tokens"] = limit
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    pair, reads, read = tsarch.load(tmp_path / "run", device="cpu"), Pair.read, []
+    context = pair.read(" ".join([passage] * 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Pair,
+            "read",
+            lambda self, own: read.append([len(w.token_ids) for w in own]) or reads(self, own),
+        )
+        context.predict(question)
+    longest = max(itertools.chain(*read))
+    assert longest <= whole.window_tokens
+    assert (longest > limit) == grows
+    found = evaluate_run(run, "test", overrides=[f"evaluation.window_tokens={limit}"])
+    again = evaluate_run(tmp_path / "run", "test")
+    assert found.evaluation.metrics == again.evaluation.metrics
+
+
+@pytest.mark.parametrize(
+    ("task", "tokens", "what"), [("ner", 8, "is for qa with a student"), ("qa", 64, "not exceed")]
+)
+def test_shorter_windows_are_for_questions_and_shorter(tmp_path, task, tokens, what):
+    raw = tiny_raw(tmp_path, task={"name": task}, evaluation={"window_tokens": tokens})
+    with pytest.raises(UserError, match=what):
+        parse_config(raw, "tiny")
 
 
 @pytest.mark.ranks

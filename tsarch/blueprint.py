@@ -180,6 +180,12 @@ class Blueprint:
         return self.stages[students[0]].max_tokens if students else self.batches.context_tokens
 
     @property
+    def asked_window_tokens(self) -> int:
+        """The same of windows that are chosen for a question, which may be shorter than those that
+        were learned."""
+        return self.evaluation.window_tokens or self.window_tokens
+
+    @property
     def drafting(self) -> DraftingSpec | None:
         """How the student proposes; None: it doesn't."""
         return None if self._bridge is None else self._bridge.drafting

@@ -132,6 +132,10 @@ class EvaluationConfig(Section):
     windows: PositiveInt = 2
     """`qa`: windows that the student reads of a question, around the teacher's best spans; with
     `task.query: student` those that `student.scorer` chooses, or, without it, the whole passage."""
+    window_tokens: PositiveInt | None = None
+    """`qa`: tokens of these windows, the question's among them, at most `student.max_tokens`, the
+    default: shorter ones than in training cost less. For a long question a window grows up to that,
+    so that the passage has half as many tokens in it as the question."""
 
 
 class CheckpointConfig(Section):

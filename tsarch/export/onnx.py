@@ -179,7 +179,7 @@ def _scored(
     answering = Answering(
         pair,
         _task(models),
-        blueprint.window_tokens,
+        blueprint.asked_window_tokens,
         blueprint.evaluation.windows,
         models.task_file.joint_weight,
     )

@@ -265,11 +265,11 @@ def _answering(
     if pair is None:
         return NoAnswers(blueprint.window_tokens)
     task = make_task(task_file.task, task_file.labels, blueprint.task)
-    weight, window_tokens = task_file.joint_weight, blueprint.window_tokens
+    weight = task_file.joint_weight
     if is_writing(task):
         tokenizer = blueprint.tokenizer()
         spec = writing_spec(blueprint, end_token(tokenizer))
-        writing = Writing(pair.halves(window_tokens), spec, weight)
+        writing = Writing(pair.halves(blueprint.window_tokens), spec, weight)
         return WritingAnswers(writing, task, tokenizer)
     assert is_answering(task)
     num_windows = blueprint.evaluation.windows
@@ -277,7 +277,7 @@ def _answering(
     return Answering(
         pair,
         task,
-        window_tokens,
+        blueprint.asked_window_tokens,
         num_windows,
         weight,
         batch_tokens,

@@ -47,7 +47,7 @@ def load_graphs(
     answering = Answering(
         pair,
         task,
-        blueprint.window_tokens,
+        blueprint.asked_window_tokens,
         blueprint.evaluation.windows,
         task_file.joint_weight,
         batch_tokens,

@@ -68,9 +68,9 @@ def predict(
     if choice is None:
         return _of_words(crew.evaluate(name, joint_weights, None, undecided))
     graph = blueprint.topology.graph
-    limits = blueprint.window_tokens, blueprint.evaluation.windows
+    limits = blueprint.asked_window_tokens, blueprint.evaluation.windows
     if not graph.reading("contexts") or task.query == "student":
-        tiles = choice.tiles(split, blueprint.window_tokens)
+        tiles = choice.tiles(split, blueprint.asked_window_tokens)
         if blueprint.scorer is None:
             return _of_words(crew.evaluate(name, [], tiles))
         windows = choice.likely(split, _surveyed(split, crew.survey(name, tiles)), *limits)

@@ -175,9 +175,11 @@ def _filled_stops(piece: Piece, room: int) -> IntArray:
 
 
 def _room(split: TokenizedSplit, piece: Piece, max_tokens: int) -> int:
-    """Tokens of a piece that a window has beside the question."""
+    """Tokens of a piece that a window has beside the question: of any word, and half as many as the
+    question has, more than `max_tokens` where these are too few."""
     start, stop = split.lead_before(int(piece.places[0])).tolist()
-    return int(max_tokens - (stop - start))
+    longest = int(np.diff(piece.places).max(initial=1))
+    return max(int(max_tokens - (stop - start)), int(stop - start) // 2, longest)
 
 
 def _windows(split: TokenizedSplit, slices: list[tuple[int, int]]) -> Windows:
