@@ -103,8 +103,8 @@ class Config(Section):
             self._check_pair(self.teacher, self.student)
         else:
             self._check_alone()
-        if self.evaluation.window_tokens is not None:
-            self._check_asked_windows(self.evaluation.window_tokens)
+        own = self.student.max_tokens if self.student is not None and self.task.name == "qa" else 0
+        self.evaluation.check_windows(own)
         if self.data.unlabelled is not None:
             self._check_unlabelled()
         if self.topology.teacher.sequence_parallel > 1:
@@ -129,16 +129,6 @@ class Config(Section):
         if self.data.train is not None and None in (self.data.validation, self.data.test):
             raise ValueError("data.train needs data.validation and data.test beside it")
         return self
-
-    def _check_asked_windows(self, tokens: int) -> None:
-        """What shorter windows for questions than those that were learned ask."""
-        if self.task.name != "qa" or self.student is None:
-            raise ValueError("evaluation.window_tokens is for qa with a student: it reads windows")
-        if tokens > self.student.max_tokens:
-            raise ValueError(
-                f"evaluation.window_tokens ({tokens}) must not exceed student.max_tokens "
-                f"({self.student.max_tokens}), the longest windows that are learned"
-            )
 
     def _check_pair(self, teacher: TeacherConfig, student: StudentConfig) -> None:
         """What a teacher and a student ask of each other."""

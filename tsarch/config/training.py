@@ -137,6 +137,20 @@ class EvaluationConfig(Section):
     default: shorter ones than in training cost less. For a long question a window grows up to that,
     so that the passage has half as many tokens in it as the question."""
 
+    def check_windows(self, most: int) -> None:
+        """`most`: tokens of the longest windows that are learned for questions; 0: none.
+
+        Raises:
+            ValueError: `window_tokens` doesn't go with that.
+        """
+        if self.window_tokens is not None and most == 0:
+            raise ValueError("evaluation.window_tokens is for qa with a student: it reads windows")
+        if self.window_tokens is not None and self.window_tokens > most:
+            raise ValueError(
+                f"evaluation.window_tokens ({self.window_tokens}) must not exceed "
+                f"student.max_tokens ({most}), the longest windows that are learned"
+            )
+
 
 class CheckpointConfig(Section):
     """When a run is saved so that it can be resumed, and where."""

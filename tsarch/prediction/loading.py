@@ -105,7 +105,7 @@ def _pair(
 
 def _needed(folder: Path, modes: Collection[Mode]) -> Collection[Reads]:
     """The halves that modes need, where the student alone finds its windows by itself."""
-    from tsarch.prediction.trained_pair import known_mode
+    from tsarch.prediction.modes import known_mode
     from tsarch.run.saved_run import open_run
     from tsarch.tasks.registry import make_task
 

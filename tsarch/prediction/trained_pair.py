@@ -31,6 +31,7 @@ from tsarch.pair.state_folder import StateFolder
 from tsarch.pair.states import States
 from tsarch.prediction.asked import AskedDocument, alone
 from tsarch.prediction.context import Context, load_document
+from tsarch.prediction.modes import known_mode
 from tsarch.prediction.packed import Layouts
 from tsarch.prediction.prepared import Prepared
 from tsarch.prediction.unread import OnUnread, gaps, told_gaps, with_unread
@@ -391,15 +392,3 @@ class TrainedPair:
             UserError: there is no such mode.
         """
         return self.default_mode if mode is None else known_mode(mode, self.modes)
-
-
-def known_mode(mode: Mode, modes: Sequence[Mode]) -> Mode:
-    """The mode, if it is one of a pair's.
-
-    Raises:
-        UserError: it isn't.
-    """
-    if mode not in modes:
-        hint = f"It has {', '.join(modes)}."
-        raise UserError.single(f"mode {mode}", "is none of this pair's.", hint)
-    return mode
