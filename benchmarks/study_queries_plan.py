@@ -155,7 +155,7 @@ TASKS = (
     ),
     QueryTask(
         "relation",
-        "micro_f1",
+        "f1_micro",
         _CONFIGS / "redocred" / "test.jsonl",
         (
             *_asked_with_text(

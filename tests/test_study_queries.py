@@ -11,6 +11,7 @@ from benchmarks.study_queries_plan import TASKS
 from tests.helpers import ROOT
 from tsarch.blueprint import resolve
 from tsarch.config_loading import load_config
+from tsarch.tasks.registry import table_metrics
 
 QA = TASKS[0]
 
@@ -22,6 +23,7 @@ def test_every_method_has_a_config_with_its_mode(task, monkeypatch):
         taught = () if method.taught_by is None else ("distillation.from_run=runs/x",)
         blueprint = resolve(load_config(method.config, [*method.settings, *taught]))
         assert method.mode in blueprint.modes
+        assert task.metric in table_metrics(blueprint.task.name)
         assert method.reads_once == (blueprint.task.query == "student")
         assert blueprint.runner.is_one_process
 
