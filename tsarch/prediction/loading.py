@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -98,7 +98,8 @@ def _pair(
             raise UserError.single("compile", "is torch's, not for onnx.", "Leave it out.")
         graphs = load_graphs(folder, device, precision, batch_tokens, overlap)
         return graphs.with_modes(modes)
-    halves = READS if modes is None else _needed(folder, modes)
+    with _imports(compile):
+        halves = READS if modes is None else _needed(folder, modes)
     pair = load_halves(folder, halves, device, precision, batch_tokens, overlap, compile)
     return pair.with_modes(modes)
 
@@ -199,11 +200,15 @@ def load_halves(
 ) -> TrainedPair:
     """As `load`, of a run's or a version's own folder, with some of the models: whoever has the
     student alone may be given the teacher's states; without any, inputs can be prepared."""
+    with _imports(compile):
+        return _loaded(folder, halves, device, precision, batch_tokens, overlap, compile)
+
+
+def _imports(compile: bool) -> AbstractContextManager[None]:
+    """Lean ones, but of what is compiled: torch looks through it, and must find the real things."""
     from tsarch.models.lean_imports import lean_imports
 
-    # What is compiled is looked through by torch, which must find the real things.
-    with nullcontext() if compile else lean_imports():
-        return _loaded(folder, halves, device, precision, batch_tokens, overlap, compile)
+    return nullcontext() if compile else lean_imports()
 
 
 def _loaded(
