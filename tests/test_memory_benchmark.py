@@ -9,6 +9,7 @@ from benchmarks.memory import markdown, measure
 
 @pytest.mark.ranks
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_formula_tells_what_two_ranks_hold():
     cases = measure(2)
     assert len(cases) == 8

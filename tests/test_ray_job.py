@@ -85,11 +85,11 @@ def end(head: subprocess.Popen[bytes]) -> None:
     started = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
     head.send_signal(signal.SIGTERM)
     try:
-        head.wait(timeout=30)
+        head.wait(timeout=5)
     except subprocess.TimeoutExpired:
         head.kill()
         head.wait()
-    for process in psutil.wait_procs(started, timeout=10)[1]:
+    for process in psutil.wait_procs(started, timeout=3)[1]:
         process.kill()  # psutil checks that the id is still the same process's
 
 

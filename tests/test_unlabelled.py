@@ -255,7 +255,13 @@ def test_every_task_of_words_and_rows_learns_of_it(tmp_path, task):
 @pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.replicas(2, 1)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(task, marks=() if task in ("ner", "qa") else pytest.mark.thorough)
+        for task in TASKS
+    ],
+)
 def test_ranks_have_the_losses_of_one_process(tmp_path, crews, task):
     schedule = {"epochs": 3, "micro_batches": 2}
     unlabelled = {"ratio": 0.6, "temperature": 3.0}
