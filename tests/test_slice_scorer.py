@@ -190,18 +190,24 @@ def test_a_run_evaluates_again_and_answers_what_was_read_as_rows(run):
     assert [own.score for own in found] == pytest.approx([o.score for o in wanted], abs=1e-5)
 
 
+def lengths_read(patch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Tokens of the windows of each call, from now on."""
+    read: list[list[int]] = []
+    reads = Pair.read
+    patch.setattr(
+        Pair,
+        "read",
+        lambda self, own: read.append([len(w.token_ids) for w in own]) or reads(self, own),
+    )
+    return read
+
+
 @pytest.mark.slow
 def test_a_question_costs_the_same_of_a_longer_text(run, monkeypatch):
     """The student reads two windows, whatever there is; a text that fits into one, that one."""
     pair = tsarch.load(run, device="cpu")
     passage, questions = questions_of(run)
-    limit, read = pair.window_tokens, []
-    reads = Pair.read
-    monkeypatch.setattr(
-        Pair,
-        "read",
-        lambda self, own: read.append([len(w.token_ids) for w in own]) or reads(self, own),
-    )
+    limit, read = pair.window_tokens, lengths_read(monkeypatch)
     for times in (1, 4):
         context = pair.read(" ".join([passage] * times))
         read.clear()
@@ -228,14 +234,9 @@ def test_windows_may_be_shorter_than_those_that_were_learned(
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["evaluation"]["window_tokens"] = limit
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
-    pair, reads, read = tsarch.load(tmp_path / "run", device="cpu"), Pair.read, []
-    context = pair.read(" ".join([passage] * 2))
+    context = tsarch.load(tmp_path / "run", device="cpu").read(" ".join([passage] * 2))
     with monkeypatch.context() as patch:
-        patch.setattr(
-            Pair,
-            "read",
-            lambda self, own: read.append([len(w.token_ids) for w in own]) or reads(self, own),
-        )
+        read = lengths_read(patch)
         context.predict(question)
     longest = max(itertools.chain(*read))
     assert longest <= whole.window_tokens

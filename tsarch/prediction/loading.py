@@ -99,18 +99,21 @@ def _pair(
         graphs = load_graphs(folder, device, precision, batch_tokens, overlap)
         return graphs.with_modes(modes)
     with _imports(compile):
-        halves = READS if modes is None else _needed(folder, modes)
-    pair = load_halves(folder, halves, device, precision, batch_tokens, overlap, compile)
+        from tsarch.run.saved_run import open_run
+
+        run = open_run(folder)
+        halves = READS if modes is None else _needed(*run, modes)
+        pair = _loaded(folder, run, halves, device, precision, batch_tokens, overlap, compile)
     return pair.with_modes(modes)
 
 
-def _needed(folder: Path, modes: Collection[Mode]) -> Collection[Reads]:
+def _needed(
+    blueprint: Blueprint, task_file: TaskFile, modes: Collection[Mode]
+) -> Collection[Reads]:
     """The halves that modes need, where the student alone finds its windows by itself."""
     from tsarch.prediction.modes import known_mode
-    from tsarch.run.saved_run import open_run
     from tsarch.tasks.registry import make_task
 
-    blueprint, task_file = open_run(folder)
     for mode in modes:
         known_mode(mode, blueprint.modes)
     if make_task(task_file.task, task_file.labels).window_choice is not None:
@@ -201,7 +204,10 @@ def load_halves(
     """As `load`, of a run's or a version's own folder, with some of the models: whoever has the
     student alone may be given the teacher's states; without any, inputs can be prepared."""
     with _imports(compile):
-        return _loaded(folder, halves, device, precision, batch_tokens, overlap, compile)
+        from tsarch.run.saved_run import open_run
+
+        run = open_run(folder)
+        return _loaded(folder, run, halves, device, precision, batch_tokens, overlap, compile)
 
 
 def _imports(compile: bool) -> AbstractContextManager[None]:
@@ -213,6 +219,7 @@ def _imports(compile: bool) -> AbstractContextManager[None]:
 
 def _loaded(
     folder: Path,
+    opened: tuple[Blueprint, TaskFile],
     halves: Collection[Reads],
     device: str,
     precision: Precision,
@@ -226,13 +233,13 @@ def _loaded(
     from tsarch.prediction.packed import Layouts
     from tsarch.prediction.trained_pair import TrainedPair
     from tsarch.prepare import packing_spec
-    from tsarch.run.saved_run import open_run, saved_pair
+    from tsarch.run.saved_run import saved_pair
     from tsarch.tasks.registry import is_generative, row_reader
 
     assert precision != "int8", "no precision of torch: see check_options"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError.single("device cuda", "is not there: torch sees no GPU.", "Use cpu.")
-    opened = blueprint, task_file = open_run(folder)
+    blueprint, task_file = opened
     if compile and is_generative(task_file.task):
         what = f"is not for {task_file.task}, whose texts grow by one token at a time."
         raise UserError.single("compile", what, "Leave it out.")
