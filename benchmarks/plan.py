@@ -38,6 +38,7 @@ from tsarch.topology import Stage
 RESULTS = Path("benchmarks/results")
 BUDGET_S = 1.0
 """Of trying out operations, a stage."""
+_FP32_BYTES = 4
 LIMITS = {"states": 0.02, "activations": 0.10, "step": 0.15}
 _LOCAL = ("topology.runner=local", "topology.device=cpu", "topology.threads=1")
 
@@ -56,13 +57,16 @@ CASES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ner, 1 M": ("quickstart", (_bert(128, 4, 512), *_SMALL)),
     "ner, 4 M": ("quickstart", (_bert(256, 4, 1024), *_SMALL)),
     "ner, 11 M (quickstart)": ("quickstart", ()),
+    "ner, 11 M (quickstart), bf16": ("quickstart", ("precision=bf16",)),
     "ner, 86 M": ("quickstart", (_bert(768, 12, 3072), *_SMALL)),
     "classification, 11 M": ("classification", ()),
     "relation, 11 M": ("relation", ()),
+    "classification, 11 M, bf16": ("classification", ("precision=bf16",)),
     "qa, 11 M": ("qa", ()),
     "ranking, 11 M": ("ranking", ()),
     "qa-zh": ("qa-zh", ()),
     "translation, 3 M": ("translation", ()),
+    "translation, 3 M, bf16": ("translation", ("precision=bf16",)),
     "dialogue, 3 M": ("dialogue", ()),
     "summarization, 106 M": (
         "summarization",
@@ -138,6 +142,8 @@ def predicted(
     needs = [own.need for own in whole.ranks.values()]
     table = needs[0].table
     states = sum(n.states.weights + n.states.optimizer for n in needs)
+    if blueprint.precision == "bf16":  # sums of gradients, which are kept
+        states += sum(_FP32_BYTES * own.counts.trainable for own in profiles.values())
     seconds = sum(
         cost.seconds(1.0) / (2 if phase == "tied" else 1)
         for own in profiles.values()
@@ -182,12 +188,15 @@ def _state_bytes(rank: Any) -> int:
     parts = rank.parts
     tensors = [p.detach() for engine in parts.engines.values() for p in engine.module.parameters()]
     optimizers = [engine._optimizer for engine in parts.engines.values()]
+    masters = [engine._masters for engine in parts.engines.values() if engine._masters is not None]
+    tensors += [room for own in masters for room in own._rooms.values()]
     tied = parts.tied
     tensors.append(tied.table.storage)
     if tied._optimizer is not None:  # else the table is frozen
         tensors.append(tied._own.grad)
         optimizers.append(tied._optimizer)
     for optimizer in optimizers:
+        tensors += [own.detach() for group in optimizer.param_groups for own in group["params"]]
         for state in optimizer.state.values():
             tensors += [v for v in state.values() if isinstance(v, torch.Tensor) and v.ndim > 0]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}

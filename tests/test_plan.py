@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,13 +123,15 @@ def test_views_share_memory_and_are_in_place():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"attention": {"products_up_to": 64}}])
-def test_activations_are_those_that_a_real_step_holds(tmp_path, changes):
+@pytest.mark.parametrize(("products_up_to", "precision"), [(0, "fp32"), (64, "fp32"), (64, "bf16")])
+def test_states_and_activations_are_those_of_real_steps(tmp_path, products_up_to, precision):
     from benchmarks.plan import measured, predicted
 
     drops = {stage: {"dropout": 0.1} for stage in ("teacher", "student")}
     local = {"runner": "local", "device": "cpu"}
-    blueprint = tiny_blueprint(tmp_path, topology=local, **drops, **changes)
+    products = {"attention": {"products_up_to": products_up_to}}
+    blueprint = tiny_blueprint(tmp_path, topology=local, **drops, **products)
+    blueprint = blueprint.altered(precision=precision)
     prepared = prepare_data(blueprint)
     profiles = {s: profile(blueprint, prepared, s, H100, 0.0, both_ways=False) for s in STAGES}
     said = predicted(blueprint, prepared, profiles, H100)
@@ -391,3 +395,21 @@ def test_teachers_of_many_billions_are_planned_without_weights_and_data(tmp_path
     table = 128256 * 8192
     assert parameters == pytest.approx(70.55e9 - table, rel=0.02)
     assert resolve(config).topology.num_ranks == made.plan.num_ranks
+
+
+def test_the_step_that_is_planned_is_the_one_that_holds_most(tmp_path):
+    from tsarch.planning.stage_profile import _largest
+
+    steps = [np.arange(0, 12), np.array([12]), np.array([13, 14])]  # 120, 90 and 75 tokens
+    train: Any = SimpleNamespace(context_lengths=np.array([10] * 12 + [90] + [65, 10]))
+    plan: Any = SimpleNamespace(block=lambda *_: steps)
+
+    def largest(**changes: Any) -> tuple[int, int, float]:
+        return _largest(tiny_blueprint(tmp_path, **changes), train, plan, STAGES[0])
+
+    assert largest() == (0, 120, pytest.approx((120 + 90 + 75) / 3 / 120))
+    products = {"attention": {"products_up_to": 128}}
+    assert largest(**products)[:2] == (1, 90), "its scores are kept"
+    assert largest(data={"unpadded": False})[:2] == (2, 130)
+    long = {"attention": {"products_up_to": 80}}
+    assert largest(**long)[:2] == (0, 120), "not by products: no scores are kept"

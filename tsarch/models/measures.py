@@ -31,6 +31,7 @@ class Measures:
     """The same of a sequence-to-sequence model's encoder."""
 
 
+_USUAL_HEADS = 12
 _KNOWN: dict[tuple[type[PretrainedConfig], str], Measures] = {}
 """By config: a pass without values takes a tenth of a second."""
 
@@ -169,6 +170,12 @@ def _first_input(probe: Any, **given: Tensor) -> Tensor:
 
 def heads_of(config: PretrainedConfig) -> tuple[int, int]:
     """(heads, heads of keys and values) of an architecture's attention."""
-    heads = int(config.num_attention_heads)
+    heads = int(getattr(config, "num_attention_heads", None) or _USUAL_HEADS)
     kept = getattr(config, "num_key_value_heads", None)
     return heads, heads if kept is None else int(kept)
+
+
+def head_width(config: PretrainedConfig) -> int:
+    """Width of a head of an architecture's attention."""
+    heads, _ = heads_of(config)
+    return int(getattr(config, "head_dim", None) or max(config.hidden_size // heads, 1))

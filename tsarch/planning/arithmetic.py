@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tsarch.blueprint import Blueprint, Precision, StageBlueprint
+from tsarch.models.measures import head_width, heads_of
 from tsarch.parallel.groups import choose_device
 from tsarch.planning.attention_trial import fastest_up_to
 from tsarch.planning.capacity import host_memory, rank_needs
@@ -90,8 +91,7 @@ def _with_attention(blueprint: Blueprint) -> Blueprint:
 
 def _products_up_to(blueprint: Blueprint, stage: StageBlueprint) -> int:
     hf, precision = stage.architecture.config, blueprint.precision
-    heads = int(getattr(hf, "num_attention_heads", None) or 12)
-    width = int(getattr(hf, "head_dim", None) or max(hf.hidden_size // heads, 1))
+    heads, width = heads_of(hf)[0], head_width(hf)
     most_tokens = max(own.max_tokens for own in blueprint.stages.values())
 
     def measure() -> int:

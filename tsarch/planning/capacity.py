@@ -145,7 +145,13 @@ def need_of(blueprint: Blueprint, stage: Stage, counts: Counts) -> RankNeed:
     moments = num_moments(own.optimizer.name, own.optimizer.momentum)
     zero_stage = 0 if local else own.engine.zero_stage
     size = StageSize(
-        counts.parameters, counts.trainable, replicas, zero_stage, blueprint.precision, moments
+        counts.parameters,
+        counts.trainable,
+        replicas,
+        zero_stage,
+        blueprint.precision,
+        moments,
+        sums_in_fp32=local and blueprint.precision == "bf16",
     )
     vocabulary, width = blueprint.table.shape
     states = zero_states(size)

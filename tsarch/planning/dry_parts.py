@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from tsarch.checkpoint.host_copies import Keep
 from tsarch.records import Message
 from tsarch.specs import OptimizerSpec
-from tsarch.stage.engine import LearningRates, clip_gradients, make_optimizer, parameter_groups
+from tsarch.stage.engine import (
+    LearningRates,
+    LocalEngine,
+    clip_gradients,
+    make_optimizer,
+    parameter_groups,
+    trained_parameters,
+)
 
 
 @dataclass
@@ -54,6 +61,18 @@ def stepped_optimizer(groups: list[dict[str, Any]], spec: OptimizerSpec) -> torc
     for own, grad in zip(parameters, grads, strict=True):
         own.grad = grad
     return optimizer
+
+
+class DryLocalEngine(LocalEngine):
+    """The engine of a run in one process, as it is in all steps but a run's first."""
+
+    def __init__(self, module: nn.Module, spec: OptimizerSpec, precision: str) -> None:
+        super().__init__(module, spec, precision, torch.device("cpu"))
+        for _, parameter in trained_parameters(module):
+            parameter.grad = torch.zeros_like(parameter)
+        if self._masters is not None:
+            self._masters.take_gradients()
+        self.step(1.0)
 
 
 class DryEngine:

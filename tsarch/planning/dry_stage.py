@@ -17,7 +17,7 @@ from tsarch.models.skeleton import layer_stacks, make_skeleton
 from tsarch.parallel.table import Table
 from tsarch.parallel.tied_embedding import TiedEmbedding
 from tsarch.planning.dry_ops import Example, Op, Recorder, dry
-from tsarch.planning.dry_parts import DryEngine, DryLink, stepped_optimizer
+from tsarch.planning.dry_parts import DryEngine, DryLink, DryLocalEngine, stepped_optimizer
 from tsarch.prepare import Prepared
 from tsarch.rank.activity import Activity
 from tsarch.rank.building import make_matched, quicken, trained_objective
@@ -32,6 +32,7 @@ from tsarch.schedule.instruction import (
 )
 from tsarch.schedule.plan import StepRange, training_programs
 from tsarch.stage.build import outline_model, prediction_spec
+from tsarch.stage.engine import Engine
 from tsarch.stage.running import RunningStage
 from tsarch.stage.student_stage import StudentStage
 from tsarch.stage.teacher_stage import TeacherStage
@@ -172,8 +173,8 @@ def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, ste
             running = StudentStage(stage, engine, tied, 0, *own, scorer=blueprint.scorer)
         engine.train(True)
         executor = Executor({stage: running}, link, tied, lambda _: 1.0, _Phases(recorder))
-        _leave_out_gradients(recorder, module)
         before = recorder.ground = recorder.ledger.live
+        _leave_out_gradients(recorder, module)
         ticks = _ticks(blueprint, feed, stage, step)
         executor.load({stage: ticks}, feed)
         reports = executor.advance(len(ticks))
@@ -208,17 +209,20 @@ def _ticks(blueprint: Blueprint, feed: Feed, stage: Stage, step: int) -> tuple[A
     return programs[stage]
 
 
-def _engine(blueprint: Blueprint, stage: Stage, module: nn.Module) -> DryEngine:
+def _engine(blueprint: Blueprint, stage: Stage, module: nn.Module) -> Engine:
     own = blueprint.stages[stage]
-    dtype = torch.bfloat16 if blueprint.precision == "bf16" else torch.float32
+    is_local = blueprint.runner.is_one_process
+    in_bf16 = blueprint.precision == "bf16" and not is_local  # which casts it by itself
+    dtype = torch.bfloat16 if in_bf16 else torch.float32
     for name, parameter in list(module.named_parameters()):
         put(module, name, torch.empty(parameter.shape, dtype=dtype))
     for name, buffer in list(module.named_buffers()):
         floating = buffer.dtype.is_floating_point
         whole = torch.zeros(buffer.shape, dtype=buffer.dtype)
         put(module, name, torch.empty(buffer.shape, dtype=dtype) if floating else whole)
-    zero_stage = 0 if blueprint.runner.is_one_process else own.engine.zero_stage
-    return DryEngine(module, own.optimizer, dtype, zero_stage)
+    if is_local:
+        return DryLocalEngine(module, own.optimizer, blueprint.precision)
+    return DryEngine(module, own.optimizer, dtype, own.engine.zero_stage)
 
 
 def _tied(blueprint: Blueprint, prepared: Prepared, uses_table: bool) -> TiedEmbedding:
@@ -241,12 +245,12 @@ def _tied(blueprint: Blueprint, prepared: Prepared, uses_table: bool) -> TiedEmb
 
 
 def _leave_out_gradients(recorder: Recorder, module: nn.Module) -> None:
-    """Take gradients out of what is counted as activations, as they come."""
+    """Take gradients out of what is counted as activations, as they come (and go: an engine may
+    have taken those of an earlier pass)."""
+    before, trained = recorder.ground, [p for p in module.parameters() if p.requires_grad]
 
-    def came(parameter: nn.Parameter) -> None:
-        assert parameter.grad is not None
-        recorder.ground += parameter.grad.nbytes
+    def came(_: nn.Parameter) -> None:
+        recorder.ground = before + sum(p.grad.nbytes for p in trained if p.grad is not None)
 
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(came)  # type: ignore[no-untyped-call]
+    for parameter in trained:
+        parameter.register_post_accumulate_grad_hook(came)  # type: ignore[no-untyped-call]

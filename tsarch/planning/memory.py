@@ -54,6 +54,9 @@ class StageSize:
     precision: Precision
     num_moments: int
     """fp32 values that the optimizer keeps per trained parameter, see `num_moments`."""
+    sums_in_fp32: bool = False
+    """Gradients of bf16 weights are summed in fp32 beside those of a pass, in memory that is kept:
+    so does the engine of a run in one process."""
 
 
 def num_moments(optimizer: str, momentum: float) -> int:
@@ -68,9 +71,10 @@ def zero_states(size: StageSize) -> States:
     copy = 1 if size.precision == "bf16" or size.zero_stage > 0 else 0
     value_bytes = _VALUE_BYTES[size.precision]
     optimizer = _FP32_BYTES * (size.num_moments + copy) * size.trainable
+    of_sum = _FP32_BYTES if size.sums_in_fp32 else 0
     return States(
         _share(value_bytes * size.parameters, size.replicas, size.zero_stage >= 3),
-        _share(value_bytes * size.trainable, size.replicas, size.zero_stage >= 2),
+        _share((value_bytes + of_sum) * size.trainable, size.replicas, size.zero_stage >= 2),
         _share(optimizer, size.replicas, size.zero_stage >= 1),
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.loader import BatchPlan
 from tsarch.feeds import batch_plan, num_training_steps, training_feed
+from tsarch.models.measures import head_width
 from tsarch.planning.capacity import Counts, count
 from tsarch.planning.dry_ops import Op
 from tsarch.planning.dry_stage import DryStep, dry_step
@@ -19,10 +20,14 @@ from tsarch.planning.hardware import Hardware
 from tsarch.planning.op_timing import Clock, Timing, measure
 from tsarch.prepare import Prepared
 from tsarch.records import TokenizedSplit
+from tsarch.stage.build import is_unpadded
 from tsarch.tasks.registry import make_task
 from tsarch.topology import Stage, Topology
 
 _SAMPLED_STEPS = 4
+_SCORES = 9
+"""Attention by products keeps the scores of a head for each pair of tokens; of a token are kept in
+a layer about nine times as many values as a head is wide, for each head."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageProfile:
-    """A stage's costs for the largest micro-batch of a rank."""
+    """A stage's costs for the micro-batch of a rank that holds most."""
 
     stage: Stage
     step: int
     """Of the run, whose micro-batch it is; of a run shared out as one rank has it."""
     counts: Counts
     tokens: int
-    """Tokens of that micro-batch: of contexts with their padding, or of windows."""
+    """Tokens of that micro-batch: of contexts, with their padding where it is computed, or of
+    windows."""
     usual: float
-    """Tokens of the mean one over those of the largest."""
+    """Tokens of the mean one over those of that one."""
     share_tokens: int
     """Padded tokens of contexts that the batch gives a rank (ranks that share contexts together)
     and micro-batch."""
@@ -129,7 +135,7 @@ def profile(
     graph = blueprint.topology.graph
     topology = Topology(graph, tuple(1 for _ in graph.stages))
     feed = training_feed(unit, train, plan, topology, rows)
-    step, tokens, usual = _largest(train, plan, stage)
+    step, tokens, usual = _largest(unit, train, plan, stage)
     found = dry_step(unit, prepared, stage, feed, step)
     checkpoints = unit.stages[stage].activation_checkpointing
     activations = {checkpoints: int(found.activations)}
@@ -186,18 +192,29 @@ def _otherwise(blueprint: Blueprint, stage: Stage) -> Blueprint | None:
     return replace(blueprint, stages={**blueprint.stages, stage: turned})
 
 
-def _largest(train: TokenizedSplit, plan: BatchPlan, stage: Stage) -> tuple[int, int, float]:
-    """(step, tokens, share that the mean step has of them) of the largest step."""
-    batches, lengths = plan.block(0, 0), train.context_lengths
+def _largest(
+    unit: Blueprint, train: TokenizedSplit, plan: BatchPlan, stage: Stage
+) -> tuple[int, int, float]:
+    """(step, tokens, those of the mean step over these) of the step that holds most."""
+    batches = plan.block(0, 0)
     if stage.reads == "contexts":
-        work = [len(own) * int(lengths[own].max()) for own in batches]
+        inputs = [train.context_lengths[own] for own in batches]
+        if not is_unpadded(unit, stage):
+            inputs = [np.full_like(own, own.max()) for own in inputs]
     else:
-        windows = np.diff(train.windows, axis=1).ravel()
-        sums = np.concatenate([[0], np.cumsum(windows)])[train.window_offsets]
-        of_context = np.diff(sums)
-        work = [int(of_context[own].sum()) for own in batches]
-    step = int(np.argmax(work))
-    return step, work[step], float(np.mean(work)) / max(work[step], 1)
+        lengths, offsets = np.diff(train.windows, axis=1).ravel(), train.window_offsets
+        inputs = [
+            np.concatenate([lengths[offsets[c] : offsets[c + 1]] for c in own.tolist()])
+            for own in batches
+        ]
+    hf = unit.stages[stage].architecture.built
+    tokens = [int(own.sum()) for own in inputs]
+    held = [
+        own.sum() + np.square(own[own <= unit.products_up_to]).sum() / (_SCORES * head_width(hf))
+        for own in inputs
+    ]
+    step = int(np.argmax(held))
+    return step, tokens[step], float(np.mean(tokens)) / max(tokens[step], 1)
 
 
 def _timing(
