@@ -5,8 +5,9 @@
 Each variant is a task's shipped config with a few other keys; `small` is the student's model by
 itself, trained plainly on its windows. (The usual distillation is in `make study`.) `--data` adds
 the tasks whose data lie in FOLDER, `--rows` draws so many training rows, and the others are what
-`text` learns from without their labels. Runs are processes of one thread, one at a time, all
-variants of a seed before the next; finished ones are in runs/study-alone and aren't done again.
+`text` learns from without their labels (all rows of `ner`: other sets in FOLDER). Runs are
+processes of one thread, one at a time, all variants of a seed before the next; finished ones are in
+runs/study-alone and aren't done again.
 """
 
 from __future__ import annotations
@@ -41,10 +42,17 @@ class StudyTask:
     """Of the data in that of `--data`; empty: it comes with the config."""
     settings: tuple[str, ...] = ()
     """Keys of the config that differ in all variants."""
+    text: tuple[str, ...] = ()
+    """Folders in that of `--data` whose training rows are text without labels."""
 
 
 TASKS: Mapping[str, StudyTask] = {
-    "ner": StudyTask("quickstart", "wikigold", "f1"),
+    "ner": StudyTask(
+        "quickstart",
+        "wikigold",
+        "f1",
+        text=("ner/redocred", "ner/uner_en_ewt", "ner/wnut17", "ner/litbank"),
+    ),
     "classification": StudyTask("classification", "csabstruct", "f1_macro"),
     "relation": StudyTask("relation", "semeval", "f1_micro"),
     "intents": StudyTask(
@@ -69,6 +77,11 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "chosen layers": ("student.layers=auto", "student.num_layers=3"),
     "depths": ("student.layers=[0, 2, 4, 5]", "student.depths=[2, 3, 4]"),
     "two layers": ("student.layers=[0, 2]",),
+    "two layers, text twice": (
+        "student.layers=[0, 2]",
+        "data.unlabelled={rest}",
+        "unlabelled.ratio=2",
+    ),
     "three layers": ("student.layers=[0, 2, 4]",),
     "four layers": ("student.layers=[0, 2, 4, 5]",),
     "small": (
@@ -83,7 +96,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
         "evaluation.monitor=student_alone",
     ),
 }
-"""Name → keys of the task's config that differ; `{rest}`: the file of the rows that weren't drawn.
+"""Name → keys of the task's config that differ; `{rest}`: the rows that weren't drawn, or the text
+of a task's other sets.
 `two layers`, `three layers` and `four layers` are the students that `depths` has inside, each
 trained for that depth alone."""
 Precision = Literal["fp32", "bf16"]
@@ -131,7 +145,8 @@ def measure(task: str, variant: str, seed: int, given: Conditions) -> Outcome:
         settings += ["topology.threads=1", "evaluation.before=false"]
         settings += [f"data.{split}={(folder / split).resolve()}.jsonl" for split in SPLITS]
         settings += [f"precision={given.precision}", *own.settings]
-        settings += [key.format(rest=(folder / REST).resolve()) for key in VARIANTS[variant]]
+        rest = _rest(own, folder, given)
+        settings += [key.format(rest=rest) for key in VARIANTS[variant]]
         arguments = [f"configs/{own.config}.yaml"]
         arguments += ["--resume"] * bool(list(run.glob("checkpoints/step-*")))
         arguments += [word for setting in settings for word in ("--set", setting)]
@@ -143,6 +158,17 @@ def measure(task: str, variant: str, seed: int, given: Conditions) -> Outcome:
     for depth, modes in summary.get("depths", {}).items():
         scores[f"{_ALONE_MODE}, depth {depth}"] = float(modes["student_alone"][metric])
     return Outcome(task, variant, rows, seed, scores, float(summary["train_s"]), given.precision)
+
+
+def _rest(own: StudyTask, folder: Path, given: Conditions) -> str:
+    """Files of text without labels, as YAML; `[]`: there are none."""
+    files = [folder / REST] if given.num_rows is not None else _texts(own, given)
+    return json.dumps([str(file.resolve()) for file in files])
+
+
+def _texts(own: StudyTask, given: Conditions) -> list[Path]:
+    """Of a task's other sets."""
+    return [] if given.data is None else [given.data / name / "train.jsonl" for name in own.text]
 
 
 def earlier() -> list[Outcome]:
@@ -202,7 +228,7 @@ def wanted(
     for seed in range(num_seeds):
         for task in tasks:
             for variant in variants:
-                has_rest = given.num_rows is not None
+                has_rest = given.num_rows is not None or bool(_texts(TASKS[task], given))
                 needs_rest = any("{rest}" in key for key in VARIANTS[variant])
                 if (given.data or not TASKS[task].folder) and (has_rest or not needs_rest):
                     yield seed, task, variant

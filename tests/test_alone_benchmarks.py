@@ -102,7 +102,7 @@ def test_a_variant_without_its_data_is_left_out(tmp_path):
 
     assert names() == [("ner", "today")]
     assert names(num_rows=100) == [("ner", "today"), ("ner", "text")]
-    assert names(data=tmp_path) == [("ner", "today"), ("intents", "today")]
+    assert names(data=tmp_path) == [("ner", "today"), ("ner", "text"), ("intents", "today")]
 
 
 def test_text_without_labels_is_of_the_rows_that_were_not_drawn(tmp_path, monkeypatch):
@@ -119,9 +119,13 @@ def test_text_without_labels_is_of_the_rows_that_were_not_drawn(tmp_path, monkey
     with pytest.raises(SideError):
         study_alone.measure("ner", "text twice", 0, Conditions(num_rows=100, precision="bf16"))
     (key,) = [word for word in calls[0] if word.startswith("data.unlabelled=")]
-    file = Path(key.partition("=")[2])
-    assert len(file.read_text().splitlines()) > 1000
+    (file,) = json.loads(key.partition("=")[2])
+    assert len(Path(file).read_text().splitlines()) > 1000
     assert "precision=bf16" in calls[0]
+    with pytest.raises(SideError):
+        study_alone.measure("ner", "text", 0, Conditions(data=tmp_path))
+    other = str(tmp_path / "ner" / "redocred" / "train.jsonl")
+    assert any(other in word for word in calls[1] if word.startswith("data.unlabelled="))
 
 
 def test_a_study_goes_on_and_keeps_what_its_table_has(tmp_path, monkeypatch):
