@@ -6,17 +6,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.equal_losses import check_equal_losses
-from tests.helpers import ROOT, read_task, tiny_config, write_jsonl
+from tests.helpers import QUICKSTART_MODEL, ROOT, packing_spec, read_task, tiny_config, write_jsonl
 from tests.test_answers import packed, random_scores, raw_rows
 from tsarch.config import Config, DataConfig, TaskConfig
 from tsarch.config_loading import load_config
+from tsarch.data.choice_layout import ChoiceLayout
 from tsarch.data.corpus import read_rows
+from tsarch.data.row_tokens import RowTokenizer
+from tsarch.data.tokenizer import load_tokenizer
 from tsarch.errors import UserError
 from tsarch.export.onnx import _compared
+from tsarch.records import TokenizedSplit
 from tsarch.seeding import generator
+from tsarch.tasks.multiple_choice import LABELS, ChoiceTask
 from tsarch.tasks.registry import row_reader
 
 ROW: dict[str, Any] = {"question": "a wheel is part of", "choices": ["a car", "a song", "tea"]}
@@ -32,6 +38,7 @@ def test_an_answer_is_a_number_or_the_choice_itself(answer):
     assert row.answer == 1
     assert " ".join(row.words) == "a wheel is part of * a car * a song * tea"
     assert [row.words[n] for n in row.firsts] == ["a", "a", "tea"]
+    assert row.words[row.question_words] == "*"
     assert [tag for tag in row.tags if tag != "O"] == ["wrong", "right", "wrong"]
 
 
@@ -51,6 +58,55 @@ def test_an_answer_is_a_number_or_the_choice_itself(answer):
 def test_rows_that_make_no_choice_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         read(**changes)
+
+
+QUESTION = " ".join(["so"] * 20 + ["end", "of", "it"])
+CHOICES = "* a car * a song * tea"
+
+
+def packed_long(teacher: int, student: int, **changes: Any) -> TokenizedSplit:
+    tokens = RowTokenizer(load_tokenizer(QUICKSTART_MODEL), None, False)
+    rows = [*read(question=QUESTION, answer=1), *read()]
+    spec = packing_spec(tokens, teacher, student, **changes)
+    return ChoiceLayout(spec, LABELS).pack(rows)
+
+
+def windows_of(split: TokenizedSplit) -> list[str]:
+    tokenizer = load_tokenizer(QUICKSTART_MODEL)
+    return [tokenizer.decode(split.token_ids[slice(*own)]) for own in split.windows]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "cut"),
+    [
+        (40, 40, None),
+        (40, 13, (True, 18, ((),))),  # the teacher has room for all of it
+        (15, 40, (False, 18, (((0, 18),),))),
+    ],
+)
+def test_of_a_long_question_the_start_is_left_out_and_no_choice(teacher, student, cut):
+    split = packed_long(teacher, student)
+    read_of_it = QUESTION if cut is None else " ".join(QUESTION.split()[18:])
+    assert windows_of(split) == [f"{read_of_it} {CHOICES}", f"{ROW['question']} {CHOICES}"]
+    assert [(own.is_read, own.num_tokens, own.spans) for own in split.cuts] == [cut] * bool(cut)
+    names = [LABELS[n] for n in split.labels]
+    told = ["wrong", "right", "wrong", "right", "wrong", "wrong"]
+    assert [own for own in names if own != "O"] == told
+    certain = np.array([[own == "right"] * 3 for own in names], dtype=np.float32)
+    answers = ChoiceTask(LABELS).answers(split, certain)
+    assert [own.name for (own,) in answers] == ["a song", "a car"]
+
+
+def test_choices_that_no_window_has_room_for_are_named():
+    with pytest.raises(
+        UserError, match=r"its choices have 8 tokens, more than the 7 .*student\.max"
+    ):
+        packed_long(40, 7)
+
+
+def test_a_causal_model_is_refused():
+    with pytest.raises(UserError, match="before a causal model has read the choice"):
+        packed_long(40, 40, label_last=True)
 
 
 def test_the_shipped_questions_tell_nothing_by_their_choices():

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tsarch.config import Columns, DataConfig
-from tsarch.data.layouts import Layout, PackingSpec, TaggedWordsLayout
+from tsarch.data.choice_layout import ChoiceLayout
+from tsarch.data.layouts import Layout, PackingSpec
 from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import (
     Origin,
@@ -70,10 +71,15 @@ class Choice:
         return None if self.answer is None else [tag for _, tag in self._tagged()]
 
     @property
+    def question_words(self) -> int:
+        """How many stand before the choices."""
+        return len(self.question.split())
+
+    @property
     def firsts(self) -> IntArray:
-        """The first word of each choice."""
-        sizes = [len(self.question.split()), *(len(own.split()) + 1 for own in self.choices[:-1])]
-        return np.cumsum(sizes) + 1
+        """The first word of each choice, counted from the end of the row: −1 is the last word."""
+        sizes = [len(own.split()) + 1 for own in self.choices]
+        return 1 - np.cumsum(sizes[::-1])[::-1]
 
     def _tagged(self) -> Iterable[tuple[str, str]]:
         for word in self.question.split():
@@ -150,7 +156,7 @@ class ChoiceReader(PlainSplits):
 
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[Choice]:
         """A label a word."""
-        return TaggedWordsLayout(spec, labels)
+        return ChoiceLayout(spec, labels)
 
 
 def _wrong_choices(choices: Sequence[str]) -> str:
@@ -213,9 +219,10 @@ class ChoiceTask(LabelTask):
 
 
 def _of_choices(split: TokenizedSplit, scores: Array) -> list[Array]:
-    """The scores of each row's choices, from (num_words,) scores."""
-    starts = split.sentence_offsets.tolist()
-    return [scores[start + row.firsts] for start, row in zip(starts, split.rows)]
+    """The scores of each row's choices, from (num_words,) scores. Of long questions the start is
+    left out."""
+    stops = split.sentence_offsets[1:].tolist()
+    return [scores[stop + row.firsts] for stop, row in zip(stops, split.rows, strict=True)]
 
 
 COLUMNS, READER, TASK = ChoiceColumns, ChoiceReader, ChoiceTask
