@@ -54,11 +54,11 @@ def _gpus() -> tuple[str, ...]:
 
 
 def _free(folder: Path) -> int:
-    """Bytes free where a folder is or would be."""
+    """Bytes free where a folder is or would be; none where it can't be."""
     here = folder.absolute()
     while not here.exists():
         here = here.parent
-    return shutil.disk_usage(here).free
+    return shutil.disk_usage(here).free if here.is_dir() else 0
 
 
 def _size(folder: Path) -> int:

@@ -322,6 +322,8 @@ def test_a_call_goes_on_where_it_was(run, tagged, tmp_path, monkeypatch):
         (Settings("translate", there="a", back="b"), "ner", "is for classification"),
         (Settings("translate", there="a"), "classification", "--back: is missing"),
         (Settings("label", model="m"), "ner", "--model: is nothing for"),
+        (Settings("label", copies=3), "ner", "--copies: is nothing for"),
+        (Settings("swap", share=0.5), "ner", "--share: is nothing for"),
     ],
 )
 def test_what_makes_no_sense_is_said_first(settings, task, message):

@@ -169,6 +169,14 @@ def test_broken_json_and_encoding_are_all_named(tmp_path, capsys):
     assert "b.jsonl:1: is not UTF-8 text" in text
 
 
+def test_a_run_folder_below_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    raw = tiny_raw(tmp_path, run={"folder": str(tmp_path / "file" / "run")})
+    status, text = train(tmp_path, raw, capsys)
+    assert status == 2
+    assert "is a file. Choose another folder" in text
+
+
 def test_a_taken_run_folder_is_left_alone(tmp_path, capsys):
     raw = tiny_raw(tmp_path)
     (tmp_path / "run").mkdir()
@@ -215,3 +223,22 @@ def test_the_package_can_be_run(monkeypatch, capsys):
         runpy.run_module("tsarch", run_name="__main__")
     assert caught.value.code == 0
     assert "predict" in capsys.readouterr().out
+
+
+def test_what_is_switched_off_is_said_to_be_unused(tmp_path):
+    from tests.helpers import tiny_config
+    from tsarch.planning.unused_keys import unused_keys
+
+    config = tiny_config(
+        tmp_path,
+        distillation={"hidden_layers": "uniform", "relations": ["keys"]},
+        unlabelled={"ratio": 3},
+    )
+    assert list(unused_keys(config)) == [
+        "distillation.hidden_layers is not used: distillation.hidden_weight is 0",
+        "distillation.relations is not used: distillation.relation_weight is 0",
+        "unlabelled.ratio is not used: there is no data.unlabelled",
+    ]
+    assert not list(unused_keys(tiny_config(tmp_path)))
+    used = {"hidden_layers": "uniform", "hidden_weight": 1.0, "match_passes": "alone"}
+    assert not list(unused_keys(tiny_config(tmp_path, distillation=used)))

@@ -86,6 +86,16 @@ def test_a_run_that_goes_on_is_compared_by_its_last_validation(tmp_path):
     assert line(found.speed, "idle (bubble fraction)").cells == ("20.0 %", "–")
 
 
+def test_a_run_that_was_measured_on_the_test_split_alone_is_compared_there(tmp_path):
+    whole, shallow = folder(tmp_path, "a"), folder(tmp_path, "b")
+    summary = json.loads((shallow / "summary.json").read_text(encoding="utf-8"))
+    summary.pop("validation")
+    (shallow / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    found = compare_runs(read_runs([whole, shallow]))
+    assert line(found.metrics, "validation", "joint", "f1").cells == ("0.5200", "–")
+    assert line(found.metrics, "test", "joint", "f1").cells == ("0.5200", "0.5200")
+
+
 def test_other_data_is_said(runs):
     digests = [{"test": "x", "validation": "v"}, {"test": "y", "validation": "v"}]
     own = [replace(run, digests=digest) for run, digest in zip(runs, digests)]

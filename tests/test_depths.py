@@ -86,6 +86,7 @@ def test_predictions_at_a_depth_are_those_of_the_first_layers(tmp_path, kind, ch
     [
         ({"depths": [2, 1]}, "must rise"),
         ({"depths": [1, 3]}, "`depths` has 3, the student 2 layers"),
+        ({"layers": [0, 1, 2], "depths": [1, 2]}, "the student has 3 layers, `depths` only 2"),
     ],
 )
 def test_depths_that_make_no_sense_are_refused(tmp_path, student, what):

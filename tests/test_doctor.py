@@ -154,6 +154,14 @@ def test_this_host_is_examined(tmp_path):
     assert not (tmp_path / "runs").exists(), "it only looks"
 
 
+def test_below_a_file_no_folder_has_room(tmp_path):
+    from tsarch.cluster.doctor_host import _free
+
+    (tmp_path / "file").touch()
+    assert _free(tmp_path / "file" / "runs") == _free(tmp_path / "file") == 0
+    assert _free(tmp_path / "runs") > 0
+
+
 def test_where_no_ray_listens_that_is_the_only_symptom_of_the_cluster():
     from tsarch.cluster.doctor import look_at_cluster
 

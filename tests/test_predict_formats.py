@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, write_jsonl
 from tsarch.config import DataConfig
 from tsarch.data.sources import column_names
 from tsarch.inputs.files import InputFile, Reading, input_files
+from tsarch.inputs.rows import as_rows
+from tsarch.inputs.sound_rows import sound_rows
+from tsarch.prediction.asked import asking
 from tsarch.tasks.registry import row_reader
 
 WORDS = ["Lena", "Vogt", "moved", "to", "New", "Haven", "."]
@@ -77,3 +82,77 @@ def test_it_is_read_without_labels(task, name, number, first, options):
     assert [own.problem for own in found] == [""] * number
     value = found[0].value
     assert (value if isinstance(value, str) else value[TELLING[task]]) == first
+
+
+def written_rows(tmp_path: Path, task: str, row: dict[str, Any]) -> list[dict[str, Any]]:
+    columns = column_names(row_reader(task, DataConfig(), labelled=False))
+    path = write_jsonl(tmp_path / "rows.jsonl", [row])
+    return [own.row for own in InputFile(str(path), Reading(task, columns))]
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "kept"),
+    [
+        (
+            "relation",
+            {
+                "doc_id": "D1",
+                "url": "http://x",
+                "tokens": ["Ann", "sings"],
+                "relations": [{"head": [0, 1], "tail": [1, 2], "relation": "P17", "note": "n1"}],
+            },
+            {"doc_id": "D1", "url": "http://x", "relation": "P17", "note": "n1"},
+        ),
+        (
+            "relation",
+            {
+                "id": "7",
+                "docid": "d",
+                "token": ["Ann", "sings"],
+                "relation": "r",
+                "subj_start": 0,
+                "subj_end": 0,
+                "obj_start": 1,
+                "obj_end": 1,
+            },
+            {"id": "7", "docid": "d", "relation": "r"},
+        ),
+        (
+            "qa",
+            {"title": "T", "paragraphs": [{"context": "c", "qas": [{"id": "1", "question": "q"}]}]},
+            {"title": "T", "id": "1"},
+        ),
+    ],
+)
+def test_rows_of_other_layouts_keep_what_they_say_beside(tmp_path, task, row, kept):
+    (found,) = written_rows(tmp_path, task, row)
+    assert kept.items() <= found.items()
+
+
+def test_ids_may_repeat_where_nothing_is_scored():
+    rows = [{"id": "1", "context": "Ann sings.", "question": "Who?"}] * 2
+    reader = row_reader("qa", DataConfig(), labelled=False)
+    found, read = sound_rows(as_rows(rows, "qa", reader), reader)
+    assert not found.problems
+    assert [row.question for row in read] == ["Who?", "Who?"]
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "asked"),
+    [
+        ("qa", "Ann sings.", {"context": "Ann sings.", "question": "?"}),
+        (
+            "qa",
+            {"context": "Ann sings.", "n": 1},
+            {"context": "Ann sings.", "question": "?", "n": 1},
+        ),
+        ("qa", {"context": "c", "question": "Who?"}, {"context": "c", "question": "Who?"}),
+        ("relation", {"tokens": ["a"]}, {"tokens": ["a"], "head": [0, 1], "tail": [0, 1]}),
+    ],
+)
+def test_documents_are_read_without_what_is_asked_of_them(task, given, asked):
+    columns = column_names(row_reader(task, DataConfig(), labelled=False))
+    pair: Any = SimpleNamespace(task=task, columns=columns, span_ends="exclusive", asks_later=True)
+    assert asking(pair, given) == asked
+    pair.asks_later = False
+    assert asking(pair, given) == given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import numpy as numpy_file
 
 import tsarch
 from tests.helpers import write_jsonl
@@ -21,13 +23,17 @@ from tsarch.launch.training import run_training
 from tsarch.pair import state_folder
 from tsarch.pair.pair import Pair
 from tsarch.pair.projection import Projection
-from tsarch.pair.state_files import EncodedStates, StateFile, write_states
+from tsarch.pair.state_files import READ_AGAIN, EncodedStates, StateFile, write_states
 from tsarch.pair.state_folder import StateFolder, StateWriter
 from tsarch.pair.states import States
 from tsarch.prediction import components
 from tsarch.prepare import prepare_split
 from tsarch.run.saved_run import open_run
+from tsarch.serving.batcher import Batching
+from tsarch.serving.engine import ServiceError
 from tsarch.serving.local_engine import Loading, LocalEngine
+from tsarch.serving.metrics import Metrics
+from tsarch.serving.served_pair import ServedPair
 from tsarch.serving.state_cache import StateCache
 
 TEXTS = [f"Maria Rossi saw {n} ships in Rome. John Smith stayed in Paris." for n in range(12)]
@@ -182,7 +188,7 @@ def test_what_is_no_store_or_another_pairs_is_refused(tmp_path):
 def test_a_file_that_lost_its_end_is_refused(tmp_path, kept):
     path = written(tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match=r"a.safetensors: can't be read: .* Delete it, and let"):
+    with pytest.raises(UserError, match=r"a.safetensors: can't be read: .* delete it, and let"):
         StateFolder(tmp_path, "r")
 
 
@@ -204,6 +210,34 @@ def test_a_changed_projection_is_refused(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(whole)
     with pytest.raises(UserError, match=r"a.safetensors: is damaged"):
         StateFolder(tmp_path, "r")
+
+
+def test_what_is_no_file_of_states_is_not_to_be_deleted(tmp_path):
+    numpy_file.save_file({"weights": np.ones(3, dtype="f4")}, tmp_path / "model.safetensors")
+    wrong = {
+        "model.safetensors": "is no file of a teacher's states",
+        "": "is a folder",
+        "x": "exist",
+    }
+    for name, what in wrong.items():
+        with pytest.raises(UserError, match=what) as caught:
+            StateFile(tmp_path / name)
+        assert "elete" not in str(caught.value)
+
+
+def test_a_context_that_is_kept_is_stored_as_it_was_asked_for_or_not_at_all(ner_run, tmp_path):
+    pair = tsarch.load(ner_run, device="cpu")
+    context = pair.read(TEXTS[0])
+    with pytest.raises(UserError, match="states 'fp16': is unknown"):
+        context.save(tmp_path / "a", "fp16")
+    with pytest.raises(UserError, match="can't be written"):
+        context.save(tmp_path / "none" / "a")
+    context.save(tmp_path / "a")
+    whole = bytearray((tmp_path / "a").read_bytes())
+    whole[whole.index(StateFile(tmp_path / "a").keys[0])] ^= 1
+    (tmp_path / "a").write_bytes(whole)
+    with pytest.raises(UserError, match="is damaged"):
+        pair.load_context(tmp_path / "a")
 
 
 def test_a_part_of_a_store_is_no_saved_context(ner_run, tmp_path):
@@ -355,6 +389,25 @@ def test_a_server_takes_states_from_a_store(ner_run, inputs, tmp_path):
     for _ in range(2):
         assert pair.predict([*TEXTS, "Nobody read Rome."], "student") == expected
     assert (cache.stored["own"], cache.misses["own"], cache.hits["own"]) == (24, 1, 1)
+
+
+def test_a_server_says_what_is_wrong_with_its_store(ner_run, monkeypatch):
+    def damaged(*_: Any, **__: Any) -> Any:
+        raise UserError.single("x.safetensors", "is damaged.", READ_AGAIN)
+
+    pair = tsarch.load(ner_run, device="cpu")
+    monkeypatch.setattr(pair, "answer", damaged)
+
+    async def ask() -> None:
+        served = ServedPair("own", "1", pair, Batching(), Metrics())
+        try:
+            await served.predict([TEXTS[0]], "student")
+        finally:
+            await served.batcher.close()
+
+    with pytest.raises(ServiceError, match=r"x.safetensors: is damaged\. Delete it") as caught:
+        asyncio.run(ask())
+    assert caught.value.status == 500
 
 
 def test_a_saved_context_may_be_small(ner_run, tmp_path):

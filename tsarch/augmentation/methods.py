@@ -59,9 +59,13 @@ def check_settings(settings: Settings, task: str) -> None:
         what = f"is for {', '.join(_TASKS[method])}, not for {task}."
         raise UserError.single(f"--method {method}", what, "Take label.")
     needs = {"translate": ("there", "back")}
-    takes = {**needs, "mask": ("model",)}
-    for option in ("model", "there", "back"):
-        is_given = getattr(settings, option) is not None
+    takes = {
+        "swap": ("copies",),
+        "mask": ("copies", "share", "model"),
+        "translate": ("copies", *needs["translate"]),
+    }
+    for option in ("copies", "share", "model", "there", "back"):
+        is_given = getattr(settings, option) != getattr(Settings, option)
         if is_given and option not in takes.get(method, ()):
             raise UserError.single(f"--{option}", f"is nothing for --method {method}.")
         if not is_given and option in needs.get(method, ()):

@@ -244,6 +244,8 @@ class StudentConfig(BackboneConfig):
         number = len(self.layers) if isinstance(self.layers, list) else self.num_layers
         if number is not None and self.depths[-1] > number:
             raise ValueError(f"`depths` has {self.depths[-1]}, the student {number} layers")
+        if number is not None and self.depths[-1] < number:
+            raise ValueError(f"the student has {number} layers, `depths` only {self.depths[-1]}")
         return self
 
     @model_validator(mode="after")

@@ -176,16 +176,22 @@ def read_file(path: str, data: DataConfig, reader: RowReader[RowT]) -> tuple[Row
 
 
 def read_rows(
-    raw: Iterable[Mapping[str, Any]], reader: RowReader[RowT], source: str = "input"
+    raw: Iterable[Mapping[str, Any]],
+    reader: RowReader[RowT],
+    source: str = "input",
+    may_repeat: bool = False,
 ) -> tuple[RowT, ...]:
     """Check and order rows that are at hand, column → value; `source` names them in messages.
+
+    Args:
+        may_repeat: whether rows may have the same id, or be the same sentence of a document.
 
     Raises:
         UserError: names the mistakes with the row's number.
     """
     findings = Findings()
     found = ((Place(source, n, unit="row "), dict(own)) for n, own in enumerate(raw, 1))
-    return _sound(checked(found, reader, source, findings), findings)
+    return _sound(checked(found, reader, source, findings, may_repeat), findings)
 
 
 def _sound(rows: list[RowT], findings: Findings) -> tuple[RowT, ...]:
@@ -204,11 +210,17 @@ def raise_mistakes(findings: Findings) -> None:
         raise UserError(of_several_files(findings.mistakes))
 
 
-def checked(found: Found, reader: RowReader[RowT], source: str, findings: Findings) -> list[RowT]:
+def checked(
+    found: Found,
+    reader: RowReader[RowT],
+    source: str,
+    findings: Findings,
+    may_repeat: bool = False,
+) -> list[RowT]:
     """The sound rows of a split; what is wrong with the others goes to the mistakes, in order."""
     before, findings.mistakes = findings.mistakes, []
     try:
-        rows = _read(found, reader, source, findings)
+        rows = _read(found, reader, source, findings, may_repeat)
     except UserError as error:
         findings.mistakes += error.mistakes
         rows = []
@@ -219,7 +231,9 @@ def checked(found: Found, reader: RowReader[RowT], source: str, findings: Findin
     return rows
 
 
-def _read(found: Found, reader: RowReader[RowT], source: str, findings: Findings) -> list[RowT]:
+def _read(
+    found: Found, reader: RowReader[RowT], source: str, findings: Findings, may_repeat: bool
+) -> list[RowT]:
     """The sound rows of a split.
 
     Raises:
@@ -232,7 +246,7 @@ def _read(found: Found, reader: RowReader[RowT], source: str, findings: Findings
         names.update(raw)
         row, wrong = reader.read(place, raw)
         if row is not None:
-            wrong += check_twice(row.origin, seen)
+            wrong += [] if may_repeat else check_twice(row.origin, seen)
             rows.append(row)
         findings.mistakes += wrong
     if not rows and not findings.mistakes:

@@ -123,6 +123,11 @@ def _onnx(
             for own in compared
         ]
     done.checks += losses_by_rounding(found)
+    if models.blueprint.scorer is not None:
+        done.checks.append(
+            "`onnx/` reads all windows of a text, the run those that its scorer chooses "
+            "(`student.scorer`), so its answers may be others"
+        )
 
 
 def _ordinary(

@@ -144,24 +144,26 @@ def check_graphs(
     """Compare graphs with the run on a sample: precision → what each mode says.
 
     Raises:
-        UserError: graphs in fp32 say something else.
+        UserError: graphs in fp32 say something else, of the same windows.
     """
-    run: dict[Mode, tuple[FloatArray, float]] = {}
-    own_pair = saved_pair(models.folder)
-    for mode in models.blueprint.modes:
-        run[mode] = _scored(models, own_pair, sample, mode)
+    own_pair, modes = saved_pair(models.folder), models.blueprint.modes
+    run = {mode: _scored(models, own_pair, sample, mode) for mode in modes}
     found: dict[str, list[Compared]] = {}
     for precision in precisions:
         pair = OnnxPair(folder, precision)
         pair.open()
+        graphs = {mode: _scored(models, pair, sample, mode) for mode in modes}
+        of_run = run
+        if models.blueprint.scorer is not None:  # which graphs haven't: they read all windows
+            of_run = {mode: _scored(models, own_pair, sample, mode, True) for mode in modes}
+        for mode in modes if precision == "fp32" else ():
+            gap = _gap(graphs[mode][0], run[mode][0])
+            if not gap <= _TOLERANCE:
+                what = f"ONNX graphs say something else in {mode} (scores differ by {gap:.1g})."
+                raise UserError.single(str(models.folder), what)
         found[precision] = [
-            _compared(models, sample, mode, run[mode], _scored(models, pair, sample, mode))
-            for mode in models.blueprint.modes
+            _compared(models, sample, mode, of_run[mode], graphs[mode]) for mode in modes
         ]
-    for own in found.get("fp32", ()):
-        if not own.gap <= _TOLERANCE:
-            what = f"ONNX graphs say something else in {own.mode} (scores differ by {own.gap:.1g})."
-            raise UserError.single(str(models.folder), what)
     return found
 
 
@@ -172,9 +174,10 @@ def _task(models: TrainedModels) -> AnsweringTask:
 
 
 def _scored(
-    models: TrainedModels, pair: Reads, sample: Sample, mode: Mode
+    models: TrainedModels, pair: Reads, sample: Sample, mode: Mode, is_scored: bool = False
 ) -> tuple[FloatArray, float]:
-    """Scores of a mode, and the seconds that they took."""
+    """Scores of a mode, and the seconds that they took; `is_scored`: of the windows that the run's
+    scorer chooses."""
     blueprint = models.blueprint
     answering = Answering(
         pair,
@@ -182,6 +185,7 @@ def _scored(
         blueprint.asked_window_tokens,
         blueprint.evaluation.windows,
         models.task_file.joint_weight,
+        is_scored=is_scored,
     )
     started = now_s()
     scores = answering.scores(sample.split, mode)
@@ -198,13 +202,18 @@ def _compared(
     task = _task(models)
     decided = task.decided(own[0]), task.decided(run[0])
     said = [_names(task.answers(sample.split, scores)) for scores in (own[0], run[0])]
-    both = np.isfinite(own[0]) & np.isfinite(run[0])
-    gap = float(np.abs(own[0][both] - run[0][both]).max(initial=0.0))
+    gap = _gap(own[0], run[0])
     values: list[float | None] = [None, None]
     if sample.is_labelled:
         values = [float(task.metrics(sample.split, each)[task.main_metric]) for each in decided]
     same = sum(a == b for a, b in zip(*said, strict=True)) / len(said[0])
     return Compared(mode, same, gap, task.main_metric, values[1], values[0], run[1], own[1])
+
+
+def _gap(first: FloatArray, second: FloatArray) -> float:
+    """Largest difference where both say something."""
+    both = np.isfinite(first) & np.isfinite(second)
+    return float(np.abs(first[both] - second[both]).max(initial=0.0))
 
 
 def _names(answers: object) -> list[object]:

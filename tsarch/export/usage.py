@@ -35,7 +35,7 @@ def usage(models: TrainedModels, parts: Collection[str]) -> str:
         f'pair = tsarch.load("FOLDER")\nprint(pair.predict({_INPUTS[task]}))\n```',
         "`FOLDER` is this folder; `tsarch.load` takes its name on the hub too. On the command "
         "line, and over HTTP:",
-        "```console\n$ tsarch predict FOLDER --input texts.txt --output answers.jsonl\n"
+        f"```console\n$ tsarch predict FOLDER --input {_file(task)} --output answers.jsonl\n"
         "$ tsarch serve FOLDER\n```",
     ]
     if any(part.startswith("onnx") for part in parts):
@@ -48,6 +48,11 @@ def usage(models: TrainedModels, parts: Collection[str]) -> str:
         best = plain[0] if models.is_generative else plain[-1]
         text.append("Without tsarch, " + _plain(models, best.rstrip("/")))
     return "\n\n".join(text)
+
+
+def _file(task: str) -> str:
+    """Texts where they can be inputs, else rows."""
+    return "texts.txt" if _INPUTS[task].startswith('["') else "rows.jsonl"
 
 
 def _plain(models: TrainedModels, part: str) -> str:

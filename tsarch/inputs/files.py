@@ -23,7 +23,7 @@ from tsarch.config import DataConfig
 from tsarch.data.formats.brat import is_brat
 from tsarch.data.formats.findings import Findings, Found
 from tsarch.data.formats.opening import DAMAGED, unpacking
-from tsarch.data.formats.shapes import Item, Raw, fitting, nested
+from tsarch.data.formats.shapes import Item, Raw, fitting, nested, plain_columns
 from tsarch.data.formats.tables import parquet_stream
 from tsarch.data.formats.text import Text, text_of
 from tsarch.data.formats.word_rows import with_sentences
@@ -329,8 +329,9 @@ class InputFile:
         for place, raw in rows:
             item = Item(place, raw, reading.names, False, self.findings)
             if shape.text is None:
+                further = plain_columns(raw)
                 for own, row in shape.rows(item):
-                    yield own, row, reading.value(row)
+                    yield own, {**further, **row}, reading.value(row)
             elif (text := shape.text(item)) is not None:
                 yield place, raw, text
 

@@ -35,7 +35,8 @@ StoredAs = Literal["fp32", "bf16", "int8"]
 _FORMAT = "2"
 _LARGEST = 127
 _PARTS = ["hidden", "predictions"]
-_READ_AGAIN = "Delete it, and let the teacher read again."
+READ_AGAIN = "Delete it, and let the teacher read again."
+"""What to do about a file of states that is damaged."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,17 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.is_file():
+            what = "is a folder, not a file of states." if path.is_dir() else "doesn't exist."
+            raise UserError.single(str(path), what)
         try:
             self._file = cast(Any, safe_open(path, "np"))
             about = self._file.metadata() or {}
         except Exception as error:  # safetensors raises errors of its own
-            raise UserError.single(
-                str(path), f"can't be read: {one_line(error)}.", _READ_AGAIN
-            ) from None
+            hint = "If it was a file of states, delete it, and let the teacher read again."
+            raise UserError.single(str(path), f"can't be read: {one_line(error)}.", hint) from None
         if about.get("format") != _FORMAT or about.get("states") not in get_args(StoredAs):
-            raise UserError.single(str(path), "has no states of a teacher.", _READ_AGAIN)
+            raise UserError.single(str(path), "is no file of a teacher's states.")
         self.revision: str = about["revision"]
         self.stored_as: StoredAs = about["states"]
         self.document: str | None = about.get("document")
@@ -125,7 +128,7 @@ class StateFile:
         if "projection" in about:
             self.projection = Projection.of_parts(self._file.get_tensor)
             if self.projection.check != int(about["projection"]):
-                raise UserError.single(str(path), "is damaged.", _READ_AGAIN)
+                raise UserError.single(str(path), "is damaged.", READ_AGAIN)
         self.keys: list[bytes] = [own.tobytes() for own in self._file.get_tensor("keys")]
         self._offsets: list[int] = self._file.get_tensor("offsets").tolist()
         self._checks: list[int] = self._file.get_tensor("checks").tolist()
@@ -155,7 +158,7 @@ class StateFile:
         names = [*_PARTS, "scales"] if self.stored_as == "int8" else _PARTS
         own = EncodedStates(**{name: self._file.get_slice(name)[start:stop] for name in names})
         if own.check != self._checks[number]:
-            raise UserError.single(str(self.path), "is damaged.", _READ_AGAIN)
+            raise UserError.single(str(self.path), "is damaged.", READ_AGAIN)
         return own.states(self.projection)
 
     def check_revision(self, revision: str) -> None:
@@ -177,6 +180,7 @@ def write_states(
     revision: str,
     further: Mapping[str, str] | None = None,
     projection: Projection | None = None,
+    hint: str = "",
 ) -> None:
     """Write a file of states beside its place, then put it there: whoever looks finds it whole.
 
@@ -185,6 +189,7 @@ def write_states(
         revision: of the pair that made them.
         further: what else the file says of itself.
         projection: that the states are stored with.
+        hint: what can be done where it can't be written.
 
     Raises:
         UserError: it can't be written.
@@ -210,7 +215,6 @@ def write_states(
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        hint = "What was written before stays: the same command goes on from there."
         what = f"can't be written: {error.strerror or error}."
         raise UserError.single(str(path), what, hint) from None
     finally:

@@ -17,6 +17,7 @@ _FILE_BYTES = 128 << 20
 """A file is written once it has so many."""
 _FILE_S = 30.0
 """And after so long: what an interrupted call has to do again."""
+_GOES_ON = "What was written before stays: the same command goes on from there."
 
 
 class StateFolder:
@@ -120,7 +121,7 @@ class StateWriter:
             name = hashlib.sha256(b"".join(self._pending)).hexdigest()[:32]
             path = self._folder / (name + _ENDING)
             own = self._pending, self._stored_as, self._revision
-            write_states(path, *own, projection=self.projection)
+            write_states(path, *own, projection=self.projection, hint=_GOES_ON)
         self._pending, self._num_bytes, self._written_s = {}, 0, now_s()
 
     def size(self) -> StoreSize:

@@ -16,6 +16,7 @@ from tsarch.planning.generative_models import generation_mistakes
 from tsarch.planning.passed import PassedChecks
 from tsarch.planning.sequence_checks import sequence_mistakes
 from tsarch.planning.start import start_mistakes
+from tsarch.planning.unused_keys import unused_keys
 from tsarch.tasks.registry import is_generative
 from tsarch.telling.tracker_choice import tracker_mistakes
 
@@ -87,6 +88,7 @@ def run_notes(blueprint: Blueprint) -> list[str]:
     from tsarch.planning.reading_trial import reading_notes
 
     notes = [*_from_cache(blueprint), *reading_notes(blueprint), *_one_sided(blueprint)]
+    notes += unused_keys(blueprint.config)
     if blueprint.runner.is_one_process:
         notes += [
             f"{stage}.deepspeed is not used with topology.runner: local"

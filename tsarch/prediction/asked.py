@@ -3,8 +3,8 @@ questions asked of it, or pairs of entities."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from tsarch.config import Mode
 from tsarch.errors import Mistake, UserError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Pair = tuple[Sequence[int], Sequence[int]]
 """Head and tail of a relation: spans of words, whose ends are as in the rows of its data."""
 Query = str | Pair
+_COLUMNS = {"qa": ("context", "question"), "relation": ("tokens", "head", "tail")}
+"""Of a document, and of what is asked of it."""
 
 
 class AskedDocument(ReadDocument):
@@ -56,6 +58,19 @@ def alone(pair: TrainedPair, document: Any) -> list[Input]:
     """A row that asks anything of a document, whose contexts are the same whatever is asked."""
     word = (0, 0 if pair.span_ends == "inclusive" else 1)
     return _rows(pair, document, ["?" if pair.task == "qa" else (word, word)])
+
+
+def asking(pair: TrainedPair, given: Input) -> Input:
+    """An input that asks something of its document, which what is `given` need not."""
+    if not pair.asks_later:
+        return given
+    if pair.task == "qa" and isinstance(given, str):
+        return alone(pair, given)[0]
+    document, *asked = (pair.columns[own] for own in _COLUMNS[pair.task])
+    if isinstance(given, Mapping) and document in given and not any(o in given for o in asked):
+        (own,) = alone(pair, given[document])
+        return {**given, **cast(Mapping[str, Any], own)}
+    return given
 
 
 def _rows(pair: TrainedPair, document: Any, queries: Sequence[Any]) -> list[Input]:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -54,8 +54,10 @@ class ReadDocument:
             states: how its states are stored, see `EncodedStates`.
 
         Raises:
-            UserError: it can't be written.
+            UserError: it can't be written, or states can't be stored so.
         """
+        if states not in get_args(StoredAs):
+            raise UserError.single(f"states {states!r}", "is unknown.", "It is fp32, bf16 or int8.")
         keys = [context_key(self._split, number) for number in range(self._split.num_contexts)]
         encoded = [EncodedStates.of(own, states) for own in self._states]
         document = json.dumps(self._document, ensure_ascii=False)

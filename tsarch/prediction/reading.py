@@ -12,6 +12,7 @@ from tsarch.inputs.files import InputFile, Reading
 from tsarch.pair.projection import Projection
 from tsarch.pair.state_files import EncodedStates, StoredAs
 from tsarch.pair.state_folder import StateWriter
+from tsarch.prediction.asked import asking
 from tsarch.prediction.batch import BatchProgress
 from tsarch.prediction.pieces import Piece
 from tsarch.prediction.trained_pair import TrainedPair
@@ -53,7 +54,7 @@ def read_piece(
     """The states of a piece's documents, but for contexts that are known."""
     bad = [own for own in piece.inputs if own.value is None]
     sound = [(own.place, own.value) for own in piece.inputs if own.value is not None]
-    prepared = pair.prepare([value for _, value in sound])
+    prepared = pair.prepare([asking(pair, value) for _, value in sound])
     problems = [Mistake(own.place, own.problem) for own in bad]
     problems += [Mistake(sound[n][0], what) for n, what in prepared.inputs.problems.items()]
     read = pair.read_missing(prepared, known)

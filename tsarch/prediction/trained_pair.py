@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tsarch.config import DataConfig, Mode, Query, SpanEnds
-from tsarch.data.corpus import read_rows
 from tsarch.data.merging import merged
 from tsarch.data.row_reader import RowReader
 from tsarch.data.sources import column_names
@@ -23,10 +22,11 @@ from tsarch.inputs.rows import (
     Predicted,
     as_document,
     as_rows,
-    told,
 )
+from tsarch.inputs.sound_rows import sound_rows
 from tsarch.model_folder import files_digest
 from tsarch.pair.answering import Answering, StateStore, context_key
+from tsarch.pair.state_files import READ_AGAIN
 from tsarch.pair.state_folder import StateFolder
 from tsarch.pair.states import States
 from tsarch.prediction.asked import AskedDocument, alone
@@ -237,7 +237,12 @@ class TrainedPair:
     def reads_documents(self) -> bool:
         """Whether the teacher's contexts are documents alone: what it makes of one serves all that
         is asked of it."""
-        return self.task in _DOCUMENTS or self._kind is AskedDocument
+        return self.task in _DOCUMENTS or self.asks_later
+
+    @property
+    def asks_later(self) -> bool:
+        """Whether the teacher reads documents without what is asked of them (`task.query`)."""
+        return self._kind is AskedDocument
 
     def take_states(self, store: str | os.PathLike[str]) -> None:
         """Take the teacher's states of documents from a store (`tsarch read`): the teacher reads
@@ -305,6 +310,8 @@ class TrainedPair:
         document, states = load_document(Path(path), self.revision)
         own, split = self._document(document)
         keys = [context_key(split, context) for context in range(split.num_contexts)]
+        if any(key not in states for key in keys):
+            raise UserError.single(str(path), "is damaged.", READ_AGAIN)
         return self._kind(self, document, own, split, [states[key] for key in keys])
 
     def answers(
@@ -313,24 +320,9 @@ class TrainedPair:
         """Answers to every row of a document that the teacher has read."""
         return self._answering.answers(split, self.known_mode(mode), states)
 
-    def _read_rows(self, own: Inputs) -> tuple[Inputs, tuple[Any, ...]]:
-        """The inputs that can be read, and their rows."""
-        try:
-            return own, read_rows(own.rows, self._reader) if own.rows else ()
-        except UserError:
-            own = own.without(dict(self._wrong(own)))
-            return own, read_rows(own.rows, self._reader) if own.rows else ()
-
-    def _wrong(self, own: Inputs) -> Iterator[tuple[int, str]]:
-        for row, number in zip(own.rows, own.owners, strict=True):
-            try:
-                read_rows([row], self._reader)
-            except UserError as error:
-                yield number, told(error)
-
     def _prepared(self, inputs: Inputs) -> Prepared:
         """The inputs that can be read and that contexts have room for."""
-        own, rows = self._read_rows(inputs)
+        own, rows = sound_rows(inputs, self._reader)
         packed = self._layouts.pack(rows)
         return Prepared(own.with_problems(packed.problems), next(iter(packed.splits), None))
 
@@ -340,15 +332,16 @@ class TrainedPair:
         Raises:
             UserError: it can't be read, or not whole.
         """
-        if self._kind is AskedDocument:
+        if self.asks_later:
             found = self.prepare(alone(self, document))
         else:
             found = self._prepared(as_document(document, self.task, self._reader))
         own, split = found.inputs, found.split
         unread = {} if split is None else gaps(own, [split], "joint")
-        problems = own.problems | {n: told_gaps(parts) for n, parts in unread.items()}
+        problems = own.problems | {n: told_gaps(own, None) for n, own in unread.items()}
         if problems:
-            raise UserError(Mistake(f"sentence {n + 1}", w) for n, w in sorted(problems.items()))
+            what = "document" if self.asks_later else "sentence"
+            raise UserError(Mistake(f"{what} {n + 1}", w) for n, w in sorted(problems.items()))
         assert split is not None
         return own, split
 

@@ -52,10 +52,11 @@ def with_unread(
     return {n: own for n, own in answers.items() if n not in problems}, problems
 
 
-def told_gaps(gaps: Sequence[Gap], other: str = "see on_unread (--on-unread)") -> str:
+def told_gaps(gaps: Sequence[Gap], other: str | None = "see on_unread (--on-unread)") -> str:
     """As the reason why an input isn't answered; `other`: what can be done but to split it."""
     reasons = ", ".join(dict.fromkeys(gap.what for gap in gaps))
-    return f"can't be read whole: {reasons}. Split it into several, or {other}."
+    hint = "" if other is None else f", or {other}"
+    return f"can't be read whole: {reasons}. Split it into several{hint}."
 
 
 def _as_given(

@@ -67,7 +67,10 @@ class ServedPair:
         answers: dict[int, Predicted] = {}
         if prepared.split is not None:
             way = mode, on_unread
-            answers, problems = await self.batcher.submit(way, prepared, prepared.num_tokens)
+            try:
+                answers, problems = await self.batcher.submit(way, prepared, prepared.num_tokens)
+            except UserError as error:  # of what is kept here, such as a damaged store
+                raise ServiceError(500, f"The server can't answer: {error}") from None
             check_problems(problems)
         found = [as_json(answers[number]) for number in range(len(inputs))]
         return Answered(self.info.name, self.info.version, mode, found, prepared.num_tokens)

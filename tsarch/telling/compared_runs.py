@@ -42,7 +42,7 @@ class ComparedRun:
         """Mode → metrics with the best weights; of a run that has not finished, the last measured
         on validation and none on test."""
         if self.summary is not None:
-            found = self.summary["after" if split == "test" else split]
+            found = self.summary.get("after" if split == "test" else split, {})
         elif split == "test":
             found = {}
         else:

@@ -44,6 +44,9 @@ def _free_folder(blueprint: Blueprint) -> Path:
         folder = Path(f"{blueprint.folder}-{number}").expanduser()
         number += 1
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        what = f"can't be made: {existing} is a file."
+        raise UserError.single(f"run folder: {folder}", what, "Choose another folder.")
     if not os.access(existing, os.W_OK):
         raise UserError.single(f"run folder: {folder}", "can't be written.")
     return folder.absolute()

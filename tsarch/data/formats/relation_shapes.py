@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tsarch.data.formats.shapes import Item, Raw, Shape
+from tsarch.data.formats.shapes import Item, Raw, Shape, plain_columns
 from tsarch.data.plain_text import word_bounds
 from tsarch.data.rows import Place, check_unicode, shown
 
@@ -73,12 +73,12 @@ def _listed_rows(item: Item) -> Iterator[tuple[Place, Raw]]:
         item.findings.mistake(item.place, "has no list `relations` of {head, tail, relation}.")
         return
     tokens = item.raw.get(item.names["tokens"])
+    if not item.raw["relations"]:
+        item.findings.count("{} documents have no pairs, the first in {}", item.place)
     for own in item.raw["relations"]:
         relation = own.get("relation") if item.labelled else None
-        yield (
-            item.place,
-            item.row(tokens=tokens, head=own["head"], tail=own["tail"], relation=relation),
-        )
+        row = item.row(tokens=tokens, head=own["head"], tail=own["tail"], relation=relation)
+        yield item.place, row if item.labelled else {**plain_columns(own), **row}
 
 
 def _is_docred(raw: Raw, names: Mapping[str, str]) -> bool:

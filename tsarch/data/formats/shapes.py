@@ -106,6 +106,11 @@ def with_nested(found: Found, names: list[str]) -> Found:
         yield place, raw
 
 
+def plain_columns(raw: Raw) -> Raw:
+    """The columns of a row that hold a text, a number or nothing: not what a layout is made of."""
+    return {n: v for n, v in raw.items() if v is None or isinstance(v, str | int | float)}
+
+
 def nested(raw: Raw, name: str) -> Any:
     """What lies inside objects (by key) and lists (by number, from 0); None: nothing."""
     value: Any = raw
