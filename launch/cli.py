@@ -16,7 +16,7 @@ from rich.console import Console
 from tsarch.config import Config, Mode
 from tsarch.config_loading import load_config
 from tsarch.errors import InterruptedRunError, ReplicaDriftError, RunFailedError, UserError
-from tsarch.host_memory import keep_freed_memory
+from tsarch.host_memory import collect_seldom, keep_freed_memory
 from tsarch.launch import file_commands, job_commands, prediction_commands, version_commands
 from tsarch.launch.doctor import doctor
 from tsarch.launch.options import (
@@ -252,6 +252,7 @@ app.command()(doctor)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, in an environment without launchers' variables."""
     keep_freed_memory()
+    collect_seldom()
     note = describe(forget_launchers())
     if note is not None:
         typer.echo(f"note: {note}", err=True)

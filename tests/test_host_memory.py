@@ -33,6 +33,28 @@ def test_a_large_block_reuses_the_pages_of_one_that_was_freed():
     assert 2 * last_faults("keep") < last_faults("give"), "each block has fresh pages"
 
 
+_COLLECTED = """
+import gc, sys, time
+from tsarch.host_memory import collect_seldom
+if sys.argv[1] == "seldom":
+    collect_seldom()
+rounds = sum(own["collections"] for own in gc.get_stats())
+kept = [[number] for number in range(300_000)]
+kept.append(kept)
+print(sum(own["collections"] for own in gc.get_stats()) - rounds)
+"""
+
+
+def test_cycles_are_looked_for_seldom_and_still_found():
+    def rounds(how: str) -> int:
+        command = [sys.executable, "-c", _COLLECTED, how]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert 1 <= rounds("seldom") < 10
+    assert rounds("often") > 100
+
+
 _HELD = """
 from tsarch.host_memory import give_back_freed_memory, keep_freed_memory
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import sys
 from typing import Any
 
@@ -11,6 +13,8 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _NEVER = -1
 _LARGE_BYTES = 1 << 30
 _GROWTH_BYTES = 64 << 20
+_SELDOM = 100_000, 10, 10
+"""New objects, and rounds, after which Python's collector looks for cycles."""
 
 
 def keep_freed_memory() -> None:
@@ -30,6 +34,18 @@ def keep_freed_memory() -> None:
         (_TOP_PAD, _GROWTH_BYTES),
     ):
         mallopt(parameter, value)
+
+
+def collect_seldom() -> None:
+    """Look for unreachable cycles less often than Python does by itself, and not at the end.
+
+    Importing torch and transformers makes a million objects that stay, and with each seven hundred
+    new ones Python may go through all that there are: a quarter of the seconds until a command
+    computes, and a second after it is done. What isn't in a cycle goes at once as ever.
+    """
+    gc.set_threshold(*_SELDOM)
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
 
 
 def give_back_freed_memory() -> None:

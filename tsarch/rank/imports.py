@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 
+from tsarch.host_memory import collect_seldom
 from tsarch.rank.preloaded import has_gpu
 
+collect_seldom()
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 if not has_gpu():
     os.environ["DS_ACCELERATOR"] = "cpu"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsarch.blueprint import Blueprint
-from tsarch.host_memory import keep_freed_memory
+from tsarch.host_memory import collect_seldom, keep_freed_memory
 from tsarch.launchers import forget_launchers
 from tsarch.rank.activity import Activity
 from tsarch.rank.api import MEANWHILE, Meeting
@@ -289,6 +289,7 @@ def _warm_up(blueprint: Blueprint) -> Prepared:
 
 def prepare_environment() -> None:
     """Keep libraries from doing what a rank doesn't want; before their import."""
+    collect_seldom()
     forget_launchers()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
