@@ -227,7 +227,7 @@ def test_the_package_can_be_run(monkeypatch, capsys):
 
 def test_what_is_switched_off_is_said_to_be_unused(tmp_path):
     from tests.helpers import tiny_config
-    from tsarch.planning.unused_keys import unused_keys
+    from tsarch.config_changes import unused_keys
 
     config = tiny_config(
         tmp_path,

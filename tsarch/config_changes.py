@@ -44,6 +44,25 @@ def changed_keys(config: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def unused_keys(config: Config) -> Iterator[str]:
+    """A remark for each key that says how something is done that is switched off."""
+    changed, own = changed_keys(config), config.distillation
+    hidden = "" if own.hidden_weight else "distillation.hidden_weight is 0"
+    relations = "" if own.relation_weight else "distillation.relation_weight is 0"
+    reasons = {
+        "distillation.hidden_layers": hidden,
+        "distillation.hidden_loss": hidden,
+        "distillation.relations": relations,
+        "distillation.relation_heads": relations,
+        "distillation.match_passes": f"{hidden} and {relations}" if hidden and relations else "",
+    }
+    if config.data.unlabelled is None:
+        reasons |= {key: "there is no data.unlabelled" for key in changed if "unlabelled." in key}
+    for key, why in reasons.items():
+        if why and key in changed:
+            yield f"{key} is not used: {why}"
+
+
 def altered(section: S, values: Mapping[str, Any]) -> S:
     """A section, or the whole config, with other values of some keys."""
     update = {

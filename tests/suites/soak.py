@@ -32,7 +32,7 @@ from tests.suites.observed_run import ObservedRun, losses_of, same_weights
 OUTPUT = Path("tests/suites/results/soak.json")
 _EVERY_S = (45.0, 75.0)
 """Shortest and longest time from a fault to the next."""
-_USEFUL_SHARE = 0.5
+_USEFUL_SHARE = 0.8
 """Of the time, about: so many epochs are trained."""
 _LOOK_S = 0.05
 _PLACEMENT_GROUPS = (

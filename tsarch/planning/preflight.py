@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tsarch.blueprint import Blueprint, StageBlueprint
+from tsarch.config_changes import unused_keys
 from tsarch.data.hub import WAYS_ON, is_hub_name, unreachable, why_absent
 from tsarch.data.tokenizer import load_tokenizer, resolve_model_path, tokenizers_differ
 from tsarch.errors import Mistake, UserError, one_line
@@ -16,7 +17,6 @@ from tsarch.planning.generative_models import generation_mistakes
 from tsarch.planning.passed import PassedChecks
 from tsarch.planning.sequence_checks import sequence_mistakes
 from tsarch.planning.start import start_mistakes
-from tsarch.planning.unused_keys import unused_keys
 from tsarch.tasks.registry import is_generative
 from tsarch.telling.tracker_choice import tracker_mistakes
 
