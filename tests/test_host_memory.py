@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.helpers import ROOT
+
 _FAULTS = """
 import resource, sys
 from tsarch.host_memory import keep_freed_memory
@@ -42,17 +44,29 @@ rounds = sum(own["collections"] for own in gc.get_stats())
 kept = [[number] for number in range(300_000)]
 kept.append(kept)
 print(sum(own["collections"] for own in gc.get_stats()) - rounds)
+before = gc.get_threshold()
+from tests.helpers import tiny_blueprint
+from tsarch.stage.build import build_model
+from tsarch.topology import STAGES
+import pathlib, tempfile
+with tempfile.TemporaryDirectory() as folder:
+    build_model(tiny_blueprint(pathlib.Path(folder)), STAGES[0], 3)
+print(int(gc.get_threshold() == before))
 """
 
 
 def test_cycles_are_looked_for_seldom_and_still_found():
-    def rounds(how: str) -> int:
+    def found(how: str) -> list[int]:
         command = [sys.executable, "-c", _COLLECTED, how]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return int(done.stdout)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        return [int(line) for line in done.stdout.splitlines()]
 
-    assert 1 <= rounds("seldom") < 10
-    assert rounds("often") > 100
+    rounds, stays = found("seldom")
+    assert 1 <= rounds < 10
+    assert not stays, "what a model computes is collected as usual"
+    rounds, stays = found("often")
+    assert rounds > 100
+    assert stays
 
 
 _HELD = """

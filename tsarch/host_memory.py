@@ -13,8 +13,9 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _NEVER = -1
 _LARGE_BYTES = 1 << 30
 _GROWTH_BYTES = 64 << 20
-_SELDOM = 100_000, 10, 10
+_USUAL = gc.get_threshold()
 """New objects, and rounds, after which Python's collector looks for cycles."""
+_SELDOM = 100_000, 10, 10
 
 
 def keep_freed_memory() -> None:
@@ -37,7 +38,8 @@ def keep_freed_memory() -> None:
 
 
 def collect_seldom() -> None:
-    """Look for unreachable cycles less often than Python does by itself, and not at the end.
+    """Until a model is built, look for unreachable cycles less often than Python does by itself,
+    and not at the end.
 
     Importing torch and transformers makes a million objects that stay, and with each seven hundred
     new ones Python may go through all that there are: a quarter of the seconds until a command
@@ -46,6 +48,12 @@ def collect_seldom() -> None:
     gc.set_threshold(*_SELDOM)
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
+
+
+def collect_as_usual() -> None:
+    """After `collect_seldom`: what is computed may leave cycles that hold much memory."""
+    if gc.get_threshold() == _SELDOM:
+        gc.set_threshold(*_USUAL)
 
 
 def give_back_freed_memory() -> None:

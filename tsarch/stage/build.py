@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tsarch.blueprint import Blueprint, StageBlueprint
+from tsarch.host_memory import collect_as_usual
 from tsarch.models.adapters import add_adapters, checkpoint_activations
 from tsarch.models.backbone import Backbone, build_backbone, cut_out_table, freeze_backbone
 from tsarch.models.construction import SAVED, WHOLE, Construction
@@ -84,6 +85,7 @@ def build_model(
             )
         module = _complete(blueprint, own, backbone, num_outputs, output)
     construction.settle(list(module.parameters()))
+    collect_as_usual()
     return BuiltModel(module, backbone.table)
 
 
