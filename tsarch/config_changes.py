@@ -57,7 +57,9 @@ def unused_keys(config: Config) -> Iterator[str]:
         "distillation.match_passes": f"{hidden} and {relations}" if hidden and relations else "",
     }
     if config.data.unlabelled is None:
-        reasons |= {key: "there is no data.unlabelled" for key in changed if "unlabelled." in key}
+        reasons |= {
+            key: "there is no data.unlabelled" for key in changed if key.startswith("unlabelled.")
+        }
     for key, why in reasons.items():
         if why and key in changed:
             yield f"{key} is not used: {why}"

@@ -229,9 +229,9 @@ class StudentConfig(BackboneConfig):
     def taken_layers(self) -> tuple[int, ...] | None:
         """Layers that it is made of, of whatever model; None: all. As long as they are open the
         first ones."""
-        most = None if self.depths is None else self.depths[-1]
         if isinstance(self.layers, list):
-            return tuple(self.layers[:most])
+            return tuple(self.layers)
+        most = None if self.depths is None else self.depths[-1]
         number = most or self.num_layers
         return None if number is None else tuple(range(number))
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tsarch.data.cuts import Cutting
-from tsarch.data.layouts import PackingSpec, TaggedWords, sentences_of
+from tsarch.data.layouts import PackingSpec, TaggedWords, sentences_of, word_labels
 from tsarch.data.packing import Sentence, pack
 from tsarch.data.tokenizer import special_tokens
 from tsarch.errors import Mistake, UserError
-from tsarch.records import IGNORED, TokenizedSplit
+from tsarch.records import TokenizedSplit
 
 _UNREAD = "starts of questions longer than a window has room for (student.max_tokens)"
 _CUT = "starts of questions longer than a context has room for (teacher.max_tokens)"
@@ -64,7 +64,10 @@ class ChoiceLayout:
         if wrong := [own for own in read if isinstance(own, Mistake)]:
             raise UserError(wrong)
         found = [own for own in read if isinstance(own, _Read)]
-        labels = [self._labels(row)[own.first_word :] for row, own in zip(rows, found, strict=True)]
+        labels = [
+            word_labels(row, self._label_ids)[own.first_word :]
+            for row, own in zip(rows, found, strict=True)
+        ]
         whole = spec.teacher_max_tokens
         packed = pack([own.sentence for own in found], labels, prefix, suffix, whole, whole)
         windows = packed.windows.copy()
@@ -91,11 +94,6 @@ class ChoiceLayout:
         cutting.add(_UNREAD, number, unread, is_read=True)
         words = [-1] * unread + [word - first if word >= 0 else -1 for word in starts[-window:]]
         return _Read(Sentence(own.document, own.token_ids[cut:], words), first, window)
-
-    def _labels(self, row: QuestionWithChoices) -> list[int]:
-        if row.tags is None:
-            return [IGNORED] * len(row.words)
-        return [self._label_ids[tag] for tag in row.tags]
 
 
 def _ending(starts: Sequence[int], most: int) -> int:

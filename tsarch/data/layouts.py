@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -120,7 +120,7 @@ class TaggedWordsLayout:
     def pack(self, rows: Sequence[TaggedWords]) -> TokenizedSplit:
         """Contexts and windows."""
         sentences = sentences_of(self._spec.tokens, rows, [row.words for row in rows])
-        labels = [self._labels(row) for row in rows]
+        labels = [word_labels(row, self._label_ids) for row in rows]
         packed = pack(
             sentences,
             labels,
@@ -131,10 +131,12 @@ class TaggedWordsLayout:
         )
         return replace(packed, rows=tuple(rows))
 
-    def _labels(self, row: TaggedWords) -> list[int]:
-        if row.tags is None:
-            return [IGNORED] * len(row.words)
-        return [self._label_ids[tag] for tag in row.tags]
+
+def word_labels(row: TaggedWords, label_ids: Mapping[str, int]) -> list[int]:
+    """The label of each word; `IGNORED` where none is known."""
+    if row.tags is None:
+        return [IGNORED] * len(row.words)
+    return [label_ids[tag] for tag in row.tags]
 
 
 class LabelledWordsLayout:

@@ -148,21 +148,21 @@ def check_graphs(
     """
     own_pair, modes = saved_pair(models.folder), models.blueprint.modes
     run = {mode: _scored(models, own_pair, sample, mode) for mode in modes}
+    answers = run
+    if models.blueprint.scorer is not None:  # which graphs haven't: they read all windows
+        answers = {mode: _scored(models, own_pair, sample, mode, True) for mode in modes}
     found: dict[str, list[Compared]] = {}
     for precision in precisions:
         pair = OnnxPair(folder, precision)
         pair.open()
         graphs = {mode: _scored(models, pair, sample, mode) for mode in modes}
-        of_run = run
-        if models.blueprint.scorer is not None:  # which graphs haven't: they read all windows
-            of_run = {mode: _scored(models, own_pair, sample, mode, True) for mode in modes}
         for mode in modes if precision == "fp32" else ():
             gap = _gap(graphs[mode][0], run[mode][0])
             if not gap <= _TOLERANCE:
                 what = f"ONNX graphs say something else in {mode} (scores differ by {gap:.1g})."
                 raise UserError.single(str(models.folder), what)
         found[precision] = [
-            _compared(models, sample, mode, of_run[mode], graphs[mode]) for mode in modes
+            _compared(models, sample, mode, answers[mode], graphs[mode]) for mode in modes
         ]
     return found
 

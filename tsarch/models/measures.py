@@ -170,12 +170,12 @@ def _first_input(probe: Any, **given: Tensor) -> Tensor:
 
 def heads_of(config: PretrainedConfig) -> tuple[int, int]:
     """(heads, heads of keys and values) of an architecture's attention."""
-    heads = int(getattr(config, "num_attention_heads", None) or _USUAL_HEADS)
+    heads = int(config.num_attention_heads)
     kept = getattr(config, "num_key_value_heads", None)
     return heads, heads if kept is None else int(kept)
 
 
-def head_width(config: PretrainedConfig) -> int:
-    """Width of a head of an architecture's attention."""
-    heads, _ = heads_of(config)
-    return int(getattr(config, "head_dim", None) or max(config.hidden_size // heads, 1))
+def head_shape(config: PretrainedConfig) -> tuple[int, int]:
+    """(heads, width of a head), where an architecture doesn't say as is usual: for estimates."""
+    heads = int(getattr(config, "num_attention_heads", None) or _USUAL_HEADS)
+    return heads, int(getattr(config, "head_dim", None) or max(config.hidden_size // heads, 1))

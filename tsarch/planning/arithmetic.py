@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tsarch.blueprint import Blueprint, Precision, StageBlueprint
-from tsarch.models.measures import head_width, heads_of
+from tsarch.models.measures import head_shape
 from tsarch.parallel.groups import choose_device
 from tsarch.planning.attention_trial import fastest_up_to
 from tsarch.planning.capacity import host_memory, rank_needs
@@ -91,7 +91,7 @@ def _with_attention(blueprint: Blueprint) -> Blueprint:
 
 def _products_up_to(blueprint: Blueprint, stage: StageBlueprint) -> int:
     hf, precision = stage.architecture.config, blueprint.precision
-    heads, width = heads_of(hf)[0], head_width(hf)
+    heads, width = head_shape(hf)
     most_tokens = max(own.max_tokens for own in blueprint.stages.values())
 
     def measure() -> int:

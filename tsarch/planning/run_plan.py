@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tsarch.blueprint import Blueprint
-from tsarch.models.measures import head_width, heads_of
+from tsarch.models.measures import head_shape, heads_of
 from tsarch.planning.balance import Prediction, StageTimes, Way, predict
 from tsarch.planning.capacity import RankNeed, need_of
 from tsarch.planning.hardware import Hardware
@@ -217,7 +217,7 @@ def _traded_bytes(blueprint: Blueprint, own: StageProfile, tokens: float) -> flo
     heads, kept = heads_of(hf)
     value = 2 if blueprint.precision == "bf16" else 4
     passes = 2 + int(settings.activation_checkpointing)
-    of_layer = passes * value * (2 * heads + 2 * kept) * head_width(hf)
+    of_layer = passes * value * (2 * heads + 2 * kept) * head_shape(hf)[1]
     return (number - 1) / number * int(hf.num_hidden_layers) * of_layer * tokens
 
 

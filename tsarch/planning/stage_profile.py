@@ -12,7 +12,7 @@ import numpy as np
 from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.loader import BatchPlan
 from tsarch.feeds import batch_plan, num_training_steps, training_feed
-from tsarch.models.measures import head_width
+from tsarch.models.measures import head_shape
 from tsarch.planning.capacity import Counts, count
 from tsarch.planning.dry_ops import Op
 from tsarch.planning.dry_stage import DryStep, dry_step
@@ -207,10 +207,10 @@ def _largest(
             np.concatenate([lengths[offsets[c] : offsets[c + 1]] for c in own.tolist()])
             for own in batches
         ]
-    hf = unit.stages[stage].architecture.built
+    _, width = head_shape(unit.stages[stage].architecture.built)
     tokens = [int(own.sum()) for own in inputs]
     held = [
-        own.sum() + np.square(own[own <= unit.products_up_to]).sum() / (_SCORES * head_width(hf))
+        own.sum() + np.square(own[own <= unit.products_up_to]).sum() / (_SCORES * width)
         for own in inputs
     ]
     step = int(np.argmax(held))

@@ -338,7 +338,7 @@ class TrainedPair:
             found = self._prepared(as_document(document, self.task, self._reader))
         own, split = found.inputs, found.split
         unread = {} if split is None else gaps(own, [split], "joint")
-        problems = own.problems | {n: told_gaps(own, None) for n, own in unread.items()}
+        problems = own.problems | {n: told_gaps(parts, None) for n, parts in unread.items()}
         if problems:
             what = "document" if self.asks_later else "sentence"
             raise UserError(Mistake(f"{what} {n + 1}", w) for n, w in sorted(problems.items()))
