@@ -46,8 +46,10 @@ def show_evaluation(
             _check_output(option, file)
     with TIMINGS.during("importing"):
         from tsarch.launch.training import quieten
+        from tsarch.models.lean_imports import import_models
 
         quieten()
+        import_models()
         from tsarch.run.depths import at_depth
         from tsarch.run.saved_run import evaluate_run
         from tsarch.telling.terminal import Reporter

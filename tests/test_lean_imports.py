@@ -84,3 +84,24 @@ def test_ranks_import_deepspeed_without_a_tracker_that_it_would_bring_along():
     done = subprocess.run([sys.executable, "-c", RANK], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "False"
+
+
+SCORES = """
+import sys, warnings
+from tsarch.tasks.seqeval_import import IOB2, f1_score, precision_recall_fscore_support
+print("sklearn" in sys.modules)
+assert f1_score([["B-A", "I-A", "O"]], [["B-A", "I-A", "O"]]) == 1
+with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    precision_recall_fscore_support([["B-A"]], [["O"]], average="micro", scheme=IOB2)
+assert [own.category.__name__ for own in found] == ["UndefinedMetricWarning"], found
+from sklearn.metrics import f1_score as of_rows
+assert of_rows([1, 0], [1, 0]) == 1
+"""
+
+
+@pytest.mark.slow
+def test_scores_by_entity_come_without_scikit_learn_which_is_there_for_whoever_needs_it():
+    done = subprocess.run([sys.executable, "-c", SCORES], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"

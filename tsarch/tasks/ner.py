@@ -186,9 +186,12 @@ class NerTask(LabelTask):
         default and in most published figures.
         """
         split.check_labels("measuring tags")
-        from seqeval.metrics import accuracy_score, f1_score
-        from seqeval.metrics.v1 import precision_recall_fscore_support  # seqeval's strict mode
-        from seqeval.scheme import IOB2
+        from tsarch.tasks.seqeval_import import (
+            IOB2,
+            accuracy_score,
+            f1_score,
+            precision_recall_fscore_support,
+        )
 
         gold, guess = self._sentences(split, split.labels), self._sentences(split, predicted)
         precision, recall, f1, _ = precision_recall_fscore_support(
