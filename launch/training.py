@@ -44,6 +44,7 @@ def run_training(
     """
     TIMINGS.begin()
     quieten()
+    from tsarch.models.lean_imports import import_models
     from tsarch.rank.preloaded import start_importing
     from tsarch.telling.run_folder import choose_folder, resumed_folder
     from tsarch.telling.terminal import Reporter
@@ -54,6 +55,9 @@ def run_training(
     is_here = address is None or blueprint.runner.name == "processes"
     if blueprint.runner.name == "processes" and launch is None:
         start_importing()
+    if not blueprint.runner.is_one_process:
+        with TIMINGS.during("importing"):
+            import_models()
     path = resumed_folder(blueprint) if resume else choose_folder(blueprint)
     store, point = _checkpoints(blueprint, path, resume, reporter)
     blueprint = _computing(blueprint, point, is_here, reporter)
@@ -105,15 +109,12 @@ def _prepare(blueprint: Blueprint, is_here: bool, reporter: Any) -> Any:
         UserError: mistakes in them.
     """
     from tsarch.data.cache import cache_note
-    from tsarch.models.lean_imports import import_models
     from tsarch.planning.passed import PassedChecks
     from tsarch.planning.preflight import check_run, run_notes
     from tsarch.taught import teaching_runs
 
     reporter.say("checking the config and the models")
     with TIMINGS.during("checking the config and the models"):
-        if not blueprint.runner.is_one_process:
-            import_models()
         passed = PassedChecks(blueprint)
         check_run(blueprint, is_here, passed=passed)
         teaching_runs(blueprint)

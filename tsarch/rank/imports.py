@@ -6,12 +6,15 @@ from __future__ import annotations
 import os
 
 from tsarch.host_memory import collect_seldom
+from tsarch.models.lean_imports import import_models
 from tsarch.rank.preloaded import has_gpu
 
 collect_seldom()
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 if not has_gpu():
     os.environ["DS_ACCELERATOR"] = "cpu"
+
+import_models()
 
 import tsarch.rank.assembly  # noqa: E402 - collecting seldom is for these
 import tsarch.rank.generate  # noqa: E402
