@@ -23,6 +23,9 @@ from tsarch.data.window_passes import (
 from tsarch.records import IntArray, TokenizedSplit
 from tsarch.topology import Topology
 
+_LEAST_BATCHES = 8
+"""Of a split that two stages evaluate."""
+
 
 def batch_plan(blueprint: Blueprint, train: TokenizedSplit) -> BatchPlan:
     """Batches of all epochs of `Prepared.training`; of the training split alone as many steps, with
@@ -133,10 +136,15 @@ def evaluation_feed(
     topology: Topology,
     vocabulary: int | None = None,
 ) -> tuple[Feed, int]:
-    """Evaluation batches and their number; every window is read alone and, if there is a teacher,
-    fed."""
+    """Evaluation batches, of `evaluation.batch_tokens` at most, and their number; every window is read
+    alone and, if there is a teacher, fed."""
     is_fed = bool(topology.graph.edges)
-    batches = evaluation_batches(split.context_lengths, blueprint.batches.evaluation_tokens)
+    tokens = blueprint.batches.evaluation_tokens
+    if is_fed:  # the student waits for the first batch, and the teacher is idle during the last one
+        lengths = split.context_lengths
+        share = -(-int(lengths.sum()) // _LEAST_BATCHES)
+        tokens = min(tokens, max(share, int(lengths.max(initial=0))))
+    batches = evaluation_batches(split.context_lengths, tokens)
     feed = Feed(
         split,
         topology,
