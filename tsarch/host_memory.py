@@ -41,9 +41,9 @@ def collect_seldom() -> None:
     """Until a model is built, look for unreachable cycles less often than Python does by itself,
     and not at the end.
 
-    Importing torch and transformers makes a million objects that stay, and with each seven hundred
-    new ones Python may go through all that there are: a quarter of the seconds until a command
-    computes, and a second after it is done. What isn't in a cycle goes at once as ever.
+    Importing torch and transformers makes hundreds of thousands of objects that stay, and with each
+    seven hundred new ones Python may go through all that there are: a fifth of the seconds until a
+    command computes, and a second after it is done. What isn't in a cycle goes at once as ever.
     """
     gc.set_threshold(*_SELDOM)
     atexit.unregister(gc.freeze)
