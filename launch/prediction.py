@@ -89,7 +89,7 @@ def predict_to_file(
     quieten()
     own = computing
     check_options(own.device, own.precision, own.batch_tokens, own.backend)
-    files, reading = known_files(run, inputs, overrides, computing.backend, on_ray)
+    files, reading = known_files(run, inputs, overrides, computing.backend, on_ray, skip_bad)
     if str(output) != STDOUT:
         check_output(output, files)
     console = progress_console()
@@ -114,6 +114,7 @@ def known_files(
     overrides: Sequence[str],
     backend: Backend,
     on_ray: OnRay | None,
+    skip_bad: bool,
 ) -> tuple[list[str], Reading]:
     """The files that are meant, and how they are read; checked before models are loaded.
 
@@ -127,7 +128,7 @@ def known_files(
     files = input_files(inputs, "tags" in reading.names)
     if on_ray is not None and STDIN in files:
         raise UserError.single(STDIN, "can't be read on Ray.", "Name a file.")
-    check_files(files, reading)
+    check_files(files, reading, skip_bad)
     return files, reading
 
 

@@ -55,7 +55,7 @@ def read_to_store(
     quieten()
     own = computing
     check_options(own.device, own.precision, own.batch_tokens, own.backend)
-    files, reading = known_files(run, inputs, overrides, computing.backend, on_ray)
+    files, reading = known_files(run, inputs, overrides, computing.backend, on_ray, skip_bad)
     pair = without_models(run, asdict(computing))
     pair.check_reads_documents("read")
     fit = None if dimensions is None else _fit(run, own.backend, dimensions)

@@ -266,6 +266,8 @@ def test_models_that_write_are_ordinary_too(tmp_path, task, model):
     raw["run"]["folder"] = str(tmp_path / "run")
     raw["schedule"] = {"max_steps": 40}
     raw["topology"] = {"runner": "local", "device": "cpu", "threads": 1}
+    if model == "bart":  # a token that the tokenizer doesn't leave out as a special one
+        raw["teacher"]["config"]["decoder_start_token_id"] = 100
     run_training(parse_config(raw, "tiny"))
     done = export(tmp_path / "run", tmp_path / "out", onnx=True)
     assert list(done.refused) == ["onnx/"]

@@ -92,7 +92,9 @@ def test_unknown_options_are_told(ner_run):
         ({"precision": "fp8"}, "It is fp32, bf16 or int8"),
         ({"device": "tpu"}, "It is auto, cpu or cuda"),
         ({"backend": "jax"}, "It is torch or onnx"),
-        ({"batch_tokens": 0}, "is less than 1"),
+        ({"batch_tokens": 0}, "is no whole number above 0"),
+        ({"batch_tokens": "x"}, "is no whole number above 0"),
+        ({"modes": "teachers"}, "teachers"),
     ):
         with pytest.raises(UserError, match=what):
             tsarch.load(ner_run, **options)

@@ -339,6 +339,31 @@ def test_hardware_from_a_file(tmp_path):
     assert "bf16_flops_s: is missing" in told
 
 
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("memory_bytes: .inf", "not a whole number above 0"),
+        ("memory_bytes: 0.5", "not a whole number above 0"),
+        ("devices_a_node: true", "not a whole number above 0"),
+        ("bf16_flops_s: .inf", "not a number above 0"),
+        ("network_bytes_s: .nan", "not a number above 0"),
+        ("overhead_s: -1", "not a number above 0"),
+        ("product_share: 7", "not a share in (0, 1]"),
+        ("memory_share: 0", "not a share in (0, 1]"),
+        ("is_cpu: 'no'", "not true or false"),
+        ("name: [1, 2]", "not a text"),
+    ],
+)
+def test_values_of_hardware_are_of_their_kind(tmp_path, line, what):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"base: h100\n{line}\n")
+    with pytest.raises(UserError) as found:
+        read_hardware(path)
+    (mistake,) = found.value.mistakes
+    assert line.split(":")[0] in mistake.where
+    assert what in mistake.what
+
+
 def test_rates_and_names_of_hardware():
     assert network_rate("100Gbit/s") == 12.5e9
     assert network_rate("12.5 GB") == 12.5e9

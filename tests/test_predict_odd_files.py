@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import errno
 import gzip
 import io
@@ -10,10 +11,12 @@ import itertools
 import json
 import lzma
 import os
+import random
 import re
 import signal
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -175,6 +178,45 @@ def test_what_stands_before_damage_is_read(tmp_path):
     found = read(written(tmp_path, "b.json", '[{"text": "a"}, {"text": oops}]'), "classification")
     assert found[0] == {"text": "a"}
     assert "is not JSON" in found[1]
+
+
+@pytest.mark.parametrize("number", [300, 60_000])
+def test_all_rows_before_damage_are_answered_wherever_it_is(run, tmp_path, number, capsys):
+    """In the first part of a file too, from which its format is told."""
+    noise = random.Random(0)
+    lines = "".join(f'{{"text": "Bob {noise.random()}", "n": {n}}}\n' for n in range(number))
+    packed = gzip.compress(lines.encode())[: 2_000 if number == 300 else 300_000]
+    unpacked = zlib.decompressobj(wbits=31).decompress(packed)
+    path = written(tmp_path, "a.jsonl.gz", packed)
+    found = read(path, "classification")
+    assert len(found) - 1 == unpacked.count(b"\n")
+    if number == 300:
+        own = ["--input", str(path), "--output", str(tmp_path / "o.jsonl")]
+        assert command(str(run), *own) == 2, "nothing is left out unless that is asked for"
+        assert "it is damaged" in capsys.readouterr().err
+        assert command(str(run), *own, "--skip-bad") == 0
+        *rows, last = map(json.loads, (tmp_path / "o.jsonl").read_text().splitlines())
+        assert [row["n"] for row in rows] == list(range(unpacked.count(b"\n")))
+        assert "it is damaged" in last["problem"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_halves_of_characters_in_other_columns_are_written_escaped(pair, tmp_path, kind):
+    row = r'{"text": "Bob", "x": "\ud800", "y": ["\udfff"], "z\ud801": "é"}'
+    output = tmp_path / f"o.{kind}"
+    predict_files(pair, [str(written(tmp_path, "a.jsonl", row + "\n"))], output)
+    table = (
+        pq.read_table(output).to_pylist()
+        if kind == "parquet"
+        else list(
+            csv.DictReader(output.open(encoding="utf-8"), delimiter="\t" if kind == "tsv" else ",")
+        )
+    )
+    assert {name: table[0][name] for name in ("x", "y", r"z\ud801")} == {
+        "x": r"\ud800",
+        "y": r'["\udfff"]',
+        r"z\ud801": "é",
+    }
 
 
 @pytest.mark.parametrize("end", ["\n", " "])

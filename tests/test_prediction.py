@@ -228,8 +228,12 @@ def test_wrong_windows_are_told(ner_run):
         context.predict(2)
     with pytest.raises(UserError, match="needs a document that is a plain text"):
         context.predict((0, 5))
-    with pytest.raises(UserError, match="has no words of the document"):
-        pair.read("Rome").predict((100, 200))
+    for window in ((100, 200), (3, 3), (4, 0)):
+        with pytest.raises(UserError, match="has no words of the document"):
+            pair.read("Rome").predict(window)
+    for window in ("x", [], [0, "x"], (0,), (0, 1, 2), 1.5, True):
+        with pytest.raises(UserError, match="is neither a sentence's number nor"):
+            pair.read("Rome").predict(window)
 
 
 @pytest.mark.slow

@@ -136,8 +136,8 @@ def evaluation_feed(
     topology: Topology,
     vocabulary: int | None = None,
 ) -> tuple[Feed, int]:
-    """Evaluation batches, of `evaluation.batch_tokens` at most, and their number; every window is read
-    alone and, if there is a teacher, fed."""
+    """Evaluation batches, of `evaluation.batch_tokens` at most, and their number; every window is
+    read alone and, if there is a teacher, fed."""
     is_fed = bool(topology.graph.edges)
     tokens = blueprint.batches.evaluation_tokens
     if is_fed:  # the student waits for the first batch, and the teacher is idle during the last one

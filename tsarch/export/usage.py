@@ -116,7 +116,7 @@ def _writing(models: TrainedModels, part: str) -> str:
         before=list(frame.prefix),
         after=after,
         lead=word_lead(models.blueprint.tokenizer()),
-        skip="" if is_seq2seq else "[len(ids):]",
+        skip="[1:]" if is_seq2seq else "[len(ids):]",
     )
 
 

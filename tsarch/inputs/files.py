@@ -22,10 +22,10 @@ import fsspec
 from tsarch.config import DataConfig
 from tsarch.data.formats.brat import is_brat
 from tsarch.data.formats.findings import Findings, Found
-from tsarch.data.formats.opening import DAMAGED, unpacking
+from tsarch.data.formats.opening import unpacking
 from tsarch.data.formats.shapes import Item, Raw, fitting, nested, plain_columns
 from tsarch.data.formats.tables import parquet_stream
-from tsarch.data.formats.text import Text, text_of
+from tsarch.data.formats.text import DAMAGED, Text, text_of
 from tsarch.data.formats.word_rows import with_sentences
 from tsarch.data.rows import Place
 from tsarch.data.sources import STDIN, column_names, kind_of_name, text_rows, told_of_lines
@@ -154,15 +154,15 @@ def _is_there(file: fsspec.core.OpenFile) -> bool:
     return bool(file.fs.isfile(file.path))
 
 
-def check_files(paths: Sequence[str], reading: Reading) -> None:
+def check_files(paths: Sequence[str], reading: Reading, skip_bad: bool) -> None:
     """Check that each file can be opened and is of a known format.
 
     Raises:
-        UserError: one isn't.
+        UserError: one isn't, or is damaged within what that is told from, unless `skip_bad`.
     """
     for path in paths:
         if path != STDIN:
-            InputFile(path, reading).check()
+            InputFile(path, reading).check(skip_bad)
 
 
 class _Counted(io.RawIOBase):
@@ -217,13 +217,15 @@ class InputFile:
             return min(self._text.position, self.size) if self.size else self._text.position
         return int(self.size * self._share)
 
-    def check(self) -> None:
+    def check(self, skip_bad: bool) -> None:
         """See whether its format is known.
 
         Raises:
-            UserError: it isn't, or the file can't be read.
+            UserError: it isn't, or the file can't be read; `skip_bad`: from its beginning.
         """
         next(iter(self._opened(only_begin=True)), None)
+        if self._text is not None and self._text.damage is not None and not skip_bad:
+            raise self._damaged(self._text.damage)
 
     def __iter__(self) -> Iterator[FileInput]:
         """The inputs; what keeps the rest of the file from being read is the last one."""
@@ -250,10 +252,13 @@ class InputFile:
         except UserError:
             raise
         except DAMAGED as error:
-            what = f"can't be read any further: it is damaged: {one_line(error)}."
-            raise UserError.single(self.path, what) from None
+            raise self._damaged(error) from None
         except Exception as error:  # file systems and unpackers raise what they like
             raise UserError.single(self.path, f"can't be read: {one_line(error)}.") from None
+
+    def _damaged(self, error: Exception) -> UserError:
+        what = f"can't be read any further: it is damaged: {one_line(error)}."
+        return UserError.single(self.path, what)
 
     def _parquet(self, binary: io.BufferedReader) -> Iterator[FileInput]:
         if not binary.seekable():

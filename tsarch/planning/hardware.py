@@ -6,7 +6,7 @@ what is reached of them is assumed, see `Hardware.product_share` and `memory_sha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def read_hardware(path: Path) -> Hardware:
     values hold where the file has none.
 
     Raises:
-        UserError: it can't be read, or values are missing, unknown or no numbers.
+        UserError: it can't be read, or values are missing, unknown or of another kind.
     """
     from tsarch.yaml_text import read_yaml
 
@@ -126,7 +126,8 @@ def read_hardware(path: Path) -> Hardware:
     merged = {**own, **values}
     if mistakes := list(_mistakes(where, merged)):
         raise UserError(mistakes)
-    return Hardware(**{**merged, "memory_bytes": int(merged["memory_bytes"])})
+    counts = {own.name: int(merged[own.name]) for own in fields(Hardware) if own.type == "int"}
+    return Hardware(**{**merged, **counts})
 
 
 def _mistakes(where: str, values: Mapping[str, Any]) -> list[Mistake]:
@@ -141,12 +142,28 @@ def _mistakes(where: str, values: Mapping[str, Any]) -> list[Mistake]:
         for field in needed
         if field.name not in values
     ]
-    for name in sorted(names & set(values) - {"name", "is_cpu"}):
-        value = values[name]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        if not is_number and not (name == "price_an_hour" and value is None):
-            mistakes.append(Mistake(f"{where}: {name}", f"is {value!r}, no number above 0."))
+    for field in fields(Hardware):
+        wanted, is_right = _KINDS.get(field.name) or _KINDS[str(field.type)]
+        if field.name in values and not is_right(values[field.name]):
+            what = f"is {values[field.name]!r}, not {wanted}."
+            mistakes.append(Mistake(f"{where}: {field.name}", what))
     return mistakes
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < float("inf")
+
+
+_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": ("a whole number above 0", lambda value: _is_number(value) and value == int(value)),
+    "float": ("a number above 0", _is_number),
+    "float | None": ("a number above 0", lambda value: value is None or _is_number(value)),
+    "product_share": ("a share in (0, 1]", lambda value: _is_number(value) and value <= 1),
+    "memory_share": ("a share in (0, 1]", lambda value: _is_number(value) and value <= 1),
+}
+"""Type of a value, or its name → what it must be."""
 
 
 _UNITS = {"gbit": 1e9 / 8, "mbit": 1e6 / 8, "gb": 1e9, "mb": 1e6}

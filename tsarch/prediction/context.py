@@ -89,11 +89,17 @@ class Context(ReadDocument):
         Raises:
             UserError: there is no such window or mode.
         """
-        if isinstance(window, tuple):
-            return self._between(*window, mode)
-        if window is None:
-            answers = self._answers(self._split, mode)
-            return answers[0] if 0 in self._inputs.texts else list(answers.values())
+        match window:
+            case None:
+                answers = self._answers(self._split, mode)
+                return answers[0] if 0 in self._inputs.texts else list(answers.values())
+            case (int(start), int(stop)):
+                return self._between(start, stop, mode)
+            case int() if not isinstance(window, bool):
+                pass
+            case _:
+                what = "is neither a sentence's number nor the two characters (start, stop)."
+                raise UserError.single(f"window {window!r}", what)
         if not 0 <= window < self.num_sentences:
             hint = f"It has {self.num_sentences}, counted from 0."
             raise UserError.single(f"window {window}", "is no sentence of the document.", hint)
@@ -118,7 +124,7 @@ class Context(ReadDocument):
             raise UserError.single(where, "needs a document that is a plain text.", hint)
         bounds = np.concatenate(text.bounds)
         words = np.flatnonzero((bounds[:, 1] > start) & (bounds[:, 0] < stop))
-        if not len(words):
+        if start >= stop or not len(words):
             raise UserError.single(where, "has no words of the document.")
         slices = window_slices(self._split, words, self._pair.window_tokens)
         found = self._answers(self._split.with_windows(slices), mode)[0]

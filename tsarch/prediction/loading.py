@@ -38,7 +38,7 @@ def load(
     backend: Backend = "torch",
     overlap: bool = True,
     compile: bool = False,
-    modes: Collection[Mode] | None = None,
+    modes: Collection[Mode] | Mode | None = None,
     store: str | os.PathLike[str] | None = None,
     depth: int | None = None,
 ) -> TrainedPair:
@@ -69,6 +69,7 @@ def load(
             is another pair's, an option is none, or there is no such mode.
     """
     check_options(device, precision, batch_tokens, backend)
+    modes = (modes,) if isinstance(modes, str) else modes
     folder = folder_of(run, backend)
     if depth is not None:
         from tsarch.run.depths import at_depth
@@ -188,8 +189,8 @@ def check_options(device: str, precision: str, batch_tokens: int, backend: str) 
     if precision == "bf16" and backend == "onnx":
         hint = "With onnx there are fp32 and int8."
         raise UserError.single("precision bf16", "is torch's.", hint)
-    if batch_tokens < 1:
-        raise UserError.single(f"batch_tokens {batch_tokens}", "is less than 1.")
+    if not isinstance(batch_tokens, int) or batch_tokens < 1:
+        raise UserError.single(f"batch_tokens {batch_tokens}", "is no whole number above 0.")
 
 
 def load_halves(

@@ -69,15 +69,21 @@ def _rows(lines: Path) -> Iterator[dict[str, Any]]:
 
 
 def _cell(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    """A value as text; halves of characters, which JSON may have and UTF-8 hasn't, as `\\ud800`."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _sound(text)
+
+
+def _sound(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _write_csv(lines: Path, output: Path, columns: Sequence[str], delimiter: str) -> None:
     with output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter)
-        writer.writerow(columns)
+        writer.writerow(map(_sound, columns))
         writer.writerows([_cell(row.get(name)) for name in columns] for row in _rows(lines))
 
 
@@ -85,11 +91,12 @@ def _write_parquet(lines: Path, output: Path, columns: Sequence[str]) -> None:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    schema = pa.schema([(name, pa.string()) for name in columns])
+    names = {name: _sound(name) for name in columns}
+    schema = pa.schema([(name, pa.string()) for name in names.values()])
     with pq.ParquetWriter(output, schema) as writer:
         batch: list[dict[str, str | None]] = []
         for row in _rows(lines):
-            batch.append({name: _cell(row.get(name)) for name in schema.names})
+            batch.append({own: _cell(row.get(name)) for name, own in names.items()})
             if len(batch) == _ROWS:
                 writer.write_table(pa.Table.from_pylist(batch, schema))
                 batch = []

@@ -8,7 +8,6 @@ import io
 import lzma
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +15,11 @@ from typing import IO, Any
 
 from tsarch.data.formats.findings import Findings
 from tsarch.data.formats.guess import binary_kind
-from tsarch.data.formats.text import MARKS, Text, at_hand, is_utf8
+from tsarch.data.formats.text import DAMAGED, MARKS, Text, at_hand, is_utf8
 from tsarch.errors import UserError, one_line
 
 ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 """Of compressed files; what they hold is named before: `train.jsonl.gz`."""
-DAMAGED = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
-"""What unpacking raises."""
 _SHOWN_LINES = 5
 _SHOWN_CHARACTERS = 60
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 import codecs
 import io
 import itertools
+import lzma
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO
+from typing import IO, Any
 
 from tsarch.data.formats.guess import binary_kind
 from tsarch.errors import UserError, one_line
@@ -18,6 +21,8 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+DAMAGED = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
+"""What unpackers raise of content that is damaged."""
 MOST_AT_ONCE = 2**30
 """Characters of a text that can only be read as a whole."""
 START_CHARACTERS = 2**18
@@ -36,6 +41,7 @@ class Text:
             them. All of a text that is at hand.
         is_whole: whether that is all.
         broken: numbers of lines that are no sound text; those that have been read.
+        damage: what keeps the rest from being read, as far as `start` goes; None: nothing does.
     """
 
     def __init__(
@@ -49,14 +55,22 @@ class Text:
         self._bytes_read = bytes_read
         self._before, self._after = 0, 0
         self._taken, self._size = 0, 1
+        self.damage: Exception | None = None
         first: list[str] = []
-        for part in self._parts:
-            first.append(part)
-            if sum(map(len, first)) >= START_CHARACTERS:
-                break
+        following = None
+        try:
+            for part in self._parts:
+                first.append(part)
+                if sum(map(len, first)) >= START_CHARACTERS:
+                    break
+            following = next(self._parts, None)
+        except DAMAGED as error:
+            if isinstance(error, UserError) or not first:
+                raise
+            self.damage = error
+            self._parts = _raising(error)
         self.start = "".join(first)
-        following = next(self._parts, None)
-        self.is_whole = following is None
+        self.is_whole = following is None and self.damage is None
         if following is not None:
             self._parts = itertools.chain((following,), self._parts)
 
@@ -107,6 +121,42 @@ class Text:
         return "".join(own)
 
 
+def _raising(error: Exception) -> Iterator[str]:
+    yield from ()
+    raise error
+
+
+class _Salvaged:
+    """A stream of which all that comes before damage is read."""
+
+    def __init__(self, binary: Any) -> None:
+        self._binary = binary
+        self._damage: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, or fewer before damage and at the end.
+
+        Raises:
+            Exception: one of `DAMAGED`, where there is nothing before it.
+        """
+        if self._damage is not None:
+            raise self._damage
+        parts: list[bytes] = []
+        while size > 0:
+            try:
+                part = self._binary.read1(size)
+            except DAMAGED as error:
+                if not parts:
+                    raise
+                self._damage = error
+                break
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
 def at_hand(text: str, broken: set[int] | None = None) -> Text:
     """A text that has been read."""
     return Text((text,), broken)
@@ -120,12 +170,13 @@ def text_of(
     Raises:
         UserError: it is no text.
     """
-    start = binary.read(START_CHARACTERS)
+    stream = _Salvaged(binary)
+    start = stream.read(START_CHARACTERS)
     mark = next((own for own in MARKS if start.startswith(own)), None)
     encoding = encoding or (MARKS[mark] if mark else None)
     if encoding is None and (kind := binary_kind(start)):
         raise UserError.single(where, f"is no text: {kind}")
-    chunks = itertools.chain((start,), iter(lambda: binary.read(_PART_BYTES), b""))
+    chunks = itertools.chain((start,), iter(lambda: stream.read(_PART_BYTES), b""))
     broken: set[int] = set()
     if encoding is not None and codecs.lookup(encoding).name != "utf-8":
         parts = _decoded(chunks, where, encoding)
