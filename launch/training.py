@@ -44,8 +44,6 @@ def run_training(
     """
     TIMINGS.begin()
     quieten()
-    from tsarch.models.lean_imports import import_models
-    from tsarch.rank.preloaded import start_importing
     from tsarch.telling.run_folder import choose_folder, resumed_folder
     from tsarch.telling.terminal import Reporter
 
@@ -53,11 +51,7 @@ def run_training(
     reporter = Reporter()
     blueprint = resolve(config)
     is_here = address is None or blueprint.runner.name == "processes"
-    if blueprint.runner.name == "processes" and launch is None:
-        start_importing()
-    if not blueprint.runner.is_one_process:
-        with TIMINGS.during("importing"):
-            import_models()
+    _import_early(blueprint, starts_ranks=launch is None)
     path = resumed_folder(blueprint) if resume else choose_folder(blueprint)
     store, point = _checkpoints(blueprint, path, resume, reporter)
     blueprint = _computing(blueprint, point, is_here, reporter)
@@ -78,6 +72,18 @@ def run_training(
     if timings:
         reporter.seconds(TIMINGS.phases())
     return summary
+
+
+def _import_early(blueprint: Blueprint, starts_ranks: bool) -> None:
+    """Import models of transformers before all else, and meanwhile what ranks on this machine need."""
+    from tsarch.models.lean_imports import import_models
+    from tsarch.rank.preloaded import start_importing
+
+    if blueprint.runner.name == "processes" and starts_ranks:
+        start_importing()
+    if not blueprint.runner.is_one_process:
+        with TIMINGS.during("importing"):
+            import_models()
 
 
 def cluster_address(given: str | None) -> str | None:

@@ -36,8 +36,8 @@ def lean_imports() -> Iterator[None]:
 
 
 def import_models() -> None:
-    """Import what model classes of transformers need, so: for a process that computes nothing with
-    them itself."""
+    """Import what model classes of transformers need, so: before whatever else imports them, in a
+    process that compiles none."""
     with lean_imports():
         import transformers.generation.utils
         import transformers.modeling_utils  # noqa: F401
