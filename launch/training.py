@@ -75,7 +75,7 @@ def run_training(
 
 
 def _import_early(blueprint: Blueprint, starts_ranks: bool) -> None:
-    """Import models of transformers before all else, and meanwhile what ranks on this machine need."""
+    """Import models before all else, and meanwhile what ranks on this machine need."""
     from tsarch.models.lean_imports import import_models
     from tsarch.rank.preloaded import start_importing
 

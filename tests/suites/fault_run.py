@@ -23,7 +23,7 @@ from tsarch.rank.activity import Activity
 from tsarch.rank.process import RankProcess
 from tsarch.rank.process_crew import ProcessCrew
 from tsarch.rank.status import note_file
-from tsarch.schedule.instruction import Instruction
+from tsarch.schedule.instruction import Forward, Instruction
 
 FaultKind = Literal["kill", "freeze", "raise", "stall", "segfault"]
 
@@ -46,7 +46,9 @@ class Fault(BaseModel):
     """A file that is made when it happens, so that it happens once; its time is the fault's."""
 
     def strikes(self, instruction: Instruction) -> bool:
-        """Whether it happens now."""
+        """Whether it happens now: in training, whose steps these are, not in an evaluation's."""
+        if isinstance(instruction, Forward) and not instruction.update:
+            return False
         if self.instruction not in (None, type(instruction).__name__) or self.marker.exists():
             return False
         return _step(instruction) >= self.step
