@@ -75,6 +75,24 @@ def test_the_bridge_starts_as_the_identity():
     assert torch.equal(linear_map(8, 8, 0.5)(x), x / 2)
 
 
+def test_a_bridge_of_a_small_multiplier_starts_the_same_and_learns_slower(tmp_path):
+    """AdamW's first step is the learning rate in every entry of the map: what a fed token is moved
+    by is the multiplier times that."""
+    hidden = torch.randn(5, 32)
+    moved = {}
+    for multiplier in (1.0, 0.125):
+        section = {"bridge_scale": 0.5, "bridge_multiplier": multiplier}
+        blueprint = tiny_blueprint(tmp_path, student=section)
+        student = build_model(blueprint, Stage.STUDENT, 9).module
+        before, _ = student._fed(hidden)
+        torch.testing.assert_close(before[:-1], hidden / 2)
+        optimizer = torch.optim.AdamW(student.bridge.parameters(), lr=1e-3, weight_decay=0.0)
+        before.sum().backward()
+        optimizer.step()
+        moved[multiplier] = (student._fed(hidden)[0] - before).detach()
+    torch.testing.assert_close(moved[0.125], moved[1.0] / 8, rtol=1e-3, atol=1e-6)
+
+
 def student_section(width: int) -> dict:
     return {
         "layers": None,

@@ -58,6 +58,7 @@ def bridge_spec(student: StudentConfig, source: Architecture | None) -> BridgeSp
         source=source,
         learned_no_teacher=student.no_teacher == "learned",
         scale=student.bridge_scale,
+        multiplier=student.bridge_multiplier,
         shortcut=student.shortcut,
         teacher_dropout=student.teacher_dropout,
         alone_weight=student.alone_weight,

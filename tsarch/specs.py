@@ -60,6 +60,7 @@ class BridgeSpec:
     """That stage's."""
     learned_no_teacher: bool
     scale: float
+    multiplier: float
     shortcut: bool
     teacher_dropout: float
     alone_weight: float

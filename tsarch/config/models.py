@@ -195,6 +195,11 @@ class StudentConfig(BackboneConfig):
     """What the bridge starts as: the identity (an orthogonal map, if widths differ) times this.
     Hidden states may be several times as long as embeddings (BERTs: five times), and at 1 then
     drown them. At 0 a fed window starts as one without the teacher."""
+    bridge_multiplier: PositiveFloat = 1.0
+    """What the bridge makes is multiplied by this, and its map starts as much larger. AdamW's steps
+    are as long whatever they lead to: of a map of hidden states a few of them move a fed token as
+    far as its embedding is long, and drown it. With less than 1 the bridge learns as much slower
+    than the layers (a layer's multiplier, Yang et al. 2022, "Tensor Programs V")."""
     shortcut: bool = False
     """Add what a head of its own, which starts as the teacher's, reads from the teacher's hidden
     states to the student's prediction: its layers and head then needn't carry what the teacher

@@ -31,6 +31,8 @@ class StudentModel(nn.Module):
     Args:
         teacher_width: of the hidden states that feed it; 0: nobody does, so there is no bridge.
         bridge_scale: what the bridge starts as, times the identity.
+        bridge_multiplier: of what its map makes, which learns as much slower if that is less than
+            1.
         shortcut_seed: for a second head, which reads h[position]; the prediction is the sum of
             both (of logits a product of experts, Hinton 2002): what the teacher knows needn't be
             carried through the layers and the first head, which so stay free for windows without
@@ -58,6 +60,7 @@ class StudentModel(nn.Module):
         dropout: float,
         learned_no_teacher: bool = False,
         bridge_scale: float = 1.0,
+        bridge_multiplier: float = 1.0,
         table_scale: float = 1.0,
         shortcut_seed: int | None = None,
         matched_layers: Sequence[int | None] = (),
@@ -75,9 +78,10 @@ class StudentModel(nn.Module):
         if boundary_layer is not None:
             self.entrance = Entrance(backbone.model, boundary_layer)
         self.bridge = None
+        self._bridge_multiplier = bridge_multiplier
         if teacher_width:
             enters = width if boundary_layer is None else backbone.hidden_width
-            self.bridge = linear_map(teacher_width, enters, bridge_scale)
+            self.bridge = linear_map(teacher_width, enters, bridge_scale / bridge_multiplier)
             self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
         self.backbone = backbone.model
         self.decoding = Decoding.of(backbone.model)
@@ -241,6 +245,8 @@ class StudentModel(nn.Module):
         if self.bridge is None:
             return None, None
         bridged = self.bridge(boundary)
+        if self._bridge_multiplier != 1.0:
+            bridged = bridged * self._bridge_multiplier
         if self.entrance is None:
             bridged = torch.cat([bridged, self.no_teacher.unsqueeze(0)])
         if self.shortcut is None:

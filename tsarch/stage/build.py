@@ -248,6 +248,7 @@ def _complete(
         dropout,
         learned_no_teacher=own.bridge.learned_no_teacher,
         bridge_scale=own.bridge.scale,
+        bridge_multiplier=own.bridge.multiplier,
         table_scale=scale,
         shortcut_seed=shortcut_seed if own.bridge.shortcut else None,
         matched_layers=[student for student, _ in layer_pairs(blueprint)],
