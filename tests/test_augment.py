@@ -13,6 +13,7 @@ import torch
 import tsarch
 from tests.generative_configs import generative_config
 from tests.helpers import ROOT, write_jsonl
+from tests.test_multiple_choice import tiny_choices
 from tests.test_pair import run_of
 from tests.test_predict_files import rows_of, run_that_finds_entities
 from tsarch.augmentation.back_translation import BackTranslation
@@ -355,6 +356,46 @@ def test_what_is_wrong_with_all_rows_is_told_of_each(classifying, tmp_path):
     assert not rows
     assert sorted(problems) == list(range(30))
     assert "30 different numbers as labels" in problems[29]
+
+
+def test_rows_of_which_none_can_be_swapped_say_why(run, tmp_path, capsys):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("Ada sleeps.\nBob doesn't.\n", encoding="utf-8")
+    done = augment(run, "--input", texts, "--output", tmp_path / "o.jsonl", "--method", "swap")
+    assert done == 2
+    assert "texts.txt:1: is a text: this needs rows with tokens, tags" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_choice_is_as_sure_as_it_is_beside_the_others(tmp_path):
+    """Also where a question is too long, so that its start is left out."""
+    one = {"runner": "local", "threads": 1}
+    own = {"run": {"folder": str(tmp_path / "run")}, "topology": one, "schedule": {"max_steps": 3}}
+    run_training(tiny_choices(tmp_path, **own))
+    pair = tsarch.load(tmp_path / "run", device="cpu")
+    choices = ["in the old house by the river", "a car", "the end of it"]
+    rows = [{"question": own, "choices": choices} for own in ("Where?", "So where is it ? " * 9)]
+    given = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert augment(tmp_path / "run", "--input", given, "--output", tmp_path / "o.jsonl") == 0
+    made = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    answers = pair.predict(rows, "teacher")
+    assert [own["score"] for own in made] == pytest.approx([own.score for own in answers])
+    assert [own["answer"] for own in made] in (
+        [choices.index(own.name) for own in answers],
+        [own.name for own in answers],
+    )
+
+
+@pytest.mark.slow
+def test_answers_of_several_files_get_names_of_their_own(tmp_path):
+    run_training(run_of(tmp_path, "qa"))
+    rows = [{"context": "Ada met Bob in Rome.", "question": f"Where is {n}?"} for n in range(3)]
+    files = [write_jsonl(tmp_path / f"{name}.jsonl", rows) for name in "ab"]
+    given = [word for file in files for word in ("--input", file)]
+    assert augment(tmp_path / "run", *given, "--output", tmp_path / "o.jsonl") == 0
+    made = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in made] == [row["made_from"] for row in made]
+    assert len(as_training_rows(tmp_path / "o.jsonl", "qa")) == 6
 
 
 def _file(folder: Path, pair: Any) -> Any:

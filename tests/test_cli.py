@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helpers import QUICKSTART_MODEL, tiny_raw, write_jsonl
+from tests.helpers import QUICKSTART_MODEL, ROOT, tiny_raw, write_jsonl
 from tsarch.launch.cli import main
 
 
@@ -239,6 +239,21 @@ def test_what_is_switched_off_is_said_to_be_unused(tmp_path):
         "distillation.relations is not used: distillation.relation_weight is 0",
         "unlabelled.ratio is not used: there is no data.unlabelled",
     ]
+    off = {"distillation": {"weight": 0, "hidden_weight": 1, "temperature": 4}}
+    told = tiny_config(
+        tmp_path,
+        **off,
+        data={"unlabelled": str(ROOT / "README.md")},
+        unlabelled={"min_confidence": 0.9},
+        optimizer={"momentum": 0.9},
+        student={"drafting": {"steps": 2}},
+    )
+    assert {note.split(" ")[0] for note in unused_keys(told)} == {
+        "distillation.temperature",
+        "unlabelled.min_confidence",
+        "optimizer.momentum",
+        "student.drafting.steps",
+    }
     assert not list(unused_keys(tiny_config(tmp_path)))
     used = {"hidden_layers": "uniform", "hidden_weight": 1.0, "match_passes": "alone"}
     assert not list(unused_keys(tiny_config(tmp_path, distillation=used)))

@@ -119,6 +119,13 @@ def test_divergences_are_what_they_are_called():
 def test_hidden_states_are_compared_by_angle_or_by_squares():
     own, other = torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 2.0], [6.0, 8.0]])
     assert hidden_distance(own, other, "cosine").tolist() == pytest.approx([1.0, 0.0])
+    torch.manual_seed(0)
+    near = torch.randn(64, 384)
+    by = near + 1e-3 * torch.randn(64, 384)
+    exact = 1 - torch.nn.functional.cosine_similarity(near.double(), by.double(), dim=-1)
+    torch.testing.assert_close(
+        hidden_distance(near, by, "cosine").double(), exact, rtol=1e-4, atol=0
+    )
     assert hidden_distance(own, other, "mse").tolist() == pytest.approx([2.5, 12.5])
 
 

@@ -323,3 +323,25 @@ def test_contexts_that_are_read_without_a_graph_give_the_same_terms(tmp_path):
         found.append(losses(config, 1)[0])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
     assert min(found[0].values()) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("terms", "student", "message"),
+    [
+        ({"passes": "alone"}, {"alone_weight": 0}, "distillation.passes is alone"),
+        ({"passes": "fed"}, {"teacher_dropout": 1}, "distillation.passes is fed"),
+        (
+            {"weight": 0, "hidden_weight": 1, "match_passes": "alone"},
+            {"alone_weight": 0},
+            "distillation.match_passes is alone",
+        ),
+        ({"weight": 0, "relation_weight": 1, "passes": "alone"}, {"alone_weight": 0}, "passes is"),
+    ],
+)
+def test_terms_are_for_passes_that_windows_have(tmp_path, terms, student, message):
+    none = {"alone_weight": 0.0, "teacher_dropout": 0.0}
+    with pytest.raises(UserError, match=message):
+        tiny_config(tmp_path, distillation=terms, student={**none, **student})
+    off = {"weight": 0, "passes": "alone"}
+    tiny_config(tmp_path, distillation=off, student=none)
+    tiny_config(tmp_path, distillation=terms, student={"alone_weight": 1, "teacher_dropout": 0.5})

@@ -44,6 +44,9 @@ def changed_keys(config: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
+_HUB_KEYS = ("data.hub_config", "data.validation_share")
+
+
 def unused_keys(config: Config) -> Iterator[str]:
     """A remark for each key that says how something is done that is switched off."""
     changed, own = changed_keys(config), config.distillation
@@ -55,7 +58,17 @@ def unused_keys(config: Config) -> Iterator[str]:
         "distillation.relations": relations,
         "distillation.relation_heads": relations,
         "distillation.match_passes": f"{hidden} and {relations}" if hidden and relations else "",
+        "optimizer.momentum": "" if config.optimizer.name == "sgd" else "it is SGD's",
     }
+    if own.weight == 0:
+        predictions = ("distillation.temperature", "distillation.divergence")
+        bounds = ("unlabelled.temperature", "unlabelled.min_confidence")
+        reasons |= dict.fromkeys(predictions + bounds, "distillation.weight is 0")
+    if config.student is not None and config.student.role != "drafter":
+        why = "student.role isn't drafter"
+        reasons |= {key: why for key in changed if key.startswith("student.drafting.")}
+    if config.data.hub is None:
+        reasons |= dict.fromkeys(_HUB_KEYS, "there is no data.hub")
     if config.data.unlabelled is None:
         reasons |= {
             key: "there is no data.unlabelled" for key in changed if key.startswith("unlabelled.")

@@ -11,7 +11,7 @@ from tsarch.inputs.rows import Input
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prediction.unread import gaps, told_gaps
 from tsarch.records import FloatArray, TokenizedSplit
-from tsarch.tasks.answers import Answer, NoAnswer, SpanAnswer
+from tsarch.tasks.answers import Answer, Label, NoAnswer, SpanAnswer
 from tsarch.tasks.base import AnsweringTask
 from tsarch.tasks.registry import make_task
 
@@ -57,7 +57,12 @@ class Judge:
 
     def agreement(self, said: Said, row: Any) -> float:
         """Probability of the least likely of a row's labels: of `ner` over its words; of a label or
-        relation the mean over the places that vote; of an answer its odds against none."""
+        relation the mean over the places that vote; of an answer its odds against none; of a choice
+        beside the others."""
+        if hasattr(row, "choices"):  # it has tags too, of words that a split may have left out
+            (answer,) = said.answers
+            assert isinstance(answer, Label)
+            return answer.scores[row.choices[row.answer]]
         if hasattr(row, "tags"):
             start, stop = said.split.sentence_offsets[said.place : said.place + 2].tolist()
             own = said.scores[start:stop]

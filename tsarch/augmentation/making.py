@@ -59,18 +59,21 @@ def labels_of(
                 continue
             assert isinstance(answer, GeneratedText)
             if answer.text.strip():
-                own = _labelled(*sound[place], with_answer(rows[place], [answer]))
+                own = _labelled(pair, *sound[place], with_answer(rows[place], [answer]))
                 found.append(Scored(own, min(math.exp(answer.score), 1.0)))
     else:
         said, wrong = Judge(pair, mode).read(values, whole=True)
         for each in said:
             row = with_answer(each.row, each.answers)
-            own = _labelled(*sound[each.owner], row)
+            own = _labelled(pair, *sound[each.owner], row)
             found.append(Scored(own, each.agreement(row)))
     return found, problems | {sound[place][0]: what for place, what in wrong.items()}
 
 
-def _labelled(number: int, given: FileInput, row: Any) -> Labelled:
+def _labelled(pair: TrainedPair, number: int, given: FileInput, row: Any) -> Labelled:
+    own_id = pair.columns.get("id")
+    if own_id is not None and own_id not in given.row:  # a name that no row of another file has
+        row = replace(row, origin=replace(row.origin, unique_id=given.place))
     is_text = isinstance(given.value, str)
     document = given.place if is_text and hasattr(row, "tags") else given.document
     return Labelled(number, given.place, row, document, row.origin.sent_id)

@@ -13,7 +13,7 @@ from tsarch.augmentation.masking import TASKS as MASK_TASKS
 from tsarch.augmentation.masking import replaced
 from tsarch.augmentation.swapping import Pool, entity_pool, swapped
 from tsarch.augmentation.word_choice import MaskedModel, Neighbours
-from tsarch.errors import UserError
+from tsarch.errors import Mistake, UserError
 from tsarch.inputs.files import InputFile, Reading
 from tsarch.prediction.loading import folder_of, load
 from tsarch.prediction.pieces import INPUTS, Limits, pieces
@@ -110,13 +110,29 @@ def alteration(
     return Altering(None)
 
 
+_SHOWN = 5
+"""Mistakes that are told where no row is sound."""
+
+
 def _swapped(rows: Sequence[Labelled], pool: Pool, seed: int, copy: int) -> list[Labelled | None]:
     return [swapped(own, pool, seed, copy) for own in rows]
 
 
 def _all_rows(pair: TrainedPair, files: Sequence[str], reading: Reading) -> Iterator[Labelled]:
-    """The sound rows of all files; what is wrong with others is told when they are altered."""
+    """The sound rows of all files; what is wrong with others is told when they are altered.
+
+    Raises:
+        UserError: there are none.
+    """
     file = RowFile(pair)
     opened = [InputFile(path, reading) for path in files]
+    wrong: list[Mistake] = []
+    any_sound = False
     for piece in pieces(opened, Limits(INPUTS)):
-        yield from file.read(piece.inputs)[0]
+        found, problems = file.read(piece.inputs)
+        wrong += [Mistake(piece.inputs[n].place, what) for n, what in problems.items()]
+        del wrong[_SHOWN:]
+        any_sound = any_sound or bool(found)
+        yield from found
+    if wrong and not any_sound:
+        raise UserError(wrong)

@@ -322,6 +322,25 @@ class DistillationConfig(Section):
         """Whether there is a term of it."""
         return self.weight > 0 or self.hidden_weight > 0 or self.relation_weight > 0
 
+    def check_passes(self, student: StudentConfig) -> None:
+        """See whether the student reads windows as the terms want them.
+
+        Raises:
+            ValueError: a term is for passes that no window has.
+        """
+        predictions = self.passes if self.weight > 0 else None
+        matched = self.hidden_weight > 0 or self.relation_weight > 0
+        own = (self.match_passes or self.passes) if matched else None
+        key = "match_passes" if own == self.match_passes is not None else "passes"
+        for name, wanted in (("passes", predictions), (key, own)):
+            if wanted == "alone" and student.alone_weight == student.teacher_dropout == 0:
+                what = "no window is read without the teacher: set student.alone_weight above 0"
+            elif wanted == "fed" and student.teacher_dropout == 1:
+                what = "no window is read with the teacher: set student.teacher_dropout below 1"
+            else:
+                continue
+            raise ValueError(f"distillation.{name} is {wanted}, but {what}")
+
 
 class LossConfig(Section):
     """Losses of labels, where some are much rarer than others (`ner`, `classification`,

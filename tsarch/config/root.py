@@ -137,6 +137,7 @@ class Config(Section):
                 f"student.max_tokens ({student.max_tokens}) must not exceed "
                 f"teacher.max_tokens ({teacher.max_tokens}): a window is a slice of a context"
             )
+        self.distillation.check_passes(student)
         if student.role == "drafter":
             self._check_drafter(student)
         if student.model is not None and student.layers is not None:
@@ -313,10 +314,8 @@ class Config(Section):
                 "what the teacher says of it"
             )
         if not self.distillation.is_used:
-            raise ValueError(
-                "data.unlabelled is learned by the terms of `distillation`: set "
-                "distillation.weight above 0"
-            )
+            what = "data.unlabelled is learned by the terms of `distillation`"
+            raise ValueError(f"{what}: set distillation.weight above 0")
         if self.task.name in WRITING_TASKS:
             raise ValueError(
                 f"data.unlabelled can't be given for {self.task.name}: a text has to be written "

@@ -22,10 +22,29 @@ class TokenHead(nn.Module):
         return logits
 
 
-def linear_map(source_width: int, target_width: int, scale: float = 1.0) -> nn.Linear:
+class MultipliedLinear(nn.Linear):
+    """A linear layer of whose outputs a multiple is given."""
+
+    def __init__(self, source_width: int, target_width: int, multiplier: float) -> None:
+        super().__init__(source_width, target_width)
+        self._multiplier = multiplier
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(…, in_features) → (…, out_features)."""
+        return super().forward(input) * self._multiplier
+
+
+def linear_map(
+    source_width: int, target_width: int, scale: float = 1.0, multiplier: float = 1.0
+) -> nn.Linear:
     """A linear layer that starts as the identity (or as an orthogonal map, if widths differ) times
-    `scale`."""
-    layer = nn.Linear(source_width, target_width)
+    `scale`; with a `multiplier` other than 1 as that of a layer whose weights are as much larger.
+    """
+    if multiplier == 1.0:
+        layer = nn.Linear(source_width, target_width)
+    else:
+        layer = MultipliedLinear(source_width, target_width, multiplier)
+    scale /= multiplier
     with torch.no_grad():
         if source_width == target_width:
             nn.init.eye_(layer.weight)

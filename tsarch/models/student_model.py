@@ -74,14 +74,12 @@ class StudentModel(nn.Module):
         width = backbone.embedding_width
         self.teacher_width = teacher_width
         self.projection = projection(table_width, width)
-        self.entrance = None
+        self.bridge = self.entrance = None
         if boundary_layer is not None:
             self.entrance = Entrance(backbone.model, boundary_layer)
-        self.bridge = None
-        self._bridge_multiplier = bridge_multiplier
         if teacher_width:
             enters = width if boundary_layer is None else backbone.hidden_width
-            self.bridge = linear_map(teacher_width, enters, bridge_scale / bridge_multiplier)
+            self.bridge = linear_map(teacher_width, enters, bridge_scale, bridge_multiplier)
             self.no_teacher = nn.Parameter(torch.zeros(width), requires_grad=learned_no_teacher)
         self.backbone = backbone.model
         self.decoding = Decoding.of(backbone.model)
@@ -245,8 +243,6 @@ class StudentModel(nn.Module):
         if self.bridge is None:
             return None, None
         bridged = self.bridge(boundary)
-        if self._bridge_multiplier != 1.0:
-            bridged = bridged * self._bridge_multiplier
         if self.entrance is None:
             bridged = torch.cat([bridged, self.no_teacher.unsqueeze(0)])
         if self.shortcut is None:

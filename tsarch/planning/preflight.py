@@ -71,9 +71,8 @@ def _check_models(blueprint: Blueprint, with_readings: bool) -> list[str]:
         mistakes += _layers(blueprint)
         mistakes += _boundaries(blueprint)
         mistakes += _tying(blueprint)
-        broken = _weights(blueprint)
-        mistakes += broken or [*_adapters(blueprint), *_matching(blueprint)]
-        mistakes += generation_mistakes(blueprint)
+        unfit = list(generation_mistakes(blueprint))
+        mistakes += unfit or _weights(blueprint) or [*_adapters(blueprint), *_matching(blueprint)]
         mistakes += sequence_mistakes(blueprint)
         if not mistakes and with_readings:
             mistakes += _readings(blueprint)
