@@ -141,8 +141,8 @@ def _asked_later(config: Path, settings: tuple[str, ...]) -> tuple[QueryMethod, 
 
 
 _CONFIGS = Path("configs")
-# With the config's 768 tokens a step, two or three pairs of these, a teacher that reads the pair
-# learns that nothing is related (micro F1 .0 after 4,481 steps).
+# With 768 tokens a step, two or three pairs of these, a teacher that reads the pair learns that
+# nothing is related (micro F1 .0 after 4,481 steps).
 TASKS = (
     QueryTask(
         "qa",
@@ -161,7 +161,21 @@ TASKS = (
             *_asked_with_text(
                 _CONFIGS / "relation-documents.yaml", ("task.query=both", "data.batch_tokens=6144")
             ),
-            *_asked_later(_CONFIGS / "relation-documents.yaml", ("student.layers=[0,1,2,3,4,5]",)),
+            QueryMethod(
+                "added",
+                "read once, states added to the student's inputs",
+                _CONFIGS / "relation-documents.yaml",
+                "student",
+                reads_once=True,
+            ),
+            *_asked_later(
+                _CONFIGS / "relation-documents.yaml",
+                (
+                    "student.layers=[0,1,2,3,4,5]",
+                    "student.bridge_scale=1",
+                    "student.bridge_multiplier=1",
+                ),
+            ),
         ),
     ),
 )
