@@ -63,6 +63,7 @@ def test_threads_of_a_cpu_and_weights_as_if_nothing_had_been_measured(tmp_path, 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_replicas_of_a_teacher_that_has_most_of_the_work(tmp_path):
     """Four devices of half a core each: at least as many teachers as students."""
     raw = tiny_raw(tmp_path)

@@ -186,6 +186,7 @@ def test_the_batch_of_a_generative_run_is_saved_with_its_targets(tmp_path):
 
 @pytest.mark.ranks
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.replicas(3, 2, spoils=True)
 def test_all_ranks_leave_the_same_updates_out_at_every_zero_stage(tmp_path: Path, crews: Crews):
     base = tiny_config(tmp_path, schedule={"epochs": 2})

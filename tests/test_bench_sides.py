@@ -264,6 +264,7 @@ def test_deepspeeds_pipeline_has_the_losses_of_joint(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.ray
 def test_all_of_our_sides_run(tmp_path):
     runs = run_script("benchmarks.ours", tiny_job(tmp_path), tmp_path, 2, 1)

@@ -50,6 +50,7 @@ def in_one_process(config) -> LocalCrew:
 
 @pytest.mark.ranks
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.replicas(2, 1)
 def test_losses_and_saved_weights_are_those_of_one_process(tmp_path, crews):
     for number, variant in enumerate(VARIANTS):
