@@ -239,10 +239,9 @@ def test_what_is_switched_off_is_said_to_be_unused(tmp_path):
         "distillation.relations is not used: distillation.relation_weight is 0",
         "unlabelled.ratio is not used: there is no data.unlabelled",
     ]
-    off = {"distillation": {"weight": 0, "hidden_weight": 1, "temperature": 4}}
     told = tiny_config(
         tmp_path,
-        **off,
+        distillation={"weight": 0, "hidden_weight": 1, "temperature": 4},
         data={"unlabelled": str(ROOT / "README.md")},
         unlabelled={"min_confidence": 0.9},
         optimizer={"momentum": 0.9},

@@ -104,7 +104,7 @@ def on_cpus(path: Path, folder: Path) -> Config:
 
 def some_alone(path: Path) -> Any:
     """One config of each kind of model always, the others where all tests are run."""
-    kinds = ("bert-large-2-nodes", "large-teacher", "summarization-gpu", "translation-gpu")
+    kinds = ("bert-large-2-nodes", "large-teacher", "qa-gpu", "summarization-gpu")
     return path if path.stem in kinds else pytest.param(path, marks=pytest.mark.thorough)
 
 

@@ -44,14 +44,12 @@ def changed_keys(config: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
-_HUB_KEYS = ("data.hub_config", "data.validation_share")
-
-
 def unused_keys(config: Config) -> Iterator[str]:
     """A remark for each key that says how something is done that is switched off."""
     changed, own = changed_keys(config), config.distillation
     hidden = "" if own.hidden_weight else "distillation.hidden_weight is 0"
     relations = "" if own.relation_weight else "distillation.relation_weight is 0"
+    no_hub = "there is no data.hub" if config.data.hub is None else ""
     reasons = {
         "distillation.hidden_layers": hidden,
         "distillation.hidden_loss": hidden,
@@ -59,6 +57,8 @@ def unused_keys(config: Config) -> Iterator[str]:
         "distillation.relation_heads": relations,
         "distillation.match_passes": f"{hidden} and {relations}" if hidden and relations else "",
         "optimizer.momentum": "" if config.optimizer.name == "sgd" else "it is SGD's",
+        "data.hub_config": no_hub,
+        "data.validation_share": no_hub,
     }
     if own.weight == 0:
         predictions = ("distillation.temperature", "distillation.divergence")
@@ -67,8 +67,6 @@ def unused_keys(config: Config) -> Iterator[str]:
     if config.student is not None and config.student.role != "drafter":
         why = "student.role isn't drafter"
         reasons |= {key: why for key in changed if key.startswith("student.drafting.")}
-    if config.data.hub is None:
-        reasons |= dict.fromkeys(_HUB_KEYS, "there is no data.hub")
     if config.data.unlabelled is None:
         reasons |= {
             key: "there is no data.unlabelled" for key in changed if key.startswith("unlabelled.")

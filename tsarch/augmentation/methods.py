@@ -21,6 +21,8 @@ from tsarch.prediction.trained_pair import TrainedPair
 
 METHODS = ("label", "swap", "mask", "translate")
 _TASKS = {"swap": ("ner",), "mask": MASK_TASKS, "translate": TEXT_TASKS}
+_SHOWN = 5
+"""Mistakes that are told where no row is sound."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,6 @@ def alteration(
             translation = BackTranslation(load(settings.there), load(settings.back))
             return Altering(lambda rows, copy: translation.rows(rows), translation.revision)
     return Altering(None)
-
-
-_SHOWN = 5
-"""Mistakes that are told where no row is sound."""
 
 
 def _swapped(rows: Sequence[Labelled], pool: Pool, seed: int, copy: int) -> list[Labelled | None]:
