@@ -16,6 +16,7 @@ from tsarch.data.loader import (
     BatchPlan,
     Contexts,
     Limits,
+    alike_neighbours,
     evaluation_batches,
     even_cuts,
     fill_batches,
@@ -254,6 +255,37 @@ def test_a_batch_has_no_more_windows_than_may_be_or_one_context(contexts, most):
         assert lengths[batch].max() * len(batch) <= 120
     assert sorted(np.concatenate(plan.epoch(1)).tolist()) == list(range(len(contexts)))
     assert plan.num_steps == len(plan.epoch(0)) + len(plan.epoch(1))
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=100), st.booleans())
+def test_batches_of_like_sizes_are_neighbours_within_a_group(sizes, rises):
+    array = np.array(sizes)
+    order = np.random.default_rng(0).permutation(len(array))
+    found = alike_neighbours(order, array, rises)
+    assert sorted(found.tolist()) == list(range(len(array)))
+    place = 0
+    for number, group in enumerate(np.array_split(order, max(len(array) // 16, 1))):
+        own = found[place : place + len(group)]
+        assert set(own.tolist()) == set(group.tolist())  # chance decides what a group has
+        steps = np.diff(array[own])
+        assert (steps >= 0).all() if rises == (number % 2 == 0) else (steps <= 0).all()
+        place += len(group)
+
+
+def test_a_stage_waits_little_for_the_other_one():
+    """Two stages at work on neighbours take as long as the larger one of each two batches."""
+    lengths = np.random.default_rng(0).integers(5, 60, size=2000)
+    limits = Limits(400, 8)
+    windows = np.ones_like(lengths)
+    plan = BatchPlan(lengths, limits, 8, 1, seed=1, shuffled_contexts=4000, num_windows=windows)
+    sizes = np.array([lengths[batch].sum() for batch in plan.epoch(0)])
+    shuffled = np.random.default_rng(1).permutation(sizes)
+
+    def spent(sizes):
+        return np.maximum(sizes[1:], sizes[:-1]).sum() / sizes.sum()
+
+    assert spent(sizes) < 1.05
+    assert spent(shuffled) > 1.2
 
 
 def test_order_is_a_pure_function_of_seed_epoch_and_step():

@@ -9,10 +9,12 @@ from itertools import accumulate, chain, pairwise
 
 import numpy as np
 
-from tsarch.records import IntArray
+from tsarch.records import IntArray, int_array
 from tsarch.seeding import generator
 
 _SHARDS = 64
+_GROUP = 16
+"""Batches that stand in the order of their sizes, see `alike_neighbours`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class BatchPlan:
     """Batches of all epochs, by token budget over length buckets.
 
     Contexts are shuffled, brought into the order of their length bucket and cut into as few batches
-    as `limits` allow, as even as can be; then the batches are shuffled.
+    as `limits` allow, as even as can be; then the batches are shuffled, and those of like sizes
+    brought together (`alike_neighbours`).
 
     Of more than `shuffled_contexts` contexts so many at a time are: `_SHARDS` stretches of
     neighbours, drawn anew in every epoch. What is held of an epoch is one block of these.
@@ -144,7 +147,10 @@ class BatchPlan:
         order, rng = self._order(epoch, block)
         cuts = even_cuts(self._contexts_of(order), self._limits)
         batches = [order[start:stop] for start, stop in pairwise(cuts)]
-        return tuple(batches[i] for i in rng.permutation(len(batches)))
+        sizes = int_array([self._lengths[batch].sum() for batch in batches])
+        shuffled = rng.permutation(len(batches))
+        rises = bool(rng.integers(2))
+        return tuple(batches[i] for i in alike_neighbours(shuffled, sizes, rises))
 
     def _contexts_of(self, order: IntArray) -> Contexts:
         windows = None if self._num_windows is None else self._num_windows[order]
@@ -199,6 +205,17 @@ def _nearest(rising: IntArray, value: int) -> int:
     after = int(np.searchsorted(rising, value))
     before = max(after - 1, 0)
     return before if value - rising[before] <= rising[after] - value else after
+
+
+def alike_neighbours(order: IntArray, sizes: IntArray, rises: bool) -> IntArray:
+    """`order` in groups whose `sizes` rise and fall by turns, the first one as told.
+
+    In a pipeline a stage works on a batch while the other one works on its neighbour, and waits
+    where that is larger. Within so few batches their order stays as good as random to learning.
+    """
+    groups = np.array_split(order, max(len(order) // _GROUP, 1))
+    ranked = [group[np.argsort(sizes[group], kind="stable")] for group in groups]
+    return np.concatenate([g if (k % 2 == 0) == rises else g[::-1] for k, g in enumerate(ranked)])
 
 
 def evaluation_batches(lengths: IntArray, batch_tokens: int) -> list[IntArray]:

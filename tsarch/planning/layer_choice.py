@@ -4,7 +4,7 @@ Greedy, from all layers down: of each layer left, what is the loss without it? T
 missed least goes (Sajjad et al. 2023, "On the effect of dropping layers of pre-trained transformer
 models", drop by what is measured of layers too; Peer et al. 2022, "Greedy-layer pruning", so one by
 one). Nothing is trained yet, so the loss is that of a linear readout of the hidden states: it is
-fitted on every other window of the first batches, and the loss is that on the others.
+fitted on every other window of some contexts, and the loss is that on the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor
 from tsarch.blueprint import Blueprint
 from tsarch.data.partition import context_windows
 from tsarch.errors import Mistake, UserError
-from tsarch.feeds import batch_plan
 from tsarch.losses.objective import Objective
 from tsarch.models.backbone import Backbone, build_backbone
 from tsarch.models.heads import TokenHead
@@ -26,7 +25,7 @@ from tsarch.planning.threads import num_threads
 from tsarch.prepare import Prepared
 from tsarch.rank.building import trained_objective
 from tsarch.records import IGNORED
-from tsarch.seeding import torch_seed
+from tsarch.seeding import generator, torch_seed
 from tsarch.tasks.base import num_outputs
 from tsarch.tasks.registry import is_generative, make_task
 from tsarch.topology import Stage
@@ -45,7 +44,7 @@ Losses = dict[tuple[int, ...], float]
 
 @dataclass(frozen=True)
 class _Windows:
-    """Windows of the first batches, padded."""
+    """Windows of some contexts, padded."""
 
     token_ids: Tensor
     """(windows, tokens)."""
@@ -130,7 +129,7 @@ class _Trial:
         self._objective: Objective = trained_objective(blueprint, prepared, task, Stage.STUDENT)
         self._architecture = blueprint.stages[Stage.STUDENT].architecture
         self._seed = blueprint.seed
-        self._windows = _first_windows(blueprint, prepared)
+        self._windows = _some_windows(blueprint, prepared)
         self._table: Tensor | None = None
         """Of the model; the same for all of its layers."""
 
@@ -156,22 +155,23 @@ class _Trial:
         )
 
 
-def _first_windows(blueprint: Blueprint, prepared: Prepared) -> _Windows:
+def _some_windows(blueprint: Blueprint, prepared: Prepared) -> _Windows:
     """Windows to fit a readout on, and to judge it by.
 
     Raises:
         UserError: there is one alone.
     """
     split = prepared.splits["train"]
-    plan = batch_plan(blueprint, split)
-    slices, words, num_tokens, step = [], [], 0, 0
-    while num_tokens < _NUM_TOKENS and step < plan.epoch_starts[1]:  # each window once
-        for context in plan.contexts(step).tolist():
-            for window in context_windows(split, context):
-                slices.append(split.token_ids[split.window_places(window)])
-                words.append(split.labels_of(split.window_words(window)))
-                num_tokens += len(slices[-1])
-        step += 1
+    chance = generator(blueprint.seed, "layers")
+    most = min(split.num_contexts, _NUM_TOKENS)
+    slices, words, num_tokens = [], [], 0
+    for context in chance.choice(split.num_contexts, most, replace=False).tolist():
+        for window in context_windows(split, context):
+            slices.append(split.token_ids[split.window_places(window)])
+            words.append(split.labels_of(split.window_words(window)))
+            num_tokens += len(slices[-1])
+        if num_tokens >= _NUM_TOKENS:
+            break
     split.release()
     if len(slices) < 2:
         what = "needs two windows of the training split at least: one to fit, one to judge."
