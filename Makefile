@@ -36,7 +36,7 @@ help:
 	@echo "make bench-inference  what answering costs, beside its neighbours"
 	@echo "make bench-generate  what writing texts costs, beside transformers' generate"
 	@echo "make study        is it worth it? teacher, small models and ours, 3 tasks, 3 seeds"
-	@echo "make study-queries  read once, ask many: quality and cost of a query, 2 tasks, 3 seeds"
+	@echo "make study-queries  read once, ask many: quality and cost of a query, 3 tasks, 3 seeds"
 	@echo "make seeds        every task's config with three seeds"
 	@echo "make parity-trainer  the teacher within the pair against transformers.Trainer"
 	@echo "make study-alone  what makes student_alone better, term by term"

@@ -1,6 +1,6 @@
 """Read once, ask many: how good answers are and what one costs, by how a model reads what is asked.
 
-    python -m benchmarks.study_queries [--seeds 0,1,2] [--tasks qa,relation] [--methods …]
+    python -m benchmarks.study_queries [--seeds 0,1,2] [--tasks qa,relation,ranking] [--methods …]
 
 Each run is `tsarch train` in a process of one thread, two at a time, in bf16 where the machine
 multiplies it. A finished run is not done again, and one that was interrupted goes on from its last
@@ -165,7 +165,7 @@ def markdown(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def main(
-    tasks: Annotated[str, typer.Option(help="Tasks, with commas between.")] = "qa,relation",
+    tasks: Annotated[str, typer.Option(help="Tasks, with commas between.")] = "qa,relation,ranking",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
     methods: Annotated[str, typer.Option(help="Methods, with commas; empty: all.")] = "",
     folder: Annotated[Path, typer.Option(help="Folder of the runs.")] = RUNS,

@@ -76,13 +76,16 @@ class QueryTask:
             return pairs[:number]
         asked: dict[str, list[Any]] = {}
         for row in rows:
-            asked.setdefault(row["context"], []).append(row["question"])
+            for text in row["passages"] if self.name == "ranking" else [row["context"]]:
+                asked.setdefault(text, []).append(row["query" if "query" in row else "question"])
         return list(asked.items())[:number]
 
     def row(self, document: Any, query: Any) -> dict[str, Any]:
         """A row as `TrainedPair.predict` takes it."""
         if self.name == "relation":
             return {"tokens": document, "head": query[0], "tail": query[1]}
+        if self.name == "ranking":
+            return {"passage": document, "query": query}
         return {"context": document, "question": query}
 
 
@@ -140,7 +143,19 @@ def _asked_later(config: Path, settings: tuple[str, ...]) -> tuple[QueryMethod, 
     )
 
 
+def _added(config: Path) -> QueryMethod:
+    """Without a boundary."""
+    title = "read once, states added to the student's inputs"
+    return QueryMethod("added", title, config, "student", reads_once=True)
+
+
 _CONFIGS = Path("configs")
+_RELATION, _RANKING = (_CONFIGS / f"{n}.yaml" for n in ("relation-documents", "ranking-read-once"))
+_WITH_BOUNDARY = (
+    "student.layers=[0,1,2,3,4,5]",
+    "student.bridge_scale=1",
+    "student.bridge_multiplier=1",
+)
 # With 768 tokens a step, two or three pairs of these, a teacher that reads the pair learns that
 # nothing is related (micro F1 .0 after 4,481 steps).
 TASKS = (
@@ -158,24 +173,19 @@ TASKS = (
         "f1_micro",
         _CONFIGS / "redocred" / "test.jsonl",
         (
-            *_asked_with_text(
-                _CONFIGS / "relation-documents.yaml", ("task.query=both", "data.batch_tokens=6144")
-            ),
-            QueryMethod(
-                "added",
-                "read once, states added to the student's inputs",
-                _CONFIGS / "relation-documents.yaml",
-                "student",
-                reads_once=True,
-            ),
-            *_asked_later(
-                _CONFIGS / "relation-documents.yaml",
-                (
-                    "student.layers=[0,1,2,3,4,5]",
-                    "student.bridge_scale=1",
-                    "student.bridge_multiplier=1",
-                ),
-            ),
+            *_asked_with_text(_RELATION, ("task.query=both", "data.batch_tokens=6144")),
+            _added(_RELATION),
+            *_asked_later(_RELATION, _WITH_BOUNDARY),
+        ),
+    ),
+    QueryTask(
+        "ranking",
+        "ndcg_10",
+        _CONFIGS / "squadshifts_ranking" / "test.jsonl",
+        (
+            *_asked_with_text(_RANKING, ("task.query=both",)),
+            _added(_RANKING),
+            *_asked_later(_RANKING, (*_WITH_BOUNDARY, "teacher.first_position=16")),
         ),
     ),
 )

@@ -326,7 +326,7 @@ def test_asked_spans_are_a_yes_or_no_a_word():
 @pytest.mark.parametrize(
     ("sections", "what"),
     [
-        ({"task": {"name": "ner", "query": "student"}}, "is for qa, relation, not for ner"),
+        ({"task": {"name": "ner", "query": "student"}}, "is for qa, relation, ranking, not for"),
         ({"distillation": {"weight": 0.5}}, "distillation.weight can't be asked"),
         ({"distillation": {"hidden_weight": 0.5}}, "distillation.hidden_weight can't be asked"),
         ({"evaluation": {"monitor": "teacher"}}, "evaluation.monitor: teacher can't be asked"),

@@ -18,5 +18,5 @@ TASKS = {
 classes."""
 WRITING_TASKS = ("translation", "summarization", "dialogue", "code")
 """Tasks whose targets are texts."""
-QUERY_TASKS = ("qa", "relation")
+QUERY_TASKS = ("qa", "relation", "ranking")
 """Tasks whose query the student alone may read (`task.query`)."""

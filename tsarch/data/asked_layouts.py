@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tsarch.data.asked_passages import grouped
-from tsarch.data.asked_rows import AskedRow, Frame, pack_asked_rows
+from tsarch.data.asked_rows import AskedRow, Frame, Span, pack_asked_rows
+from tsarch.data.cuts import with_places
 from tsarch.data.layouts import LabelledWords, PackingSpec, sentences_of
+from tsarch.data.packing import Sentence
+from tsarch.data.passages import pair_specials
+from tsarch.data.pieces import with_breaks
+from tsarch.data.query_passages import LONG_PASSAGES, QueryPassage
+from tsarch.data.text_places import PlacedTokens, word_starts
 from tsarch.data.tokenizer import label_token, special_tokens
+from tsarch.errors import Mistake, UserError
 from tsarch.records import IGNORED, TokenizedSplit
+
+_UNREAD = "what of a passage a window has no room for (student.max_tokens)"
+_EDGES = re.compile(r"^[\W_]+|[\W_]+$")
 
 
 class AskedWords(LabelledWords, Protocol):
@@ -74,3 +85,156 @@ class AskedWordsLayout:
         label = IGNORED if row.label is None else self._label_ids[row.label]
         place = str(row.origin.place)
         return AskedRow(words, row.asked, row.marked, row.focus, label, place)
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """A passage that the teacher reads alone."""
+
+    tokens: PlacedTokens
+    starts: list[int]
+    """Per token the word that starts there, or −1; words are no longer than what reads them."""
+
+    @property
+    def bounds(self) -> list[int]:
+        """(words + 1,) first token of each word, and the end."""
+        return [*(n for n, word in enumerate(self.starts) if word >= 0), len(self.starts)]
+
+    def characters(self, words: Span) -> Span:
+        """Where words [start, stop) stand in the text."""
+        bounds, (start, stop) = self.bounds, words
+        return self.tokens.starts[bounds[start]], self.tokens.stops[bounds[stop] - 1]
+
+    def shared(self, words: Collection[str]) -> list[Span]:
+        """Its longest runs of these words, [start, stop)."""
+        places = range(len(self.bounds) - 1)
+        own = [_plain(self.tokens.text[slice(*self.characters((n, n + 1)))]) for n in places]
+        runs = itertools.groupby(places, lambda place: own[place] in words)
+        found = [list(run) for is_shared, run in runs if is_shared]
+        return [(run[0], run[-1] + 1) for run in found]
+
+
+class AskedPassageLayout:
+    """Passages to a context each, the same one once, and the queries about it to a window each
+    (`pack_asked_rows`): a query, the tokenizer's tokens between two texts, and what fits of the
+    passage. The order is that of `QueryPassageLayout`.
+
+    The teacher, which reads no query, learns which words a passage shares with the queries that it
+    is relevant to: how much a word matters (Dai and Callan 2019, "Context-aware sentence/passage
+    term importance estimation for first stage retrieval").
+    """
+
+    def __init__(self, spec: PackingSpec, labels: Sequence[str]) -> None:
+        self._spec = spec
+        self._label_ids = {label: index for index, label in enumerate(labels)}
+        self._between = pair_specials(spec.tokens.tokenizer)[0].between
+        self._around = special_tokens(spec.tokens.tokenizer)
+
+    def pack(self, rows: Sequence[QueryPassage]) -> TokenizedSplit:
+        """Contexts and windows.
+
+        Raises:
+            UserError: a query has no token, or leaves its passage no room in a window; names every
+                such row.
+        """
+        spec, is_last = self._spec, self._spec.label_last
+        queries = list(spec.tokens.placed([row.query for row in rows]))
+        self._check(rows, queries)
+        groups = grouped([row.passage for row in rows], spec.queries_per_context)
+        passages = self._passages(rows, queries, groups)
+        asked: dict[int, AskedRow] = {}
+        of_row: dict[int, _Passage] = {}
+        for passage, group in zip(passages, groups, strict=True):
+            for number in group:
+                asked[number] = self._asked(rows[number], queries[number], passage)
+                of_row[number] = passage
+        asking = {row.query: self._asking(own) for row, own in zip(rows, queries, strict=True)}
+        frame = Frame(
+            *self._around,
+            asking,
+            label_token(spec.tokens.tokenizer),
+            is_last,
+            cut_off=LONG_PASSAGES,
+            of="passage",
+            unread=_UNREAD,
+        )
+        packed = pack_asked_rows(
+            [
+                Sentence(rows[group[0]].origin.doc_id, own.tokens.token_ids, own.starts)
+                for own, group in zip(passages, groups, strict=True)
+            ],
+            groups,
+            [asked[number] for number in range(len(rows))],
+            frame,
+            spec.teacher_max_tokens,
+            spec.student_max_tokens,
+        )
+
+        def characters(row: int, own: Span) -> Span:
+            behind = 0 if is_last else 1  # the query
+            return of_row[row].characters((own[0] - behind, own[1] - behind))
+
+        cuts = with_places(packed.cuts, "passage", characters)
+        return replace(packed, rows=tuple(rows), cuts=cuts)
+
+    def _asking(self, query: PlacedTokens) -> list[int]:
+        """What stands in a window beside the passage and the label's token."""
+        if self._spec.label_last:
+            return [*self._between, *query.token_ids]
+        return [*query.token_ids, *self._between]
+
+    def _check(self, rows: Sequence[QueryPassage], queries: Sequence[PlacedTokens]) -> None:
+        room, mistakes = self._spec.student_max_tokens - 1 - len(self._between), []
+        for row, query in zip(rows, queries, strict=True):
+            place = str(row.origin.place)
+            if not query.token_ids:
+                mistakes.append(Mistake(place, "the tokenizer has no token for its query."))
+            elif len(query.token_ids) >= room:
+                what = f"its query leaves no room for a passage: {room:,} tokens have room."
+                mistakes.append(Mistake(place, what, "Set a larger student.max_tokens."))
+        if mistakes:
+            raise UserError(mistakes)
+
+    def _passages(
+        self,
+        rows: Sequence[QueryPassage],
+        queries: Sequence[PlacedTokens],
+        groups: Sequence[Sequence[int]],
+    ) -> list[_Passage]:
+        """The passage of each group."""
+        spec, found = self._spec, []
+        context_room = spec.teacher_max_tokens - sum(map(len, self._around))
+        placed = spec.tokens.placed([rows[group[0]].passage for group in groups])
+        for own, group in zip(placed, groups, strict=True):
+            asking = max(len(self._asking(queries[number])) for number in group)
+            room = min(context_room, spec.student_max_tokens - 1 - asking)
+            found.append(_Passage(own, with_breaks(word_starts(own), max(room, 1))))
+        return found
+
+    def _asked(self, row: QueryPassage, query: PlacedTokens, passage: _Passage) -> AskedRow:
+        words: list[int | str] = list(range(len(passage.bounds) - 1))
+        place = len(words) if self._spec.label_last else 0
+        words.insert(place, row.query)
+        is_relevant = row.label is not None and int(row.label) > 0
+        return AskedRow(
+            words,
+            (),
+            ((place, place + 1),),
+            place,
+            IGNORED if row.label is None else self._label_ids[row.label],
+            str(row.origin.place),
+            passage.shared(_words(query)) if is_relevant else (),
+        )
+
+
+def _words(placed: PlacedTokens) -> set[str]:
+    """The words of a text, as they are compared."""
+    own = _Passage(placed, word_starts(placed))
+    places = range(len(own.bounds) - 1)
+    found = {_plain(placed.text[slice(*own.characters((n, n + 1)))]) for n in places}
+    return found - {""}
+
+
+def _plain(word: str) -> str:
+    """A word without case and the marks around it."""
+    return _EDGES.sub("", word).casefold()

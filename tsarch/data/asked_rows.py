@@ -37,14 +37,16 @@ class AskedRow:
     words: Sequence[int | str]
     """Of each of its words the document's word, by its number, or a mark."""
     spans: Sequence[Span]
-    """Words [start, stop) of the document that it is about."""
+    """Words [start, stop) of the document that it is about, which its context must have."""
     marked: tuple[Span, ...]
-    """The same in its own words, with their marks."""
+    """Its own words [start, stop) that its window must have: the same, with their marks."""
     focus: int
     """Word that its label stands before, where it stands before what it is about."""
     label: int
     place: str
     """Where it stands, for messages."""
+    shared: Sequence[Span] = ()
+    """Further words [start, stop) of the document for the teacher to learn."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ class Frame:
     label_token: int
     label_last: bool
     """Whether a label stands after what it is about."""
+    cut_off: str = _LONG_DOCUMENTS
+    """What ends of documents are counted as that contexts have no room for."""
+    of: str = "words"
+    """What of a row they are (`Cutting`)."""
+    unread: str | None = None
+    """The same of what windows have no room for; None: nobody misses it."""
 
 
 def pack_asked_rows(
@@ -71,9 +79,10 @@ def pack_asked_rows(
 ) -> TokenizedSplit:
     """A context for each group of rows, with a window for each of them.
 
-    Of a context's words the teacher learns at which a span starts that some row is about, and at
-    which one ends (bits as of `losses.spans`). What a document is longer than a context is cut off
-    and counted. Of a row longer than a window this is what is around its spans (`slices_around`).
+    Of a context's words the teacher learns at which a span starts that some row is about or shares,
+    and at which one ends (bits as of `losses.spans`). What a document is longer than a context is
+    cut off and counted. Of a row longer than a window this is what is around its spans
+    (`slices_around`).
 
     Args:
         documents: the tokenised document of each group.
@@ -118,7 +127,7 @@ class _Packer:
         read = _Read(document.token_ids, bounds, num_words)
         first = self._add_context(read, [row for _, row in group])
         for number, row in group:
-            if max(stop for _, stop in row.spans) > num_words:
+            if max((stop for _, stop in row.spans), default=0) > num_words:
                 what = f"its entities lie behind the {room} tokens that a context has room for."
                 self.mistakes.append(Mistake(row.place, what, "Set a larger teacher.max_tokens."))
                 continue
@@ -127,8 +136,8 @@ class _Packer:
                 for place, word in enumerate(row.words)
                 if isinstance(word, str) or word < num_words
             ]
-            spans = left_out(range(len(row.words)), kept)
-            self.cutting.add(_LONG_DOCUMENTS, number, bounds[-1] - bounds[num_words], spans=spans)
+            spans, num_cut = left_out(range(len(row.words)), kept), bounds[-1] - bounds[num_words]
+            self.cutting.add(self.frame.cut_off, number, num_cut, spans=spans, of=self.frame.of)
             self._add_window(number, row, *self._tokens_of(row, kept, read, first))
         self.context_offsets.append(len(self.token_ids))
         self.window_offsets.append(len(self.windows))
@@ -154,7 +163,7 @@ class _Packer:
     def _add_context(self, read: _Read, rows: Sequence[AskedRow]) -> int:
         """Add what the teacher reads of a document → place of its first token."""
         before, after = self.frame.before, self.frame.after
-        spans = {span for row in rows for span in row.spans}
+        spans = {span for row in rows for span in (*row.spans, *row.shared)}
         bits = [0] * len(read.bounds)
         for bit, words in (
             (SPAN_START, {start for start, _ in spans}),
@@ -209,6 +218,8 @@ class _Packer:
                 return
             slices = found
         kept = [place for start, stop in slices for place in range(start, stop)]
+        if self.frame.unread is not None:
+            self.cutting.add(self.frame.unread, number, len(tokens) - len(kept), is_read=True)
         words = [starts[place] for place in kept]
         at = label_place(words, row.focus, row.marked, self.frame.label_last)
         begin = len(self.token_ids)

@@ -16,6 +16,8 @@ from tsarch.data.tokenizer import special_tokens
 from tsarch.errors import Mistake, UserError
 from tsarch.records import IGNORED, TokenizedSplit
 
+LONG_PASSAGES = "ends of passages longer than a context (teacher.max_tokens)"
+
 
 class QueryPassage(Row, Protocol):
     """A passage beside a query, with one label."""
@@ -70,7 +72,7 @@ class QueryPassageLayout:
             sentences.append(self._sentence(row, query, passage, room))
             if (ends := len(passage.token_ids) - room) > 0:
                 cut = [(passage.starts[room], passage.stops[-1])]
-                cutting.add(_ENDS, number, ends, spans=cut, of="passage")
+                cutting.add(LONG_PASSAGES, number, ends, spans=cut, of="passage")
         labels = [IGNORED if row.label is None else self._label_ids[row.label] for row in rows]
         packed = rows_with_labels(self._spec, sentences, labels)
         return replace(packed, rows=tuple(rows), cuts=(*packed.cuts, *cutting.cuts()))
@@ -90,6 +92,3 @@ class QueryPassageLayout:
             [*first, *self._between, *second],
             [*words, *[-1] * len(self._between), *starts],
         )
-
-
-_ENDS = "ends of passages longer than a context (teacher.max_tokens)"

@@ -87,7 +87,9 @@ def _labelling(models: TrainedModels, part: str) -> str:
         if is_last:
             ids = f"passage + {between} + query + [{label}]"
             order, place = f"`{known['token']}` stands after passage and query", -1 - len(after)
-        return _RANKING.format(**known, ids=ids, order=order, place=place)
+        is_asked = models.blueprint.task.query == "student"
+        votes = "" if is_asked else ", and so do up to four words, whose mean tsarch takes"
+        return _RANKING.format(**known, ids=ids, order=order, place=place, votes=votes)
     if models.task_file.task == "classification":
         return (_LAST if is_last else _VOTES).format(**known)
     return _RELATION.format(
@@ -203,7 +205,7 @@ print(model.config.id2label[label], float(said[:, label].mean()))
 ```
 """
 _RANKING = """as an ordinary model of transformers for tokens: {order}. There it says the
-grade, and so do up to four words, whose mean tsarch takes:
+grade{votes}:
 
 ```python
 import torch

@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 Pair = tuple[Sequence[int], Sequence[int]]
 """Head and tail of a relation: spans of words, whose ends are as in the rows of its data."""
 Query = str | Pair
-_COLUMNS = {"qa": ("context", "question"), "relation": ("tokens", "head", "tail")}
+_COLUMNS = {
+    "qa": ("context", "question"),
+    "ranking": ("passage", "query"),
+    "relation": ("tokens", "head", "tail"),
+}
 """Of a document, and of what is asked of it."""
 
 
 class AskedDocument(ReadDocument):
-    """A passage of which questions are asked (`qa`), or the words of a document and pairs of its
-    entities (`relation`). Made by `TrainedPair.read`."""
+    """A passage of which questions are asked (`qa`), or which may be what queries look for
+    (`ranking`), or the words of a document and pairs of its entities (`relation`). Made by
+    `TrainedPair.read`."""
 
     def predict(self, query: Query | Sequence[Query], mode: Mode | None = None) -> Any:
         """Answers to what is asked about the document, without the teacher running again.
 
         Args:
-            query: a question, or the head and the tail of a relation; or several in a list.
+            query: a question, a query, or the head and the tail of a relation; or several in a
+                list.
             mode: who answers. Default: the pair's.
 
         Returns:
@@ -57,14 +63,14 @@ class AskedDocument(ReadDocument):
 def alone(pair: TrainedPair, document: Any) -> list[Input]:
     """A row that asks anything of a document, whose contexts are the same whatever is asked."""
     word = (0, 0 if pair.span_ends == "inclusive" else 1)
-    return _rows(pair, document, ["?" if pair.task == "qa" else (word, word)])
+    return _rows(pair, document, [(word, word) if pair.task == "relation" else "?"])
 
 
 def asking(pair: TrainedPair, given: Input) -> Input:
     """An input that asks something of its document, which what is `given` need not."""
     if not pair.asks_later:
         return given
-    if pair.task == "qa" and isinstance(given, str):
+    if pair.task != "relation" and isinstance(given, str):
         return alone(pair, given)[0]
     document, *asked = (pair.columns[own] for own in _COLUMNS[pair.task])
     if isinstance(given, Mapping) and document in given and not any(o in given for o in asked):
@@ -76,8 +82,9 @@ def asking(pair: TrainedPair, given: Input) -> Input:
 def _rows(pair: TrainedPair, document: Any, queries: Sequence[Any]) -> list[Input]:
     """Rows that ask of a document."""
     names = pair.columns
-    if pair.task == "qa":
-        return [{names["context"]: document, names["question"]: own} for own in queries]
+    if pair.task != "relation":
+        read, asked = _COLUMNS[pair.task]
+        return [{names[read]: document, names[asked]: own} for own in queries]
     spans = [_spans(own) for own in queries]
     return [
         {names["tokens"]: document, names["head"]: head, names["tail"]: tail}

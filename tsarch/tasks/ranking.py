@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsarch.config import Columns, DataConfig
+from tsarch.config import Columns, DataConfig, TaskConfig
+from tsarch.data.asked_layouts import AskedPassageLayout
 from tsarch.data.formats.ranking_shapes import RANKING_SHAPES
 from tsarch.data.formats.shapes import Shape
 from tsarch.data.layouts import Layout, PackingSpec
@@ -152,7 +153,7 @@ class RankingReader(PlainSplits):
 
     def layout(self, spec: PackingSpec, labels: Sequence[str]) -> Layout[Candidate]:
         """A label a row."""
-        return QueryPassageLayout(spec, labels)
+        return (QueryPassageLayout if spec.query == "both" else AskedPassageLayout)(spec, labels)
 
 
 def _grade(place: Place, raw: dict[str, Any], name: str, mistakes: list[Mistake]) -> str | None:
@@ -177,6 +178,10 @@ class RankingTask(LabelTask):
     main_metric = "ndcg_10"
     full_marks: Mapping[str, float] = {"mrr": 1.0, "ndcg_10": 1.0}
     table_metrics: tuple[str, ...] = ("mrr", "ndcg_10")
+
+    def __init__(self, labels: Sequence[str], config: TaskConfig | None = None) -> None:
+        super().__init__(labels)
+        self.query = "both" if config is None else config.query
 
     def collector(self, joint_weights: Sequence[float]) -> Collector:
         """Expected grades; `joint` is the weighted mean of both."""
