@@ -7,15 +7,20 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tsarch
 from tests.equal_losses import check_equal_losses
 from tests.helpers import local_crew, tiny_config
 from tests.test_classification_and_relation import tiny_task
+from tests.test_multiple_choice import tiny_choices
 from tests.test_qa import tiny_qa
 from tests.test_read_once import tiny_documents, tiny_split
 from tests.test_resume import amid_an_epoch, check_resumption
@@ -59,6 +64,32 @@ def test_a_word_in_two_contexts_counts_once_and_is_found_by_its_place():
     logs = best - np.log(1 + np.exp(best).sum(0))
     np.testing.assert_allclose(found[:-1], logs[[0, 1, 1, 2, 3]], rtol=1e-6)
     assert (found[-1] == -1e4).all(), "a word that the run hasn't read"
+
+
+def pieces(cuts: set[int], size: int) -> TokenizedSplit:
+    """A text of so many characters in words that are cut there."""
+    edges = [0, *sorted(own for own in cuts if own < size), size]
+    split = row_of([edges[:-1]])
+    ((own,),) = split.pieces
+    return replace(split, pieces=((replace(own, bounds=np.array([*pairwise(edges)])),),))
+
+
+@given(
+    st.sets(st.integers(1, 19)), st.sets(st.integers(1, 19)), st.integers(0, 19), st.integers(0, 19)
+)
+def test_an_answer_starts_and_ends_at_the_same_characters_in_other_tokens(ours, theirs, a, b):
+    """Words of `read` are tokens of another tokenizer, and its teacher is sure of an answer."""
+    read, train, span = pieces(theirs, 20), pieces(ours, 20), (min(a, b), max(a, b))
+    known, words = read.pieces[0][0].bounds, train.pieces[0][0].bounds
+    answer = [int(np.searchsorted(known[:, 1], place, side="right")) for place in span]
+    logits = np.full((len(known), 2), -40.0, dtype=np.float32)
+    logits[answer, [0, 1]] = 40.0
+    found = np.exp(span_targets(read, logits, train).astype(np.float64))
+    starts, stops = known[answer[0], 0], known[answer[1], 1] - 1
+    for column, character in enumerate((starts, stops)):
+        best = words[found[:, column].argmax()]
+        assert best[0] <= character < best[1]
+        assert found[:, column].sum() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +271,55 @@ def test_a_label_that_stands_elsewhere_is_what_the_run_says_of_the_row():
     np.testing.assert_allclose(found, scores[[0, 1, 2, 2, 2]])
     found = label_targets(same, scores, split(3, 1))
     np.testing.assert_allclose(found, [[0.3, 0.7]] * 3 + [[0.9, 0.1]], rtol=1e-6)
+
+
+def test_a_question_whose_start_only_one_run_reads_is_taught_by_its_end():
+    row = SimpleNamespace(question_words=4)
+
+    def split(*sizes: int) -> TokenizedSplit:
+        return replace(row_of([]), sentence_offsets=np.cumsum([0, *sizes]), rows=(row, row))
+
+    scores = np.arange(7, dtype=np.float32)[:, None]
+    found = label_targets(split(3, 4), scores, split(5, 2))
+    assert found[:, 0].tolist() == [0, 0, 0, 1, 2, 5, 6]
+
+
+@pytest.mark.slow
+def test_questions_longer_than_one_runs_windows_are_taught(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    sections = {"schedule": {"max_steps": 1}, "run": {"folder": str(tmp_path / "run")}}
+    long = {"teacher": {"max_tokens": 64}, "student": {"max_tokens": 64}}
+    run_training(tiny_choices(tmp_path / "a", **HERE, **sections, **long))
+    distilled = {"weight": 0.5, "from_run": str(tmp_path / "run")}
+    short = {**long, "student": {"max_tokens": 24}}
+    prepared = prepare_data(resolve(tiny_choices(tmp_path / "b", distillation=distilled, **short)))
+    assert prepared.taught is not None
+    np.testing.assert_allclose(np.exp(prepared.taught.targets).sum(1), 1, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_targets_of_other_rows_are_computed_anew(tmp_path):
+    """Rows that this run's tokenizer can't tell apart, but another run's might."""
+    sections = {"schedule": {"max_steps": 1}, "run": {"folder": str(tmp_path / "run")}}
+    config = tiny_task(tmp_path, "classification", **HERE, **sections)
+    run_training(config)
+    other = config.model_copy(
+        update={
+            "distillation": config.distillation.model_copy(
+                update={"weight": 0.5, "from_run": str(tmp_path / "run")}
+            )
+        }
+    )
+    assert isinstance(config.data.train, str)
+    train = Path(config.data.train)
+    for number, change in enumerate((str, str, str.upper), 1):
+        rows = [json.loads(line) for line in train.open()]
+        changed = [{**row, "text": change(row["text"])} for row in rows]
+        train.write_text("".join(json.dumps(row) + "\n" for row in changed))
+        prepare_data(resolve(other))
+        kept = list((tmp_path / "cache" / "targets").iterdir())
+        assert len(kept) == max(number - 1, 1)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ They are computed once and kept in the cache; every rank reads them there, or co
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tsarch.config import DataConfig
 from tsarch.config_loading import load_config
 from tsarch.data.cache import cache_root, code_digest, store_arrays, stored_arrays
 from tsarch.data.layouts import PackingSpec
+from tsarch.data.row_digest import rows_digest
 from tsarch.errors import Mistake, UserError, one_line
 from tsarch.model_folder import (
     TaskFile,
@@ -27,7 +29,7 @@ from tsarch.model_folder import (
     load_weights,
     saved_config,
 )
-from tsarch.records import FloatArray, TokenizedSplit
+from tsarch.records import FloatArray, IntArray, TokenizedSplit
 from tsarch.tasks.registry import make_task, row_reader
 from tsarch.tasks.votes import row_means
 from tsarch.timings import TIMINGS
@@ -73,7 +75,7 @@ def taught_by(
     by_revision = sorted(((_revision(run.folder), run) for run in runs), key=lambda own: own[0])
     targets = []
     for revision, run in by_revision:
-        kept = _place(data, revision, train, labels)
+        kept = _place(data, run, revision, train, labels)
         found = None if kept is None else stored_arrays(kept)
         if found is None or set(found) != {"targets"}:
             found = {"targets": _targets(run, train, labels, spec_of)}
@@ -167,13 +169,21 @@ def _where(folder: Path) -> str:
 
 
 def _place(
-    data: DataConfig, revision: str, train: TokenizedSplit, labels: Sequence[str]
+    data: DataConfig,
+    run: TeachingRun,
+    revision: str,
+    train: TokenizedSplit,
+    labels: Sequence[str],
 ) -> Path | None:
-    """File in the cache; None: nothing is kept."""
+    """File in the cache, named by all that the targets hang on: how the run, which tokenises the
+    rows itself, reads them, and to which places of `train` that is carried over; None: nothing is
+    kept."""
     if not data.cache:
         return None
     code = code_digest("data", "tasks", "models")
-    digest = hashlib.sha256(f"{revision} {code} {list(labels)}".encode())
+    files = [own for own in sorted((run.folder / "model").rglob("*")) if own.suffix == ".json"]
+    reads = files_digest([run.folder / "config.yaml", *files], rows_digest(train.rows))
+    digest = hashlib.sha256(f"{revision} {code} {reads} {list(labels)}".encode())
     for own in (train.token_ids, train.words, train.labels):
         digest.update(own.tobytes())
     folder = cache_root(data.cache_folder) / "targets"
@@ -219,11 +229,17 @@ def label_targets(read: TokenizedSplit, scores: FloatArray, train: TokenizedSpli
     """(num_words of `train`, labels) probabilities from those of (num_words of `read`) the same
     rows, place by place. Of a row with one label that has other places in `read` (another
     tokenizer, other contexts, a model that has its label elsewhere) each has the mean over these.
+    Of a question with choices, whose start may be left out, the last places are the same; those
+    that weren't read count as the first that was, which is no choice either.
     """
     own, wanted = np.diff(read.sentence_offsets), np.diff(train.sentence_offsets)
     if np.array_equal(own, wanted):
         return scores
-    assert all(hasattr(row, "label") for row in train.rows), "words are the same everywhere"
+    if not all(hasattr(row, "label") for row in train.rows):
+        parts = itertools.pairwise(read.sentence_offsets.tolist())
+        rows = [scores[start:stop] for start, stop in parts]
+        lasts = [np.arange(-size, 0).clip(min=-len(row)) for row, size in zip(rows, wanted)]
+        return np.concatenate([row[last] for row, last in zip(rows, lasts, strict=True)])
     means = row_means(read, scores).astype(np.float32)
     found: FloatArray = np.repeat(means, wanted, axis=0)
     alike = own == wanted
@@ -233,22 +249,34 @@ def label_targets(read: TokenizedSplit, scores: FloatArray, train: TokenizedSpli
 
 def span_targets(read: TokenizedSplit, logits: FloatArray, train: TokenizedSplit) -> FloatArray:
     """(num_words of `train`, 2) log-probabilities of start and end over all of each row's passage,
-    from (num_words of `read`, 2) logits against no answer of the same rows, whose contexts may be
-    others. A word that several contexts have counts as the one that is surest of it."""
+    from (num_words of `read`, 2) logits against no answer of the same rows, whose contexts and
+    tokens may be others. A word that several contexts have counts as the one that is surest of it.
+    What starts or ends at a word of `read` does so at the one of `train` that has its first or last
+    character."""
     targets = np.full((train.num_words, 2), _NEVER, dtype=np.float32)
     for row, (own, other) in enumerate(zip(read.pieces, train.pieces, strict=True)):
-        start, places = int(read.sentence_offsets[row]), []
-        for piece in own:
-            places.append(piece.bounds[:, 0])
-        begins = np.concatenate(places)
-        said = logits[start : start + len(begins)].astype(np.float64)
-        known, which = np.unique(begins, return_inverse=True)
+        start = int(read.sentence_offsets[row])
+        bounds = np.concatenate([piece.bounds for piece in own])
+        said = logits[start : start + len(bounds)].astype(np.float64)
+        known, which = np.unique(bounds, axis=0, return_inverse=True)
         best = np.full((len(known), 2), -np.inf)
         np.maximum.at(best, which, said)
         logs = best - np.logaddexp(0.0, np.logaddexp.reduce(best, axis=0))
-        wanted = np.concatenate([piece.bounds[:, 0] for piece in other])
-        at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-        is_known = (known[at] == wanted)[:, None]
+        places = np.concatenate([piece.bounds for piece in other])
+        words, at = np.unique(places, axis=0, return_inverse=True)
         first = int(train.sentence_offsets[row])
-        targets[first : first + len(wanted)] = np.where(is_known, logs[at], _NEVER)
+        targets[first : first + len(places)] = _carried(known, logs, words)[at]
     return np.maximum(targets, _NEVER)
+
+
+def _carried(known: IntArray, logs: FloatArray, words: IntArray) -> FloatArray:
+    """(words, 2) log-probabilities of start and end, from those of other words of the same text;
+    both (words, 2) characters [start, stop), in order."""
+    begins, stops = words.T
+    found = np.full(words.shape, -np.inf)
+    last = np.searchsorted(begins, known[:, 0], side="right") - 1
+    ends = np.searchsorted(stops, known[:, 1]).clip(max=len(words) - 1)
+    for column, at, character in ((0, last.clip(min=0), known[:, 0]), (1, ends, known[:, 1] - 1)):
+        there = (begins[at] <= character) & (character < stops[at])
+        np.logaddexp.at(found[:, column], at[there], logs[there, column])
+    return found
