@@ -58,9 +58,9 @@ def run_training(
     prepared = _prepare(blueprint, is_here, reporter)
     blueprint = _settled(blueprint, prepared, reporter)
     if point is not None:
-        from tsarch.run.resume import check_same_data
+        from tsarch.run.resume import check_same_inputs
 
-        check_same_data(prepared, point)
+        check_same_inputs(blueprint, prepared, point)
     here = partial(gather, address, launch)
     proposal = None
     if blueprint.runner.is_auto:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tiny_config
 from tests.test_pair import run_of
 from tsarch.launch.training import run_training
 
@@ -45,6 +46,23 @@ def test_stand_ins_become_what_they_stand_for(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+def test_adapters_find_what_they_ask_of_what_is_not_imported(tmp_path):
+    """In processes of their own: in this one somebody may have imported it all."""
+    sections = {"run": {"folder": str(tmp_path / "run")}, "schedule": {"max_steps": 1}}
+    here: dict[str, Any] = {"topology": {"runner": "local"}, "evaluation": {"before": False}}
+    run_training(tiny_config(tmp_path, **sections, **here, teacher={"lora": {"rank": 2}}))
+    answer = "import sys, tsarch; tsarch.load(sys.argv[1], device='cpu').predict(['Rome .'])"
+    for arguments in (
+        ["-c", answer, str(tmp_path / "run")],
+        ["-m", "tsarch", "plan", str(tmp_path / "run" / "config.yaml")],
+    ):
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
 
 
 DRIVER = """

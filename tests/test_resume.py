@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from transformers import BertConfig, BertModel
 
 from tests.helpers import QUICKSTART_MODEL, tiny_config, tiny_raw, tracked
 from tests.test_checkpoint_store import flip
@@ -21,6 +24,7 @@ from tsarch.data.tokenizer import resolve_model_path
 from tsarch.errors import InterruptedRunError, UserError
 from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
+from tsarch.models.weight_files import model_digest
 from tsarch.telling.terminal import Reporter
 from tsarch.telling.trackers import open_trackers
 
@@ -266,3 +270,53 @@ def test_a_run_that_starts_anew_keeps_nothing(tmp_path):
             trackers.step({"step": 0})
     for name in ("metrics", "evaluations", "texts"):
         assert len((tmp_path / f"{name}.jsonl").read_text().splitlines()) == 1
+
+
+def random_model(folder: Path, seed: int) -> Path:
+    """The tiny teacher with other weights."""
+    torch.manual_seed(seed)
+    raw = dict(tiny_raw(folder.parent)["teacher"]["config"])
+    BertModel(BertConfig(**raw)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("frozen", "may_change"),
+    [({"freeze": "all_but_head"}, False), ({"lora": {"rank": 2}}, False), ({}, True)],
+)
+def test_models_that_are_read_again_must_be_the_same_wherever_they_lie(
+    tmp_path, monkeypatch, capsys, frozen, may_change
+):
+    model = random_model(tmp_path / "model", 1)
+    raw = tiny_raw(tmp_path, topology={"runner": "local"}, evaluation={"before": False})
+    raw["teacher"] = {"model": str(model), "max_tokens": raw["teacher"]["max_tokens"], **frozen}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
+    with monkeypatch.context() as patch:
+        end_at(patch, 2, signal.SIGINT)
+        status, _ = command(["train", str(tmp_path / "c.yaml")], capsys)
+    assert status == 128 + signal.SIGINT
+    resume = ["train", str(tmp_path / "run"), "--resume", "--set"]
+    moved, other = tmp_path / "moved", random_model(tmp_path / "other", 2)
+    shutil.copytree(model, moved)
+    if not may_change:
+        status, text = command([*resume, f"teacher.model={other}"], capsys)
+        assert status == 2
+        assert "--resume: models: aren't what they were" in text
+    again = other if may_change else moved
+    status, text = command([*resume, f"teacher.model={again}"], capsys)
+    assert status == 0, text
+
+
+def test_large_files_are_told_apart_by_parts_of_them(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    numbers = np.arange(2**21, dtype=np.float32)
+    (folder / "model.safetensors").write_bytes(numbers.tobytes())
+    (folder / "config.json").write_text("{}")
+    known = model_digest(str(folder), True)
+    (folder / "model.safetensors").write_bytes((numbers + 1).tobytes())
+    assert model_digest(str(folder), True) != known
+    known = model_digest(str(folder), False)
+    (folder / "config.json").write_text('{"hidden_act": "relu"}')
+    assert model_digest(str(folder), False) != known

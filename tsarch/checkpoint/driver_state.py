@@ -70,6 +70,8 @@ class DriverState(Record):
     ranks: RanksRecord
     data: str
     """Fingerprint of the tokenised data and the labels."""
+    models: str = ""
+    """Fingerprint of the weights that are read from the models again; empty: none are."""
     before: dict[str, dict[str, float]] | None
     """Metrics of the test split before training, by mode."""
     best: BestRecord | None

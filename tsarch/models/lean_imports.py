@@ -19,6 +19,8 @@ from types import ModuleType
 from typing import Any
 
 _LATER = ("accelerate", "scipy.optimize")
+_OF_FILES = ("__file__", "__path__", "__cached__", "__wrapped__", "__warningregistry__")
+"""What Python itself asks modules for, whatever they are: stand-ins have none."""
 _LOCK = threading.RLock()
 
 
@@ -66,9 +68,10 @@ class _Module(ModuleType):
     """In place of a module."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name in _OF_FILES:
             raise AttributeError(name)
-        return _Later(self.__name__, name)
+        later = _Later(self.__name__, name)
+        return later._real if name.startswith("__") else later
 
 
 class _Later:

@@ -5,6 +5,7 @@ Only safetensors: pickled weights can run code when they are read, and can't be 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,9 @@ from transformers.utils import (
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files, has_file
 
 from tsarch.errors import UserError, one_line
+
+_WHOLE_BYTES = 2**22
+_NUM_PARTS = 256
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,30 @@ def peek_checkpoint(model: str) -> Checkpoint:
         return open_checkpoint(model)  # which says what is wrong, if anything is
     shapes = {key: tuple(own.shape) for file in files for key, own in file.tensors.items()}
     return Checkpoint(model, {}, shapes)
+
+
+def model_digest(model: str, weights: bool) -> str:
+    """Hexadecimal digest that tells the config of a folder, and its `weights`, from others,
+    wherever it lies; of files larger than `_WHOLE_BYTES` by parts from all over them. Of a hub
+    model: its name.
+    """
+    digest = hashlib.sha256()
+    if not os.path.isdir(model):
+        return hashlib.sha256(model.encode()).hexdigest()
+    names = ("config.json", "*.safetensors") if weights else ("config.json",)
+    for path in sorted(found for name in names for found in Path(model).glob(name)):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        places = [0]
+        part = size
+        if size > _WHOLE_BYTES:
+            part = _WHOLE_BYTES // _NUM_PARTS
+            places = [number * (size - part) // (_NUM_PARTS - 1) for number in range(_NUM_PARTS)]
+        with path.open("rb") as file:
+            for place in places:
+                file.seek(place)
+                digest.update(file.read(part))
+    return digest.hexdigest()
 
 
 def check_safetensors(model: str) -> None:

@@ -13,7 +13,7 @@ from tsarch.prepare import Prepared
 from tsarch.rank.pacer import TakeCut
 from tsarch.records import TickReport
 from tsarch.run.restarts import History
-from tsarch.run.resume import ResumePoint, data_fingerprint, ranks_record
+from tsarch.run.resume import ResumePoint, data_fingerprint, models_fingerprint, ranks_record
 from tsarch.run.selection import Selection
 from tsarch.run.self_score import can_tell
 from tsarch.tasks.base import Metrics, Task
@@ -46,6 +46,7 @@ class Ledger:
         self._table = StepTable(topology)
         self._ranks = ranks_record(blueprint)
         self._data = data_fingerprint(prepared)
+        self._models = models_fingerprint(blueprint)
 
     @property
     def totals(self) -> Totals:
@@ -72,6 +73,7 @@ class Ledger:
             epoch_done=place.epoch_done,
             ranks=self._ranks,
             data=self._data,
+            models=self._models,
             before=cast(dict[str, Metrics] | None, self.before),
             best=self.selection.record(),
             table=self._table.state(),

@@ -67,6 +67,10 @@ _MAY_DIFFER = (
     "data.tokenizer",
     "data.cache",
     "distillation.from_run",  # its weights are compared
+    # Weights are in checkpoints, and those that aren't are compared.
+    "run.start_from",
+    "teacher.model",
+    "student.model",
 )
 
 
@@ -205,12 +209,21 @@ def check_same_run(blueprint: Blueprint, saved: Blueprint) -> None:
         raise UserError(mistakes)
 
 
-def check_same_data(prepared: Prepared, point: ResumePoint) -> None:
-    """Whether the data is still what it was.
+def check_same_inputs(blueprint: Blueprint, prepared: Prepared, point: ResumePoint) -> None:
+    """Whether the data, and the models that are read again, are still what they were.
 
     Raises:
-        UserError: it isn't, or the checkpoint is of no place in it.
+        UserError: they aren't, or the checkpoint is of no place in the data.
     """
+    known = point.progress.models
+    if known and known != models_fingerprint(blueprint):
+        raise UserError.single(
+            "--resume: models",
+            "aren't what they were: teacher.model, student.model or run.start_from have another "
+            f"config than {point.store.place(point.step)} was trained with, or other weights of "
+            "what is frozen.",
+            "Give the same models, or start anew without --resume.",
+        )
     if data_fingerprint(prepared) != point.progress.data:
         raise UserError.single(
             "--resume: data",
@@ -240,6 +253,24 @@ def _check_place(prepared: Prepared, point: ResumePoint) -> None:
         f"tick {progress.tick}).",
         "Delete this checkpoint: the one before is taken then.",
     )
+
+
+def models_fingerprint(blueprint: Blueprint) -> str:
+    """A hash of the models' configs and, where a resumed run reads weights from them again (of what
+    is frozen, of words that are near others in the first table), of these; empty: there are none.
+    """
+    from tsarch.models.weight_files import model_digest  # imports torch
+
+    table, stages = blueprint.table, list(blueprint.stages.values())
+    is_frozen = any(own.freeze != "none" or own.lora is not None for own in stages)
+    again = is_frozen or table.frozen or blueprint.data.augmentation.mask > 0
+    paths = [*(own.architecture.path for own in stages), table.architecture.path]
+    found = [model_digest(path, again) for path in paths if path is not None]
+    if blueprint.run.start_from is not None:
+        start = Path(blueprint.run.start_from)
+        folders = [start, *sorted(own for own in start.iterdir() if own.is_dir())]
+        found += [model_digest(str(own), again) for own in folders]
+    return hashlib.sha256(repr(found).encode()).hexdigest() if found else ""
 
 
 def data_fingerprint(prepared: Prepared) -> str:

@@ -114,7 +114,7 @@ def _told(model: Path) -> Iterator[None]:
     """Whatever libraries raise for damaged files, as one message."""
     try:
         yield
-    except UserError:
+    except (UserError, ImportError):
         raise
     except Exception as error:
         hint = "Copy the run folder whole, or resume or repeat the run."
