@@ -44,15 +44,34 @@ def run_training(
     """
     TIMINGS.begin()
     quieten()
-    from tsarch.telling.run_folder import choose_folder, resumed_folder
+    from tsarch.telling.run_folder import claimed_folder, trained_summary
     from tsarch.telling.terminal import Reporter
 
     address = cluster_address(address)
     reporter = Reporter()
     blueprint = resolve(config)
-    is_here = address is None or blueprint.runner.name == "processes"
     _import_early(blueprint, starts_ranks=launch is None)
-    path = resumed_folder(blueprint) if resume else choose_folder(blueprint)
+    with claimed_folder(blueprint, resume) as path:
+        summary = trained_summary(path)  # of a run that was ended while it told of itself
+        if summary is None:
+            summary = _trained(blueprint, address, path, resume, launch, reporter)
+        _show_depths(reporter, blueprint, summary, path)
+        _report(reporter, path)
+    if timings:
+        reporter.seconds(TIMINGS.phases())
+    return summary
+
+
+def _trained(
+    blueprint: Blueprint,
+    address: str | None,
+    path: Path,
+    resume: bool,
+    launch: Launch | None,
+    reporter: Any,
+) -> dict[str, Any]:
+    """The summary of the run in its folder."""
+    is_here = address is None or blueprint.runner.name == "processes"
     store, point = _checkpoints(blueprint, path, resume, reporter)
     blueprint = _computing(blueprint, point, is_here, reporter)
     prepared = _prepare(blueprint, is_here, reporter)
@@ -68,9 +87,6 @@ def run_training(
     job = Job(blueprint, prepared, here, path, reporter, store, proposal, address)
     summary = train(job, point).as_json()
     _show(reporter, blueprint, summary, path, proposal)
-    _report(reporter, path)
-    if timings:
-        reporter.seconds(TIMINGS.phases())
     return summary
 
 
@@ -176,7 +192,7 @@ def _settled(blueprint: Blueprint, prepared: Any, reporter: Any) -> Blueprint:
 def _show_depths(reporter: Any, blueprint: Blueprint, summary: dict[str, Any], path: Path) -> None:
     """Measure the student with fewer layers, too, and add that to the summary."""
     shallow = [depth for own in blueprint.stages.values() for depth in own.depths]
-    if not shallow:
+    if not shallow or "depths" in summary:
         return
     from tsarch.run.depths import at_depth
     from tsarch.run.saved_run import evaluate_run
@@ -370,4 +386,3 @@ def _show(
         step_s = summary["train_s"] / summary["steps"]
         reporter.say(outcome_line(proposal, step_s, summary["bubble_fraction"]))
     _show_profiles(reporter, blueprint, path)
-    _show_depths(reporter, blueprint, summary, path)

@@ -69,6 +69,24 @@ def test_a_tracker_is_told_everything_in_order_by_another_thread():
     assert not said
 
 
+def test_what_a_users_tracker_does_to_what_it_is_told_changes_nothing_in_the_run():
+    class Changing(Noting):
+        def evaluation(self, split: str, step: int, metrics: Any) -> None:
+            metrics["joint"]["f1"] = 99.0
+            metrics.clear()
+
+        def step(self, row: Any) -> None:
+            row.clear()
+
+    metrics, row = {"joint": {"f1": 0.5}}, {"step": 0, "loss_teacher": 1.0}
+    own = Aside("mine", Changing, print)  # type: ignore[arg-type]
+    own.evaluation("test", 1, metrics)
+    own.step(row)  # type: ignore[arg-type]
+    own.close(True)
+    assert metrics == {"joint": {"f1": 0.5}}
+    assert row == {"step": 0, "loss_teacher": 1.0}
+
+
 @pytest.mark.parametrize("fails_at", ["step", "close"])
 def test_one_that_fails_is_told_nothing_more_and_that_is_said_once(fails_at):
     noting, said = Noting(fails_at), list[str]()

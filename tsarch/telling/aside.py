@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from queue import Full, Queue
 from threading import Thread
 from typing import Any
@@ -20,7 +21,11 @@ _PATIENCE_S = 60.0
 
 
 class Aside:
-    """Passes on what it is told, in order, until the tracker fails or is too slow."""
+    """Passes on what it is told, in order, until the tracker fails or is too slow.
+
+    Args:
+        copies: pass on copies: what a user's own tracker does to them changes nothing in the run.
+    """
 
     def __init__(
         self,
@@ -28,10 +33,12 @@ class Aside:
         open_tracker: Callable[[], Tracker],
         say: Callable[[str], None],
         patience_s: float = _PATIENCE_S,
+        copies: bool = True,
     ) -> None:
         self._name = name
         self._say = say
         self._patience_s = patience_s
+        self._copies = copies
         self._has_failed = False
         self._calls: Queue[tuple[str, tuple[Any, ...]]] = Queue(_MOST_WAITING)
         self._thread = Thread(target=self._work, args=(open_tracker,), daemon=True)
@@ -68,7 +75,8 @@ class Aside:
         if self._has_failed:
             return
         try:
-            self._calls.put_nowait((method, arguments))
+            given = deepcopy(arguments) if self._copies else arguments
+            self._calls.put_nowait((method, given))
         except Full:
             self._fail(f"{_MOST_WAITING:,} calls wait for it")
 

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +21,108 @@ from tsarch.profiled import Profile
 from tsarch.redaction import redact_urls
 
 
-def choose_folder(blueprint: Blueprint) -> Path:
-    """A folder of the run's own: never one that holds something already.
+@contextmanager
+def claimed_folder(blueprint: Blueprint, resume: bool = False) -> Iterator[Path]:
+    """A folder of the run's own, or the one of the run that goes on, which no other process on this
+    host trains in meanwhile. A new one that nothing was written into is gone afterwards.
 
     `run.name` gets a number if its folder is taken; an explicit `run.folder` must be free.
 
     Raises:
-        UserError: `run.folder` is taken or can't be made.
+        UserError: `run.folder` is taken or can't be made; another process has it; on `resume`,
+            there is nothing to go on with.
     """
+    claim = _resumed(blueprint) if resume else _chosen(blueprint)
+    try:
+        yield claim.folder.absolute()
+    finally:
+        if claim.is_new:
+            with suppress(OSError):  # it has files
+                claim.folder.rmdir()
+        os.close(claim.descriptor)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """Keeps other processes of this host from a folder until its descriptor is closed."""
+
+    folder: Path
+    descriptor: int
+    is_new: bool = False
+    """Whether the folder was made for it."""
+
+
+def _resumed(blueprint: Blueprint) -> _Claim:
+    folder = resumed_folder(blueprint)
+    claim = _claim(folder)
+    if claim is None:
+        raise UserError.single(
+            f"--resume: {folder}",
+            "another process is training this run.",
+            "Wait until it has ended, or end it (with a checkpoint: kill -TERM).",
+        )
+    return claim
+
+
+def _chosen(blueprint: Blueprint) -> _Claim:
     try:
         return _free_folder(blueprint)
     except (OSError, RuntimeError) as error:  # a name that is too long; `~nobody`
         raise UserError.single(f"run folder: {blueprint.folder}", f"{one_line(error)}.") from None
 
 
-def _free_folder(blueprint: Blueprint) -> Path:
+def _free_folder(blueprint: Blueprint) -> _Claim:
     folder = Path(blueprint.folder).expanduser()
-    if blueprint.run.folder is not None and _is_taken(folder):
-        raise UserError.single(
-            f"run.folder: {folder}", "is not empty.", "Choose another folder or remove this one."
-        )
-    number = 2
-    while _is_taken(folder):
-        folder = Path(f"{blueprint.folder}-{number}").expanduser()
+    number = 1
+    while (claim := _claim_free(folder)) is None:
+        if blueprint.run.folder is not None:
+            what = "is not empty." if _is_taken(folder) else "another process trains in it already."
+            hint = "Choose another folder or remove this one."
+            raise UserError.single(f"run.folder: {folder}", what, hint)
         number += 1
+        folder = Path(f"{blueprint.folder}-{number}").expanduser()
+    return claim
+
+
+def _claim_free(folder: Path) -> _Claim | None:
+    """`_claim` of an empty folder, which is made; None: it is taken.
+
+    Raises:
+        UserError: it can't be made, or not be written.
+    """
+    if _is_taken(folder):
+        return None
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not existing.is_dir():
         what = f"can't be made: {existing} is a file."
         raise UserError.single(f"run folder: {folder}", what, "Choose another folder.")
     if not os.access(existing, os.W_OK):
         raise UserError.single(f"run folder: {folder}", "can't be written.")
-    return folder.absolute()
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = _claim(folder, is_new)
+    if claim is not None and _is_taken(folder):  # by one that has ended in between
+        os.close(claim.descriptor)
+        return None
+    return claim
+
+
+def _claim(folder: Path, is_new: bool = False) -> _Claim | None:
+    """None: another process has it. (Some file systems of several hosts have no such locks: then
+    nobody is kept from it.)"""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        return _Claim(folder, descriptor, is_new)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return _Claim(folder, descriptor, is_new)
+    os.close(descriptor)  # who had it has removed it: there may be another one now
+    return None
 
 
 def resumed_folder(blueprint: Blueprint) -> Path:
@@ -74,9 +147,31 @@ def resumed_folder(blueprint: Blueprint) -> Path:
         raise UserError.single(
             f"--resume: {folder}", "nothing to resume: there is no run.", "Start without --resume."
         )
-    if (folder / "summary.json").exists():
+    summary = trained_summary(folder)
+    has_depths = any(own.depths for own in blueprint.stages.values())
+    is_told = summary is not None and ("depths" in summary or not has_depths)
+    if is_told and (folder / "report.html").exists():
         raise UserError.single(f"--resume: {folder}", "nothing to resume: the run is complete.")
     return folder
+
+
+def trained_summary(folder: Path) -> dict[str, Any] | None:
+    """What a run that has trained to its end has in `summary.json`, whether or not what comes after
+    it was done; None: it hasn't.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError.single(str(path), f"can't be read: {one_line(error)}.") from None
+    if not isinstance(found, dict):
+        raise UserError.single(str(path), "is damaged.")
+    return found
 
 
 def _is_taken(folder: Path) -> bool:

@@ -40,6 +40,11 @@ def tracker_named(name: str) -> Open:
     return cast(Open, getattr(importlib.import_module(module), attribute))
 
 
+def is_of_the_user(name: str) -> bool:
+    """Whether it is none of those that come with tsarch."""
+    return name not in _PLACES
+
+
 def tracker_mistakes(blueprint: Blueprint) -> list[Mistake]:
     """What keeps the trackers of a run from being told of it. Imports their libraries."""
     found = []

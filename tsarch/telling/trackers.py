@@ -13,7 +13,7 @@ from tsarch.telling.aside import Aside
 from tsarch.telling.json_files import JsonFiles
 from tsarch.telling.step_table import StepRecord
 from tsarch.telling.tracker import Metrics, TrackedRun, Tracker
-from tsarch.telling.tracker_choice import tracker_named
+from tsarch.telling.tracker_choice import is_of_the_user, tracker_named
 
 
 class Trackers:
@@ -72,5 +72,8 @@ def open_trackers(run: TrackedRun, say: Callable[[str], None]) -> Trackers:
     """The trackers of a run; `say`: tells the user of one that fails. Their libraries are imported
     here, and used each in a thread of its own."""
     makers = {name: tracker_named(name) for name in run.tracking.trackers}
-    asides = [Aside(name, partial(make, run), say) for name, make in makers.items()]
+    asides = [
+        Aside(name, partial(make, run), say, copies=is_of_the_user(name))
+        for name, make in makers.items()
+    ]
     return Trackers([JsonFiles(run.folder, run.topology, run.is_traced), *asides])
