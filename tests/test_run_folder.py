@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from tests.helpers import tiny_config
 from tests.test_pair import run_of
@@ -90,3 +92,24 @@ def test_what_a_run_that_was_ended_at_its_end_lacks_is_made_by_resume(tmp_path, 
     assert again.get("depths") == whole.get("depths")
     assert (again.get("depths") is None) == (depths is None)
     assert (folder / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("full")])
+def test_a_disk_that_takes_no_weights_is_one_message_and_leaves_nothing_behind(
+    tmp_path, monkeypatch, error
+):
+    def fail(*_: Any) -> None:
+        raise error
+
+    config = run_of(tmp_path, "ner")
+    with monkeypatch.context() as patch:
+        patch.setattr("tsarch.rank.rank.save_table", fail)
+        with pytest.raises(UserError, match=r"model\.new: can't be written: .*--resume"):
+            run_training(config)
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run" / "model.new").mkdir(parents=True)
+    (tmp_path / "run" / "model.new" / "half").write_text("")
+    monkeypatch.setattr("tsarch.telling.run_folder._is_taken", lambda _: False)
+    run_training(config)
+    assert not (tmp_path / "run" / "model" / "half").exists()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tsarch.architecture import SAVED_OUTPUT, Architecture
 from tsarch.blueprint import Blueprint
 from tsarch.config import Config
-from tsarch.errors import UserError
+from tsarch.errors import UserError, one_line
 from tsarch.tasks.registry import is_generative
 from tsarch.topology import STAGES, Stage
 
@@ -54,6 +55,21 @@ def load_weights(folder: Path, stage: Stage) -> Mapping[str, Tensor]:
     from tsarch.checkpoint.saved_tensors import SavedTensors
 
     return SavedTensors([folder / f"{stage}.safetensors"])
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Whatever keeps files of a model from being written, as one message."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError.single(
+            str(folder),
+            f"can't be written: {one_line(error)}.",
+            "Make room there, then go on from the last checkpoint with --resume.",
+        ) from None
 
 
 def save_table(folder: Path, table: Tensor) -> None:

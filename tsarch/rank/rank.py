@@ -11,7 +11,7 @@ from tsarch.blueprint import Blueprint
 from tsarch.checkpoint.cut import Cut, Resume, Stall, Written
 from tsarch.clock import now_s
 from tsarch.config import Mode
-from tsarch.model_folder import load_table, load_weights, save_table, save_weights
+from tsarch.model_folder import load_table, load_weights, save_table, save_weights, writing
 from tsarch.prepare import Prepared
 from tsarch.profiled import Profile
 from tsarch.rank.building import Parts, build_parts
@@ -124,9 +124,11 @@ class Rank:
         for stage, engine in self.parts.engines.items():
             state = engine.state_dict()
             if state is not None:
-                save_weights(folder, stage, state)
+                with writing(folder):
+                    save_weights(folder, stage, state)
         if (self._wiring.topology.stages[0], 0) in self._wiring.stages:
-            save_table(folder, self.parts.tied.table.values())
+            with writing(folder):
+                save_table(folder, self.parts.tied.table.values())
 
     def load(self, folder: Path) -> None:
         """Put saved models in for inference (all ranks call it)."""

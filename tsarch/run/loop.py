@@ -5,6 +5,7 @@ It only schedules and collects numbers; a `Crew` does the work, in one process o
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from tsarch.data.loader import BatchPlan
 from tsarch.errors import HeadLostError, InterruptedRunError, RankFailedError
 from tsarch.feeds import batch_plan, num_training_steps
 from tsarch.marking.summary import error_summary
-from tsarch.model_folder import TaskFile, replace_folder, save_description
+from tsarch.model_folder import TaskFile, replace_folder, save_description, writing
 from tsarch.planning.balance import Proposal
 from tsarch.prepare import Prepared
 from tsarch.rank.api import RankApi
@@ -279,15 +280,18 @@ class Trainer:
     def _keep(self, joint_weight: float) -> None:
         """Write the weights aside, then put them in the place of `model/`."""
         aside = self._folder.path / "model.new"
-        aside.mkdir(exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+        with writing(aside):
+            aside.mkdir()
         self._crew.ask(RankApi.save, aside)
         prepared = self._prepared
         name = self._blueprint.task.name
         task = TaskFile(
             name, prepared.labels, joint_weight, prepared.digests, version("transformers")
         )
-        save_description(aside, self._blueprint, task)
-        replace_folder(aside, self._folder.model)
+        with writing(aside):
+            save_description(aside, self._blueprint, task)
+            replace_folder(aside, self._folder.model)
 
     def _summarize(self) -> RunSummary:
         """Measure the test split with the best weights, and put all together."""
