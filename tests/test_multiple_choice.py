@@ -60,6 +60,32 @@ def test_rows_that_make_no_choice_are_refused(changes, message):
         read(**changes)
 
 
+SUMS = ["2", "4", "6"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        (["2", "0"], [2, 0]),  # "0" is no choice, so both are numbers
+        (["2", "6"], [0, 2]),  # 6 is no number of a choice
+        ([2, "6"], [2, 2]),  # JSON says of itself that it is a number
+        (["1", "a song"], [1, 1]),
+    ],
+)
+def test_texts_are_numbers_or_choices_all_alike(answers, found):
+    choices = [ROW["choices"] if answer == "a song" else SUMS for answer in answers]
+    rows = [{**ROW, "choices": c, "answer": a} for c, a in zip(choices, answers, strict=True)]
+    read_all = read_rows(rows, row_reader("multiple_choice", DataConfig()))
+    assert [row.answer for row in read_all] == found
+
+
+@pytest.mark.parametrize("answers", [["2"], ["2", "0", "6"]])
+def test_texts_that_may_be_both_are_refused(answers):
+    rows = [{**ROW, "choices": SUMS, "answer": own} for own in answers]
+    with pytest.raises(UserError, match=r"row 1: `answer` is '2', a choice, and as a number the c"):
+        read_rows(rows, row_reader("multiple_choice", DataConfig()))
+
+
 QUESTION = " ".join(["so"] * 20 + ["end", "of", "it"])
 CHOICES = "* a car * a song * tea"
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tsarch.config import Columns, DataConfig
 from tsarch.data.choice_layout import ChoiceLayout
+from tsarch.data.formats.findings import Findings
+from tsarch.data.formats.shapes import Shape
 from tsarch.data.layouts import Layout, PackingSpec
-from tsarch.data.row_reader import PlainSplits
 from tsarch.data.rows import (
     Origin,
     Place,
@@ -49,6 +50,9 @@ class Choice:
     question: str
     choices: list[str]
     answer: int | None
+    readings: tuple[int | None, int | None] = field(default=(None, None), repr=False, compare=False)
+    """Of an answer that was given as a text: the number that it says, and that of the choice that
+    it is; None: it is none."""
 
     @property
     def num_words(self) -> int:
@@ -103,10 +107,11 @@ class ChoiceColumns(Columns):
     """Column with the number of the right one, from 0, or with that choice itself."""
 
 
-class ChoiceReader(PlainSplits):
+class ChoiceReader:
     """Every row is a document of its own."""
 
     optional: tuple[str, ...] = ()
+    shapes: tuple[Shape, ...] = ()
 
     def __init__(self, data: DataConfig, labelled: bool = True) -> None:
         self.columns = ChoiceColumns(**data.columns)
@@ -130,13 +135,42 @@ class ChoiceReader(PlainSplits):
         question, choices = raw[names.question], raw[names.choices]
         if what := _wrong_choices(choices):
             return None, [Mistake(str(place), f"`{names.choices}` {what}.")]
-        answer = _number(raw[names.answer], choices) if self._labelled else None
+        readings = _readings(raw[names.answer], choices) if self._labelled else (None, None)
+        number, choice = readings
+        answer = number if choice is None else choice
         if self._labelled and answer is None:
             what = f"is {reprlib.repr(raw[names.answer])}, not one of the {len(choices)} choices"
             return None, [Mistake(str(place), f"`{names.answer}` {what} (from 0).")]
         if mistakes := found(check_unicode(place, question, *choices)):
             return None, mistakes
-        return Choice(Origin(place, str(place)), question, choices, answer), []
+        given = readings if isinstance(raw.get(names.answer), str) else (None, None)
+        return Choice(Origin(place, str(place)), question, choices, answer, given), []
+
+    def complete(self, rows: list[Choice], source: str, findings: Findings) -> list[Choice]:
+        """Texts that may be numbers and choices are what all of them can be."""
+        given = [row for row in rows if row.readings != (None, None)]
+        unclear = [row for row in given if None not in row.readings and len({*row.readings}) > 1]
+        if not unclear:
+            return rows
+        can_be = [all(row.readings[way] is not None for row in given) for way in (0, 1)]
+        if can_be[0] == can_be[1]:
+            row, name = unclear[0], self.columns.answer
+            number, choice = row.readings
+            assert number is not None
+            assert choice is not None
+            what = (
+                f"`{name}` is {row.choices[choice]!r}, a choice, and as a number the choice "
+                f"{row.choices[number]!r}; other rows don't tell which is meant."
+            )
+            hint = "Give numbers as JSON numbers, or letters before choices that are numbers."
+            findings.mistake(str(row.origin.place), what, hint)
+            return []
+        way = can_be.index(True)
+        findings.note(f"answers are {('numbers of choices, from 0', 'choices')[way]}")
+        return [
+            row if row.readings == (None, None) else replace(row, answer=row.readings[way])
+            for row in rows
+        ]
 
     def raw(self, row: Choice) -> dict[str, Any]:
         """Question, choices and answer."""
@@ -168,13 +202,12 @@ def _wrong_choices(choices: Sequence[str]) -> str:
     return "has the same one twice" if len(set(choices)) < len(choices) else ""
 
 
-def _number(value: Any, choices: Sequence[str]) -> int | None:
-    """The number of an answer that is given as one, or as the choice itself; None: it is none."""
-    if isinstance(value, str) and value in choices:
-        return choices.index(value)
+def _readings(value: Any, choices: Sequence[str]) -> tuple[int | None, int | None]:
+    """Which choice an answer is as a number, and which as that choice itself; None: it is none."""
+    choice = choices.index(value) if isinstance(value, str) and value in choices else None
     own = from_json(value)
     is_number = isinstance(own, int) and not isinstance(own, bool)
-    return own if is_number and 0 <= own < len(choices) else None
+    return own if is_number and 0 <= own < len(choices) else None, choice
 
 
 class ChoiceTask(LabelTask):
