@@ -46,7 +46,8 @@ def augment_to_file(
     from tsarch.prediction.working import working_here
 
     quieten()
-    files, reading = known_files(run, inputs, overrides, "torch", None, skip_bad)
+    is_altered = settings.method != "label"
+    files, reading = known_files(run, inputs, overrides, "torch", None, skip_bad, is_altered)
     check_settings(settings, reading.task)
     if str(output) != STDOUT:
         check_output(output, files)

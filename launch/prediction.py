@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -115,8 +115,12 @@ def known_files(
     backend: Backend,
     on_ray: OnRay | None,
     skip_bad: bool,
+    labelled: bool = False,
 ) -> tuple[list[str], Reading]:
     """The files that are meant, and how they are read; checked before models are loaded.
+
+    Args:
+        labelled: whether their rows must have labels.
 
     Raises:
         UserError: a file, the run or an override can't be read.
@@ -124,7 +128,7 @@ def known_files(
     from tsarch.data.sources import STDIN
     from tsarch.inputs.files import check_files, input_files
 
-    reading = _reading(run, overrides, backend)
+    reading = replace(_reading(run, overrides, backend), labelled=labelled)
     files = input_files(inputs, "tags" in reading.names)
     if on_ray is not None and STDIN in files:
         raise UserError.single(STDIN, "can't be read on Ray.", "Name a file.")

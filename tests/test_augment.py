@@ -159,6 +159,24 @@ def labelled(words: str, tags: str, doc_id: str = "d", place: str = "f:1") -> La
     return Labelled(0, place, row, doc_id)
 
 
+@pytest.mark.parametrize("method", ["swap", "mask"])
+def test_labelled_rows_may_have_a_word_a_line(run, tagged, tmp_path, method):
+    rows = rows_of(tagged)
+    blocks = ["\n".join(f"{w} {t}" for w, t in zip(r["tokens"], r["tags"])) for r in rows]
+    source, output = tmp_path / "rows.conll", tmp_path / "out.jsonl"
+    source.write_text("\n\n".join(blocks) + "\n")
+    assert augment(run, "--input", source, "--output", output, "--method", method) == 0
+    starts = np.cumsum([1, *(len(row["tokens"]) + 1 for row in rows)]).tolist()
+    originals = {f"{source}:{start}": row for start, row in zip(starts, rows)}
+    found = rows_of(output)
+    assert len(found) > 10
+    for row in found:
+        old = originals[row["made_from"]]
+        kinds = [[kind for kind, _, _ in entities(own["tags"])] for own in (row, old)]
+        assert kinds[0] == kinds[1]
+        assert row["tokens"] != old["tokens"]
+
+
 def test_an_entity_of_a_document_becomes_the_same_one_everywhere():
     rows = [
         labelled("Ada saw Bonn", "B-PER O B-LOC", "d"),

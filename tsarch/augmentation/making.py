@@ -126,10 +126,11 @@ def made_of(
     columns: dict[str, None] = {}
     lines = []
     for own in found:
-        if own.score < keep_above:
+        score = round(own.score, 6)
+        if score < keep_above:
             continue
         row = file.raw(own.labelled)
-        row |= {MADE_BY: method, MADE_FROM: own.labelled.place, SCORE: round(own.score, 6)}
+        row |= {MADE_BY: method, MADE_FROM: own.labelled.place, SCORE: score}
         columns.update(dict.fromkeys(row))
         lines.append(as_line(row))
     mistakes = [Mistake(inputs[n].place, what) for n, what in sorted(problems.items())]

@@ -67,11 +67,13 @@ class Reading:
     """The pair's columns: own name → name."""
     data: DataConfig = field(default_factory=DataConfig)
     """Format, encoding, delimiter and columns of the files."""
+    labelled: bool = False
+    """Whether rows must have their labels, and keep them."""
 
     @cached_property
     def reader(self) -> RowReader[Any]:
         """Of the files' rows."""
-        return row_reader(self.task, self.data, labelled=False)
+        return row_reader(self.task, self.data, labelled=self.labelled)
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -332,7 +334,7 @@ class InputFile:
             return
         self.findings.note(f"read as {shape.title}")
         for place, raw in rows:
-            item = Item(place, raw, reading.names, False, self.findings)
+            item = Item(place, raw, reading.names, reading.labelled, self.findings)
             if shape.text is None:
                 further = plain_columns(raw)
                 for own, row in shape.rows(item):
