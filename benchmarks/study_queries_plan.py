@@ -143,14 +143,16 @@ def _asked_later(config: Path, settings: tuple[str, ...]) -> tuple[QueryMethod, 
     )
 
 
-def _added(config: Path) -> QueryMethod:
+def _added(config: Path, settings: tuple[str, ...] = ()) -> QueryMethod:
     """Without a boundary."""
     title = "read once, states added to the student's inputs"
-    return QueryMethod("added", title, config, "student", reads_once=True)
+    return QueryMethod("added", title, config, "student", reads_once=True, overrides=settings)
 
 
 _CONFIGS = Path("configs")
 _RELATION, _RANKING = (_CONFIGS / f"{n}.yaml" for n in ("relation-documents", "ranking-read-once"))
+_WITHOUT_BOUNDARY = ("teacher.boundary_layer=null", "teacher.first_position=0")
+_ADDED = ("student.layers=[0,2,5]", "student.bridge_scale=0", "student.bridge_multiplier=0.1")
 _WITH_BOUNDARY = (
     "student.layers=[0,1,2,3,4,5]",
     "student.bridge_scale=1",
@@ -183,9 +185,9 @@ TASKS = (
         "ndcg_10",
         _CONFIGS / "squadshifts_ranking" / "test.jsonl",
         (
-            *_asked_with_text(_RANKING, ("task.query=both",)),
-            _added(_RANKING),
-            *_asked_later(_RANKING, (*_WITH_BOUNDARY, "teacher.first_position=16")),
+            *_asked_with_text(_RANKING, ("task.query=both", *_WITHOUT_BOUNDARY)),
+            _added(_RANKING, (*_WITHOUT_BOUNDARY, *_ADDED)),
+            *_asked_later(_RANKING, ()),
         ),
     ),
 )

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from tsarch.config import Columns, Config, TaskConfig
@@ -20,7 +19,7 @@ from tsarch.errors import Mistake, UserError
 from tsarch.overrides import override, parts_of
 from tsarch.redaction import redact, redact_urls
 from tsarch.task_names import TASKS
-from tsarch.yaml_text import read_yaml
+from tsarch.yaml_text import read_yaml, write_yaml
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
@@ -121,7 +120,7 @@ def _resolved_paths(config: Config, base: Path) -> dict[str, str | list[str]]:
 
 def dump_config(config: Config) -> str:
     """The resolved config as YAML, in the order of the sections, without credentials of URLs."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = write_yaml(config.model_dump(mode="json"))
     return redact_urls(text)
 
 

@@ -18,7 +18,8 @@ _SHORT.maxstring = _SHORT.maxother = 200
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and reads `1e-4` as a number (YAML 1.2)."""
+    """Safe YAML that refuses duplicate keys. Numbers are those of YAML 1.2: `1e-4` is one, `010` is
+    ten, and `1:30` is a text."""
 
     def get_single_node(self) -> yaml.Node | None:
         """The document; anchors may not make it huge, or part of itself."""
@@ -82,8 +83,44 @@ def read_yaml(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def write_yaml(value: Any) -> str:
+    """Plain values as a YAML text that `read_yaml`, and other readers, read as the same again; keys
+    in their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts texts between quotes that are a number to some reader."""
+
+
+_INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
+_Loader.yaml_implicit_resolvers = {
+    first: [own for own in known if own[0] not in (_INT, _FLOAT)]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"),
+    _INT,
+    re.compile(r"^([-+]?[0-9][0-9_]*|0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+)$"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"^([-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
     list("-+.0123456789"),
 )
+
+
+def _int(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """`010` is ten."""
+    text = node.value.replace("_", "")
+    return int(text, 0 if text[:2] in ("0b", "0o", "0x") else 10)
+
+
+_Loader.add_constructor(_INT, _int)
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *known]
+    for first, known in _Loader.yaml_implicit_resolvers.items()
+}

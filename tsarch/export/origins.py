@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tsarch.yaml_text import read_yaml
 
 _CONFIG = "config.yaml"
 
@@ -29,5 +29,5 @@ def first_config(folder: Path) -> dict[str, Any] | None:
 
 
 def _raw(folder: Path) -> dict[str, Any]:
-    raw: dict[str, Any] = yaml.safe_load((folder / _CONFIG).read_text(encoding="utf-8"))
+    raw: dict[str, Any] = read_yaml((folder / _CONFIG).read_text(encoding="utf-8"))
     return raw

@@ -9,18 +9,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tsarch.export.models import TrainedModels
 from tsarch.model_folder import save_weights
+from tsarch.yaml_text import read_yaml, write_yaml
 
 
 def write_pair(models: TrainedModels, folder: Path) -> None:
     """Write `config.yaml` and `model/`."""
-    raw = yaml.safe_load((models.folder / "config.yaml").read_text(encoding="utf-8"))
+    raw = read_yaml((models.folder / "config.yaml").read_text(encoding="utf-8"))
     for stage in models.merged:
         raw[stage.name]["lora"] = None
-    text = yaml.safe_dump(portable(raw), sort_keys=False, allow_unicode=True)
+    text = write_yaml(portable(raw))
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     shutil.copytree(models.folder / "model", folder / "model")
     for stage in models.merged:
