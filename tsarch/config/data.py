@@ -139,7 +139,7 @@ class DataConfig(Section):
     """Tokens of a context where there is no teacher to read it: batches are made of contexts all
     the same. Default: `student.max_tokens`."""
     queries_per_context: PositiveInt = 64
-    """`task.query: student`: questions, or pairs of entities, that a context is asked at most. A
+    """`task.query: student`: questions, queries or pairs that a context is asked at most. A
     text with more is read again for the rest, so that the windows of a step stay as few as there is
     memory for."""
     overlap_tokens: NonNegativeInt = 128
@@ -203,10 +203,10 @@ class TaskConfig(Section):
     ] = "ner"
     """Task; decides what a row is, labels and metrics."""
     query: Query = "both"
-    """`qa`, `relation`: who reads what is asked, a question or which entities are meant. `both`:
-    the teacher reads it with the text, so once more each time. `student`: the teacher reads each
-    passage or document once, alone, and the student what is asked and windows of the text, fed with
-    its states ([Read once, ask many](read-once.md))."""
+    """`qa`, `ranking`, `relation`: who reads what is asked, a question, a query or which entities
+    are meant. `both`: the teacher reads it with the text, so once more each time. `student`: the
+    teacher reads each passage or document once, alone, and the student what is asked and windows of
+    the text, fed with its states ([Read once, ask many](read-once.md))."""
     no_relation: Annotated[str | None, BeforeValidator(_as_label)] = "auto"
     """`relation`: label of rows whose entities aren't related, which the metrics leave out. `auto`:
     the one among the labels that is usual for it, such as `NA`, `no_relation`, `Other`, `none` or
