@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tsarch.config import Mode
+from tsarch.data.tokenizer import load_tokenizer
 from tsarch.errors import UserError
 from tsarch.export.card import Report, Told, write_card
 from tsarch.export.drafter import VERIFIER, VERSION, write_drafter
@@ -18,10 +19,12 @@ from tsarch.export.models import TrainedModels, read_models
 from tsarch.export.onnx import check_graphs, losses_by_rounding, write_onnx
 from tsarch.export.ordinary import TOLERANCE, difference, ordinary_model
 from tsarch.export.pair_folder import write_pair
+from tsarch.export.same_tokens import compare_tokens
 from tsarch.export.sample import Sample, read_sample, tokens_read
 from tsarch.export.tokenizers import save_tokenizer
 from tsarch.export.writing import check_room, check_target, made_whole, size_of
 from tsarch.prediction.onnx_pair import Weights
+from tsarch.prepare import packing_spec
 from tsarch.run.versions import current_folder
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 _MOST_SEQUENCES = 32
 """Contexts or windows that ordinary models are compared on."""
+WORD_TASKS = "ner", "relation", "multiple_choice"
+"""Their rows are words: each is tokenised as it is after a space, the first too."""
 
 
 @dataclass
@@ -139,27 +144,45 @@ def _ordinary(
     done: Exported,
 ) -> None:
     """Write a model as an ordinary one, or say why it can't be."""
+    folder = new / mode
     try:
         if models.is_generative:
             model, checked = _writer(models, module)
         else:
             model, checked = _reader(models, module, mode, sample)
+        model.save_pretrained(folder)
+        checked += _tokenizer(models, model, mode, folder, sample)
     except UserError as error:
+        shutil.rmtree(folder, ignore_errors=True)
         done.refused[f"{mode}/"] = str(error)
         return
+    done.parts[f"{mode}/"] = f"an ordinary `{type(model).__name__}` of transformers"
+    done.checks.append(f"`{mode}/` as {type(model).__name__}: {checked}")
+
+
+def _tokenizer(
+    models: TrainedModels, model: PreTrainedModel, mode: Mode, folder: Path, sample: Sample
+) -> str:
+    """Write an ordinary model's tokenizer, and say in how many rows its tokens are the run's.
+
+    Raises:
+        UserError: in most they aren't.
+    """
     blueprint = models.blueprint
     is_teacher = mode == "teacher"
-    model.save_pretrained(new / mode)
     save_tokenizer(
         blueprint.tokenizer(),
-        new / mode,
+        folder,
         model,
         blueprint.batches.context_tokens if is_teacher else blueprint.window_tokens,
         special_tokens=is_teacher or models.is_generative,
-        leads=models.task_file.task in ("ner", "relation"),
+        leads=models.task_file.task in WORD_TASKS,
     )
-    done.parts[f"{mode}/"] = f"an ordinary `{type(model).__name__}` of transformers"
-    done.checks.append(f"`{mode}/` as {type(model).__name__}: {checked}")
+    if models.is_generative:  # whoever asks puts the space there
+        return ""
+    tokens = packing_spec(blueprint, keep_tokens=False).tokens
+    exported = load_tokenizer(str(folder.absolute()))
+    return "; " + compare_tokens(sample.split.rows, tokens, exported, sample.source)
 
 
 def _drafter(models: TrainedModels, drafter: DrafterModel, new: Path, done: Exported) -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _OFFSETS = ("ByteLevel", "RobertaProcessing")
-"""Post-processors that also take spaces out of offsets."""
+"""Post-processors that also take spaces out of offsets, but for one that was put before a text
+(`add_prefix_space`)."""
 
 
 def save_tokenizer(
@@ -48,6 +49,8 @@ def save_tokenizer(
         raw["post_processor"] = _bare(tokenizer, raw.get("post_processor"))
     if needs_lead:
         raw["normalizer"] = _with_lead(raw.get("normalizer"))
+        for own in _taking_spaces_out(raw.get("post_processor")):
+            own["add_prefix_space"] = True  # one that is no character of the text
     file.write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
     _read_as_it_is(folder / "tokenizer_config.json", tokenizer.model_input_names)
 
@@ -75,11 +78,24 @@ def _bare(tokenizer: PreTrainedTokenizerBase, post_processor: Any) -> dict[str, 
             name: {"id": name, "ids": [token], "tokens": [name]} for token, name in names.items()
         },
     }
-    said = json.dumps(post_processor)
-    if not any(f'"{kind}"' in said for kind in _OFFSETS):
-        return template
-    own = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return {"type": "Sequence", "processors": [own, template]}
+    places = [
+        {
+            "type": "ByteLevel",
+            "add_prefix_space": own["add_prefix_space"],
+            "trim_offsets": own["trim_offsets"],
+            "use_regex": True,
+        }
+        for own in _taking_spaces_out(post_processor)
+    ]
+    return {"type": "Sequence", "processors": [*places, template]} if places else template
+
+
+def _taking_spaces_out(post_processor: Any) -> list[dict[str, Any]]:
+    """The parts of a post-processor that take spaces out of offsets."""
+    if post_processor is None:
+        return []
+    parts = post_processor.get("processors", [post_processor])
+    return [own for own in parts if own["type"] in _OFFSETS]
 
 
 def _with_lead(normalizer: Any) -> dict[str, Any]:
