@@ -6,7 +6,9 @@ import io
 import json
 import re
 import shutil
+from bisect import bisect
 from contextlib import redirect_stdout
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +91,10 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 def tags_by(tagger: Any, words: list[str]) -> list[str]:
     """As the card says: a word's tag is that of its first token."""
-    starts = [sum(len(word) + 1 for word in words[:n]) for n in range(len(words))]
-    said = tagger(" ".join(words))
-    found = {token["start"]: token["entity"] for token in reversed(said)}
-    return [found[start] for start in starts]
+    stops = [stop - 1 for stop in accumulate(len(word) + 1 for word in words)]
+    tokens = reversed(tagger(" ".join(words)))
+    found = {bisect(stops, token["start"]): token["entity"] for token in tokens}
+    return [found[number] for number in range(len(words))]
 
 
 def is_cut(tokenizer: Any, words: list[str]) -> bool:

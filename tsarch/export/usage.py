@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from tsarch.data.passages import pair_specials
+from tsarch.data.text_places import _UNSPACED
 from tsarch.data.tokenizer import label_token, special_tokens, word_lead
 from tsarch.tasks.relation import HEAD_MARK, TAIL_MARK
 
@@ -91,12 +92,15 @@ def _labelling(models: TrainedModels, part: str) -> str:
         votes = "" if is_asked else ", and so do up to four words, whose mean tsarch takes"
         return _RANKING.format(**known, ids=ids, order=order, place=place, votes=votes)
     if models.task_file.task == "classification":
-        return (_LAST if is_last else _VOTES).format(**known)
+        batches, around = models.blueprint.batches, len(before) + len(after)
+        room = batches.context_tokens if part == "teacher" else models.blueprint.window_tokens
+        letters = _UNSPACED.pattern[1:-1].encode("unicode_escape").decode()
+        template = _LAST if is_last else _VOTES
+        return template.format(**known, most=room - around - 1, unspaced=letters)
     return _RELATION.format(
         **known,
         head=HEAD_MARK,
         tail=TAIL_MARK,
-        lead=word_lead(tokenizer),
         where="behind the last of them" if is_last else "before the first of them",
         place="spans[1][0][1] + 4" if is_last else "spans[0][0][0]",
     )
@@ -125,13 +129,17 @@ def _writing(models: TrainedModels, part: str) -> str:
 _NER = """as an ordinary model of transformers. A word's tag is that of its first token:
 
 ```python
+from bisect import bisect
+from itertools import accumulate
+
 from transformers import pipeline
 
 tag = pipeline("token-classification", model="FOLDER/{part}", ignore_labels=[])
 words = ["Ada", "Lovelace", "met", "Charles", "Babbage", "in", "London", "."]
-starts = [sum(len(word) + 1 for word in words[:n]) for n in range(len(words))]
-found = {{token["start"]: token["entity"] for token in reversed(tag(" ".join(words)))}}
-print([(word, found[start]) for word, start in zip(words, starts)])
+stops = [stop - 1 for stop in accumulate(len(word) + 1 for word in words)]
+tokens = reversed(tag(" ".join(words)))
+tags = {{bisect(stops, token["start"]): token["entity"] for token in tokens}}
+print([(word, tags.get(number)) for number, word in enumerate(words)])  # None: was cut off
 ```
 
 `aggregation_strategy="first"` with `is_split_into_words=True` gives whole entities by nearly the
@@ -155,8 +163,7 @@ place = {place}
 
 
 def tokens(words):
-    text = "{lead}" + " ".join(words)
-    return tokenizer(text, add_special_tokens=False).input_ids if words else []
+    return tokenizer(" ".join(words), add_special_tokens=False).input_ids if words else []
 
 
 before = {before} + tokens(words[:place])
@@ -166,7 +173,8 @@ print(model.config.id2label[int(said.argmax())], float(said.max()))
 ```
 """
 _LAST = """as an ordinary model of transformers for tokens: the label is read at the token `{token}`
-behind the text:
+behind the text. Of a text that is longer than the model reads, this reads the end, and
+`tsarch.load` all:
 
 ```python
 import torch
@@ -175,7 +183,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("FOLDER/{part}")
 model = AutoModelForTokenClassification.from_pretrained("FOLDER/{part}")
 text = "The ship left on Monday."
-before = {before} + tokenizer(text, add_special_tokens=False).input_ids
+before = {before} + tokenizer(text, add_special_tokens=False).input_ids[-{most}:]
 ids = before + [{label}] + {after}
 said = model(torch.tensor([ids])).logits.detach()[0, len(before)].softmax(-1)
 print(model.config.id2label[int(said.argmax())], float(said.max()))
@@ -183,9 +191,12 @@ print(model.config.id2label[int(said.argmax())], float(said.max()))
 """
 _VOTES = """as an ordinary model of transformers for tokens: `{token}` stands before the text, and
 it and up to four of the text's words, at even distances, vote on the label, a word at its first
-token:
+token. Of a text that is longer than the model reads, this reads the start, and `tsarch.load` all:
 
 ```python
+import re
+from bisect import bisect
+
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
@@ -193,11 +204,18 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER/{part}")
 model = AutoModelForTokenClassification.from_pretrained("FOLDER/{part}")
 text = "The ship left on Monday."
 encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-bounds = encoded.offset_mapping
-starts = [n for n, (a, _) in enumerate(bounds) if n == 0 or a > bounds[n - 1][1]]
+ids, spans = encoded.input_ids[:{most}], encoded.offset_mapping[:{most}]
+unspaced = r"{unspaced}"  # scripts without spaces: words are tokens
+words = [own.start() for own in re.finditer(rf"\\s*([{{unspaced}}]|[^\\s{{unspaced}}]+)", text)]
+starts, last = [], -1  # tokens at which words start; the word of the last character so far
+for number, (start, stop) in enumerate(spans):
+    if bisect(words, start) > last:
+        starts.append(number)
+    stop = start + len(text[start:stop].rstrip())
+    last = max(last, bisect(words, max(start, stop - 1)))
 size = min(len(starts), 4)
 places = [0] + [starts[n * len(starts) // size] + 1 for n in range(size)]
-ids = {before} + [{label}] + encoded.input_ids + {after}
+ids = {before} + [{label}] + ids + {after}
 said = model(torch.tensor([ids])).logits.detach()[0, len({before}) :].softmax(-1)[places]
 votes = said.argmax(-1).tolist()
 label = max(votes, key=votes.count)
