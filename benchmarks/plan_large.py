@@ -16,6 +16,7 @@ import typer
 
 from tsarch.config_loading import parse_config
 from tsarch.launch.plan import PlanRequest, plan_ways
+from tsarch.planning.capacity import Feeding
 from tsarch.planning.plan_search import Option, Planner, search
 
 RESULTS = Path("benchmarks/results")
@@ -64,10 +65,12 @@ def fastest(planner: Planner, num_devices: int) -> tuple[Option | None, Sequence
     found: list[tuple[Option, Sequence[str]]] = []
     for stages in CHECKPOINTING:
         sections: dict[str, Any] = {own: {"activation_checkpointing": True} for own in stages}
+        blueprint = planner.blueprint.altered(data={"batch_tokens": tokens}, **sections)
         own = replace(
             planner,
-            blueprint=planner.blueprint.altered(data={"batch_tokens": tokens}, **sections),
+            blueprint=blueprint,
             work=replace(planner.work, batch_tokens=tokens),
+            feeding=Feeding.full(blueprint),
         )
         options = search(own, num_devices)
         found += [(o, stages) for o in options if o.changes[0].endswith("overlapped")]

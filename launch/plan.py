@@ -16,8 +16,10 @@ from tsarch.errors import UserError
 from tsarch.planning.hardware import Hardware, hardware_named, read_hardware, with_options
 
 if TYPE_CHECKING:
+    from tsarch.planning.capacity import Feeding
     from tsarch.planning.plan_search import Option, Planner
     from tsarch.planning.run_plan import RunPlan
+    from tsarch.prepare import Prepared
 
 _STEPS = 1000
 """Of a run without data whose config doesn't say."""
@@ -84,7 +86,17 @@ def plan_ways(config: Config, request: PlanRequest) -> Planner:
 def _planner_and_notes(config: Config, request: PlanRequest) -> tuple[Planner, list[str]]:
     given = _hardware(request)
     with tempfile.TemporaryDirectory() as folder:
-        return _planner(resolve(config), given, request, Path(folder))
+        planner, notes = _planner(resolve(config), given, request, Path(folder))
+    return replace(planner, opening=_opening(config)), notes
+
+
+def _opening(config: Config) -> tuple[str, ...]:
+    """What `--set` must take before keys of `topology`: `auto` chooses them, and the word alone
+    has no keys."""
+    if not config.topology.auto:
+        return ()
+    is_all = config.topology.model_fields_set <= {"auto"}
+    return ("topology={}",) if is_all else ("topology.auto=false",)
 
 
 def _hardware(request: PlanRequest) -> Hardware | None:
@@ -118,6 +130,9 @@ def _planner(
     blueprint = computing_on(blueprint, given is not None and not given.is_cpu, notes.append)
     check_run(blueprint, own_ray=False, planned=True)
     prepared = full_contexts(blueprint) if request.full else prepare_data(blueprint, asks=False)
+    is_guessed = request.full or blueprint.tokenizer_name == str(folder)
+    feeding, told = _feeding(blueprint, None if request.full else prepared, is_guessed)
+    notes += told
     threads = max(threads_of(own, blueprint) for own in blueprint.stages.values())
     hardware = given or with_options(cpu_hardware(threads), request.price, request.network)
     share_s = _BUDGET_S / len(blueprint.stages)
@@ -132,11 +147,31 @@ def _planner(
         notes.append(
             f"without data: {work.num_steps:,} steps (schedule.max_steps) of full contexts"
         )
-    planner = Planner(blueprint, profiles, work, hardware)
+    planner = Planner(blueprint, profiles, work, hardware, feeding)
     if blueprint.tokenizer_name == str(folder) and not blueprint.table.frozen:
         planner = _with_every_row(planner)
         notes.append("which tokens the texts have is not known: every row of the table is trained")
     return planner, notes
+
+
+def _feeding(
+    blueprint: Blueprint, prepared: Prepared | None, is_guessed: bool
+) -> tuple[Feeding, list[str]]:
+    """What steps hold for the replicas, and remarks; `prepared` None: full contexts.
+
+    Raises:
+        UserError: no step feeds all replicas; where steps are guessed, that is a remark.
+    """
+    from tsarch.planning.capacity import Feeding
+
+    if prepared is None:
+        feeding = Feeding.full(blueprint)
+    else:
+        feeding = Feeding.of(blueprint, prepared.training)
+    mistakes = list(feeding.mistakes())
+    if mistakes and not is_guessed:
+        raise UserError(mistakes)
+    return feeding, [f"with steps as they are guessed here, {own}" for own in mistakes]
 
 
 def _with_every_row(planner: Planner) -> Planner:

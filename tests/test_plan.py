@@ -11,9 +11,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from tests.helpers import ROOT, tiny_blueprint, tiny_config, tiny_raw
 from tsarch.errors import UserError
+from tsarch.planning.capacity import Feeding
 from tsarch.planning.hardware import GPUS, hardware_named, network_rate, read_hardware
 from tsarch.planning.plan_search import Planner, _changes, fitting, search
 from tsarch.planning.stage_profile import profile, workload
@@ -28,7 +30,8 @@ def planner(tmp_path_factory):
     blueprint = tiny_blueprint(tmp_path_factory.mktemp("plan"), topology={"runner": "processes"})
     prepared = prepare_data(blueprint)
     profiles = {s: profile(blueprint, prepared, s, H100, 0.0) for s in STAGES}
-    return Planner(blueprint, profiles, workload(blueprint, prepared), H100)
+    feeding = Feeding.of(blueprint, prepared.training)
+    return Planner(blueprint, profiles, workload(blueprint, prepared), H100, feeding)
 
 
 def test_masks_and_numbers_are_real_and_other_tensors_have_no_values():
@@ -282,10 +285,81 @@ def test_changes_that_the_config_would_refuse_are_none(tmp_path):
     from tests.drafter_configs import drafter_config
     from tsarch.blueprint import resolve
 
-    own = Planner(resolve(drafter_config(tmp_path)), {}, cast(Any, None), H100)
+    blueprint = resolve(drafter_config(tmp_path))
+    feeding = Feeding(blueprint, np.array([2]), np.array([8]))
+    own = Planner(blueprint, {}, cast(Any, None), H100, feeding)
     assert not own.allows({"schedule.name": "joint"})
     assert not own.allows({"student.activation_checkpointing": True})
     assert own.allows({"schedule.name": "sequential", "topology.teacher.replicas": 2})
+
+
+def test_changes_that_leave_ranks_without_work_are_none(tmp_path):
+    blueprint = tiny_blueprint(tmp_path, topology={"runner": "processes"})
+    feeding = Feeding(blueprint, np.array([1, 2]), np.array([8, 3]))
+    own = Planner(blueprint, {}, cast(Any, None), H100, feeding)
+    assert own.allows({"topology.teacher.replicas": 2, "topology.student.replicas": 8})
+    assert not own.allows({"topology.teacher.replicas": 3})
+    assert not own.allows({"topology.student.replicas": 9})
+    assert own.allows({"schedule.micro_batches": 2, "topology.student.replicas": 4})
+    assert not own.allows({"schedule.micro_batches": 2, "topology.student.replicas": 5})
+    shared = {"topology.teacher.sequence_parallel": 2, "topology.teacher.replicas": 4}
+    assert own.allows(shared), "two groups"
+    unfed = replace(own, blueprint=blueprint.altered(topology={"teacher": {"replicas": 4}}))
+    assert unfed.allows({"schedule.name": "sequential"}), "of guessed steps: no worse than it is"
+    assert not unfed.allows({"topology.teacher.replicas": 8})
+
+
+TOPOLOGIES = {
+    "processes": {"runner": "processes"},
+    "auto": "auto",
+    "auto and more": {"auto": True, "runner": "processes", "threads": 1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
+def test_what_is_proposed_training_takes(tmp_path, topology):
+    """Of more devices than the steps have work for if they are shared out anyhow."""
+    from tsarch.blueprint import resolve
+    from tsarch.config_loading import load_config
+    from tsarch.launch.plan import PlanRequest, make_plan
+    from tsarch.planning.preflight import check_run
+
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({**tiny_raw(tmp_path), "topology": topology}))
+    config = load_config(path, [])
+    training = prepare_data(resolve(config)).training
+    devices = int(Feeding.of(resolve(config), training).windows.max()) + 2
+    made = make_plan(config, PlanRequest(gpu="h100", search=True, devices=devices))
+    assert made.options
+    for option in made.options:
+        proposed = resolve(load_config(path, option.changes))
+        assert proposed.topology.num_ranks == devices
+        check_run(proposed, own_ray=False, planned=True)
+        assert not [*Feeding.of(proposed, training).mistakes()]
+
+
+def test_a_run_that_has_no_work_for_its_replicas_is_not_planned(tmp_path):
+    from tsarch.launch.plan import PlanRequest, make_plan
+
+    topology = {"runner": "processes", "student": {"replicas": 1000}}
+    config = tiny_config(tmp_path, topology=topology)
+    with pytest.raises(UserError, match="1000 student replicas × 1 micro-batches need 1000"):
+        make_plan(config, PlanRequest(gpu="h100"))
+    made = make_plan(config, PlanRequest(gpu="h100", full=True))
+    assert any("1000 student replicas" in note for note in made.notes), "the data may be otherwise"
+
+
+@pytest.mark.parametrize("limit", [None, 6])
+def test_full_steps_hold_what_there_is_room_for(tmp_path, limit):
+    from tsarch.feeds import batch_plan
+    from tsarch.planning.full_contexts import full_contexts
+
+    blueprint = tiny_blueprint(tmp_path, data={"batch_windows": limit})
+    train = full_contexts(blueprint).training
+    found, said = Feeding.of(blueprint, train), Feeding.full(blueprint)
+    assert (found.contexts.max(), found.windows.max()) == (said.contexts[0], said.windows[0])
+    assert batch_plan(blueprint, train).num_steps > 1
 
 
 def test_devices_are_of_a_search(tmp_path):
@@ -301,9 +375,12 @@ def test_ranks_share_contexts_where_one_has_no_room_otherwise(planner):
     tokens = planner.profiles[Stage.TEACHER].least_tokens
     student = planner.profiles[Stage.STUDENT]
     little = {way: number // 8 for way, number in student.activations.items()}
+    blueprint = planner.blueprint.altered(data={"batch_tokens": tokens})
+    one = Feeding(blueprint, np.array([1]), np.array([2]))
     long = replace(
         planner,
-        blueprint=planner.blueprint.altered(data={"batch_tokens": tokens}),
+        blueprint=blueprint,
+        feeding=one,
         profiles={**planner.profiles, Stage.STUDENT: replace(student, activations=little)},
         work=replace(planner.work, batch_tokens=float(tokens)),
     )

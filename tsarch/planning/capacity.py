@@ -6,7 +6,7 @@ Checked once the data is known and before Ray or any model starts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
@@ -294,6 +294,30 @@ class Feeding:
         contexts = np.array([len(batch) for batch in batches])
         windows = [int((starts[batch + 1] - starts[batch]).sum()) for batch in batches]
         return cls(blueprint, contexts, np.array(windows))
+
+    @classmethod
+    def full(cls, blueprint: Blueprint) -> Feeding:
+        """A step of contexts and windows of full length."""
+        batches, windows = (
+            blueprint.batches,
+            -(-blueprint.batches.context_tokens // blueprint.window_tokens),
+        )
+        contexts = batches.step_tokens // batches.context_tokens
+        if batches.windows is not None:
+            contexts = min(contexts, batches.windows // windows)
+        contexts = max(contexts, 1)
+        return cls(blueprint, np.array([contexts]), np.array([contexts * windows]))
+
+    def shared(self, blueprint: Blueprint) -> Feeding:
+        """The same steps, of a run that is shared out otherwise."""
+        return replace(self, blueprint=blueprint)
+
+    def lacks(self) -> dict[Stage, int]:
+        """For each stage, contexts or windows that even the fullest step has too few of."""
+        return {
+            stage: max(self._needed(stage) - int(counts.max()), 0)
+            for stage, _, counts in self._pairs()
+        }
 
     def mistakes(self) -> Iterator[Mistake]:
         """For each stage that even the fullest step leaves replicas of without work."""

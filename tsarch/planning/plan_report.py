@@ -74,7 +74,7 @@ def plan_lines(plan: RunPlan, changes: Option | None) -> list[str]:
 def option_lines(options: Sequence[Option]) -> Iterator[str]:
     """What a search has found."""
     if not options:
-        yield "search: nothing that was tried fits on these devices"
+        yield "search: nothing that was tried fits on these devices and into the steps of the data"
     for option in options:
         yield (
             f"search: {option.plan.step_s:.3f} s a step, {option.plan.idle_share:.0%} idle: "

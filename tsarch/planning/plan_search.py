@@ -12,11 +12,13 @@ from pydantic import ValidationError
 
 from tsarch.blueprint import Blueprint
 from tsarch.config import Config
+from tsarch.planning.capacity import Feeding
 from tsarch.planning.hardware import Hardware
 from tsarch.planning.run_plan import RunPlan, plan_run
 from tsarch.planning.sequence_checks import sequence_mistakes
 from tsarch.planning.stage_profile import StageProfile, Workload
 from tsarch.schedule.plan import ScheduleName
+from tsarch.stage.deepspeed_config import check_fragment
 from tsarch.topology import STAGES, Stage
 
 _MOST_CHANGES = 3
@@ -43,31 +45,61 @@ class Planner:
     profiles: Mapping[Stage, StageProfile]
     work: Workload
     hardware: Hardware
+    feeding: Feeding
+    """What the steps of its data hold for replicas and micro-batches."""
+    opening: tuple[str, ...] = ()
+    """What `--set` must take before keys of `topology`, if the run would choose them itself."""
 
     def plan(self, changes: Mapping[str, Any] | None = None) -> RunPlan:
         """With other values of some keys (`topology.teacher.replicas`)."""
         return plan_run(self.changed(changes or {}), self.profiles, self.work, self.hardware)
 
     def allows(self, changes: Mapping[str, Any]) -> bool:
-        """Whether the config would be taken with other values of some keys."""
-        return _mistakes(self.changed(changes).config) <= self._own_mistakes
+        """Whether training would take the run with other values of some keys: the config's own
+        rules, DeepSpeed's, and work in a step for every replica."""
+        changed = self.changed(changes)
+        lacks = self.feeding.shared(changed).lacks()
+        if any(lack > self._own_lacks.get(stage, 0) for stage, lack in lacks.items()):
+            return False
+        return _mistakes(changed) <= self._own_mistakes
 
     @cached_property
     def _own_mistakes(self) -> set[str]:
-        return _mistakes(self.blueprint.config)
+        return _mistakes(self.blueprint)
+
+    @cached_property
+    def _own_lacks(self) -> dict[Stage, int]:
+        """Not 0 where it isn't known what steps hold."""
+        return self.feeding.shared(self.blueprint).lacks()
 
     def changed(self, changes: Mapping[str, Any]) -> Blueprint:
         """The run with other values of some keys."""
+        if self.opening and _of_topology(changes):
+            changes = {"topology.auto": False, **changes}
         return self.blueprint.altered(**_sections(changes)) if changes else self.blueprint
 
+    def option(self, changes: Mapping[str, Any], plan: RunPlan) -> Option:
+        """These changes, as they are told."""
+        opening = self.opening if _of_topology(changes) else ()
+        return Option((*opening, *_told(changes)), plan)
 
-def _mistakes(config: Config) -> set[str]:
+
+def _of_topology(changes: Mapping[str, Any]) -> bool:
+    return any(key.startswith("topology.") for key in changes)
+
+
+def _mistakes(blueprint: Blueprint) -> set[str]:
     """What keys of a config ask of one another that others don't give."""
+    found = set()
     try:
-        Config.model_validate(config.model_dump())
+        Config.model_validate(blueprint.config.model_dump(exclude_unset=True))
     except ValidationError as error:
-        return {str(own["msg"]) for own in error.errors()}
-    return set()
+        found = {str(own["msg"]) for own in error.errors()}
+    for stage, own in blueprint.stages.items():
+        number = blueprint.schedule.micro_batches
+        mistakes = check_fragment(stage, own.engine, blueprint.precision, number)
+        found |= {str(mistake) for mistake in mistakes}
+    return found
 
 
 def fitting(planner: Planner) -> Option | None:
@@ -81,8 +113,8 @@ def fitting(planner: Planner) -> Option | None:
             if len(changes) < sum(map(len, chosen)):
                 continue  # two values of one key
             plan = planner.plan(changes)
-            if plan.fits:
-                found.append(Option(_told(changes), plan))
+            if plan.fits and planner.allows(changes):
+                found.append(planner.option(changes, plan))
         if found:
             return min(found, key=lambda option: option.plan.step_s)
     return None
@@ -116,8 +148,8 @@ def _changes(planner: Planner) -> Iterator[dict[str, Any]]:
 def search(planner: Planner, num_devices: int) -> list[Option]:
     """The fastest way to share the run out on so many devices, of each schedule; the fastest first.
     Schedules don't learn alike (`joint` trains the teacher for the student's sake too), so the
-    choice among them is the user's. More ranks share contexts where a context has no room
-    otherwise."""
+    choice among them is the user's. More ranks share contexts where a context has no room,
+    or a step too few contexts, otherwise."""
     found = []
     for schedule in _SCHEDULES:
         for slices in (_num_slices(planner), *_more_slices(planner)):
@@ -151,24 +183,20 @@ def _more_slices(planner: Planner) -> Iterator[int]:
 def _options(
     planner: Planner, schedule: ScheduleName, num_devices: int, slices: int
 ) -> Iterator[Option]:
-    blueprint = planner.blueprint
     if not planner.allows({"schedule.name": schedule}):
         return
-    contexts = max(int(planner.work.batch_tokens) // blueprint.batches.context_tokens, 1)
     shared = _slices(slices) if slices != _num_slices(planner) else {}
     for teachers in _counts(num_devices - 1, slices):
         for micro_batches in _MICRO_BATCHES:
-            students = num_devices - teachers
-            if micro_batches > 1 and max(teachers // slices, students) * micro_batches > contexts:
-                break
             base: dict[str, Any] = {
                 "schedule.name": schedule,
                 "schedule.micro_batches": micro_batches,
                 "topology.teacher.replicas": teachers,
-                "topology.student.replicas": students,
+                "topology.student.replicas": num_devices - teachers,
                 **shared,
             }
-            yield from _sharded(planner, base)
+            if planner.allows(base):
+                yield from _sharded(planner, base)
 
 
 def _sharded(planner: Planner, base: dict[str, Any]) -> Iterator[Option]:
@@ -187,8 +215,8 @@ def _sharded(planner: Planner, base: dict[str, Any]) -> Iterator[Option]:
         best.append(min(own)[1])
     changes = {**base, **_zero_stages(*best)}
     plan = planner.plan(changes)
-    if plan.fits:
-        yield Option(_told(changes), plan)
+    if plan.fits and planner.allows(changes):
+        yield planner.option(changes, plan)
 
 
 def _zero_stages(teacher: int, student: int) -> dict[str, Any]:
