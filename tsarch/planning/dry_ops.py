@@ -7,6 +7,7 @@ does in training, on a model of any size, and all that is done is recorded, oper
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,11 +26,13 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+_LOGGER = logging.getLogger("torch._subclasses.fake_tensor")
 _CPU = torch.device("cpu")
 _ATEN = torch.ops.aten
 _CPU_ATTENTION = _ATEN._scaled_dot_product_flash_attention_for_cpu
 _CPU_ATTENTION_BACKWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward
 _INDEXED = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
+_GROUPED = _ATEN._grouped_mm
 _FREE = (
     *(_ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty),
     *(_ATEN.new_empty_strided, _ATEN.detach, _ATEN.alias, _ATEN.lift_fresh),
@@ -99,7 +102,8 @@ class Ledger:
 
 
 Example = tuple[Any, Any, Any]
-"""Function, arguments and keywords of an operation, tensors as `Shape`."""
+"""Function that does what an operation does on tensors of no matter what values, arguments and
+keywords, tensors as `Shape`."""
 _Key = tuple[Any, tuple[Shape, ...], tuple[Any, ...]]
 """Function, tensors and other arguments (with their types: 1 equals True) of an operation."""
 _TEMPLATES: dict[_Key, tuple[Shape, ...]] = {}
@@ -121,6 +125,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.most: dict[str, int] = {}
         """Phase → most bytes alive."""
         self.ground = 0
+        self.failed: Any = None
+        """The operation that couldn't be run, if one couldn't."""
         self._fake = fake
         self._known: dict[_Key, Op] = {}
 
@@ -153,7 +159,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if result is None:
             result = self._again(key)
         if result is None:
-            result = func(*args, **kwargs)
+            result = self._run(func, args, kwargs)
             self._remember(key, given, result)
         if are_known and not given and not _floating(_made(result)):
             with _disable_current_modes():
@@ -172,6 +178,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.peaks[self.phase] = above
         if self.phase and is_work(func):
             self._note(key, args, kwargs, result)
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An operation as fake mode does it."""
+        if func.overloadpacket == _GROUPED:
+            return _grouped(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except Exception:
+            self.failed = func
+            raise
 
     def _view(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A view as fake mode makes it, without what it looks up before: half of all operations."""
@@ -219,7 +235,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outputs = tuple(map(_shape, _made(result)))
             flops, moved = _flops(func, args, kwargs, result), _moved_bytes(func, inputs, outputs)
             op = self._known[key] = Op(str(func), inputs, outputs, flops, moved, str(scalars))
-            self.examples[op] = func, *tree_map_only(Tensor, _shape, (args, kwargs))
+            does = _in_like_groups if func.overloadpacket == _GROUPED else func
+            self.examples[op] = does, *tree_map_only(Tensor, _shape, (args, kwargs))
         self.ops.setdefault(self.phase, Counter())[op] += 1
 
 
@@ -228,8 +245,13 @@ def dry() -> Iterator[Recorder]:
     """Within: no tensor has floating-point values, and what is done is recorded."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     recorder = Recorder(fake)
-    with fake, recorder:
-        yield recorder
+    level = _LOGGER.level
+    _LOGGER.setLevel(logging.CRITICAL)  # it tells what is raised too
+    try:
+        with fake, recorder:
+            yield recorder
+    finally:
+        _LOGGER.setLevel(level)
 
 
 def is_work(func: Any) -> bool:
@@ -285,9 +307,42 @@ def _shape(tensor: Tensor) -> Shape:
     return Shape(tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
+def _grouped(
+    a: Tensor,
+    b: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Products of groups of rows, each with a matrix of its own, as a layer of experts has them.
+    (Torch has a rule too, that takes bf16 alone.)"""
+    rows, columns = a.shape[-2], b.shape[-1]
+    groups = a.shape[0] if offs is None else offs.shape[0]
+    sizes = (groups, rows, columns) if a.ndim == b.ndim else (rows, columns)
+    return torch.empty(sizes, dtype=out_dtype or a.dtype)
+
+
+def _in_like_groups(a: Tensor, b: Tensor, offs: Tensor | None = None, *rest: Any) -> Tensor:
+    """The same on real tensors, in groups of as many rows each."""
+    if offs is not None:
+        rows, groups = a.shape[0 if a.ndim == 2 and b.ndim == 3 else -1], len(offs)
+        rows = b.shape[-1] if a.ndim == 3 else rows
+        offs = torch.arange(1, groups + 1).mul_(rows).div_(groups, rounding_mode="floor").int()
+    return torch._grouped_mm(a, b, offs, *rest)
+
+
+def _grouped_flops(a: Tensor, b: Tensor) -> int:
+    """Each row, which is a token at one of its experts, is multiplied with one matrix alone."""
+    if a.ndim == 3 and b.ndim == 2:
+        return 2 * a.shape[1] * a.shape[2] * b.shape[1]
+    return 2 * a.numel() * b.shape[-1]
+
+
 def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
-    """As torch's `FlopCounterMode` counts them; it leaves out attention on CPUs."""
+    """As torch's `FlopCounterMode` counts them; it leaves out attention on CPUs, and experts."""
     packet = func.overloadpacket
+    if packet == _GROUPED:
+        return _grouped_flops(*args[:2])
     if packet == _CPU_ATTENTION:
         return int(sdpa_flop_count(*(t.shape for t in args[:3])))  # type: ignore[no-untyped-call]
     if packet == _CPU_ATTENTION_BACKWARD:

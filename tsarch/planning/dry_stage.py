@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from tsarch.blueprint import Blueprint, StageBlueprint
 from tsarch.data.feed import Feed
-from tsarch.errors import UserError
+from tsarch.errors import UserError, one_line
 from tsarch.models.construction import num_elements, put
 from tsarch.models.skeleton import layer_stacks, make_skeleton
 from tsarch.parallel.table import Table
@@ -177,7 +178,8 @@ def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, ste
         _leave_out_gradients(recorder, module)
         ticks = _ticks(blueprint, feed, stage, step)
         executor.load({stage: ticks}, feed)
-        reports = executor.advance(len(ticks))
+        with _told(recorder, blueprint, stage):
+            reports = executor.advance(len(ticks))
         recorder.phase = ""
     passes = ("forward", "backward")
     return DryStep(
@@ -188,6 +190,25 @@ def _run(blueprint: Blueprint, prepared: Prepared, stage: Stage, feed: Feed, ste
         sum(report.link_bytes for report in reports),
         _layer_parameters(module),
     )
+
+
+@contextmanager
+def _told(recorder: Recorder, blueprint: Blueprint, stage: Stage) -> Iterator[None]:
+    """Say what model it is that can't be run without values.
+
+    Raises:
+        UserError: it can't.
+    """
+    try:
+        yield
+    except Exception as error:
+        if recorder.failed is None and not isinstance(error, RuntimeError):
+            raise
+        kind = blueprint.stages[stage].architecture.config.model_type
+        named = "" if recorder.failed is None else f" ({recorder.failed})"
+        what = f"{kind} can't be run without values, as for a plan{named}: {one_line(error)}"
+        hint = "`tsarch train` takes it, and checks whether its states fit."
+        raise UserError.single(f"{stage}", what.rstrip(".") + ".", hint) from error
 
 
 def _layer_parameters(module: nn.Module) -> int:
