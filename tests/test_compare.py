@@ -9,9 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.test_report import made_up, metrics, read
+from tsarch.errors import UserError
 from tsarch.launch.cli import main
-from tsarch.telling.compared_runs import ComparedRun, read_runs
-from tsarch.telling.comparison import Line, compare_runs, step_curves, validation_curves
+from tsarch.telling.compared_runs import FIGURES, ComparedRun, read_runs
+from tsarch.telling.comparison import (
+    _SHOWN,
+    Line,
+    compare_runs,
+    step_curves,
+    validation_curves,
+)
 
 
 def folder(tmp_path: Path, name: str, **changes: object) -> Path:
@@ -167,3 +174,75 @@ def test_damaged_files_are_named(tmp_path, capsys):
     (other / "summary.json").write_text(json.dumps([]))
     assert command(one, other) == 2
     assert "is damaged: it is no JSON object" in capsys.readouterr().err
+
+
+def summary_with(**changes: object) -> dict[str, object]:
+    return {"main_metric": "f1", "after": metrics(0.5), **changes}
+
+
+HUGE = "9" * 400
+DAMAGED = {
+    "evaluations.jsonl": (
+        '{"x": 1}',
+        '{"split": "validation", "step": 1}',
+        '{"split": "validation", "step": "1", "metrics": {}}',
+        '{"split": "validation", "step": -1, "metrics": {}}',
+        '{"split": "validation", "step": 1, "metrics": {"joint": null}}',
+        '{"split": "validation", "step": 1, "metrics": {"joint": {"f1": "0.5"}}}',
+        '{"split": ["validation"], "step": 1, "metrics": {}}',
+    ),
+    "metrics.jsonl": (
+        '{"step": 7, "wall_s": null}',
+        '{"step": 7, "tokens": 5, "wall_s": null}',
+        '{"step": 7, "tokens": [5], "wall_s": 1.0}',
+        '{"step": 7, "tokens": true, "wall_s": 1.0}',
+        f'{{"step": 7, "tokens": {HUGE}, "wall_s": 1.0}}',
+        '{"step": 7, "tokens": 5, "wall_s": Infinity}',
+        '{"step": 7, "tokens": 5, "wall_s": 1.0, "loss_teacher": "nan"}',
+        '{"step": null, "tokens": 5, "wall_s": 1.0}',
+        "[" * 100_000,
+    ),
+    "summary.json": (
+        json.dumps(summary_with(after=None)),
+        json.dumps(summary_with(after={"joint": 1})),
+        json.dumps(summary_with(validation={"joint": {"f1": "much"}})),
+        json.dumps(summary_with(wall_s="long")),
+        json.dumps(summary_with(stage_busy_share={"teacher": [1]})),
+        f'{{"after": {{"joint": {{"f1": {HUGE}}}}}}}',
+        "[" * 100_000,
+        "[]",
+    ),
+    "model/task.json": ("{", "[]", "{}", '{"task": "ner", "labels": 1, "joint_weight": 0.5}'),
+}
+
+
+CASES = {f"{name}-{i}": (name, text) for name, own in DAMAGED.items() for i, text in enumerate(own)}
+
+
+@pytest.mark.parametrize(("name", "text"), CASES.values(), ids=CASES)
+def test_what_is_damaged_is_named(tmp_path, name, text):
+    folders = [folder(tmp_path, "a"), folder(tmp_path, "b")]
+    file = folders[1] / name
+    file.parent.mkdir(exist_ok=True)
+    before = file.read_text() if name.endswith(".jsonl") else ""
+    file.write_text(f"{before}{text}\n")
+    with pytest.raises(UserError) as found:
+        read_runs(folders)
+    (mistake,) = found.value.mistakes
+    line = f":{len(before.splitlines()) + 1}" if name.endswith(".jsonl") else ""
+    assert mistake.where == f"{file}{line}"
+
+
+def test_what_can_be_is_not_taken_for_damage(tmp_path):
+    folders = [folder(tmp_path, "a", after=metrics(float("inf"))), folder(tmp_path, "b")]
+    with (folders[0] / "evaluations.jsonl").open("a") as file:
+        file.write('{"split": "validation", "step": 9, "metrics": {"joint": {"f1": null}}}\n')
+        file.write('{"split": "validation", "step": 9, "metrics": {"other": {"f1": 0.5}}}\n')
+    runs = read_runs(folders)
+    assert compare_runs(runs).metrics
+    assert len(validation_curves(runs)["joint", "f1"][0].values) == 1
+    assert validation_curves(runs, over_time=True)["other", "f1"][0].places == (1.5,)
+
+
+def test_figures_that_are_shown_are_looked_at():
+    assert set(_SHOWN) == set(FIGURES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,24 @@ from tsarch.config_loading import load_config
 from tsarch.errors import Mistake, UserError
 from tsarch.model_folder import load_task
 from tsarch.tasks.registry import make_task
-from tsarch.telling.json_files import read_rows
+from tsarch.telling.run_rows import Row, evaluation_rows, read_summary, step_rows
 
-Row = Mapping[str, Any]
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    "whole run": ("wall_s",),
+    "teacher ranks busy": ("stage_busy_share", "teacher"),
+    "student ranks busy": ("stage_busy_share", "student"),
+    "idle (bubble fraction)": ("bubble_fraction",),
+    "real tokens of the teacher": ("real_share", "teacher"),
+    "real tokens of the student": ("real_share", "student"),
+    "peak memory of a teacher rank": ("peak_memory_bytes", "teacher"),
+    "peak memory of a student rank": ("peak_memory_bytes", "student"),
+    "link, a step": ("link_bytes_per_step",),
+    "tied exchange, a step": ("tied_bytes_per_step",),
+    "teacher replicas": ("teacher", "replicas"),
+    "student replicas": ("student", "replicas"),
+    "restarts": ("restarts",),
+}
+"""Numbers that are compared, and their places in `summary.json`."""
 
 
 @dataclass(frozen=True)
@@ -78,30 +92,30 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, label: str) -> ComparedRun:
     config = load_config(folder / "config.yaml")
-    has_weights = (folder / "model" / "task.json").is_file()
     keys = flat_config(config)
     task = make_task(keys["task.name"], ())
-    evaluations = read_rows(folder / "evaluations.jsonl")
+    evaluations = evaluation_rows(folder)
     return ComparedRun(
         label,
         keys["task.name"],
         keys,
-        _summary(folder / "summary.json"),
-        read_rows(folder / "metrics.jsonl"),
+        read_summary(folder, tuple(FIGURES.values())),
+        step_rows(folder),
         [row for row in evaluations if row["split"] == "validation"],
-        load_task(folder / "model").data if has_weights else {},
+        _digests(folder / "model"),
         task.main_metric,
         task.lower_is_better,
     )
 
 
-def _summary(path: Path) -> Row | None:
-    if not path.exists():
-        return None
+def _digests(model: Path) -> Mapping[str, str]:
+    """Of the data that the weights were trained on; none where there are none yet."""
+    path = model / "task.json"
+    if not path.is_file():
+        return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise UserError.single(str(path), "is damaged: it is no JSON object.")
-    return found
+        return load_task(model).data
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise UserError.single(str(path), "is damaged: it isn't what a run writes.") from None

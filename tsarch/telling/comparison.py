@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import median
@@ -11,8 +11,9 @@ from typing import Any
 from tsarch.config import Mode
 from tsarch.config_changes import shown
 from tsarch.tasks.registry import table_metrics
-from tsarch.telling.compared_runs import ComparedRun
+from tsarch.telling.compared_runs import FIGURES, ComparedRun
 from tsarch.telling.pages import show_bytes, show_count, show_seconds
+from tsarch.telling.run_rows import value_at
 from tsarch.telling.step_table import show_metric
 
 NONE = "–"
@@ -106,8 +107,8 @@ def _speed(runs: Sequence[ComparedRun]) -> Iterator[Line]:
     yield _line(("seconds of training",), [_total(run, "wall_s") for run in runs], show_seconds, -1)
     yield _line(("tokens a second",), [_rate(run) for run in runs], "{:,.0f}".format, 1)
     yield _line(("median step",), [_median_step_s(run) for run in runs], show_seconds, -1)
-    for name, keys, show, sign in _FIGURES:
-        values = [_figure(run, keys) for run in runs]
+    for name, (show, sign) in _SHOWN.items():
+        values = [value_at(run.summary, FIGURES[name]) for run in runs]
         if any(value is not None for value in values):
             yield _line((name,), values, show, sign)
 
@@ -116,30 +117,22 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-_FIGURES: tuple[tuple[str, tuple[str, ...], Show, int], ...] = (
-    ("whole run", ("wall_s",), show_seconds, -1),
-    ("teacher ranks busy", ("stage_busy_share", "teacher"), _percent, 1),
-    ("student ranks busy", ("stage_busy_share", "student"), _percent, 1),
-    ("idle (bubble fraction)", ("bubble_fraction",), _percent, -1),
-    ("real tokens of the teacher", ("real_share", "teacher"), _percent, 1),
-    ("real tokens of the student", ("real_share", "student"), _percent, 1),
-    ("peak memory of a teacher rank", ("peak_memory_bytes", "teacher"), show_bytes, -1),
-    ("peak memory of a student rank", ("peak_memory_bytes", "student"), show_bytes, -1),
-    ("link, a step", ("link_bytes_per_step",), show_bytes, -1),
-    ("tied exchange, a step", ("tied_bytes_per_step",), show_bytes, -1),
-    ("teacher replicas", ("teacher", "replicas"), str, 0),
-    ("student replicas", ("student", "replicas"), str, 0),
-    ("restarts", ("restarts",), str, -1),
-)
-"""Name, place in `summary.json`, how it is shown, and which way is better."""
-
-
-def _figure(run: ComparedRun, keys: Sequence[str]) -> Any:
-    """A value of the summary; None: it has none."""
-    found: Any = run.summary
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
+_SHOWN: Mapping[str, tuple[Show, int]] = {
+    "whole run": (show_seconds, -1),
+    "teacher ranks busy": (_percent, 1),
+    "student ranks busy": (_percent, 1),
+    "idle (bubble fraction)": (_percent, -1),
+    "real tokens of the teacher": (_percent, 1),
+    "real tokens of the student": (_percent, 1),
+    "peak memory of a teacher rank": (show_bytes, -1),
+    "peak memory of a student rank": (show_bytes, -1),
+    "link, a step": (show_bytes, -1),
+    "tied exchange, a step": (show_bytes, -1),
+    "teacher replicas": (str, 0),
+    "student replicas": (str, 0),
+    "restarts": (str, -1),
+}
+"""Name → how it is shown, and which way is better."""
 
 
 def _total(run: ComparedRun, name: str) -> float:
@@ -173,10 +166,13 @@ def validation_curves(
     for run in runs:
         seconds = list(accumulate((float(row["wall_s"]) for row in run.steps), initial=0.0))
         for mode in dict.fromkeys(mode for row in run.evaluations for mode in row["metrics"]):
-            own = [row for row in run.evaluations if run.main_metric in row["metrics"][mode]]
-            steps = [min(int(row["step"]), len(run.steps)) for row in own]
-            places = tuple(seconds[step] if over_time else float(step) for step in steps)
-            values = tuple(float(row["metrics"][mode][run.main_metric]) for row in own)
+            found = [
+                (min(row["step"], len(run.steps)), value)
+                for row in run.evaluations
+                if (value := value_at(row, ("metrics", mode, run.main_metric))) is not None
+            ]
+            places = tuple(seconds[step] if over_time else float(step) for step, _ in found)
+            values = tuple(float(value) for _, value in found)
             curves.setdefault((mode, run.main_metric), []).append(Curve(run.label, places, values))
     return curves
 

@@ -26,11 +26,11 @@ from tsarch.telling.error_tables import (
     heat_map,
     label_table,
 )
-from tsarch.telling.json_files import read_rows
 from tsarch.telling.pages import environment
 from tsarch.telling.predictions import Errors, read_errors
 from tsarch.telling.profile_table import rank_table, read_profiles
 from tsarch.telling.run_folder import write_atomically
+from tsarch.telling.run_rows import evaluation_rows, step_rows
 from tsarch.telling.seats import by_node, read_seats
 from tsarch.telling.step_table import show_metric
 from tsarch.telling.timeline import MAX_LANES, Timeline, make_timeline
@@ -183,8 +183,7 @@ def _stretch_name(timeline: Timeline) -> str:
 
 def _curves(folder: Path, summary: Summary) -> dict[str, Markup]:
     """Title → figure."""
-    rows = read_rows(folder / "metrics.jsonl")
-    evaluations = read_rows(folder / "evaluations.jsonl")
+    rows, evaluations = step_rows(folder), evaluation_rows(folder)
     metric = summary["main_metric"]
     validation = [
         Series(
