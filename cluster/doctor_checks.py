@@ -17,6 +17,8 @@ LEAST_SHM_BYTES = 256 * 2**20
 LEAST_FILES = 4096
 """Ray has some sockets open for every process of a node."""
 LEAST_MEMORY_BYTES = 2_000_000_000
+_UNWRITABLE = "can't be written"
+"""How what is wrong with a folder begins, if it isn't that hosts don't share it."""
 _SLOW_SHARE = 0.25
 """Of the usual rate between two hosts."""
 _GB = 1e9
@@ -117,13 +119,15 @@ def _folders(hosts: Iterable[HostFacts]) -> Iterator[Mistake]:
     for own in hosts:
         for folder, problem in own.folders.items():
             hint = "Mount one folder of all hosts there, or set run.folder to one that they share."
-            yield Mistake(f"shared folder {folder}", f"{problem} on {own.node}.", hint)
+            if problem.startswith(_UNWRITABLE):
+                hint = "Make it writable for this user, or set run.folder to another one."
+            yield Mistake(f"folder {folder}", f"{problem} on {own.node}.", hint)
 
 
 def _disks(hosts: Iterable[HostFacts]) -> Iterator[Mistake]:
     for own in hosts:
         for folder, free in own.free_bytes.items():
-            if free < LEAST_FREE_BYTES:
+            if free < LEAST_FREE_BYTES and folder not in own.folders:
                 what = f"{folder} has {free / _GB:.1f} GB free."
                 hint = "Delete old runs and Ray's old sessions, or take a folder on another disk."
                 yield Mistake(f"host {own.node}", what, hint)

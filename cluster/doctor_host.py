@@ -41,7 +41,7 @@ def host_facts(node: str, run_folder: str, marks: Mapping[str, str]) -> HostFact
         free_bytes={name: _free(Path(name)) for name in (run_folder, tempfile.gettempdir())},
         shm_bytes=_size(Path("/dev/shm")),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        folders=folder_problems(marks),
+        folders={**_unwritable(run_folder), **folder_problems(marks)},
     )
 
 
@@ -53,11 +53,26 @@ def _gpus() -> tuple[str, ...]:
     return tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
 
 
+def _unwritable(folder: str) -> dict[str, str]:
+    """What is wrong with a folder if nothing can be written where it is, or would be made."""
+    try:
+        with tempfile.TemporaryFile(dir=_nearest(Path(folder))):
+            return {}
+    except OSError as error:
+        return {folder: f"can't be written ({error.strerror})"}
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or of those above it the first that is there."""
+    here = folder.absolute()
+    while not os.path.exists(here):  # `Path.exists` raises where it may not look
+        here = here.parent
+    return here
+
+
 def _free(folder: Path) -> int:
     """Bytes free where a folder is or would be; none where it can't be."""
-    here = folder.absolute()
-    while not here.exists():
-        here = here.parent
+    here = _nearest(folder)
     return shutil.disk_usage(here).free if here.is_dir() else 0
 
 

@@ -56,6 +56,11 @@ FAULTS = {
     "full disk": (on_one_host(free_bytes={"/runs": 10**8}), "/runs has 0.1 GB free", "Delete old"),
     "clock ahead": (on_one_host(clock=Clock(9.9, 10.1)), "clock is +10.0 s off", "set-ntp true"),
     "clock behind": (on_one_host(clock=Clock(-10.1, -9.9)), "clock is -10.0 s off", "set-ntp true"),
+    "folder of another user": (
+        on_one_host(folders={"/runs": "can't be written"}, free_bytes={"/runs": 0}),
+        "folder /runs: can't be written on 10.0.0.2",
+        "Make it writable",
+    ),
     "no shared folder": (
         on_one_host(folders={"/runs": "is not the driver's folder"}),
         "/runs: is not the driver's folder on 10.0.0.2",
@@ -152,6 +157,20 @@ def test_this_host_is_examined(tmp_path):
     assert own.folders == {}
     assert str(tmp_path / "runs") in own.free_bytes
     assert not (tmp_path / "runs").exists(), "it only looks"
+
+
+@pytest.mark.parametrize("below", ["/proc/nope", "{0}/file/runs", "{0}/file"])
+def test_a_folder_that_can_not_be_written_is_told_as_that_alone(tmp_path, below):
+    from tsarch.cluster.doctor_host import host_facts
+
+    (tmp_path / "file").touch()
+    folder = below.format(tmp_path)
+    own = host_facts("10.0.0.1", folder, {})
+    told = [str(mistake) for mistake in symptoms(Findings(own, (own,), None, None))]
+    (mine,) = (text for text in told if folder in text)
+    assert mine.startswith(f"folder {folder}: can't be written (")
+    assert "on 10.0.0.1" in mine
+    assert "run.folder" in mine
 
 
 def test_below_a_file_no_folder_has_room(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import yaml
 from tests.helpers import ROOT, tiny_blueprint, tiny_config, tiny_raw
 from tsarch.errors import UserError
 from tsarch.planning.capacity import Feeding
-from tsarch.planning.hardware import GPUS, hardware_named, network_rate, read_hardware
+from tsarch.planning.hardware import GPUS, hardware_named, network_rate, read_hardware, with_options
 from tsarch.planning.plan_search import Planner, _changes, fitting, search
 from tsarch.planning.stage_profile import profile, workload
 from tsarch.prepare import prepare_data
@@ -425,6 +426,10 @@ def test_hardware_from_a_file(tmp_path):
         ("bf16_flops_s: .inf", "not a number above 0"),
         ("network_bytes_s: .nan", "not a number above 0"),
         ("overhead_s: -1", "not a number above 0"),
+        ("overhead_s: 1.0e+300", "not a number above 0, from 1e-30 to 1e+30"),
+        ("price_an_hour: 1.0e+308", "not a number above 0"),
+        ("fp32_flops_s: 5.0e-324", "not a number above 0"),
+        ("memory_bytes: 1.0e+31", "not a whole number above 0"),
         ("product_share: 7", "not a share in (0, 1]"),
         ("memory_share: 0", "not a share in (0, 1]"),
         ("is_cpu: 'no'", "not true or false"),
@@ -444,11 +449,27 @@ def test_values_of_hardware_are_of_their_kind(tmp_path, line, what):
 def test_rates_and_names_of_hardware():
     assert network_rate("100Gbit/s") == 12.5e9
     assert network_rate("12.5 GB") == 12.5e9
-    for wrong in ("fast", "-3gbit", "100"):
+    for wrong in ("fast", "-3gbit", "100", "infGbit", "nanGB", "1e308GB", "1e-300GB", "0GB"):
         with pytest.raises(UserError):
             network_rate(wrong)
     with pytest.raises(UserError, match="h100"):
         hardware_named("gtx")
+    assert with_options(H100, 0.0, None).price_an_hour == 0
+    for price in (math.inf, math.nan, -1.0, 1e308):
+        with pytest.raises(UserError, match="--price"):
+            with_options(H100, price, None)
+
+
+@pytest.mark.slow
+def test_what_is_computed_of_hardware_is_finite(planner):
+    for number in (1e-30, 1e30):
+        dear = replace(H100, price_an_hour=1e30, node_bytes_s=number)
+        assert math.isfinite(cast(float, replace(planner, hardware=dear).plan().cost))
+    with pytest.raises(UserError, match="no finite numbers"):
+        replace(planner, hardware=replace(H100, node_bytes_s=math.nan)).plan()
+    endless = replace(planner.work, num_steps=10**300)
+    with pytest.raises(UserError, match="no finite numbers"):
+        replace(planner, work=endless, hardware=replace(H100, price_an_hour=1e30)).plan()
 
 
 GPU_CONFIGS = ("bert-large-2-nodes", "large-teacher", "qa-gpu", "summarization-gpu")

@@ -15,6 +15,8 @@ from tsarch.errors import Mistake, UserError
 
 _GB = 1e9
 _TERA = 1e12
+_MOST = 1e30
+"""Of any number, and its inverse the least: what is computed of such ones is finite."""
 
 
 @dataclass(frozen=True)
@@ -151,15 +153,16 @@ def _mistakes(where: str, values: Mapping[str, Any]) -> list[Mistake]:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < float("inf")
+    return type(value) in (int, float) and 1 / _MOST <= value <= _MOST
 
 
+_NUMBER = f"a number above 0, from {1 / _MOST:g} to {_MOST:g}"
 _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a text", lambda value: isinstance(value, str)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
-    "int": ("a whole number above 0", lambda value: _is_number(value) and value == int(value)),
-    "float": ("a number above 0", _is_number),
-    "float | None": ("a number above 0", lambda value: value is None or _is_number(value)),
+    "int": (f"a whole {_NUMBER[2:]}", lambda value: _is_number(value) and value == int(value)),
+    "float": (_NUMBER, _is_number),
+    "float | None": (_NUMBER, lambda value: value is None or _is_number(value)),
     "product_share": ("a share in (0, 1]", lambda value: _is_number(value) and value <= 1),
     "memory_share": ("a share in (0, 1]", lambda value: _is_number(value) and value <= 1),
 }
@@ -181,14 +184,20 @@ def network_rate(text: str) -> float:
             number = float(plain.removesuffix(unit))
         except ValueError:
             continue
-        if plain.endswith(unit) and number > 0:
+        if plain.endswith(unit) and _is_number(number * factor):
             return number * factor
     what = "is no rate of a network."
     raise UserError.single(f"--network {text}", what, "Such as 100Gbit or 12.5GB (a second).")
 
 
 def with_options(hardware: Hardware, price: float | None, network: str | None) -> Hardware:
-    """The same with another price or network."""
+    """The same with another price or network.
+
+    Raises:
+        UserError: they are none.
+    """
     if price is not None:
+        if price != 0 and not _is_number(price):
+            raise UserError.single(f"--price {price}", f"is not 0, nor {_NUMBER}.")
         hardware = replace(hardware, price_an_hour=price)
     return hardware if network is None else replace(hardware, network_bytes_s=network_rate(network))

@@ -9,10 +9,12 @@ them on all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tsarch.blueprint import Blueprint
+from tsarch.errors import UserError
 from tsarch.models.measures import head_shape, heads_of
 from tsarch.planning.balance import Prediction, StageTimes, Way, predict
 from tsarch.planning.capacity import RankNeed, need_of
@@ -100,12 +102,20 @@ def plan_run(
     hardware: Hardware,
 ) -> RunPlan:
     """The plan of a run whose stages' costs are known, shared out as `blueprint` has it: it may be
-    shared out otherwise than the run that they are of."""
+    shared out otherwise than the run that they are of.
+
+    Raises:
+        UserError: the hardware is so that its numbers mean nothing.
+    """
     ranks = {stage: plan_rank(blueprint, own, work, hardware) for stage, own in profiles.items()}
     found = _prediction(blueprint, ranks)
-    return RunPlan(
+    plan = RunPlan(
         hardware, ranks, work.num_steps, found[0], found[1], _missing(blueprint, ranks, hardware)
     )
+    if not all(map(math.isfinite, (plan.step_s, plan.idle_share, plan.total_s, plan.cost or 0.0))):
+        what = "gives seconds or a cost that are no finite numbers."
+        raise UserError.single(f"hardware {hardware.name}", what, "Look over its numbers.")
+    return plan
 
 
 def plan_rank(
