@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -108,6 +109,34 @@ def test_tables_hold_predictions_as_json(pair, tmp_path, kind):
         as_json(own) for own in pair.predict(ROWS)
     ]
     assert [row["id"] for row in rows] == [str(n) for n in range(50)]
+
+
+def test_a_parquet_input_can_be_joined_with_its_answers(pair, tmp_path, monkeypatch):
+    """Though the call was interrupted, in one schema."""
+    monkeypatch.setattr(pieces, "INPUTS", 8)
+    rows = [{**row, "id": n, "at": datetime(2026, 1, 1, n % 24)} for n, row in enumerate(ROWS)]
+    files = [tmp_path / name for name in ("a.parquet", "b.parquet")]
+    for part, file in zip((rows[:20], rows[20:]), files):
+        pq.write_table(pa.Table.from_pylist(part), file)
+    output = tmp_path / "out.parquet"
+
+    def interrupt(own: object) -> None:
+        raise KeyboardInterrupt
+
+    names = [str(file) for file in files]
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(pair, names, output, on_progress=interrupt)
+    assert predict_files(pair, names, output).skipped > 0
+    found, whole = pq.read_table(output), pq.read_table(files[0])
+    for name in ("id", "at"):
+        assert found.schema.field(name).type == whole.schema.field(name).type
+        assert found.column(name).to_pylist() == [row[name] for row in rows]
+    assert (
+        whole.select(["id", "at"])
+        .join(found.select(["id", "prediction"]), "id", join_type="inner")
+        .num_rows
+        == 20
+    )
 
 
 def test_globs_name_files_in_order(pair, tmp_path):

@@ -17,13 +17,12 @@ from tsarch.errors import Mistake, UserError
 from tsarch.inputs.files import InputFile, Reading, input_files
 from tsarch.inputs.rows import PartlyRead, Predicted
 from tsarch.prediction.journal import Journal, Sink, StandardOutput
+from tsarch.prediction.outputs import PREDICTION, PROBLEM
 from tsarch.prediction.pieces import Piece
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prediction.unread import OnUnread
 from tsarch.prediction.working import Working, working_here
 
-PROBLEM, PREDICTION = "problem", "prediction"
-"""Fields of an output row beside the input's own."""
 STDOUT = "-"
 """In place of an output's path: standard output."""
 

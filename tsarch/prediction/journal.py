@@ -138,7 +138,8 @@ class Journal(_Counted):
             if is_lines(self._output):
                 self._answers.replace(self._output)
             else:
-                write_table(self._answers, self._output, list(self._columns))
+                files = [own[0] for own in self._job["files"]]
+                write_table(self._answers, self._output, list(self._columns), files)
         self.discard()
 
     def _save(self) -> None:
