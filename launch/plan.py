@@ -93,10 +93,12 @@ def _planner_and_notes(config: Config, request: PlanRequest) -> tuple[Planner, l
 def _opening(config: Config) -> tuple[str, ...]:
     """What `--set` must take before keys of `topology`: `auto` chooses them, and the word alone
     has no keys."""
-    if not config.topology.auto:
+    from tsarch.config_changes import changed_keys
+
+    own = [key for key in changed_keys(config) if key.startswith("topology.")]
+    if "topology.auto" not in own:
         return ()
-    is_all = config.topology.model_fields_set <= {"auto"}
-    return ("topology={}",) if is_all else ("topology.auto=false",)
+    return ("topology={}",) if len(own) == 1 else ("topology.auto=false",)
 
 
 def _hardware(request: PlanRequest) -> Hardware | None:
