@@ -11,7 +11,7 @@ import numpy as np
 
 from tsarch.records import IntArray
 
-_UNSPACED = re.compile(
+UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003134f]"
 )
@@ -96,4 +96,4 @@ def _is_border(text: str, stop: int, start: int) -> bool:
     """Whether words end and start here, between the parts that stop and start here."""
     if start != stop:
         return start > stop
-    return bool(_UNSPACED.match(text[stop - 1]) or _UNSPACED.match(text[start]))
+    return bool(UNSPACED.match(text[stop - 1]) or UNSPACED.match(text[start]))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from tsarch.data.passages import pair_specials
-from tsarch.data.text_places import _UNSPACED
+from tsarch.data.text_places import UNSPACED
 from tsarch.data.tokenizer import label_token, special_tokens, word_lead
 from tsarch.tasks.relation import HEAD_MARK, TAIL_MARK
 
@@ -94,7 +94,7 @@ def _labelling(models: TrainedModels, part: str) -> str:
     if models.task_file.task == "classification":
         batches, around = models.blueprint.batches, len(before) + len(after)
         room = batches.context_tokens if part == "teacher" else models.blueprint.window_tokens
-        letters = _UNSPACED.pattern[1:-1].encode("unicode_escape").decode()
+        letters = UNSPACED.pattern[1:-1].encode("unicode_escape").decode()
         template = _LAST if is_last else _VOTES
         return template.format(**known, most=room - around - 1, unspaced=letters)
     return _RELATION.format(
