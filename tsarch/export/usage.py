@@ -102,7 +102,9 @@ def _labelling(models: TrainedModels, part: str) -> str:
         head=HEAD_MARK,
         tail=TAIL_MARK,
         where="behind the last of them" if is_last else "before the first of them",
-        place="spans[1][0][1] + 4" if is_last else "spans[0][0][0]",
+        place="max(stop for (_, stop), _ in spans) + 4"
+        if is_last
+        else "min(start for (start, _), _ in spans)",
     )
 
 
@@ -156,9 +158,12 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("FOLDER/{part}")
 model = AutoModelForTokenClassification.from_pretrained("FOLDER/{part}")
 words = ["The", "engine", "drives", "a", "large", "pump", "."]
-spans = sorted([((1, 2), "{head}"), ((5, 6), "{tail}")])  # first entity, second entity
-for (start, stop), mark in reversed(spans):
-    words = [*words[:start], mark, *words[start:stop], mark, *words[stop:]]
+spans = [((1, 2), "{head}"), ((5, 6), "{tail}")]  # head, tail
+marked = []
+for number in range(len(words) + 1):
+    marked += [mark for (_, stop), mark in spans if stop == number]
+    marked += [mark for (start, _), mark in spans if start == number]
+    marked += words[number : number + 1]
 place = {place}
 
 
@@ -166,8 +171,8 @@ def tokens(words):
     return tokenizer(" ".join(words), add_special_tokens=False).input_ids if words else []
 
 
-before = {before} + tokens(words[:place])
-ids = before + [{label}] + tokens(words[place:]) + {after}
+before = {before} + tokens(marked[:place])
+ids = before + [{label}] + tokens(marked[place:]) + {after}
 said = model(torch.tensor([ids])).logits.detach()[0, len(before)].softmax(-1)
 print(model.config.id2label[int(said.argmax())], float(said.max()))
 ```
