@@ -113,6 +113,24 @@ def test_mistakes_are_told(tmp_path, capsys):
         read_logs(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("clocks.json", text) for text in ("{", "[1]", '{"a": 1}', '{"0": "x"}', '{"0": 1e300}')),
+        *(("placement.json", text) for text in ("{", "1", "[1]", '[{"rank": 0}]', "[" * 100_000)),
+        *(("rank-0.times", text) for text in ("1\n", "a 1.0\n", "1 inf\n", "1 1e300\n", "1 é\n")),
+    ],
+    ids=lambda own: own[:20],
+)
+def test_what_is_damaged_is_named(tmp_path, capsys, name, text):
+    (tmp_path / "logs").mkdir()
+    log(tmp_path / "logs", "rank-0", (10.0, "a"))
+    (tmp_path / "logs" / name).write_text(text)
+    status, told = command(capsys, tmp_path)
+    assert status == 2
+    assert f"{name}: is damaged" in told.replace("\n", "")
+
+
 @pytest.mark.slow
 @pytest.mark.ranks
 def test_ranks_of_a_run_and_its_driver_are_in_one_log(tmp_path, capsys, forked_ranks):

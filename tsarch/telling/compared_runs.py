@@ -13,6 +13,7 @@ from tsarch.config_loading import load_config
 from tsarch.errors import Mistake, UserError
 from tsarch.model_folder import load_task
 from tsarch.tasks.registry import make_task
+from tsarch.telling.intact import intact
 from tsarch.telling.run_rows import Row, evaluation_rows, read_summary, step_rows
 
 FIGURES: Mapping[str, tuple[str, ...]] = {
@@ -113,9 +114,5 @@ def _digests(model: Path) -> Mapping[str, str]:
     path = model / "task.json"
     if not path.is_file():
         return {}
-    try:
+    with intact(path):
         return load_task(model).data
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise UserError.single(str(path), "is damaged: it isn't what a run writes.") from None

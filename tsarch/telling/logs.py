@@ -15,13 +15,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tsarch.clock import now_s
 from tsarch.errors import UserError
+from tsarch.telling.intact import intact
 from tsarch.telling.run_folder import write_atomically
 from tsarch.telling.seats import read_seats
 
 _CLOCKS = "clocks.json"
+_END_S = 1e11
+"""After which there are no moments: in the year 5138."""
 _DRIVER = "driver"
 _NAME = re.compile(r"(?:rank|spare)-\d+|driver")
 
@@ -75,7 +79,7 @@ def read_logs(
         pattern: regular expression that a line has somewhere.
 
     Raises:
-        UserError: there are no logs, or the pattern is none.
+        UserError: there are no logs, what is known of them is damaged, or the pattern is none.
     """
     logs = [log for log in sorted(folder.glob("*.log")) if _NAME.fullmatch(log.stem)]
     if ranks:
@@ -95,8 +99,21 @@ def read_logs(
 
 def _clocks(folder: Path) -> dict[int, float]:
     file = folder / _CLOCKS
-    found = json.loads(file.read_text(encoding="ascii")) if file.exists() else {}
-    return {int(rank): float(seconds) for rank, seconds in found.items()}
+    with intact(file):
+        found = json.loads(file.read_text(encoding="ascii")) if file.exists() else {}
+        return {int(rank): _seconds(seconds) for rank, seconds in found.items()}
+
+
+def _seconds(given: Any) -> float:
+    """Of a clock, or between two.
+
+    Raises:
+        ValueError: it is no number, or no moment can be so late.
+    """
+    seconds = float(given)
+    if not abs(seconds) < _END_S:
+        raise ValueError
+    return seconds
 
 
 def _lines(log: Path, ahead_s: Mapping[int, float], stages: Mapping[int, str]) -> Iterator[LogLine]:
@@ -120,6 +137,7 @@ def _lines(log: Path, ahead_s: Mapping[int, float], stages: Mapping[int, str]) -
 def _times(log: Path) -> tuple[Sequence[int], Sequence[float]]:
     """Sizes in rising order, and when the log had them; a torn last line is left out."""
     file = times_file(log)
-    lines = file.read_text(encoding="ascii").splitlines(keepends=True) if file.exists() else []
-    rows = [line.split() for line in lines if line.endswith("\n")]
-    return [int(size) for size, _ in rows], [float(seconds) for _, seconds in rows]
+    with intact(file):
+        lines = file.read_text(encoding="ascii").splitlines(keepends=True) if file.exists() else []
+        rows = [line.split() for line in lines if line.endswith("\n")]
+        return [int(size) for size, _ in rows], [_seconds(seconds) for _, seconds in rows]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
+from tsarch.telling.intact import intact
 from tsarch.telling.run_folder import write_atomically
 
 _FILE = "placement.json"
@@ -99,9 +100,14 @@ def write_seats(folder: Path, seats: Sequence[Seat]) -> None:
 
 
 def read_seats(folder: Path) -> list[Seat]:
-    """What `write_seats` wrote last; none if it did not."""
-    try:
-        rows = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """What `write_seats` wrote last; none if it did not.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = folder / _FILE
+    if not file.exists():
         return []
-    return [Seat(**{**row, "gpu_ids": tuple(row["gpu_ids"])}) for row in rows]
+    with intact(file):
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        return [Seat(**{**row, "gpu_ids": tuple(row["gpu_ids"])}) for row in rows]
