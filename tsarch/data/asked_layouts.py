@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 from tsarch.data.asked_passages import grouped
@@ -88,17 +89,24 @@ class AskedWordsLayout:
 
 
 @dataclass(frozen=True)
-class _Passage:
-    """A passage that the teacher reads alone."""
+class _Text:
+    """A passage, or a query, in words."""
 
     tokens: PlacedTokens
     starts: list[int]
     """Per token the word that starts there, or −1; words are no longer than what reads them."""
 
-    @property
+    @cached_property
     def bounds(self) -> list[int]:
         """(words + 1,) first token of each word, and the end."""
         return [*(n for n, word in enumerate(self.starts) if word >= 0), len(self.starts)]
+
+    @cached_property
+    def plain(self) -> list[str]:
+        """Its words as they are compared, without case and the marks around them."""
+        places = range(len(self.bounds) - 1)
+        own = [self.tokens.text[slice(*self.characters((n, n + 1)))] for n in places]
+        return [_EDGES.sub("", word).casefold() for word in own]
 
     def characters(self, words: Span) -> Span:
         """Where words [start, stop) stand in the text."""
@@ -107,8 +115,7 @@ class _Passage:
 
     def shared(self, words: Collection[str]) -> list[Span]:
         """Its longest runs of these words, [start, stop)."""
-        places = range(len(self.bounds) - 1)
-        own = [_plain(self.tokens.text[slice(*self.characters((n, n + 1)))]) for n in places]
+        places, own = range(len(self.plain)), self.plain
         runs = itertools.groupby(places, lambda place: own[place] in words)
         found = [list(run) for is_shared, run in runs if is_shared]
         return [(run[0], run[-1] + 1) for run in found]
@@ -143,7 +150,7 @@ class AskedPassageLayout:
         groups = grouped([row.passage for row in rows], spec.queries_per_context)
         passages = self._passages(rows, queries, groups)
         asked: dict[int, AskedRow] = {}
-        of_row: dict[int, _Passage] = {}
+        of_row: dict[int, _Text] = {}
         for passage, group in zip(passages, groups, strict=True):
             for number in group:
                 asked[number] = self._asked(rows[number], queries[number], passage)
@@ -200,7 +207,7 @@ class AskedPassageLayout:
         rows: Sequence[QueryPassage],
         queries: Sequence[PlacedTokens],
         groups: Sequence[Sequence[int]],
-    ) -> list[_Passage]:
+    ) -> list[_Text]:
         """The passage of each group."""
         spec, found = self._spec, []
         context_room = spec.teacher_max_tokens - sum(map(len, self._around))
@@ -208,10 +215,10 @@ class AskedPassageLayout:
         for own, group in zip(placed, groups, strict=True):
             asking = max(len(self._asking(queries[number])) for number in group)
             room = min(context_room, spec.student_max_tokens - 1 - asking)
-            found.append(_Passage(own, with_breaks(word_starts(own), max(room, 1))))
+            found.append(_Text(own, with_breaks(word_starts(own), max(room, 1))))
         return found
 
-    def _asked(self, row: QueryPassage, query: PlacedTokens, passage: _Passage) -> AskedRow:
+    def _asked(self, row: QueryPassage, query: PlacedTokens, passage: _Text) -> AskedRow:
         words: list[int | str] = list(range(len(passage.bounds) - 1))
         place = len(words) if self._spec.label_last else 0
         words.insert(place, row.query)
@@ -223,18 +230,5 @@ class AskedPassageLayout:
             place,
             IGNORED if row.label is None else self._label_ids[row.label],
             str(row.origin.place),
-            passage.shared(_words(query)) if is_relevant else (),
+            passage.shared({*_Text(query, word_starts(query)).plain} - {""}) if is_relevant else (),
         )
-
-
-def _words(placed: PlacedTokens) -> set[str]:
-    """The words of a text, as they are compared."""
-    own = _Passage(placed, word_starts(placed))
-    places = range(len(own.bounds) - 1)
-    found = {_plain(placed.text[slice(*own.characters((n, n + 1)))]) for n in places}
-    return found - {""}
-
-
-def _plain(word: str) -> str:
-    """A word without case and the marks around it."""
-    return _EDGES.sub("", word).casefold()

@@ -39,6 +39,8 @@ def claimed_folder(blueprint: Blueprint, resume: bool = False) -> Iterator[Path]
         if claim.is_new:
             with suppress(OSError):  # it has files
                 claim.folder.rmdir()
+        with suppress(OSError):  # also for processes that were forked off meanwhile
+            fcntl.flock(claim.descriptor, fcntl.LOCK_UN)
         os.close(claim.descriptor)
 
 
@@ -54,7 +56,10 @@ class _Claim:
 
 def _resumed(blueprint: Blueprint) -> _Claim:
     folder = resumed_folder(blueprint)
-    claim = _claim(folder)
+    try:
+        claim = _claim(folder)
+    except OSError as error:
+        raise UserError.single(f"--resume: {folder}", f"{one_line(error)}.") from None
     if claim is None:
         raise UserError.single(
             f"--resume: {folder}",
