@@ -24,7 +24,8 @@ from ray.exceptions import RayError
 from tsarch.cluster.joining import join_ray
 from tsarch.errors import RunFailedError, UserError, one_line
 from tsarch.host_memory import keep_freed_memory
-from tsarch.inputs.files import InputFile, Reading
+from tsarch.inputs.files import InputFile
+from tsarch.inputs.reading import Reading
 from tsarch.prediction.loading import load
 from tsarch.prediction.pieces import Limits, pieces
 from tsarch.prediction.working import Result, Work, Working

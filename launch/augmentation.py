@@ -46,22 +46,21 @@ def augment_to_file(
     from tsarch.prediction.working import working_here
 
     quieten()
-    is_altered = settings.method != "label"
-    files, reading = known_files(run, inputs, overrides, "torch", None, skip_bad, is_altered)
+    labelled = settings.method != "label"
+    files, reading = known_files(run, inputs, overrides, "torch", None, skip_bad, labelled)
     check_settings(settings, reading.task)
     if str(output) != STDOUT:
         check_output(output, files)
     if settings.method == "swap" and STDIN in files:
         what = "is read once, and swap looks for all entities first."
         raise UserError.single(STDIN, what, "Name a file.")
-    console = progress_console()
     pair = load(run, computing.device, computing.precision, computing.batch_tokens)
     known = pair.known_mode(mode or ("teacher" if "teacher" in pair.modes else None))
     altering = alteration(settings, run, pair, files, reading)
-    alter, method = altering.alter, settings.method
-    bound, copies = settings.keep_above, settings.copies
-    work = partial(made_of, mode=known, method=method, keep_above=bound, alter=alter, copies=copies)
-    started = now_s()
+    method, bound, copies = settings.method, settings.keep_above, settings.copies
+    ways = partial(made_of, mode=known, method=method, keep_above=bound)
+    work = partial(ways, alter=altering.alter, copies=copies)
+    console, started = progress_console(), now_s()
     by = f"{pair.revision} {altering.revision} {computing.precision}"
     identity = f"augment {known} {by} {settings.identity}"
     job = BatchJob(files, reading, output, identity, skip_bad, restart)

@@ -19,7 +19,7 @@ from tsarch.config import Mode
 from tsarch.errors import InterruptedRunError, Mistake, UserError
 
 if TYPE_CHECKING:
-    from tsarch.inputs.files import Reading
+    from tsarch.inputs.reading import Reading
     from tsarch.prediction.batch import Answered, BatchProgress, BatchResult
     from tsarch.prediction.loading import Backend, Precision
     from tsarch.prediction.unread import OnUnread
@@ -143,7 +143,7 @@ def _reading(run: str, overrides: Sequence[str], backend: Backend) -> Reading:
         UserError: the folder is no finished run, or an override is a mistake.
     """
     from tsarch.data.sources import column_names
-    from tsarch.inputs.files import Reading
+    from tsarch.inputs.reading import Reading
     from tsarch.prediction.loading import folder_of, opened
     from tsarch.tasks.registry import row_reader
 

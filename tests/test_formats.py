@@ -17,7 +17,8 @@ from tsarch.config import DataConfig
 from tsarch.config_loading import columns_of
 from tsarch.data.corpus import Corpus, read_splits
 from tsarch.errors import UserError
-from tsarch.inputs.files import InputFile, Reading
+from tsarch.inputs.files import InputFile
+from tsarch.inputs.reading import Reading
 from tsarch.tasks.registry import row_reader
 
 

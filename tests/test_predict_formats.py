@@ -11,7 +11,8 @@ import pytest
 from tests.helpers import ROOT, write_jsonl
 from tsarch.config import DataConfig
 from tsarch.data.sources import column_names
-from tsarch.inputs.files import InputFile, Reading, input_files
+from tsarch.inputs.files import InputFile, input_files
+from tsarch.inputs.reading import Reading
 from tsarch.inputs.rows import as_rows
 from tsarch.inputs.sound_rows import sound_rows
 from tsarch.prediction.asked import asking

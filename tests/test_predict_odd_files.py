@@ -30,7 +30,8 @@ from tests.test_predict_files import ROWS, rows_of
 from tsarch.config import DataConfig
 from tsarch.data.plain_text import text_rows
 from tsarch.errors import UserError
-from tsarch.inputs.files import InputFile, Reading, input_files
+from tsarch.inputs.files import InputFile, input_files
+from tsarch.inputs.reading import Reading
 from tsarch.launch.cli import main
 from tsarch.launch.training import run_training
 from tsarch.prediction import journal, pieces

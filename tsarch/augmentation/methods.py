@@ -14,7 +14,8 @@ from tsarch.augmentation.masking import replaced
 from tsarch.augmentation.swapping import Pool, entity_pool, swapped
 from tsarch.augmentation.word_choice import MaskedModel, Neighbours
 from tsarch.errors import Mistake, UserError
-from tsarch.inputs.files import InputFile, Reading
+from tsarch.inputs.files import InputFile
+from tsarch.inputs.reading import Reading
 from tsarch.prediction.loading import folder_of, load
 from tsarch.prediction.pieces import INPUTS, Limits, pieces
 from tsarch.prediction.trained_pair import TrainedPair

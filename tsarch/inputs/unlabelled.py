@@ -13,7 +13,8 @@ from tsarch.data.formats.findings import Findings, Found
 from tsarch.data.row_reader import RowReader
 from tsarch.data.rows import Place, Row
 from tsarch.errors import UserError
-from tsarch.inputs.files import NOT_UTF8, InputFile, Reading, input_files
+from tsarch.inputs.files import NOT_UTF8, InputFile, input_files
+from tsarch.inputs.reading import Reading
 from tsarch.inputs.rows import as_rows
 
 KEY = "data.unlabelled"

@@ -14,7 +14,8 @@ from typing import Any
 from tsarch.config import Mode
 from tsarch.data.sources import STDIN
 from tsarch.errors import Mistake, UserError
-from tsarch.inputs.files import InputFile, Reading, input_files
+from tsarch.inputs.files import InputFile, input_files
+from tsarch.inputs.reading import Reading
 from tsarch.inputs.rows import PartlyRead, Predicted
 from tsarch.prediction.journal import Journal, Sink, StandardOutput
 from tsarch.prediction.outputs import PREDICTION, PROBLEM

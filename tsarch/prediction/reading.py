@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from tsarch.data.sources import STDIN
 from tsarch.errors import Mistake, UserError
-from tsarch.inputs.files import InputFile, Reading
+from tsarch.inputs.files import InputFile
+from tsarch.inputs.reading import Reading
 from tsarch.pair.projection import Projection
 from tsarch.pair.state_files import EncodedStates, StoredAs
 from tsarch.pair.state_folder import StateWriter

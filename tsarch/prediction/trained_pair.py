@@ -14,8 +14,8 @@ from tsarch.data.merging import merged
 from tsarch.data.row_reader import RowReader
 from tsarch.data.sources import column_names
 from tsarch.errors import Mistake, UserError
-from tsarch.inputs.files import Reading
 from tsarch.inputs.given import inputs_of
+from tsarch.inputs.reading import Reading
 from tsarch.inputs.rows import (
     Input,
     Inputs,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from tsarch.inputs.files import InputFile, Reading
+from tsarch.inputs.files import InputFile
+from tsarch.inputs.reading import Reading
 from tsarch.prediction.pieces import Limits, Piece, pieces, read_ahead
 from tsarch.prediction.trained_pair import TrainedPair
 
