@@ -248,7 +248,7 @@ def test_a_causal_pair_learns_what_stands_between_two_entities(tmp_path, model):
             data=files,
             teacher={"config": own, "max_tokens": 40},
             student={"layers": None, "config": own, "max_tokens": 24},
-            schedule={"epochs": 4},
+            schedule={"epochs": 8},
             optimizer=dict.fromkeys(
                 (f"{name}_learning_rate" for name in ("teacher", "student", "embedding")), 5e-3
             ),

@@ -173,7 +173,7 @@ def test_the_teacher_learns_labels_alone(tmp_path):
     they are without other text."""
     sections: dict[str, Any] = {
         "topology": {"runner": "local"},
-        "optimizer": {"name": "sgd"},
+        "optimizer": {"name": "sgd", "student_learning_rate": 0.1},
         "embedding": {"frozen": True},
     }
     for schedule in ("sequential", "overlapped"):
