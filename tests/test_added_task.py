@@ -59,6 +59,7 @@ class ProcessThatKnowsTheTask(RankProcess):
 
 @pytest.mark.ranks
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.replicas(1, 1, spoils=True)
 def test_ranks_give_the_losses_of_one_process(tmp_path: Path, crews: Crews) -> None:
     crews.close()

@@ -133,6 +133,7 @@ def test_compiled_models_give_the_same_answers(ner_run):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_without_a_compiler_models_are_not_compiled(ner_run, tmp_path):
     """In a process of its own: torch keeps what was compiled."""
     code = f"import tsarch; tsarch.load({str(ner_run)!r}, device='cpu', compile=True)"

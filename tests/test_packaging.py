@@ -254,7 +254,7 @@ def test_an_installed_package_is_found_where_the_wheel_put_it(environment, tmp_p
 @pytest.mark.parametrize(
     "runner",
     [
-        "local",
+        pytest.param("local", marks=pytest.mark.thorough),
         pytest.param("processes", marks=[pytest.mark.ranks, pytest.mark.thorough]),
         pytest.param("ray", marks=pytest.mark.ray),
     ],

@@ -476,7 +476,13 @@ GPU_CONFIGS = ("bert-large-2-nodes", "large-teacher", "qa-gpu", "summarization-g
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", GPU_CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        own if own == "large-teacher" else pytest.param(own, marks=pytest.mark.thorough)
+        for own in GPU_CONFIGS
+    ],
+)
 def test_configs_whose_models_are_not_here_are_planned(name, capsys):
     from tsarch.config_loading import load_config
     from tsarch.launch.plan import PlanRequest, show_plan

@@ -258,6 +258,7 @@ def test_the_same_under_torchrun_and_resumed_with_other_processes(tmp_path, peac
 
 @pytest.mark.ranks
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_under_torchrun_saves_when_it_is_told_to_end(tmp_path):
     raw = raw_run(tmp_path, "run")
     raw["schedule"]["epochs"] = 500  # longer than anybody waits

@@ -234,6 +234,7 @@ def test_a_submitted_run_is_followed_and_stopped_with_a_checkpoint(
     assert status == 2
 
 
+@pytest.mark.thorough  # the next kind of job, a training, is tried always
 def test_files_are_predicted_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
     run_training(run_of(tmp_path, "ner"))
     run, source = tmp_path / "run", tmp_path / "test.jsonl"

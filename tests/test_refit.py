@@ -147,6 +147,7 @@ def rows_in(lineage: Lineage, name: str, file: str) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_that_alters_words_goes_on_and_alters_them(trained, tmp_path):
     own = resolve(load_config(trained / "run" / "config.yaml")).altered(
         run={"folder": str(tmp_path / "run"), "start_from": str(trained / "run" / "model")},

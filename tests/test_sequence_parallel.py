@@ -333,7 +333,11 @@ def test_a_causal_teacher_of_few_key_heads_gives_the_losses_of_one_process(
 @pytest.mark.replicas(2, 1)
 @pytest.mark.parametrize(
     "make",
-    [tiny_qa, TINY["relation"], partial(tiny_task, task="classification")],
+    [
+        pytest.param(tiny_qa, marks=pytest.mark.thorough),
+        TINY["relation"],
+        partial(tiny_task, task="classification"),
+    ],
     ids=["qa", "relation-read-once", "classification"],
 )
 def test_other_tasks_give_the_losses_of_one_process(tmp_path, crews, make):

@@ -258,6 +258,7 @@ def test_a_run_of_several_teachers_goes_on_amid_an_epoch(two_runs, tmp_path, sch
 
 @pytest.mark.ranks
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.replicas(1, 2)
 def test_ranks_are_taught_the_same_by_several(two_runs, tmp_path, crews):
     check_equal_losses(several(tmp_path, two_runs), (1, 2), crews)

@@ -271,6 +271,7 @@ def test_ranks_have_the_losses_of_one_process(tmp_path, crews, task):
 
 @pytest.mark.ranks
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.replicas(1, 2)
 def test_more_students_have_them_too(tmp_path, crews):
     check_equal_losses(tiny(tmp_path, schedule={"epochs": 3, "micro_batches": 2}), (1, 2), crews)
