@@ -101,7 +101,7 @@ def test_unknown_options_are_told(ner_run):
 
 
 def _scores(answers):
-    return {(n, e.start, e.type): e.score for n, own in enumerate(answers) for e in own}
+    return {(n, e.start, e.text, e.type): e.score for n, own in enumerate(answers) for e in own}
 
 
 def test_less_precise_numbers_and_other_batches_give_the_same_entities(ner_run):
