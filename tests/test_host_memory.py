@@ -55,6 +55,7 @@ print(int(gc.get_threshold() == before))
 """
 
 
+@pytest.mark.slow
 def test_cycles_are_looked_for_seldom_and_still_found():
     def found(how: str) -> list[int]:
         command = [sys.executable, "-c", _COLLECTED, how]

@@ -73,7 +73,13 @@ def without_labels(split: TokenizedSplit) -> TokenizedSplit:
     return replace(split, labels=np.full_like(split.labels, IGNORED))
 
 
-@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(own, marks=pytest.mark.slow) if own in ("relation", "ranking") else own
+        for own in KINDS
+    ],
+)
 def test_a_saved_pair_answers_as_its_run_measured(tmp_path, task):
     config = run_of(tmp_path, task)
     summary = run_training(config)

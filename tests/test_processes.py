@@ -130,6 +130,7 @@ def test_only_those_that_fail_or_do_not_let_go_are_replaced(fake_crew):
     assert fake_crew.ask(RankApi.stats)[0] == before[0]
 
 
+@pytest.mark.slow
 def test_ranks_end_with_their_driver(tmp_path):
     """The driver is killed while a rank is amid something that takes long."""
     script = (

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import tsarch
 from tests.equal_losses import check_equal_losses
-from tests.helpers import local_crew, tiny_config, write_jsonl
+from tests.helpers import tiny_config, write_jsonl
 from tests.test_export import export
-from tests.test_qa import measured
 from tests.test_ranking import BAD, GOOD, QUERY, packed, spelled
+from tests.test_read_once import check_both_losses_improve
 from tests.test_state_store import ended, stored
 from tsarch.config import Config
 from tsarch.data.partition import context_tokens
@@ -163,14 +163,8 @@ def test_a_query_that_leaves_no_room_is_refused_with_all_others():
 
 @pytest.mark.parametrize("schedule", ["overlapped", "joint"])
 def test_training_improves_both_losses(tmp_path, schedule):
-    config = tiny_candidates(tmp_path, schedule={"name": schedule, "epochs": 24})
-    crew = local_crew(config)
-    reports = [report for own in crew.train(0, 24) for report in own]
-    for stage in ("teacher", "student"):
-        losses = [r.losses.means[stage] for r in reports if stage in r.losses.means]
-        assert np.mean(losses[-4:]) < np.mean(losses[:4])
-    found, _ = measured(config, crew)
-    assert set(found.metrics) == {"student", "student_alone"}
+    schedule = {"name": schedule, "epochs": 24}
+    check_both_losses_improve(tiny_candidates(tmp_path, schedule=schedule))
 
 
 @pytest.fixture(scope="module", params=["last states", "boundary"])

@@ -274,6 +274,7 @@ def test_failures_are_listed_with_what_they_cost(tmp_path):
     assert "What failed" not in read(write(tmp_path).parent).text
 
 
+@pytest.mark.slow
 def test_many_steps_and_ranks_stay_small(tmp_path):
     config = made_up(tmp_path, num_steps=20_000)
     traced = config.model_copy(update={"run": config.run.model_copy(update={"trace": True})})

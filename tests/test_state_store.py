@@ -225,6 +225,7 @@ def test_what_is_no_file_of_states_is_not_to_be_deleted(tmp_path):
         assert "elete" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_context_that_is_kept_is_stored_as_it_was_asked_for_or_not_at_all(ner_run, tmp_path):
     pair = tsarch.load(ner_run, device="cpu")
     context = pair.read(TEXTS[0])

@@ -168,6 +168,7 @@ def many_blocks(folder: Path, **sections: Any) -> dict[str, Any]:
     return {"data": data, **sections}
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.replicas(2, 1)
 def test_losses_are_the_same_at_any_number_of_ranks(tmp_path, crews, small_parts):
