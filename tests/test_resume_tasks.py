@@ -15,11 +15,7 @@ from tests.test_read_once import tiny_documents, tiny_read_once, tiny_split
 from tests.test_resume import amid_an_epoch, check_resumption
 from tsarch.config import Config
 
-SCHEDULES = (
-    pytest.param("sequential", marks=pytest.mark.slow),
-    "overlapped",  # a batch is in flight
-    pytest.param("joint", marks=pytest.mark.slow),
-)
+SCHEDULES = ("sequential", "overlapped", "joint")
 
 
 def config_of(folder: Path, task: str, schedule: str) -> Config:
