@@ -71,7 +71,8 @@ class DriverState(Record):
     data: str
     """Fingerprint of the tokenised data and the labels."""
     models: str = ""
-    """Fingerprint of the weights that are read from the models again; empty: none are."""
+    """Fingerprint of the models' configs and of what is read from their weights again; empty: it
+    starts from none."""
     before: dict[str, dict[str, float]] | None
     """Metrics of the test split before training, by mode."""
     best: BestRecord | None

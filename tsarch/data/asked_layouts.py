@@ -149,12 +149,11 @@ class AskedPassageLayout:
         self._check(rows, queries)
         groups = grouped([row.passage for row in rows], spec.queries_per_context)
         passages = self._passages(rows, queries, groups)
-        asked: dict[int, AskedRow] = {}
-        of_row: dict[int, _Text] = {}
-        for passage, group in zip(passages, groups, strict=True):
-            for number in group:
-                asked[number] = self._asked(rows[number], queries[number], passage)
-                of_row[number] = passage
+        of_row = {
+            number: passage
+            for passage, group in zip(passages, groups, strict=True)
+            for number in group
+        }
         asking = {row.query: self._asking(own) for row, own in zip(rows, queries, strict=True)}
         frame = Frame(
             *self._around,
@@ -171,7 +170,7 @@ class AskedPassageLayout:
                 for own, group in zip(passages, groups, strict=True)
             ],
             groups,
-            [asked[number] for number in range(len(rows))],
+            [self._asked(row, queries[n], of_row[n]) for n, row in enumerate(rows)],
             frame,
             spec.teacher_max_tokens,
             spec.student_max_tokens,

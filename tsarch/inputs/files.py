@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import fsspec
 
@@ -29,9 +29,6 @@ from tsarch.data.sources import STDIN, kind_of_name, text_rows, told_of_lines
 from tsarch.errors import UserError, one_line
 from tsarch.inputs.reading import Reading
 from tsarch.inputs.rows import Input
-
-if TYPE_CHECKING:
-    pass
 
 NOT_UTF8 = "is not UTF-8 text."
 """What is wrong with a line."""

@@ -298,10 +298,8 @@ class Feeding:
     @classmethod
     def full(cls, blueprint: Blueprint) -> Feeding:
         """A step of contexts and windows of full length."""
-        batches, windows = (
-            blueprint.batches,
-            -(-blueprint.batches.context_tokens // blueprint.window_tokens),
-        )
+        batches = blueprint.batches
+        windows = -(-batches.context_tokens // blueprint.window_tokens)
         contexts = batches.step_tokens // batches.context_tokens
         if batches.windows is not None:
             contexts = min(contexts, batches.windows // windows)
