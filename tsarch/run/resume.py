@@ -265,7 +265,8 @@ def models_fingerprint(blueprint: Blueprint) -> str:
     is_frozen = any(own.freeze != "none" or own.lora is not None for own in stages)
     again = is_frozen or table.frozen or blueprint.data.augmentation.mask > 0
     paths = [*(own.architecture.path for own in stages), table.architecture.path]
-    found = [model_digest(path, again) for path in paths if path is not None]
+    digests = {path: model_digest(path, again) for path in set(paths) if path is not None}
+    found = [digests[path] for path in paths if path is not None]
     if blueprint.run.start_from is not None:
         start = Path(blueprint.run.start_from)
         folders = [start, *sorted(own for own in start.iterdir() if own.is_dir())]

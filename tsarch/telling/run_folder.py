@@ -171,11 +171,11 @@ def trained_summary(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError.single(str(path), f"can't be read: {one_line(error)}.") from None
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = None
     if not isinstance(found, dict):
-        raise UserError.single(str(path), "is damaged.")
+        raise UserError.single(str(path), "is damaged: it is no JSON object.")
     return found
 
 

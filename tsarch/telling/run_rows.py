@@ -3,7 +3,6 @@ and a disk may have."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from tsarch.errors import UserError, one_line
 from tsarch.telling.json_files import read_rows
+from tsarch.telling.run_folder import trained_summary
 
 Row = Mapping[str, Any]
 
@@ -47,17 +47,9 @@ def read_summary(folder: Path, numbers: Sequence[Sequence[str]]) -> Row | None:
     Raises:
         UserError: it can't be read, or its metrics or numbers are none.
     """
-    path = folder / "summary.json"
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError.single(str(path), "is damaged: it is no JSON object.")
-    for wrong in _of_a_summary(found, numbers):
-        raise UserError.single(str(path), f"is damaged: {wrong}.")
+    found = trained_summary(folder)
+    for wrong in () if found is None else _of_a_summary(found, numbers):
+        raise UserError.single(str(folder / "summary.json"), f"is damaged: {wrong}.")
     return found
 
 
