@@ -54,13 +54,12 @@ def augment_to_file(
     if settings.method == "swap" and STDIN in files:
         what = "is read once, and swap looks for all entities first."
         raise UserError.single(STDIN, what, "Name a file.")
+    console = progress_console()
     pair = load(run, computing.device, computing.precision, computing.batch_tokens)
     known = pair.known_mode(mode or ("teacher" if "teacher" in pair.modes else None))
     altering = alteration(settings, run, pair, files, reading)
-    method, bound, copies = settings.method, settings.keep_above, settings.copies
-    ways = partial(made_of, mode=known, method=method, keep_above=bound)
-    work = partial(ways, alter=altering.alter, copies=copies)
-    console, started = progress_console(), now_s()
+    work = partial(made_of, mode=known, settings=settings, alter=altering.alter)
+    method, started = settings.method, now_s()
     by = f"{pair.revision} {altering.revision} {computing.precision}"
     identity = f"augment {known} {by} {settings.identity}"
     job = BatchJob(files, reading, output, identity, skip_bad, restart)

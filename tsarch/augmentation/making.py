@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsarch.augmentation.agreement import LEFT_OUT, Judge
 from tsarch.augmentation.labelled_rows import Labelled, RowFile, with_answer
@@ -19,6 +19,9 @@ from tsarch.prediction.pieces import Piece
 from tsarch.prediction.trained_pair import TrainedPair
 from tsarch.prediction.unread import told_gaps
 from tsarch.tasks.answers import GeneratedText
+
+if TYPE_CHECKING:
+    from tsarch.augmentation.methods import Settings
 
 MADE_BY, MADE_FROM, SCORE = "made_by", "made_from", "score"
 """Columns of a row beside the task's own: the method, the input's place, and how likely the pair
@@ -111,23 +114,21 @@ def made_of(
     pair: TrainedPair,
     piece: Piece,
     mode: Mode,
-    method: str,
-    keep_above: float,
+    settings: Settings,
     alter: Alter | None,
-    copies: int,
 ) -> Answered:
     """The rows that are made of a piece, as lines; those below `keep_above` are left out."""
-    inputs = piece.inputs
+    inputs, method = piece.inputs, settings.method
     if alter is None:
         found, problems = labels_of(pair, mode, inputs)
     else:
-        found, problems = altered(pair, mode, inputs, alter, method, copies)
+        found, problems = altered(pair, mode, inputs, alter, method, settings.copies)
     file = RowFile(pair)
     columns: dict[str, None] = {}
     lines = []
     for own in found:
         score = round(own.score, 6)
-        if score < keep_above:
+        if score < settings.keep_above:
             continue
         row = file.raw(own.labelled)
         row |= {MADE_BY: method, MADE_FROM: own.labelled.place, SCORE: score}

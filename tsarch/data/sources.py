@@ -47,7 +47,7 @@ CONTAINERS = ("jsonl", "json", "conll", "csv", "parquet")
 STDIN = "-"
 """In place of a file's path: standard input."""
 _TITLES = {"json": "JSON", "conll": "CoNLL"}
-_PARQUET = b"PAR1"
+PARQUET = b"PAR1"
 
 
 def file_rows(
@@ -176,7 +176,7 @@ def _kind(path: str, content: bytes, data: DataConfig, findings: Findings) -> st
     if data.format in CONTAINERS:
         return data.format
     kind = kind_of_name(path)
-    if content.startswith(_PARQUET) and b"\x00" in content[:4096]:
+    if content.startswith(PARQUET) and b"\x00" in content[:4096]:
         if kind != "parquet":
             findings.note("read as Parquet, which it is")
         return "parquet"

@@ -25,7 +25,7 @@ from tsarch.data.formats.tables import parquet_stream
 from tsarch.data.formats.text import DAMAGED, Text, text_of
 from tsarch.data.formats.word_rows import with_sentences
 from tsarch.data.rows import Place
-from tsarch.data.sources import STDIN, kind_of_name, text_rows, told_of_lines
+from tsarch.data.sources import PARQUET, STDIN, kind_of_name, text_rows, told_of_lines
 from tsarch.errors import UserError, one_line
 from tsarch.inputs.reading import Reading
 from tsarch.inputs.rows import Input
@@ -33,7 +33,6 @@ from tsarch.inputs.rows import Input
 NOT_UTF8 = "is not UTF-8 text."
 """What is wrong with a line."""
 _LOOKED_AT = 100
-_PARQUET = b"PAR1"
 _BUFFER_BYTES = 2**16
 _NUMBER = re.compile(r":(?:row |item )?(\d+)$")
 
@@ -183,7 +182,7 @@ class InputFile:
             with _open(self.path) as file:
                 raw = _Counted(file)
                 binary: Any = io.BufferedReader(raw, _BUFFER_BYTES)
-                if binary.peek(4)[:4] == _PARQUET or kind_of_name(self.path) == "parquet":
+                if binary.peek(4)[:4] == PARQUET or kind_of_name(self.path) == "parquet":
                     found: Iterator[FileInput] = self._parquet(binary)
                 else:
                     content = unpacking(binary, self.path)

@@ -11,13 +11,12 @@ from datetime import time
 from pathlib import Path
 from typing import Any
 
-from tsarch.data.sources import STDIN
+from tsarch.data.sources import PARQUET, STDIN
 from tsarch.errors import UserError, one_line
 
 PROBLEM, PREDICTION = "problem", "prediction"
 """Fields of an output row beside the input's own."""
 _ROWS = 1024
-_PARQUET = b"PAR1"
 
 
 def check_output(output: Path, inputs: Sequence[str]) -> None:
@@ -220,7 +219,7 @@ def _schema(path: str) -> Any:
         return None
     try:
         with fsspec.open(path, "rb") as file:
-            is_parquet = file.read(len(_PARQUET)) == _PARQUET
+            is_parquet = file.read(len(PARQUET)) == PARQUET
             file.seek(0)
             return pq.read_schema(file) if is_parquet else None
     except Exception as error:  # file systems raise what they like
