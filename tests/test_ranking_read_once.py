@@ -16,7 +16,7 @@ from tests.equal_losses import check_equal_losses
 from tests.helpers import tiny_config, write_jsonl
 from tests.test_export import export
 from tests.test_ranking import BAD, GOOD, QUERY, packed, spelled
-from tests.test_read_once import check_both_losses_improve
+from tests.test_read_once import check_both_losses_improve, kept
 from tests.test_state_store import ended, stored
 from tsarch.config import Config
 from tsarch.data.partition import context_tokens
@@ -191,10 +191,8 @@ def test_what_a_run_measured_it_answers_from_states_that_are_kept(run, tmp_path,
     queries = [f"Who is in {place}?" for place in PLACES]
     rows = [{"query": own, "passage": ANN} for own in queries]
     wanted = {mode: pair.predict(rows, mode) for mode in pair.modes}
-    context = pair.read(ANN)
-    context.save(tmp_path / "passage.safetensors")
-    monkeypatch.setattr("tsarch.pair.pair.Pair.encode", None)
-    for own in (context, pair.load_context(tmp_path / "passage.safetensors")):
+    context, again = kept(pair, ANN, tmp_path, monkeypatch)
+    for own in (context, again):
         for mode, answers in wanted.items():
             found = own.predict(queries, mode)
             assert [o.relevance for o in found] == pytest.approx(

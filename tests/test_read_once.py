@@ -422,16 +422,22 @@ def test_a_run_evaluates_again_from_its_folder(run):
     assert again.metrics == json.loads((run / "summary.json").read_text())["after"]
 
 
+def kept(pair: Any, passage: str, folder: Path, patch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """A passage that was read, and the same from a file; from now on no teacher reads."""
+    context = pair.read(passage)
+    context.save(folder / "passage.safetensors")
+    patch.setattr("tsarch.pair.pair.Pair.encode", None)
+    return context, pair.load_context(folder / "passage.safetensors")
+
+
 @pytest.mark.slow
 def test_a_passage_that_was_read_is_asked_without_the_teacher(run, tmp_path, monkeypatch):
     pair = tsarch.load(run, device="cpu")
     passage, questions = questions_of(run)
     rows = [{"context": passage, "question": own} for own in questions]
     wanted = {mode: pair.predict(rows, mode) for mode in pair.modes}
-    context = pair.read(passage)
-    context.save(tmp_path / "passage.safetensors")
-    monkeypatch.setattr("tsarch.pair.pair.Pair.encode", None)
-    for own in (context, pair.load_context(tmp_path / "passage.safetensors")):
+    context, again = kept(pair, passage, tmp_path, monkeypatch)
+    for own in (context, again):
         for mode, answers in wanted.items():
             assert own.predict(questions, mode) == answers
         assert own.predict(questions[0]) == wanted["student"][0]
